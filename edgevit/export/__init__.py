@@ -1,0 +1,1 @@
+"""From a model to a target's files. Imports torch; never imports ``edgevit.runtimes``."""

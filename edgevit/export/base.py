@@ -1,0 +1,78 @@
+"""What every target's exporter gets and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgevit.artifact import Array, BatchRange, PrecisionReport, TensorSpec
+from edgevit.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Options(BaseModel):
+    """Base of an exporter's options: strings from the command line are converted, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A model as every exporter receives it.
+
+    module       eval-mode float32 module in the form that is exported, preprocessing baked in if that was asked for
+    program      the same as a ``torch.export.ExportedProgram``, undecomposed, batch axis dynamic if ``batch.dynamic``
+    inputs       specs of the inputs, in the order of the module's arguments
+    outputs      specs of the flattened outputs, in order
+    calibration  ≥ 16 rows of real inputs by name: what activation ranges are measured on
+    metadata     strings for the model file's own metadata (model name, edgevit version, labels, preprocessing)
+    """
+
+    module: torch.nn.Module
+    program: torch.export.ExportedProgram
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch: BatchRange
+    calibration: Mapping[str, Array]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a finished build says about itself."""
+
+    entry: str
+    precision: PrecisionReport
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    lock: Mapping[str, str | int | list[int]] = field(default_factory=dict)
+
+
+class Exporter(Protocol):
+    """One target. ``precisions`` names what it can build, the default first."""
+
+    name: str
+    precisions: tuple[str, ...]
+    options: type[Options]
+
+    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options) -> Built:
+        """Build into ``folder`` (exists, empty). Raises Unsupported, ExportFailed."""
+        ...
+
+
+def parse_options(exporter: Exporter, given: Mapping[str, Any]) -> Options:
+    """``given`` as the exporter's own options object; UnknownName with the nearest key, UsageError for a bad value."""
+    for key in given:
+        if key not in exporter.options.model_fields:
+            raise UnknownName(f"option of {exporter.name}", key, exporter.options.model_fields)
+    try:
+        return exporter.options.model_validate(dict(given))
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        raise UsageError(f"{exporter.name}.{first['loc'][0]}: {first['msg'].lower()}") from exc

@@ -1,0 +1,44 @@
+"""What a model says about itself: attached to the module, carried into the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from edgevit.images import Preprocess
+
+_ATTRIBUTE = "edgevit_spec"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Facts about a loaded model.
+
+    origin   where the weights came from: a path, "digits", "timm pretrained", "random (seed 0)"
+    data     the labelled data source the weights were trained on, e.g. "digits", or None
+    accuracy held-out top-1 recorded in the checkpoint, as a fraction, or None
+    """
+
+    name: str
+    source: Literal["zoo", "timm", "file", "module"]
+    image_size: tuple[int, int] | None
+    preprocess: Preprocess | None
+    num_classes: int | None
+    labels: tuple[str, ...] | None = None
+    origin: str = "random (seed 0)"
+    data: str | None = None
+    accuracy: float | None = None
+
+
+def attach_spec(module: nn.Module, spec: ModelSpec) -> nn.Module:
+    """Remember ``spec`` on ``module`` (a plain attribute: it survives deepcopy, and is not in the state dict)."""
+    setattr(module, _ATTRIBUTE, spec)
+    return module
+
+
+def spec_of(module: nn.Module) -> ModelSpec | None:
+    """The spec attached by ``create_model``, or None for a module that came from elsewhere."""
+    spec = getattr(module, _ATTRIBUTE, None)
+    return spec if isinstance(spec, ModelSpec) else None

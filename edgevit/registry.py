@@ -1,0 +1,135 @@
+"""Which targets can be built and which runtimes can run them: inert rows, imported only when used.
+
+A third party adds a row from its own package with an entry point in the group ``edgevit.exporters`` or
+``edgevit.runtimes`` whose object is a ``Row``. A plug-in cannot take the name of a built-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgevit.errors import EdgeVitError, MissingDependency, UnknownName
+
+if TYPE_CHECKING:
+    from edgevit.export.base import Exporter
+    from edgevit.runtimes.base import Runtime
+
+Kind = Literal["exporter", "runtime"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One target or runtime.
+
+    path      ``module:attribute`` of the Exporter or Runtime class
+    install   what ``pip install`` needs to make it work, e.g. ``edgevit[export]``
+    packages  the distributions it needs; the first one's version is shown by ``edgevit targets``
+    formats   for a runtime: the targets whose artifacts it opens, the preferred runtime of a target first in the table
+    """
+
+    name: str
+    path: str
+    install: str
+    packages: tuple[str, ...]
+    summary: str
+    formats: tuple[str, ...] = ()
+
+    def missing(self) -> tuple[str, ...]:
+        """The needed distributions that are not installed here."""
+        return tuple(package for package in self.packages if version_of(package) is None)
+
+    def load(self) -> Any:
+        """The class behind ``path``.
+
+        Raises MissingDependency with the pip line when a needed package is absent; a package that is installed but
+        broken keeps its own error.
+        """
+        if missing := self.missing():
+            raise MissingDependency(
+                f"{self.name} needs {', '.join(missing)}, not installed here", hint=f"pip install '{self.install}'"
+            )
+        module, _, attribute = self.path.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+EXPORTERS: Mapping[str, Row] = {
+    "onnx": Row(
+        "onnx",
+        "edgevit.export.onnx:OnnxExporter",
+        "edgevit[export]",
+        ("onnx", "onnxscript", "torch"),
+        "ONNX graph, fp32 or fp16, for ONNX Runtime and most other engines",
+    ),
+}
+
+RUNTIMES: Mapping[str, Row] = {
+    "onnxruntime": Row(
+        "onnxruntime",
+        "edgevit.runtimes.onnxruntime:OnnxRuntime",
+        "edgevit",
+        ("onnxruntime",),
+        "ONNX Runtime, CPU by default, any other provider by name",
+        formats=("onnx",),
+    ),
+    "torch": Row(
+        "torch",
+        "edgevit.runtimes.torch:TorchRuntime",
+        "edgevit[export]",
+        ("torch",),
+        "the artifact's source model, run eagerly: the reference on build hosts",
+        formats=("*",),
+    ),
+}
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def rows(kind: Kind) -> dict[str, Row]:
+    """Built-in rows, then those of installed plug-ins."""
+    found = dict(EXPORTERS if kind == "exporter" else RUNTIMES)
+    for point in metadata.entry_points(group=f"edgevit.{kind}s"):
+        if point.name in found:
+            continue
+        row = point.load()
+        if not isinstance(row, Row) or row.name != point.name:
+            raise EdgeVitError(
+                f"the plug-in {point.value} does not offer a Row named {point.name!r}",
+                hint=f"make {point.value} an edgevit.registry.Row, or uninstall {point.dist and point.dist.name}",
+            )
+        found[point.name] = row
+    return found
+
+
+def row(kind: Kind, name: str) -> Row:
+    """The row called ``name``; UnknownName with the nearest names otherwise."""
+    known = rows(kind)
+    if name not in known:
+        raise UnknownName("target" if kind == "exporter" else "runtime", name, known)
+    return known[name]
+
+
+def load_exporter(name: str) -> Exporter:
+    """A ready exporter for a target name."""
+    exporter: Exporter = row("exporter", name).load()()
+    return exporter
+
+
+def load_runtime(name: str) -> Runtime:
+    """A ready runtime by its name."""
+    runtime: Runtime = row("runtime", name).load()()
+    return runtime
+
+
+def runtimes_for(target: str) -> list[str]:
+    """Names of the runtimes that open artifacts of ``target``, the preferred one first."""
+    exact = [name for name, row in rows("runtime").items() if target in row.formats]
+    return exact + [name for name, row in rows("runtime").items() if "*" in row.formats and name not in exact]

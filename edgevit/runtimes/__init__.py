@@ -1,0 +1,1 @@
+"""What runs artifacts. No torch here, but for ``runtimes/torch.py``, the reference on build hosts."""

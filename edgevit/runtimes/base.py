@@ -1,0 +1,121 @@
+"""What every runtime offers, and the checks that all sessions share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from edgevit import registry
+from edgevit.artifact import Array, Artifact, TensorSpec
+from edgevit.errors import Unsupported, UsageError
+
+
+def usable_cores() -> int:
+    """Cores this process may use: the affinity mask, not the machine's total."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Session:
+    """An opened model. Subclasses implement ``_run`` (and ``close``); ``infer`` checks what goes in.
+
+    runtime, provider   who runs it, e.g. "onnxruntime", "CPUExecutionProvider"
+    threads             threads it was opened with
+    details             versions and settings, for the record
+    """
+
+    runtime: str
+    provider: str
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        self.artifact = artifact
+        self.inputs: tuple[TensorSpec, ...] = artifact.manifest.inputs
+        self.outputs: tuple[TensorSpec, ...] = artifact.manifest.outputs
+        self.threads = threads
+        self.details: dict[str, str] = {}
+
+    def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once. Feeds and results by name; UsageError when a name, dtype or shape is not the manifest's."""
+        self.check(feeds)
+        return self._run(feeds)
+
+    def check(self, feeds: Mapping[str, Array]) -> None:
+        """UsageError unless ``feeds`` are exactly the manifest's inputs."""
+        names = [spec.name for spec in self.inputs]
+        if set(feeds) != set(names):
+            raise UsageError(f"this model takes {', '.join(names)}; got {', '.join(sorted(feeds)) or 'nothing'}")
+        batch = self.artifact.manifest.batch
+        for spec in self.inputs:
+            array = feeds[spec.name]
+            if array.dtype != np.dtype(spec.dtype):
+                raise UsageError(f"{spec.name} must be {spec.dtype}, got {array.dtype}")
+            wanted = tuple(array.shape[0] if side == "batch" and array.ndim else side for side in spec.shape)
+            if array.shape != wanted or not (spec.shape[:1] != ("batch",) or batch.min <= array.shape[0] <= batch.max):
+                shown = "×".join(str(batch) if side == "batch" else str(side) for side in spec.shape)
+                raise UsageError(f"{spec.name} must be {shown}, got {'×'.join(map(str, array.shape)) or 'a scalar'}")
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release what the runtime holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Runtime(Protocol):
+    """One engine that opens artifacts. ``can_profile`` is False for reference evaluators, whose time means nothing."""
+
+    name: str
+    can_profile: bool
+
+    def open(self, artifact: Artifact, *, threads: int, provider: str | None, options: Mapping[str, Any]) -> Session:
+        """A session, or Unsupported / MissingDependency when ``provider`` is not available. Never a silent fallback."""
+        ...
+
+
+def open_session(
+    path: Path | str | Artifact,
+    runtime: str | None = None,
+    *,
+    threads: int | None = None,
+    provider: str | None = None,
+    trust: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Session:
+    """Open an artifact to run it: ``open_session(p).infer({"image": array}) -> {"logits": array}``.
+
+    Hashes are checked before any model file is opened. ``runtime`` defaults to the target's preferred one, ``threads``
+    to the usable cores. ``trust`` is for code-carrying formats without a known signature; ONNX needs none.
+    Raises BadArtifact, MissingDependency, Unsupported, UnknownName, UsageError.
+    """
+    artifact = path if isinstance(path, Artifact) else Artifact.open(path)
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be 1 or more, got {threads}")
+    name = runtime or default_runtime(artifact)
+    chosen = registry.row("runtime", name)
+    if artifact.manifest.target not in chosen.formats and "*" not in chosen.formats:
+        able = ", ".join(registry.runtimes_for(artifact.manifest.target))
+        raise Unsupported(f"{name} cannot open a {artifact.manifest.target} artifact", hint=f"use --runtime {able}")
+    artifact.check_files()
+    return registry.load_runtime(name).open(
+        artifact, threads=threads or usable_cores(), provider=provider, options=options or {}
+    )
+
+
+def default_runtime(artifact: Artifact) -> str:
+    """The preferred runtime of the artifact's target; Unsupported when none is known."""
+    found = [name for name in registry.runtimes_for(artifact.manifest.target) if name != "torch"]
+    if not found:
+        raise Unsupported(
+            f"no runtime here opens {artifact.manifest.target} artifacts", hint="edgevit targets lists what is known"
+        )
+    return found[0]
