@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from edgevit.errors import BadArtifact, UsageError
 from edgevit.images import Preprocess
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "edgevit.json"
 GOLDEN = "golden.npz"
 GOLDEN_ROWS = 4
@@ -74,7 +74,7 @@ class BatchRange(_Model):
 
 
 class WeightsInfo(_Model):
-    """Where the weights came from. ``state_sha256`` is over the loaded state dict, so a rebuilt source can be checked."""
+    """Where the weights came from. ``state_sha256`` is of the loaded state dict: a rebuilt source can be checked."""
 
     origin: str = Field(description="a path, 'digits', 'timm pretrained', or 'random (seed 0)'")
     state_sha256: Sha256
@@ -110,7 +110,9 @@ class Parity(_Model):
     cosine: float | None = None
     top1_agreement: float | None = Field(default=None, description="share of rows with the reference's top-1")
     tolerance: float = Field(description="bound on max_rel, 10 × noise, within the precision's limits")
-    noise: float | None = Field(default=None, description="max_rel of the eager model in this precision against float64")
+    noise: float | None = Field(
+        default=None, description="max_rel of the eager model in this precision against float64"
+    )
     images: int = Field(default=0, description="rows compared")
     batches: tuple[int, ...] = Field(default=(), description="batch sizes that were proved")
     runtime: str | None = None
@@ -121,7 +123,9 @@ class PrecisionReport(_Model):
     """What the built graph really holds, counted after the build."""
 
     requested: str
-    layers: dict[str, int] = Field(description="number of compute nodes (conv, matmul, …) by the type of their weights or inputs")
+    layers: dict[str, int] = Field(
+        description="number of compute nodes (conv, matmul, …) by the type of their weights or inputs"
+    )
     kept_fp32: dict[str, str] = Field(default={}, description="module kept in fp32 -> why")
 
 
@@ -160,7 +164,9 @@ class Manifest(_Model):
     reparam: ReparamSummary | None = None
     accuracy: Accuracy | None = None
     versions: dict[str, str] = Field(default={}, description="packages that took part in the build")
-    lock: dict[str, str | int | list[int]] = Field(default={}, description="what a target checks before it opens the file")
+    lock: dict[str, str | int | list[int]] = Field(
+        default={}, description="what a target checks before it opens the file"
+    )
     notes: tuple[str, ...] = ()
     files: dict[RelativePath, Sha256]
 
@@ -246,7 +252,9 @@ def parse_manifest(text: str, path: Path) -> Manifest:
     try:
         raw = json.loads(text)
     except ValueError as exc:
-        raise BadArtifact(f"{path / MANIFEST} is not JSON: {exc}", hint="copy the folder again, or export anew") from exc
+        raise BadArtifact(
+            f"{path / MANIFEST} is not JSON: {exc}", hint="copy the folder again, or export anew"
+        ) from exc
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise BadArtifact(

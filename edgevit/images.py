@@ -60,7 +60,9 @@ class Preprocess(BaseModel):
         picture = Image.fromarray(image)
         if self.crop == "squash":
             return np.asarray(picture.resize((width, height), _RESAMPLE[self.interpolation]))
-        scale = max(math.floor(height / self.crop_pct) / picture.height, math.floor(width / self.crop_pct) / picture.width)
+        scale = max(
+            math.floor(height / self.crop_pct) / picture.height, math.floor(width / self.crop_pct) / picture.width
+        )
         resized = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
         if resized != picture.size:
             picture = picture.resize(resized, _RESAMPLE[self.interpolation])
@@ -102,8 +104,9 @@ def decode(source: Path | bytes, *, name: str | None = None) -> np.ndarray[Any, 
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
+                    size = f"{picture.width}×{picture.height} pixels"
                     raise ImageError(
-                        f"{label}: {picture.width}×{picture.height} pixels, more than the {MAX_PIXELS // 10**6} million allowed",
+                        f"{label}: {size}, more than the {MAX_PIXELS // 10**6} million allowed",
                         hint="scale it down first",
                     )
                 return _to_rgb(ImageOps.exif_transpose(picture))

@@ -133,3 +133,26 @@ def runtimes_for(target: str) -> list[str]:
     """Names of the runtimes that open artifacts of ``target``, the preferred one first."""
     exact = [name for name, row in rows("runtime").items() if target in row.formats]
     return exact + [name for name, row in rows("runtime").items() if "*" in row.formats and name not in exact]
+
+
+def describe() -> list[dict[str, Any]]:
+    """One record per exporter and runtime for ``edgevit targets``: what is here, and the pip line for what is not."""
+    found = []
+    kinds: tuple[Kind, ...] = ("exporter", "runtime")
+    for kind in kinds:
+        for row in rows(kind).values():
+            missing = row.missing()
+            found.append(
+                {
+                    "name": row.name,
+                    "kind": kind,
+                    "available": not missing,
+                    "version": version_of(row.packages[0]) if row.packages else None,
+                    "can_build": kind == "exporter" and not missing,
+                    "can_run": kind == "runtime" and not missing,
+                    "reason": f"needs {', '.join(missing)}" if missing else None,
+                    "install": f"pip install '{row.install}'",
+                    "summary": row.summary,
+                }
+            )
+    return found

@@ -1,0 +1,427 @@
+"""The command line: parse, call one function, render. Heavy modules are imported inside the verbs.
+
+Data goes to stdout, progress and advice to stderr, and ``--json`` works everywhere. ``main`` is the only place that
+catches edgevit's errors; each ends with its own exit code (``edgevit.errors``).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgevit import render
+from edgevit.errors import EdgeVitError, ParityFailed, UsageError
+
+app = typer.Typer(
+    name="edgevit",
+    help="Take vision transformers from PyTorch to the devices that run them: re-parameterise, export, prove, measure.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelName = Annotated[
+    str, typer.Argument(help="A zoo name (fmvit_s), timm:NAME, or path/to/file.py:factory.", show_default=False)
+]
+ArtifactDir = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="An artifact folder.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads to run the model with. [default: all usable cores]")
+]
+RuntimeName = Annotated[
+    str | None, typer.Option("--runtime", help="Which runtime opens it. [default: the target's preferred one]")
+]
+Provider = Annotated[
+    str | None,
+    typer.Option("--provider", help="The runtime's device back end, e.g. cpu, cuda. Never replaced silently."),
+]
+Weights = Annotated[
+    str | None, typer.Option("--weights", help="A .safetensors or .pth file, or 'digits' for the shipped checkpoint.")
+]
+Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Number of classes. [default: the model's own]")]
+ImageSize = Annotated[
+    int | None, typer.Option("--image-size", min=1, help="Input side in pixels. [default: the model's own]")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="SRC", help="digits, samples, folder:PATH, npz:PATH or cifar10:PATH."),
+]
+
+
+@app.command()
+def models(json: Json = False) -> None:
+    """List the model zoo: parameters, MACs (train and deploy form), image size, shipped weights."""
+    from edgevit.models import list_models
+
+    with render.progress("counting parameters and MACs"):
+        rows = list_models()
+    if json:
+        render.emit_json(rows)
+        return
+    columns = ("model", "params", "MACs", "train params", "train MACs", "image", "weights", "source")
+    numbers = ("params", "macs", "params_train", "macs_train")
+    render.table(
+        columns,
+        [
+            (
+                row["name"],
+                *(render.si(row[key]) for key in numbers),
+                f"{row['image_size']}²",
+                ", ".join(row["weights"]) or "—",
+                row["source"],
+            )
+            for row in rows
+        ],
+    )
+    render.say(
+        "Figures are of the deploy form at the default size unless they say train. Also: timm:NAME, file.py:factory."
+    )
+
+
+@app.command()
+def targets(json: Json = False) -> None:
+    """List export targets and runtimes: what can build and run here, and the pip line for what cannot."""
+    from edgevit import registry
+
+    rows = registry.describe()
+    if json:
+        render.emit_json(rows)
+        return
+    render.table(
+        ("name", "kind", "here", "version", "what it is, or why not"),
+        [
+            (
+                row["name"],
+                row["kind"],
+                "yes" if row["available"] else "no",
+                row["version"] or "—",
+                row["reason"] or row["summary"],
+            )
+            for row in rows
+        ],
+    )
+    for row in rows:
+        if not row["available"]:
+            render.say(f"{row['name']}: {row['install']}")
+
+
+@app.command()
+def train(
+    model: Annotated[
+        str, typer.Argument(help="A zoo name, timm:NAME, or path/to/file.py:factory.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Checkpoint to write (.safetensors).", show_default=False)],
+    data: Annotated[
+        str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH.")
+    ] = "digits",
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="[default: fitted to the data's size]")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1)] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    image_size: ImageSize = None,
+    weights: Weights = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from an interrupted run of the same command.")
+    ] = False,
+    threads: Threads = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Train a small model honestly: fixed split, held-out accuracy in the checkpoint.
+
+    Example: edgevit train fmvit_nano --data digits -o digits.safetensors
+    """
+    from edgevit import train as training
+
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "image_size": image_size, "weights": weights}
+    options = training.TrainOptions(
+        seed=seed, resume=resume, force=force, threads=threads, **{k: v for k, v in given.items() if v is not None}
+    )
+    with render.progress(f"training {model}") as shown:
+        result = training.fit(model, data, out, options=options, progress=render.Epochs(shown, model))
+    if json:
+        render.emit_json(result.record())
+        return
+    render.facts(result.facts())
+
+
+@app.command()
+def export(
+    model: ModelName,
+    target: Annotated[
+        list[str], typer.Option("-t", "--target", help="Repeat for several; 'all' is every target buildable here.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Artifact folder (its parent for several targets). [default: artifacts/MODEL-TARGET-PRECISION]",
+        ),
+    ] = None,
+    weights: Weights = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Weights from the hub (timm models).")] = False,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32 or fp16. [default: the target's own]")
+    ] = None,
+    batch: Annotated[str, typer.Option("--batch", help="Rows per call: 1, or a range such as 1-8.")] = "1",
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="Class names: one a line, or JSON.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", metavar="KEY=VALUE", help="Exporter option: TARGET.key=value; plain key=value with a single -t."
+        ),
+    ] = None,
+    form: Annotated[str, typer.Option("--form", help="deploy (re-parameterised) or train.")] = "deploy",
+    bake_preprocess: Annotated[
+        bool, typer.Option("--bake-preprocess", help="Take uint8 NHWC pixels and normalise inside the graph.")
+    ] = False,
+    data: Data = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the artifact equal to its model.")] = True,
+    require_verified: Annotated[
+        bool, typer.Option("--require-verified", help="Exit 7 unless the proof ran here.")
+    ] = False,
+    threads: Threads = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Export a model to one or more targets and prove each artifact equal to it.
+
+    Example: edgevit export fmvit_nano --weights digits -t onnx
+    """
+    from edgevit import jobs
+
+    request = jobs.ExportJob(
+        model=model,
+        targets=tuple(target),
+        out=out,
+        weights=weights,
+        pretrained=pretrained,
+        precision=precision,
+        batch=batch,
+        image_size=image_size,
+        classes=classes,
+        labels=labels,
+        options=tuple(option or ()),
+        form=form,
+        bake_preprocess=bake_preprocess,
+        data=data,
+        verify=verify,
+        require_verified=require_verified,
+        threads=threads,
+        force=force,
+    )
+    with render.progress(model) as shown:
+        results = jobs.run_export(request, lambda target: render.Stages(shown, f"{model} → {target}"))
+    done = [result for result in results if result.artifact]
+    if json:
+        render.emit_json([result.record() for result in done])
+    elif done:
+        render.table(jobs.EXPORT_COLUMNS, [result.row() for result in done])
+    _finish(results)
+
+
+@app.command()
+def verify(
+    artifact: ArtifactDir,
+    runtime: RuntimeName = None,
+    provider: Provider = None,
+    data: Data = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="Another artifact, or 'source' (needs torch): compare on the same images."),
+    ] = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Prove an artifact: hashes, golden pair, then real data. Exit 7 when it is not what it says."""
+    from edgevit.profiles.verify import verify as run
+
+    try:
+        result = run(artifact, runtime=runtime, threads=threads, data=data, against=against, provider=provider)
+    except ParityFailed as exc:
+        if json and (failed := getattr(exc, "verification", None)):
+            render.emit_json(failed.record())
+        raise
+    if json:
+        render.emit_json(result.record())
+        return
+    render.facts(result.facts())
+
+
+@app.command()
+def predict(
+    artifact: ArtifactDir,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="PNG, JPEG, WebP, …", show_default=False)],
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
+    labels: Annotated[Path | None, typer.Option("--labels", help="Class names, instead of the artifact's own.")] = None,
+    runtime: RuntimeName = None,
+    provider: Provider = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Classify images: top-5 with labels. A broken image is one line and does not stop the others."""
+    from edgevit import predict as prediction
+
+    results = prediction.predict(
+        artifact,
+        images,
+        runtime=runtime,
+        threads=threads,
+        top=top,
+        provider=provider,
+        labels=prediction.read_labels(labels),
+    )
+    records, failures = [], 0
+    for result in results:
+        failures += isinstance(result, prediction.Failure)
+        records.append(result.record())
+        if not json:
+            (render.say if isinstance(result, prediction.Failure) else print)(result.line())
+    if json:
+        render.emit_json(records)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def profile(
+    artifacts: Annotated[
+        list[Path], typer.Argument(metavar="ARTIFACT…", help="One or more artifact folders.", show_default=False)
+    ],
+    runtime: RuntimeName = None,
+    provider: Provider = None,
+    tier: Annotated[
+        str, typer.Option("--tier", help="quick (≥ 3 s), standard (≥ 60 s) or publish (5 processes, ≥ 600 s).")
+    ] = "quick",
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Rows per call. [default: the artifact's smallest]")
+    ] = None,
+    data: Data = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Measure latency in a fresh process, with percentile bounds and a verdict; raw samples are kept in profiles/."""
+    from edgevit import jobs
+
+    with render.progress("profiling") as shown:
+        results = jobs.run_profiles(
+            artifacts,
+            lambda name: render.Stages(shown, name),
+            runtime=runtime,
+            provider=provider,
+            tier=tier,
+            batch=batch,
+            data=data,
+            threads=threads,
+        )
+    done = [result.profile for result in results if result.profile]
+    if json:
+        render.emit_json([measured.record() for measured in done])
+    elif done:
+        render.table(jobs.PROFILE_COLUMNS, [jobs.profile_row(measured) for measured in done])
+        for measured in done:
+            for reason in measured.reasons:
+                render.say(f"{measured.artifact}: {reason}")
+    _finish(results)
+
+
+@app.command()
+def info(artifact: ArtifactDir, json: Json = False) -> None:
+    """Show an artifact's manifest in words."""
+    from edgevit.artifact import Artifact
+    from edgevit.info import describe
+
+    opened = Artifact.open(artifact)
+    if json:
+        render.emit_json(opened.manifest.model_dump(mode="json"))
+        return
+    render.facts(describe(opened))
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what it makes.")] = Path("artifacts/quickstart"),
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """The whole story on real handwritten digits, offline: re-parameterise, export, verify, profile, predict."""
+    from edgevit.quickstart import run
+
+    with render.progress("quickstart") as shown:
+        story = run(out, threads=threads, progress=render.Stages(shown, "quickstart"))
+    if json:
+        render.emit_json(story.record())
+        return
+    render.table(("step", "train form", "deploy form"), story.rows(), title="fmvit_nano on handwritten digits")
+    for line in story.lines():
+        print(line)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        print(f"edgevit {version('edgevit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Nothing happens before a verb."""
+
+
+def _finish(results: Sequence[Any]) -> None:
+    """Show every failed item's error; end with the exit code of the first."""
+    failed = [result for result in results if result.error]
+    for result in failed:
+        show_error(result.error, subject=result.subject if len(results) > 1 else None)
+    if failed:
+        raise typer.Exit(failed[0].error.exit_code)
+
+
+def show_error(error: EdgeVitError, *, subject: str | None = None) -> None:
+    """``error: one sentence`` and, below it, the next step; on stderr."""
+    render.say(f"error: {f'{subject}: ' if subject else ''}{error}")
+    if error.hint:
+        render.say(f"  next: {error.hint}")
+
+
+def main() -> None:
+    """Entry point of the ``edgevit`` script."""
+    try:
+        app()
+    except EdgeVitError as error:
+        if os.environ.get("EDGEVIT_DEBUG"):
+            raise
+        show_error(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of a pipe went away: not worth a word
+        sys.stdout = None
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("EDGEVIT_DEBUG"):
+            raise
+        render.say(f"error: internal error: {type(error).__name__}: {error}")
+        render.say("  next: run it again with EDGEVIT_DEBUG=1 and report the traceback")
+        sys.exit(1)
+
+
+__all__ = ["UsageError", "app", "main"]
+
+if __name__ == "__main__":
+    main()

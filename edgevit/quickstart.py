@@ -1,0 +1,132 @@
+"""The whole story on real handwritten digits: what ``edgevit quickstart`` runs. Offline, with the shipped weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit import render
+
+if TYPE_CHECKING:
+    from edgevit.artifact import Artifact
+    from edgevit.models.reparam import ReparamReport
+    from edgevit.predict import Failure, Prediction
+    from edgevit.profiles.latency import Profile
+    from edgevit.profiles.verify import Verification
+
+MODEL, DATA, DIGITS = "fmvit_nano", "digits", 5
+FORMS = ("train", "deploy")
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happened, by form where both forms took part."""
+
+    proof: ReparamReport
+    artifacts: dict[str, Artifact]
+    verified: dict[str, Verification]
+    profiles: dict[str, Profile]
+    predictions: list[tuple[str, Prediction | Failure]]
+    out: Path
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(step, train form, deploy form)."""
+
+        def row(step: str, show: Callable[[str], str]) -> tuple[str, str, str]:
+            return (step, *(show(form) for form in FORMS))  # type: ignore[return-value]
+
+        manifests = {form: artifact.manifest for form, artifact in self.artifacts.items()}
+        return [
+            row("parameters", lambda form: f"{manifests[form].model.params:,}"),
+            row("MACs per image", lambda form: f"{manifests[form].model.macs:,}"),
+            row("ONNX file", lambda form: render.si(self.artifacts[form].size_bytes(), "B")),
+            row(
+                "parity error", lambda form: f"{self._parity(form).max_rel:.1e} (≤ {self._parity(form).tolerance:.0e})"
+            ),
+            row("accuracy, PyTorch", lambda form: _accuracy(manifests[form].accuracy)),
+            row("accuracy, artifact", lambda form: _accuracy(self.verified[form].accuracy)),
+            row("p50 latency", lambda form: render.ms(self.profiles[form].record()["p50_ms"])),
+            row("p90 latency", lambda form: render.ms(self.profiles[form].record()["p90_ms"])),
+            row("verdict", lambda form: self.profiles[form].verdict),
+        ]
+
+    def _parity(self, form: str) -> Any:
+        return self.artifacts[form].manifest.parity
+
+    def lines(self) -> list[str]:
+        """What follows the table: the proof, the predictions, where everything is."""
+        folds = ", ".join(f"{count} {kind}" for kind, count in self.proof.folded.items())
+        right = sum(_says(answer, truth) for truth, answer in self.predictions)
+        return [
+            f"re-parameterised: {folds}; float64 error {self.proof.max_rel_error:.1e}",
+            *(f"a handwritten {truth}: {answer.line()}" for truth, answer in self.predictions),
+            f"{right} of {len(self.predictions)} digits right; everything is in {self.out}",
+        ]
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "reparam": self.proof.summary().model_dump(),
+            "artifacts": {form: str(artifact.path) for form, artifact in self.artifacts.items()},
+            "verify": {form: result.record() for form, result in self.verified.items()},
+            "profile": {form: measured.record() for form, measured in self.profiles.items()},
+            "predict": [{"truth": truth, **answer.record()} for truth, answer in self.predictions],
+        }
+
+
+def _accuracy(found: Any) -> str:
+    return "—" if found is None else f"{found.top1:.2%} of {found.images}"
+
+
+def _says(answer: Prediction | Failure, truth: str) -> bool:
+    top = answer.record().get("top")
+    return bool(top) and top[0]["label"] == truth
+
+
+def run(out: Path, *, threads: int | None, progress: Callable[[str, float | None], None]) -> Story:
+    """Do it all in ``out`` (earlier artifacts of a quickstart there are replaced)."""
+    from edgevit import build, models
+    from edgevit.predict import predict
+    from edgevit.profiles.latency import profile
+    from edgevit.profiles.verify import verify
+
+    progress("re-parameterise, with proof in float64", None)
+    trained = models.create_model(MODEL, weights=DATA)
+    proof = models.reparameterize(trained).reparam_report
+    artifacts = {}
+    for form in FORMS:
+        progress(f"export the {form} form to ONNX and prove it", None)
+        artifacts[form] = build.export(
+            trained, "onnx", out=out / f"{MODEL}-{form}", form=form, force=True, threads=threads
+        )
+    verified, profiles = {}, {}
+    for form, artifact in artifacts.items():
+        progress(f"verify the {form} form on held-out digits", None)
+        verified[form] = verify(artifact.path, data=DATA, threads=threads)
+        progress(f"profile the {form} form", None)
+        profiles[form] = profile(artifact.path, threads=threads)
+    progress("predict a few digits", None)
+    pictures = write_digits(out / "digits")
+    answers = predict(artifacts["deploy"].path, [path for path, _ in pictures], top=1, threads=threads)
+    predictions = [(truth, answer) for (_, truth), answer in zip(pictures, answers, strict=True)]
+    return Story(proof, artifacts, verified, profiles, predictions, out)
+
+
+def write_digits(folder: Path) -> list[tuple[Path, str]]:
+    """A few held-out digits as PNG files, with the class each shows."""
+    from PIL import Image
+
+    from edgevit.data import open_data
+
+    digits = open_data(DATA, split="held-out")
+    labels, classes = digits.labels, digits.classes
+    if labels is None or classes is None:
+        raise ValueError("the digits have lost their labels")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for index in range(DIGITS):
+        path = folder / f"{index}-is-{classes[labels[index]]}.png"
+        Image.fromarray(digits.images[index]).save(path)
+        written.append((path, classes[labels[index]]))
+    return written

@@ -1,0 +1,139 @@
+"""How the command line shows things: data on stdout, progress and advice on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+def stdout() -> Console:
+    """A console for data. Piped output is 160 columns wide, so that tables survive ``| less`` and ``> file``."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def stderr() -> Console:
+    """A console for progress and advice."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(sentence: str) -> None:
+    """One line of advice or progress."""
+    from rich.markup import escape
+
+    stderr().print(escape(sentence))
+
+
+def emit_json(value: Any) -> None:
+    """``value`` as JSON on stdout. NaN and infinity become null: JSON has neither."""
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """A plain table on stdout; columns whose name ends in a space-separated unit or number are right-aligned."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    body = [list(row) for row in rows]
+    for index, column in enumerate(columns):
+        numeric = all(not row[index] or row[index][0].isdigit() or row[index] in "—" for row in body)
+        shown.add_column(column, justify="right" if numeric and body else "left", overflow="fold")
+    for row in body:
+        shown.add_row(*(escape(cell) for cell in row))
+    stdout().print(shown)
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> None:
+    """Aligned ``name  value`` lines on stdout."""
+    pairs = list(pairs)
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        print(f"{name:<{width}}  {value}" if name or value else "")
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Progress]:
+    """A progress display on stderr for long work: bars on a terminal, nothing when piped."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    with Progress(*columns, console=stderr(), transient=True) as shown:
+        shown.add_task(title, total=None)
+        yield shown
+
+
+class Stages:
+    """``stages(name, fraction)``: one line per stage as it starts, and a bar within it on a terminal."""
+
+    def __init__(self, shown: Progress, prefix: str) -> None:
+        self.shown, self.prefix = shown, prefix
+        self.task = shown.task_ids[0]
+        self.current = ""
+
+    def __call__(self, stage: str, fraction: float | None = None) -> None:
+        if stage != self.current and not self.shown.console.is_terminal:
+            self.shown.console.print(f"{self.prefix}: {stage} …", markup=False)
+        self.current = stage
+        self.shown.update(
+            self.task,
+            description=f"{self.prefix}: {stage}",
+            total=None if fraction is None else 1.0,
+            completed=fraction or 0.0,
+        )
+
+
+def si(value: float | None, unit: str = "") -> str:
+    """1234567 -> "1.23 M"; decimal prefixes."""
+    if value is None:
+        return "—"
+    for bound, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= bound:
+            return f"{value / bound:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".strip()
+
+
+def ms(value: float | None) -> str:
+    """Milliseconds with three significant digits, or a dash."""
+    return "—" if value is None else f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
+
+
+def percent(value: float | None) -> str:
+    return "—" if value is None else f"{value:.2%}"
+
+
+class Epochs:
+    """``epochs(epoch, epochs, loss, accuracy)``: a bar on a terminal; a line every tenth of the run when piped."""
+
+    def __init__(self, shown: Progress, title: str) -> None:
+        self.shown, self.title = shown, title
+        self.task = shown.task_ids[0]
+
+    def __call__(self, epoch: int, epochs: int, loss: float, accuracy: float | None) -> None:
+        sentence = f"{self.title}: epoch {epoch}/{epochs}, loss {loss:.3f}"
+        if accuracy is not None:
+            sentence += f", held-out {accuracy:.2%}"
+        self.shown.update(self.task, description=sentence, total=epochs, completed=epoch)
+        if not self.shown.console.is_terminal and (epoch == epochs or epoch % max(1, epochs // 10) == 0):
+            self.shown.console.print(sentence, markup=False)

@@ -1,0 +1,1 @@
+"""PyTorch's .pt2 archive as an edgevit target."""

@@ -1,0 +1,130 @@
+"""The rules of the house, as tests: data flows one way, and a device needs no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "edgevit"
+
+# What the files of a room may never import. `edgevit/export/__init__.py` has one door, see test below.
+FORBIDDEN = {
+    "export/": {"edgevit.runtimes", "edgevit.profiles", "edgevit.build", "edgevit.cli"},
+    "models/": {"edgevit.export", "edgevit.runtimes", "edgevit.profiles", "edgevit.build", "edgevit.cli"},
+    "train/": {"edgevit.export", "edgevit.runtimes", "edgevit.profiles", "edgevit.build", "edgevit.cli"},
+    "runtimes/": {"torch", "timm", "edgevit.models", "edgevit.export", "edgevit.build", "edgevit.cli"},
+    "profiles/": {"torch", "timm", "edgevit.models", "edgevit.export", "edgevit.build", "edgevit.cli"},
+    "artifact.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.runtimes", "edgevit.build"},
+    "data.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
+    "cifar.py": {"torch", "pickle.load", "edgevit.models", "edgevit.export", "edgevit.build"},
+    "images.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
+    "predict.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
+    "registry.py": {"torch", "numpy", "pydantic"},
+    "worker.py": {"torch", "numpy", "edgevit.models", "edgevit.export", "edgevit.build"},
+}
+EXEMPT = {"runtimes/torch.py", "export/__init__.py"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module named by an import statement of the file, those under TYPE_CHECKING left out."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files_of(room: str) -> list[Path]:
+    root = PACKAGE / room
+    return sorted(root.rglob("*.py")) if root.is_dir() else [root]
+
+
+@pytest.mark.parametrize("room", sorted(FORBIDDEN))
+def test_a_room_imports_nothing_it_must_not(room: str) -> None:
+    checked = 0
+    for path in files_of(room):
+        if str(path.relative_to(PACKAGE)) in EXEMPT:
+            continue
+        checked += 1
+        for name in imports_of(path):
+            for forbidden in FORBIDDEN[room]:
+                assert not f"{name}.".startswith(f"{forbidden}."), f"{path} imports {name}"
+    assert checked
+
+
+def test_only_build_imports_both_exporters_and_runtimes() -> None:
+    both = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if any(name.startswith("edgevit.export") for name in imports_of(path))
+        and any(name.startswith("edgevit.runtimes") for name in imports_of(path))
+    }
+    assert both <= {"build.py"}
+
+
+def test_the_export_package_opens_one_door_to_build_and_nothing_else() -> None:
+    ours = {name for name in imports_of(PACKAGE / "export" / "__init__.py") if name.startswith("edgevit")}
+    assert ours == {"edgevit.build", "edgevit.build.export"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules in sys.modules after ``code`` ran in a fresh interpreter."""
+    program = f"{code}\nimport sys\nprint('\\n'.join(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(ran.stdout.split())
+
+
+HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "timm", "sklearn", "skimage", "numpy", "PIL", "pydantic"}
+
+
+def test_importing_edgevit_loads_nothing_heavy() -> None:
+    assert not loaded_by("import edgevit") & (HEAVY | {"typer", "rich"})
+
+
+def test_the_help_page_loads_nothing_heavy() -> None:
+    code = (
+        "import contextlib, io, sys\nsys.argv = ['edgevit', '--help']\nfrom edgevit.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n    main()"
+    )
+    assert not loaded_by(code) & HEAVY
+
+
+DEVICE_MODULES = (
+    "artifact", "data", "images", "info", "jobs", "predict", "registry", "worker",
+    "runtimes.base", "runtimes.onnxruntime", "profiles.latency", "profiles.parity", "profiles.verify",
+    "profiles.environment",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", DEVICE_MODULES)
+def test_a_device_module_imports_with_no_torch_installed(module: str) -> None:
+    blocked = ("torch", "timm", "onnx", "sklearn", "skimage")
+    code = f"import sys\nfor name in {blocked}: sys.modules[name] = None\nimport edgevit.{module}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_lazy_public_name_exists() -> None:
+    import edgevit
+
+    for name in edgevit.__all__:
+        assert callable(getattr(edgevit, name)), name
+
+
+def test_no_file_is_called_after_nothing() -> None:
+    names = {path.stem for path in PACKAGE.rglob("*.py")}
+    assert not names & {"utils", "util", "helpers", "common", "manager", "misc"}

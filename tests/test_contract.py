@@ -1,0 +1,205 @@
+"""Every registered target, and a third party's, keeps the same promises."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgevit
+from edgevit import registry
+from edgevit.artifact import Artifact, hash_tree
+from edgevit.errors import BadArtifact, MissingDependency, ParityFailed, UnknownName, Unsupported, UsageError
+
+TARGETS = [*registry.EXPORTERS, "pt2"]
+DECLINES_DYNAMIC: set[str] = set()
+NANOS = ("fmvit_nano", "efficientformer_nano", "vit_nano")
+pytestmark = pytest.mark.usefixtures("plugin")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugin(tmp_path_factory: pytest.TempPathFactory):
+    """The example plug-in, installed where this process and its workers find it."""
+    spec = importlib.util.spec_from_file_location("install_plugin", Path(__file__).parent / "plugins" / "install.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    site = tmp_path_factory.mktemp("site")
+    module.install(site, tmp_path_factory.mktemp("source"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(site)
+        patch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+        yield site
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> dict[tuple[str, str], Artifact]:
+    """Every nano model on every target, built once."""
+    root = tmp_path_factory.mktemp("artifacts")
+    models = {name: edgevit.create_model(name, weights="digits") for name in NANOS}
+    return {
+        (target, name): edgevit.export(model, target, out=root / f"{target}-{name}", threads=1)
+        for target in TARGETS
+        for name, model in models.items()
+    }
+
+
+@pytest.fixture(params=[(target, name) for target in TARGETS for name in NANOS], ids="-".join)
+def artifact(request: pytest.FixtureRequest, artifacts: dict[tuple[str, str], Artifact]) -> Artifact:
+    return artifacts[request.param]
+
+
+def test_the_manifest_says_everything_a_device_needs(artifact: Artifact) -> None:
+    manifest = Artifact.open(artifact.path).manifest
+    assert [(spec.name, spec.role, spec.shape) for spec in manifest.inputs] == [("image", "image", (1, 3, 32, 32))]
+    assert [(spec.name, spec.role, spec.shape) for spec in manifest.outputs] == [("logits", "logits", (1, 10))]
+    assert manifest.preprocess is not None
+    assert manifest.preprocess.size == (32, 32)
+    assert manifest.labels == tuple("0123456789")
+    assert manifest.model.form == "deploy"
+    assert manifest.reparam is not None
+    assert manifest.reparam.max_rel_error <= 1e-10
+    assert manifest.accuracy is not None
+    assert manifest.accuracy.top1 >= 0.975
+    assert (artifact.path / manifest.entry).exists()
+
+
+def test_the_listed_hashes_are_those_of_every_file(artifact: Artifact) -> None:
+    assert dict(artifact.manifest.files) == hash_tree(artifact.path)
+    artifact.check_files()
+
+
+def test_the_artifact_is_verified_or_says_what_it_needs(artifact: Artifact) -> None:
+    parity = artifact.manifest.parity
+    if parity.status == "unverified":
+        assert parity.reason
+        assert parity.reason.startswith("needs")
+        return
+    assert parity.status == "verified"
+    assert parity.max_rel is not None
+    assert parity.max_rel <= parity.tolerance
+    assert parity.images >= 16
+    assert edgevit.verify(artifact.path, threads=1).parity.status == "verified"
+
+
+def test_precision_is_counted_in_the_built_graph(artifact: Artifact) -> None:
+    report = artifact.manifest.precision_report
+    assert report.requested == artifact.manifest.precision
+    assert sum(report.layers.values()) > 0
+
+
+def test_a_session_returns_the_golden_outputs(artifact: Artifact) -> None:
+    inputs, expected = artifact.golden()
+    with edgevit.open_session(artifact.path, threads=1) as session:
+        for row in range(4):
+            got = session.infer({name: array[row : row + 1] for name, array in inputs.items()})
+            scale = np.abs(expected["logits"]).max()
+            error = np.abs(got["logits"] - expected["logits"][row : row + 1]).max() / scale
+            assert error <= artifact.manifest.parity.tolerance
+
+
+def test_a_session_refuses_a_wrong_shape_by_name(artifact: Artifact) -> None:
+    with (
+        edgevit.open_session(artifact.path, threads=1) as session,
+        pytest.raises(UsageError, match="image must be 1×3×32×32, got 1×3×16×16"),
+    ):
+        session.infer({"image": np.zeros((1, 3, 16, 16), np.float32)})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_dynamic_batch_is_proved_at_both_ends_and_an_odd_size_or_declined(target: str, tmp_path: Path) -> None:
+    model = edgevit.create_model("vit_nano", weights="digits")
+    if target in DECLINES_DYNAMIC:
+        with pytest.raises(Unsupported, match="dynamic batch"):
+            edgevit.export(model, target, out=tmp_path / "dynamic", batch="1-8", threads=1)
+        return
+    artifact = edgevit.export(model, target, out=tmp_path / "dynamic", batch="1-8", threads=1)
+    assert artifact.manifest.batch.dynamic
+    assert artifact.manifest.inputs[0].shape[0] == "batch"
+    proved = set(artifact.manifest.parity.batches)
+    assert {1, 8} <= proved
+    assert any(size % 2 and 1 < size < 8 for size in proved)
+    with edgevit.open_session(artifact.path, threads=1) as session:
+        assert session.infer({"image": np.zeros((5, 3, 32, 32), np.float32)})["logits"].shape == (5, 10)
+        with pytest.raises(UsageError, match="got 9×3×32×32"):
+            session.infer({"image": np.zeros((9, 3, 32, 32), np.float32)})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_unknown_option_names_the_nearest(target: str, tmp_path: Path) -> None:
+    model = edgevit.create_model("vit_nano")
+    with pytest.raises(UnknownName, match=f"option of {target}"):
+        edgevit.export(model, target, out=tmp_path / "x", options={"opzet": "20"})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_existing_folder_is_refused_and_kept(target: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    model = edgevit.create_model("vit_nano")
+    for force in (False, True):
+        with pytest.raises(UsageError, match=r"exists|not an edgevit artifact"):
+            edgevit.export(model, target, out=tmp_path / "mine", force=force)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_killed_build_leaves_no_artifact(target: str, tmp_path: Path) -> None:
+    program = (
+        "import edgevit\nmodel = edgevit.create_model('vit_nano', weights='digits')\n"
+        f"edgevit.export(model, {target!r}, out={str(tmp_path / 'killed')!r}, threads=1)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(tmp_path.glob(".killed*")) and time.monotonic() < deadline:
+        assert child.poll() is None, "the build ended before it could be killed"
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "killed").exists()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_missing_package_is_said_with_its_pip_line(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = registry.version_of
+    absent = registry.row("exporter", target).packages[0]
+    monkeypatch.setattr(registry, "version_of", lambda package: None if package == absent else real(package))
+    with pytest.raises(MissingDependency, match=absent) as caught:
+        registry.load_exporter(target)
+    assert caught.value.exit_code == 3
+    assert caught.value.hint
+    assert caught.value.hint.startswith("pip install")
+
+
+def test_a_failed_artifact_is_kept_aside_and_refused(tmp_path: Path) -> None:
+    """The plug-in's exporter is made to write another model's program: the proof must notice."""
+    from edgevit.export import capture as capturing
+
+    model = edgevit.create_model("vit_nano", weights="digits")
+    other = edgevit.create_model("vit_nano")
+    real = capturing.capture
+
+    def swapped(module, *args, **kwargs):
+        captured = real(module, *args, **kwargs)
+        stolen = real(other, *args, **kwargs)
+        object.__setattr__(captured, "program", stolen.program)
+        return captured
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgevit.build.capture", swapped)
+        with pytest.raises(ParityFailed, match="tolerance"):
+            edgevit.export(model, "onnx", out=tmp_path / "wrong", threads=1)
+    assert not (tmp_path / "wrong").exists()
+    failed = tmp_path / "wrong.failed"
+    assert json.loads((failed / "edgevit.json").read_text())["parity"]["status"] == "failed"
+    with pytest.raises((ParityFailed, BadArtifact)):
+        edgevit.profile(failed)

@@ -1,0 +1,31 @@
+"""Docs that cannot go stale: links resolve, the published schema is the code's."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from edgevit.artifact import Manifest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_of_a_page_resolve(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_the_index_lists_every_page_of_the_docs() -> None:
+    listed = set(re.findall(r"\]\(([^)#]+\.md)\)", (ROOT / "docs/README.md").read_text()))
+    assert listed == {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/*/*.md")}
+
+
+def test_the_published_schema_is_the_manifest_s() -> None:
+    published = json.loads((ROOT / "docs/reference/manifest.schema.json").read_text())
+    assert published == Manifest.model_json_schema(), "run: make schema"
