@@ -1,0 +1,490 @@
+"""``edgevit.export``: from a model to a verified artifact. The only module that imports exporters and runtimes' names.
+
+    model ─deploy form─▶ real rows ─▶ capture ─Exporter.write─▶ scratch folder ─worker: Runtime + Parity─▶ rename
+
+``prepare`` does what all targets share (form, rows, capture, float64 reference); ``build_target`` does one target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+import edgevit
+from edgevit import registry, worker
+from edgevit.artifact import (
+    GOLDEN_ROWS,
+    Accuracy,
+    Array,
+    Artifact,
+    BatchRange,
+    Manifest,
+    ModelInfo,
+    Parity,
+    ReparamSummary,
+    WeightsInfo,
+    check_vacant,
+    hash_tree,
+    publish,
+    staged,
+    write_atomically,
+    write_golden,
+)
+from edgevit.artifact import MANIFEST as MANIFEST_FILE
+from edgevit.errors import (
+    ExportFailed,
+    MissingDependency,
+    ParityFailed,
+    UnknownName,
+    Unsupported,
+    UsageError,
+    WorkerFailed,
+)
+from edgevit.export.base import Built, Capture, Exporter, Options, parse_options
+from edgevit.export.capture import bake_preprocess as baked
+from edgevit.export.capture import capture
+from edgevit.export.reference import float64_outputs, noise
+from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, measure_accuracy, tensor_rows
+from edgevit.images import Preprocess
+from edgevit.models.macs import count_macs, count_params
+from edgevit.models.reparam import reparameterize
+from edgevit.models.source import create_model, state_sha256
+from edgevit.models.spec import ModelSpec, spec_of
+
+Progress = Callable[[str, float | None], None]
+Form = Literal["deploy", "train"]
+PROOF_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an export was asked for, but for the target."""
+
+    batch: BatchRange
+    data: str | None = None
+    form: Form = "deploy"
+    bake_preprocess: bool = False
+    image_size: tuple[int, int] | None = None
+    labels: tuple[str, ...] | None = None
+    inputs: Mapping[str, Array] | None = None
+    threads: int | None = None
+    verify: bool = True
+    progress: Progress = lambda stage, fraction: None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready for any target: captured, with the float64 outputs of its source form on the same rows.
+
+    exact      reference outputs by name, float64, as many rows as ``rows``
+    """
+
+    request: Request
+    info: ModelInfo
+    capture: Capture
+    rows: Rows
+    exact: Mapping[str, Array]
+    preprocess: Preprocess | None
+    labels: tuple[str, ...] | None
+    reparam: ReparamSummary | None
+    accuracy: Accuracy | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One exporter with everything it was asked for, checked."""
+
+    exporter: Exporter
+    precision: str
+    options: Options
+
+
+def export(
+    model: str | nn.Module,
+    target: str,
+    *,
+    out: Path | str | None = None,
+    precision: str | None = None,
+    batch: int | str = 1,
+    options: Mapping[str, Any] | None = None,
+    data: str | None = None,
+    form: Form = "deploy",
+    bake_preprocess: bool = False,
+    image_size: int | tuple[int, int] | None = None,
+    labels: Sequence[str] | None = None,
+    force: bool = False,
+    verify: bool = True,
+    inputs: Mapping[str, Array] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Build ``target`` from a model (a name, or a module), prove that it computes the same, and publish it at ``out``.
+
+    ``batch`` is a number or a range "1-8". ``inputs`` are arrays (16 rows or more) by argument name, for models that
+    take no image. The proof compares the artifact with the model as given (before re-parameterisation) in float64 on
+    real images: ``data``, else what the checkpoint was trained on, else "samples". On failure the folder is kept as
+    ``OUT.failed``. Raises the tree of ``edgevit.errors``.
+    """
+    chosen = choose_target(target, precision, options or {})
+    name = model if isinstance(model, str) else (spec.name if (spec := spec_of(model)) else type(model).__name__)
+    folder = Path(out) if out is not None else default_out(name, target, chosen.precision)
+    check_vacant(folder, force=force)
+    request = Request(
+        batch=parse_batch(batch),
+        data=data,
+        form=_checked_form(form),
+        bake_preprocess=bake_preprocess,
+        image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
+        labels=tuple(labels) if labels is not None else None,
+        inputs=inputs,
+        threads=threads,
+        verify=verify,
+        progress=progress or (lambda stage, fraction: None),
+    )
+    with _torch_threads(threads):
+        return build_target(prepare(model, request), chosen, folder)
+
+
+def default_out(model: str, target: str, precision: str) -> Path:
+    """``artifacts/MODEL-TARGET-PRECISION``; a model's name is made safe for a folder."""
+    stem = Path(model.rpartition("/")[2].replace(".py:", "-")).name
+    safe = "".join(char if char.isalnum() or char in "._-" else "-" for char in stem)
+    return Path("artifacts") / f"{safe}-{target}-{precision}"
+
+
+def parse_batch(batch: int | str) -> BatchRange:
+    """1, "4" or "1-8". UsageError for anything else."""
+    low, dash, high = str(batch).strip().partition("-")
+    try:
+        found = int(low), int(high if dash else low)
+    except ValueError:
+        found = (0, 0)
+    if not 1 <= found[0] <= found[1]:
+        raise UsageError(f"batch must be a number or a range, got {batch!r}", hint="for example 1, or 1-8")
+    return BatchRange(min=found[0], max=found[1])
+
+
+def choose_target(target: str, precision: str | None, options: Mapping[str, Any]) -> Target:
+    """The exporter, its precision (default: its first) and its options, all checked before any work is done."""
+    exporter = registry.load_exporter(target)
+    chosen = precision or exporter.precisions[0]
+    if chosen not in exporter.precisions:
+        raise UnknownName(f"precision of {target}", chosen, exporter.precisions)
+    return Target(exporter, chosen, parse_options(exporter, options))
+
+
+def _checked_form(form: str) -> Form:
+    if form == "deploy":
+        return "deploy"
+    if form == "train":
+        return "train"
+    raise UnknownName("form", form, ("deploy", "train"))
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(max(1, threads))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- what all targets share ------------------------------------------------------------------------------------------
+
+
+def prepare(model: str | nn.Module, request: Request) -> Prepared:
+    """Everything before the target: form, real rows, capture, float64 reference. Errors of each step."""
+    say = request.progress
+    say("load the model", None)
+    source = create_model(model, image_size=request.image_size) if isinstance(model, str) else model.eval()
+    spec = _spec(source, request)
+    preprocess = _preprocess(spec, request)
+    say("real rows", None)
+    rows = _rows(source, spec, preprocess, request)
+    form, reparam = _formed(source, rows, request)
+    captured, reference = _captured(source, form, spec, preprocess, rows, request)
+    say("float64 reference", None)
+    exact = dict(zip((one.name for one in captured.outputs), float64_outputs(reference, rows.inputs), strict=True))
+    return Prepared(
+        request=request,
+        info=_model_info(source, form, spec, rows, request),
+        capture=captured,
+        rows=rows,
+        exact=exact,
+        preprocess=_stored_preprocess(preprocess, request),
+        labels=_labels(spec, request),
+        reparam=reparam,
+        accuracy=_accuracy(source, spec, preprocess, request),
+    )
+
+
+def _spec(source: nn.Module, request: Request) -> ModelSpec:
+    """The module's own spec, or one for a bare module: a classifier of images unless ``inputs`` were given."""
+    found = spec_of(source)
+    if request.inputs is not None:
+        name = found.name if found else type(source).__name__
+        return replace(found, image_size=None, preprocess=None, num_classes=None) if found else _bare_spec(name)
+    if found is not None:
+        return _resized(found, request)
+    from edgevit.models.file_models import classes_of
+
+    if request.image_size is None:
+        raise UsageError(
+            f"{type(source).__name__} does not say what it takes", hint="give image_size=, or inputs= for other tensors"
+        )
+    size = request.image_size
+    return replace(
+        _bare_spec(type(source).__name__),
+        image_size=size,
+        preprocess=Preprocess(size=size),
+        num_classes=classes_of(source, size),
+    )
+
+
+def _bare_spec(name: str) -> ModelSpec:
+    return ModelSpec(name, "module", image_size=None, preprocess=None, num_classes=None, origin="given module")
+
+
+def _resized(spec: ModelSpec, request: Request) -> ModelSpec:
+    size = request.image_size
+    if size is None or size == spec.image_size or spec.preprocess is None:
+        return spec
+    return replace(spec, image_size=size, preprocess=spec.preprocess.model_copy(update={"size": size}))
+
+
+def _preprocess(spec: ModelSpec, request: Request) -> Preprocess | None:
+    """Preprocessing up to the model's float input; UsageError when it is to be baked but there is none."""
+    if request.bake_preprocess and spec.preprocess is None:
+        raise UsageError("--bake-preprocess needs a model that takes images", hint="drop --bake-preprocess")
+    return spec.preprocess
+
+
+def _stored_preprocess(preprocess: Preprocess | None, request: Request) -> Preprocess | None:
+    return preprocess.model_copy(update={"baked": True}) if preprocess and request.bake_preprocess else preprocess
+
+
+def _rows(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, request: Request) -> Rows:
+    if request.inputs is not None:
+        return tensor_rows(source, request.inputs)
+    stored = _stored_preprocess(preprocess, request)
+    if stored is None:
+        raise UsageError(f"{spec.name} does not say how images are preprocessed", hint="give inputs= arrays")
+    return image_rows(request.data or spec.data or DEFAULT_DATA, stored, max(MIN_ROWS, request.batch.max))
+
+
+def _formed(source: nn.Module, rows: Rows, request: Request) -> tuple[nn.Module, ReparamSummary | None]:
+    """The module in the form that is exported, and the proof of the re-parameterisation."""
+    if request.form == "train":
+        return source, None
+    request.progress("re-parameterise, with proof", None)
+    example = None
+    if request.inputs is not None:
+        example = [torch.from_numpy(array[:2].copy()) for array in rows.inputs.values()]
+    deploy = reparameterize(source, example_inputs=example)
+    summary: ReparamSummary = deploy.reparam_report.summary()  # type: ignore[union-attr, operator]
+    return deploy, summary
+
+
+def _captured(
+    source: nn.Module, form: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, rows: Rows, request: Request
+) -> tuple[Capture, nn.Module]:
+    """The capture, and the source module with the same preprocessing in front: what the reference runs."""
+    if request.bake_preprocess and preprocess is not None:
+        form, source = baked(form, preprocess), baked(source, preprocess)
+    request.progress("trace", None)
+    classifier = request.inputs is None and spec.num_classes is not None
+    metadata = _metadata(spec, _stored_preprocess(preprocess, request), _labels(spec, request))
+    return capture(form, rows.inputs, request.batch, classifier=classifier, metadata=metadata), source
+
+
+def _metadata(spec: ModelSpec, preprocess: Preprocess | None, labels: tuple[str, ...] | None) -> dict[str, str]:
+    """Strings for the model file's own metadata."""
+    import json
+
+    found = {"model": spec.name, "edgevit": edgevit.__version__, "weights": spec.origin}
+    if preprocess is not None:
+        found["preprocess"] = preprocess.model_dump_json()
+    if labels is not None:
+        found["labels"] = json.dumps(list(labels), ensure_ascii=False)
+    return found
+
+
+def _labels(spec: ModelSpec, request: Request) -> tuple[str, ...] | None:
+    labels = request.labels if request.labels is not None else spec.labels
+    if labels is not None and spec.num_classes is not None and len(labels) != spec.num_classes:
+        raise UsageError(f"{len(labels)} labels for {spec.num_classes} classes", hint="one label per class, in order")
+    return labels
+
+
+def _model_info(source: nn.Module, form: nn.Module, spec: ModelSpec, rows: Rows, request: Request) -> ModelInfo:
+    if spec.image_size is not None:
+        macs = count_macs(form, spec.image_size)
+    else:
+        macs = count_macs(form, inputs=[torch.from_numpy(array[:1].copy()) for array in rows.inputs.values()])
+    return ModelInfo(
+        name=spec.name,
+        source=spec.source,
+        form=request.form,
+        task="classifier" if request.inputs is None and spec.num_classes is not None else "tensors",
+        image_size=spec.image_size,
+        classes=spec.num_classes,
+        params=count_params(form),
+        macs=macs,
+        weights=WeightsInfo(origin=spec.origin, state_sha256=state_sha256(source)),
+    )
+
+
+def _accuracy(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, request: Request) -> Accuracy | None:
+    data = request.data or spec.data
+    if preprocess is None or data is None or request.inputs is not None:
+        return None
+    request.progress(f"accuracy on {data}", None)
+    return measure_accuracy(source, data, preprocess, spec.num_classes)
+
+
+# --- one target ------------------------------------------------------------------------------------------------------
+
+
+def build_target(prepared: Prepared, target: Target, out: Path) -> Artifact:
+    """Build, prove and publish one target. Nothing is left at ``out`` unless the proof held (or could not be run)."""
+    say = prepared.request.progress
+    with staged(out) as scratch:
+        say(f"build {target.exporter.name} {target.precision}", None)
+        built = target.exporter.write(prepared.capture, scratch, precision=target.precision, options=target.options)
+        say("noise of the precision", None)
+        level = _noise(prepared, target, built)
+        write_golden(scratch, golden_arrays(prepared), list(prepared.rows.pixels[:GOLDEN_ROWS]))
+        pending = Parity(
+            status="unverified", reason="not verified yet", tolerance=_tolerance(level, target), noise=level
+        )
+        manifest = make_manifest(prepared, target, built, hash_tree(scratch), pending)
+        _write_manifest(scratch, manifest)
+        say("prove", None)
+        manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending)})
+        _write_manifest(scratch, manifest)
+        if manifest.parity.status == "failed":
+            raise _kept_aside(scratch, out, manifest.parity)
+        publish(scratch, out)
+    return Artifact(out, manifest)
+
+
+def _noise(prepared: Prepared, target: Target, built: Built) -> float:
+    module, exact = prepared.capture.module, list(prepared.exact.values())
+    return noise(module, prepared.rows.inputs, exact, target.precision, built.precision.kept_fp32)
+
+
+def _tolerance(level: float, target: Target) -> float:
+    from edgevit.profiles.parity import tolerance_for
+
+    return tolerance_for(level, target.precision)
+
+
+def golden_arrays(prepared: Prepared) -> dict[str, Array]:
+    """The first rows of every input and of the reference outputs, in the types of the specs."""
+    arrays = {name: array[:GOLDEN_ROWS] for name, array in prepared.rows.inputs.items()}
+    for spec in prepared.capture.outputs:
+        arrays[spec.name] = prepared.exact[spec.name][:GOLDEN_ROWS].astype(spec.dtype)
+    return arrays
+
+
+def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[str, str], parity: Parity) -> Manifest:
+    """edgevit.json of one built target."""
+    captured = prepared.capture
+    return Manifest(
+        edgevit=edgevit.__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        target=target.exporter.name,
+        precision=target.precision,
+        options=target.options.model_dump(),
+        entry=built.entry,
+        model=prepared.info,
+        labels=prepared.labels,
+        batch=captured.batch,
+        inputs=captured.inputs,
+        outputs=captured.outputs,
+        preprocess=prepared.preprocess,
+        parity=parity,
+        precision_report=built.precision,
+        reparam=prepared.reparam,
+        accuracy=prepared.accuracy,
+        versions={"python": _python_version(), **built.versions},
+        lock=dict(built.lock),
+        notes=built.notes,
+        files=files,
+    )
+
+
+def _python_version() -> str:
+    import platform
+
+    return platform.python_version()
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_atomically(folder / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
+
+
+def batches_to_prove(batch: BatchRange) -> tuple[int, ...]:
+    """A static batch itself; of a range both ends and an odd size between them."""
+    if not batch.dynamic:
+        return (batch.min,)
+    odd = [size for size in range(batch.min + 1, batch.max) if size % 2 and size > 1]
+    return tuple(dict.fromkeys([batch.min, *odd[:1], batch.max]))
+
+
+def proof(prepared: Prepared, folder: Path, pending: Parity) -> Parity:
+    """Parity of the built folder, found in a worker process; unverified, with the reason, where it cannot run here."""
+    if not prepared.request.verify:
+        return pending.model_copy(update={"reason": "not verified: --no-verify"})
+    with tempfile.TemporaryDirectory(prefix="edgevit-proof-") as scratch:
+        rows = Path(scratch) / "rows.npz"
+        ends = {f"in.{name}": array for name, array in prepared.rows.inputs.items()}
+        ends |= {f"out.{name}": array for name, array in prepared.exact.items()}
+        np.savez(rows, **ends)  # type: ignore[arg-type]
+        payload = {
+            "artifact": str(folder),
+            "rows": str(rows),
+            "tolerance": pending.tolerance,
+            "noise": pending.noise,
+            "batches": batches_to_prove(prepared.capture.batch),
+            "threads": prepared.request.threads,
+        }
+        try:
+            return Parity.model_validate(
+                worker.call("edgevit.proving:prove", payload, timeout=PROOF_TIMEOUT_S), strict=False
+            )
+        except (Unsupported, MissingDependency) as exc:
+            return pending.model_copy(update={"reason": _needs(exc)})
+        except WorkerFailed as exc:
+            raise ExportFailed(f"the built artifact could not be run: {exc}", hint=exc.hint) from exc
+
+
+def _needs(exc: Exception) -> str:
+    return str(exc) if str(exc).startswith("needs") else f"needs what is not here: {exc}"
+
+
+def _kept_aside(scratch: Path, out: Path, parity: Parity) -> ParityFailed:
+    """Keep a failed build as ``OUT.failed``; the error that says so."""
+    failed = out.with_name(f"{out.name}.failed")
+    if failed.exists():
+        shutil.rmtree(failed)
+    publish(scratch, failed)
+    found = "not a number" if parity.max_rel is None else f"{parity.max_rel:.2e}"
+    cause = f" ({parity.reason})" if parity.reason else ""
+    return ParityFailed(
+        f"the artifact does not compute its model: error {found}, tolerance {parity.tolerance:.2e}{cause}",
+        hint=f"the folder is kept as {failed}; try --precision fp32, and report the model if that fails too",
+    )

@@ -1,0 +1,216 @@
+"""From an eval-mode module to the ``Capture`` that every exporter receives: one ``torch.export`` program."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgevit.artifact import Array, BatchRange, Role, TensorSpec
+from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, UsageError
+from edgevit.export.base import Capture
+from edgevit.images import Preprocess
+
+DTYPES = frozenset(get_args(TensorSpec.model_fields["dtype"].annotation))
+_SPECIALISED = ("Constraints violated", "specialized", "specialised", "not all values of", "guard on data-dependent")
+
+
+NORMALISE = "normalise"  # the path of a baked normalisation
+
+
+class Normalise(nn.Module):
+    """(B, H, W, 3) uint8 pixels -> (B, 3, H, W) float, ``(x / 255 - mean) / std`` as one multiply and one add."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocess.mean, preprocess.std))
+        shape = (1, 3, 1, 1) if preprocess.layout == "NCHW" else (1, 1, 1, 3)
+        self.register_buffer("scale", (1 / (255 * std)).reshape(shape).float())
+        self.register_buffer("shift", (-mean / std).reshape(shape).float())
+        self.channels_first = preprocess.layout == "NCHW"
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels = image.permute(0, 3, 1, 2) if self.channels_first else image  # bytes move more cheaply than floats
+        return pixels.to(self.scale.dtype) * self.scale + self.shift
+
+
+class Baked(nn.Module):
+    """``model`` with its normalisation in front: takes uint8 NHWC images."""
+
+    def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.normalise = Normalise(preprocess)
+        self.model = model
+
+    def forward(self, image: Tensor) -> Any:
+        return self.model(self.normalise(image))
+
+
+def bake_preprocess(model: nn.Module, preprocess: Preprocess) -> nn.Module:
+    """A module that takes uint8 (B, H, W, 3) and normalises inside; ``model`` is shared, not copied."""
+    return Baked(model, preprocess).eval()
+
+
+def unbaked(path: str) -> str:
+    """A module path inside ``Baked`` as the path in the model itself; that of the normalisation stays."""
+    return path if path == NORMALISE else path.removeprefix("model").removeprefix(".")
+
+
+def capture(
+    module: nn.Module,
+    inputs: Mapping[str, Array],
+    batch: BatchRange,
+    *,
+    classifier: bool,
+    metadata: Mapping[str, str] | None = None,
+) -> Capture:
+    """Trace ``module`` (eval mode, float32) with ``torch.export``; a dynamic batch is traced at two rows.
+
+    ``inputs`` holds at least one row (16 or more for a useful activation scan) per argument, in the order of the
+    module's arguments. A classifier is ``image`` -> ``logits``. Raises Unsupported (outputs that are not tensors, a
+    batch axis that the model fixes), UsageError (ragged inputs), ExportFailed (torch.export itself failed).
+    """
+    module = module.eval()
+    rows = max(2, batch.min) if batch.dynamic else batch.min
+    examples = tuple(torch.from_numpy(take_rows(array, rows)) for array in _checked(inputs).values())
+    named = output_names(run(module, examples), classifier)
+    program = _export(module, examples, batch)
+    return Capture(
+        module=module,
+        program=program,
+        inputs=tuple(_input_spec(name, array, batch, classifier) for name, array in inputs.items()),
+        outputs=tuple(_output_spec(name, tensor, rows, batch) for name, tensor in named.items()),
+        batch=batch,
+        calibration=dict(inputs),
+        metadata=dict(metadata or {}),
+    )
+
+
+def take_rows(array: Array, rows: int) -> Array:
+    """The first ``rows`` rows, going round again when there are fewer."""
+    return np.ascontiguousarray(array[np.arange(rows) % len(array)])
+
+
+def run(module: nn.Module, arguments: tuple[Tensor, ...]) -> Any:
+    """One eager call without gradients; ExportFailed when the module does not take these inputs."""
+    try:
+        with torch.no_grad():
+            return module(*arguments)
+    except EdgeVitError:
+        raise
+    except Exception as exc:
+        shapes = ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in arguments)
+        raise ExportFailed(
+            f"the model does not run on inputs of shape {shapes}: {first_line(exc)}",
+            hint="check the image size, or the example inputs",
+        ) from exc
+
+
+def output_names(result: Any, classifier: bool) -> dict[str, Tensor]:
+    """The outputs by name: one tensor is ``logits`` or ``output``, a flat tuple ``output_0`` …, a dict its own keys."""
+    named: dict[str, Any]
+    if isinstance(result, Tensor):
+        named = {"logits" if classifier else "output": result}
+    elif isinstance(result, Mapping):
+        named = {str(key): value for key, value in result.items()}
+    elif isinstance(result, tuple | list):
+        named = {f"output_{index}": value for index, value in enumerate(result)}
+    else:
+        named = {"output": result}
+    if not named:
+        raise Unsupported("the model returns nothing", hint="return a tensor, or a flat tuple or dict of tensors")
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            what = "None" if value is None else f"a {type(value).__name__}"
+            raise Unsupported(
+                f"output {name} of the model is {what}, not a tensor",
+                hint="wrap the model so that it returns a tensor, or a flat tuple or dict of tensors",
+            )
+    return named
+
+
+def first_line(exc: BaseException) -> str:
+    """The first line of an error that says something."""
+    lines = [line.strip() for line in str(exc).splitlines() if any(char.isalnum() for char in line)]
+    return lines[0][:300] if lines else type(exc).__name__
+
+
+def _checked(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    lengths = {name: len(array) if array.ndim else 0 for name, array in inputs.items()}
+    if not lengths or min(lengths.values()) < 1 or len(set(lengths.values())) != 1:
+        raise UsageError(f"every input needs the same number of rows, at least one; got {lengths}")
+    return inputs
+
+
+def _input_spec(name: str, array: Array, batch: BatchRange, classifier: bool) -> TensorSpec:
+    shape = ("batch" if batch.dynamic else batch.min, *array.shape[1:])
+    return TensorSpec(
+        name=name, dtype=_dtype(name, str(array.dtype)), shape=shape, role="image" if classifier else "tensor"
+    )
+
+
+def _output_spec(name: str, tensor: Tensor, rows: int, batch: BatchRange) -> TensorSpec:
+    if tensor.ndim == 0 or tensor.shape[0] != rows:
+        raise Unsupported(
+            f"output {name} has shape {tuple(tensor.shape)} for {rows} rows: its first axis is not the batch",
+            hint="wrap the model so that every output has one row per input row",
+        )
+    role: Role = "logits" if name == "logits" else "tensor"
+    dtype = _dtype(name, str(tensor.dtype).removeprefix("torch."))
+    return TensorSpec(
+        name=name, dtype=dtype, shape=("batch" if batch.dynamic else batch.min, *tensor.shape[1:]), role=role
+    )
+
+
+def _dtype(name: str, dtype: str) -> Any:
+    if dtype not in DTYPES:
+        raise Unsupported(f"{name} is {dtype}, which no artifact can hold", hint=f"use {', '.join(sorted(DTYPES))}")
+    return dtype
+
+
+def _export(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange) -> torch.export.ExportedProgram:
+    shapes: Any = None
+    if batch.dynamic:
+        axis = torch.export.Dim("batch", min=batch.min, max=batch.max)
+        shapes = tuple({0: axis} for _ in examples)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, examples, dynamic_shapes=_by_signature(module, shapes), strict=False)
+    except EdgeVitError:
+        raise
+    except Exception as exc:
+        if batch.dynamic and any(sign.lower() in str(exc).lower() for sign in _SPECIALISED):
+            raise _fixed_batch(first_line(exc)) from exc
+        raise ExportFailed(
+            f"torch.export cannot trace the model: {first_line(exc)}",
+            hint="forward must not branch on the values of tensors",
+        ) from exc
+    if batch.dynamic and not program.range_constraints:
+        raise _fixed_batch("the trace holds a fixed batch")
+    return program
+
+
+def _by_signature(module: nn.Module, shapes: Any) -> Any:
+    """``dynamic_shapes`` as torch.export wants them: a ``*args`` forward takes its specs in one inner tuple."""
+    import inspect
+
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    variadic = bool(kinds) and kinds[0] is inspect.Parameter.VAR_POSITIONAL
+    return (shapes,) if variadic and shapes is not None else shapes
+
+
+def _fixed_batch(why: str) -> Unsupported:
+    return Unsupported(f"this model cannot take a dynamic batch: {why}", hint="export with --batch 1")
+
+
+def program_module(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
+    """The program as a GraphModule that runs on plain tensors, without its input checks."""
+    return program.module(check_guards=False)

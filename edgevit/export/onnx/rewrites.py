@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+import onnx_ir as ir
+
+
+def apply_all(model: ir.Model) -> None:
+    pass

@@ -1,0 +1,91 @@
+"""Real rows: what a model is traced, scanned and proved on, and its accuracy where the data has labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgevit.artifact import Accuracy, Array
+from edgevit.data import LabelledData, open_data
+from edgevit.errors import UsageError
+from edgevit.export.capture import run
+from edgevit.images import Preprocess
+
+MIN_ROWS, MAX_ROWS = 16, 32
+DEFAULT_DATA = "samples"
+ACCURACY_IMAGES = 2000
+_CHUNK = 50
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Model inputs by name, 16 rows or more, and the images they were made from (none for models of other inputs)."""
+
+    inputs: Mapping[str, Array]
+    data: str
+    pixels: Sequence[Array] = field(default=())
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+
+def image_rows(data: str, preprocess: Preprocess, wanted: int) -> Rows:
+    """Between 16 and 32 preprocessed images, spread over the held-out part of ``data``.
+
+    UsageError when there are fewer than 16 images; open_data's errors.
+    """
+    found = open_data(data, split="held-out")
+    if len(found) < MIN_ROWS:
+        found = open_data(data)
+    if len(found) < MIN_ROWS:
+        raise UsageError(
+            f"{data} has {len(found)} images; a proof needs {MIN_ROWS}",
+            hint=f"use --data {DEFAULT_DATA}, or more images",
+        )
+    count = min(max(wanted, MIN_ROWS), MAX_ROWS, len(found))
+    chosen = found.take(np.linspace(0, len(found) - 1, count).round().astype(np.int64))
+    pixels = [np.asarray(image) for image in chosen.images]
+    return Rows({"image": preprocess.batch(pixels)}, data, pixels)
+
+
+def tensor_rows(module: nn.Module, inputs: Mapping[str, Array]) -> Rows:
+    """The caller's own arrays, in the order of forward's arguments. UsageError unless names and row counts fit."""
+    import inspect
+
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    if not set(inputs) <= set(names) or list(names[: len(inputs)]) != [name for name in names if name in inputs]:
+        raise UsageError(
+            f"inputs are {', '.join(inputs) or 'missing'}; the model's forward takes {', '.join(names)}",
+            hint="name the inputs as forward's arguments, none left out before the last",
+        )
+    short = {name: len(array) if array.ndim else 0 for name, array in inputs.items()}
+    if min(short.values()) < MIN_ROWS:
+        raise UsageError(f"inputs have {min(short.values())} rows; a proof needs {MIN_ROWS} real ones")
+    ordered = {name: np.ascontiguousarray(inputs[name][:MAX_ROWS]) for name in names if name in inputs}
+    return Rows(ordered, "given inputs")
+
+
+def measure_accuracy(module: nn.Module, data: str, preprocess: Preprocess, classes: int | None) -> Accuracy | None:
+    """Top-1 of the eager float32 model on the held-out part; None where the labels are not this model's classes."""
+    held = open_data(data, split="held-out")
+    if held.labels is None or classes is None or len(held) == 0 or int(held.labels.max()) >= classes:
+        return None
+    if held.classes is not None and len(held.classes) != classes:
+        return None
+    if len(held) > ACCURACY_IMAGES:
+        held = held.take(np.linspace(0, len(held) - 1, ACCURACY_IMAGES).round().astype(np.int64))
+    right = sum(_right(module, held, start, preprocess) for start in range(0, len(held), _CHUNK))
+    return Accuracy(data=data, top1=right / len(held), images=len(held))
+
+
+def _right(module: nn.Module, held: LabelledData, start: int, preprocess: Preprocess) -> int:
+    part = held.take(range(start, min(start + _CHUNK, len(held))))
+    logits = run(module, (torch.from_numpy(preprocess.batch(list(part.images))),))
+    if not isinstance(logits, Tensor) or part.labels is None:
+        return 0
+    return int((logits.argmax(1).numpy() == part.labels).sum())

@@ -1,0 +1,88 @@
+"""How large and how much work a model is: parameters, and multiply-accumulates of one row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_params(module: nn.Module) -> int:
+    """Parameters, shared ones counted once. Buffers (running statistics, gathered bias tables) are not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(
+    module: nn.Module,
+    image_size: int | tuple[int, int] | None = None,
+    *,
+    inputs: Sequence[Tensor] | None = None,
+    in_chans: int = 3,
+) -> int:
+    """Multiply-accumulates of convolutions, matrix products and attention: for ``inputs`` or one image.
+
+    Counted in eval mode on a copy without data, so that a large model costs neither time nor memory. A module that
+    cannot run without data (it branches on values, or makes tensors on the CPU) is counted on a real run.
+    """
+    if inputs is None:
+        if image_size is None:
+            raise ValueError("count_macs needs image_size or inputs")
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        inputs = [torch.empty(1, in_chans, height, width, dtype=_dtype_of(module), device="meta")]
+    try:
+        with torch.device("meta"):  # for tensors that forward makes
+            return _count(_without_norms(hollow_copy(module).eval()), [value.to("meta") for value in inputs])
+    except (RuntimeError, NotImplementedError):
+        device = next((p.device for p in module.parameters() if p.device.type != "meta"), torch.device("cpu"))
+        return _count(copy.deepcopy(module).eval(), [torch.zeros_like(value, device=device) for value in inputs])
+
+
+def hollow_copy(module: nn.Module) -> nn.Module:
+    """A deep copy on the meta device; the data of parameters and buffers is never copied."""
+    memo: dict[int, object] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return copy.deepcopy(module, memo).to("meta")
+
+
+def _without_norms(hollow: nn.Module) -> nn.Module:
+    """``hollow`` with its BatchNorms passing their input on: they have no MACs, and are slow without data."""
+    for module in hollow.modules():
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+            module.forward = _pass_on
+    return hollow
+
+
+def _pass_on(value: Tensor) -> Tensor:
+    return value
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+
+def _count(module: nn.Module, inputs: Sequence[Tensor]) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        module(*inputs)
+    return int(counter.get_total_flops()) // 2
+
+
+def dry_run(module: nn.Module, size: tuple[int, int]) -> Any:
+    """The output for one image of ``size``, or the exception; without data where the model can do that."""
+    image = torch.empty(1, 3, *size)
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            return hollow_copy(module).eval()(image.to("meta"))
+    except Exception:  # perhaps only because there is no data: ask again with some
+        try:
+            with torch.no_grad():
+                return copy.deepcopy(module).eval()(image.zero_())
+        except Exception as exc:  # any failure of the user's own code is the answer
+            return exc

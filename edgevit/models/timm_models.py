@@ -1,0 +1,219 @@
+"""timm's models, with the preprocessing and labels of their own pretrained config. Only this module imports timm."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module, metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError
+from edgevit.images import Preprocess
+from edgevit.models.macs import dry_run
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TimmModel:
+    """A timm model and what its own pretrained config says. ``from_original`` maps an original repository's keys."""
+
+    module: nn.Module
+    image_size: Size
+    preprocess: Preprocess
+    num_classes: int | None
+    labels: tuple[str, ...] | None
+    from_original: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None
+
+
+@cache
+def import_timm() -> ModuleType:
+    """The timm package. MissingDependency, with the pip line, where it is not installed."""
+    try:
+        metadata.version("timm")
+    except metadata.PackageNotFoundError as exc:
+        raise MissingDependency("timm is not installed", hint="pip install 'edgevit[timm]'") from exc
+    # Read by huggingface_hub when it is imported: an unreachable hub must answer soon.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
+    _define_torchvision_ops()
+    return import_module("timm")
+
+
+_KEPT: list[torch.library.Library] = []  # a Library's definitions vanish with the object
+
+
+def _define_torchvision_ops() -> None:
+    """Make torchvision importable beside a CPU-only torch.
+
+    Its registry wheel is a CUDA build whose native library does not load there, and its import then fails because the
+    operators it describes do not exist. timm needs none of them, only the import: so they are declared, without a body.
+    """
+    if "torchvision" in sys.modules or hasattr(torch.ops.torchvision, "nms"):
+        return
+    if importlib.util.find_spec("torchvision") is None or torch.version.cuda is not None:
+        return
+    if _native_library_loads():
+        return
+    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEPT.append(library)
+
+
+def _native_library_loads() -> bool:
+    spec = importlib.util.find_spec("torchvision")
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    library = next(folder.glob("_C.*"), None) if folder else None
+    if library is None:
+        return False
+    try:
+        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+    except OSError:
+        return False
+    return hasattr(torch.ops.torchvision, "nms")
+
+
+def timm_model(name: str, num_classes: int | None, image_size: Size | None, pretrained: bool) -> TimmModel:
+    """Build ``name`` with timm; weights are random unless ``pretrained``.
+
+    Raises UnknownName, UsageError, Unsupported (preprocessing that edgevit cannot follow), EdgeVitError (no network).
+    """
+    timm = import_timm()
+    if not name.partition("/")[0].startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
+        raise UnknownName("timm model", name, timm.list_models(), hint=_near(name, timm.list_models()))
+    module = _create(timm, name, num_classes, image_size, pretrained)
+    config = import_module("timm.data").resolve_model_data_config(module)
+    size = image_size or (int(config["input_size"][1]), int(config["input_size"][2]))
+    if image_size is not None:
+        _try_size(module, name, size)
+    classes = int(getattr(module, "num_classes", 0)) or None
+    return TimmModel(
+        module,
+        size,
+        _timm_preprocess(name, config, size),
+        classes,
+        _imagenet_names(module, classes),
+        _original_keys(module),
+    )
+
+
+def _create(timm: ModuleType, name: str, num_classes: int | None, size: Size | None, pretrained: bool) -> nn.Module:
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    config: dict[str, Any] = getattr(timm.get_pretrained_cfg(name, allow_unregistered=True), "to_dict", dict)()
+    if size is not None and size != tuple(config.get("input_size", ())[1:]) and config.get("fixed_input_size"):
+        options["img_size"] = size
+    try:
+        with _patience() if pretrained else nullcontext():
+            module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as exc:
+        raise UsageError(f"timm's {name} does not take {' and '.join(options)}: {exc}") from exc
+    except Exception as exc:  # the hub client raises from several packages
+        if not pretrained:
+            raise UsageError(f"timm cannot build {name}: {_first_line(exc)}") from exc
+        if "No pretrained weights exist" in str(exc) or "Invalid pretrained tag" in str(exc):
+            raise UsageError(
+                f"timm has no pretrained weights for {name}", hint="drop --pretrained, or use --weights"
+            ) from exc
+        raise EdgeVitError(
+            f"cannot download the weights of {name}: the Hugging Face hub cannot be reached",
+            hint="use --weights FILE, or run once online so that they are kept in the cache",
+        ) from exc
+    return module
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Weights from the local cache alone when the hub cannot be reached; its client would retry for a minute."""
+    constants: Any = import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(url: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _try_size(module: nn.Module, name: str, size: Size) -> None:
+    """UsageError unless the model takes images of ``size``; tried without data."""
+    error = dry_run(module, size)
+    if isinstance(error, Exception):
+        raise UsageError(f"timm's {name} does not take {size[0]}×{size[1]} images: {_first_line(error)}") from error
+
+
+def _timm_preprocess(name: str, config: Mapping[str, Any], size: Size) -> Preprocess:
+    mean, std = (tuple(float(value) for value in config[key]) for key in ("mean", "std"))
+    crop: Any = config.get("crop_mode") or "center"
+    crop_pct = float(config.get("crop_pct") or 1.0)
+    if len(mean) != 3 or len(std) != 3 or int(config["input_size"][0]) != 3:
+        raise Unsupported(f"timm's {name} does not take RGB images", hint="edgevit's preprocessing makes 3 channels")
+    odd = None
+    if crop not in ("center", "squash") or (crop == "squash" and crop_pct != 1.0) or crop_pct > 1.0:
+        odd = f"crop mode {crop!r} at {crop_pct}"
+    elif config["interpolation"] not in ("nearest", "bilinear", "bicubic", "lanczos"):
+        odd = f"{config['interpolation']!r} interpolation"
+    if odd is not None:
+        raise Unsupported(
+            f"timm's {name} is preprocessed with {odd}, which edgevit does not do",
+            hint="build it in a file of yours (path/to/file.py:factory) and attach the preprocessing that you want",
+        )
+    return Preprocess(
+        size=size,
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
+        crop=crop,
+        crop_pct=crop_pct,
+        interpolation=config["interpolation"],
+    )
+
+
+def _imagenet_names(module: nn.Module, classes: int | None) -> tuple[str, ...] | None:
+    """timm's names of the ImageNet variant that the model's own classifier has, or None."""
+    data = import_module("timm.data")
+    config = getattr(module, "pretrained_cfg", None) or {}
+    if classes is None or config.get("num_classes") != classes:
+        return None
+    subset = data.infer_imagenet_subset(config)
+    if subset is None:
+        return None
+    info = data.ImageNetInfo(subset)
+    names = tuple(str(info.index_to_description(index)) for index in range(info.num_classes()))
+    return names if len(names) == classes else None
+
+
+def _original_keys(module: nn.Module) -> Callable[[dict[str, Tensor]], dict[str, Tensor]] | None:
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    return None if convert is None else lambda state: dict(convert(state, module))
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name.partition(".")[0], known, n=3, cutoff=0.5)
+    return f"did you mean timm:{' or timm:'.join(near)}?" if near else "timm.list_models() lists them"
+
+
+def _first_line(exc: BaseException) -> str:
+    lines = str(exc).strip().splitlines()
+    return lines[0] if lines else type(exc).__name__

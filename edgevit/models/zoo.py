@@ -1,0 +1,109 @@
+"""The zoo: inert rows, one per model, readable without torch. A new model is one row here and one builder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Literal
+
+from edgevit.errors import UnknownName
+
+Triple = tuple[float, float, float]
+
+FMVIT = "FMViT (arXiv 2311.05707), reconstruction: the authors released no code"
+EFFICIENTFORMER = "EfficientFormer (arXiv 2206.01191)"
+EFFICIENTFORMER_V2 = "EfficientFormerV2 (arXiv 2212.08059)"
+VIT = "ViT (arXiv 2010.11929), DeiT (arXiv 2012.12877)"
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """How an image of any size becomes the model's input, as in ``edgevit.images.Preprocess``."""
+
+    mean: Triple = (0.485, 0.456, 0.406)
+    std: Triple = (0.229, 0.224, 0.225)
+    crop: Literal["center", "squash"] = "center"
+    crop_pct: float = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+
+
+IMAGENET = Pixels()
+IMAGENET_95 = Pixels(crop_pct=0.95)  # what EfficientFormer's published accuracies use
+SMALL = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop="squash", crop_pct=1.0, interpolation="bilinear")
+
+
+@dataclass(frozen=True, slots=True)
+class ZooRow:
+    """One model. ``path`` is the builder, ``module:function``; sizes are the builder's defaults."""
+
+    name: str
+    path: str
+    summary: str
+    source: str
+    image_size: int = 224
+    num_classes: int = 1000
+    pixels: Pixels = IMAGENET
+
+
+def _family(module: str, names: Mapping[str, str], source: str, pixels: Pixels) -> list[ZooRow]:
+    return [ZooRow(name, f"{module}:{name}", text, source, pixels=pixels) for name, text in names.items()]
+
+
+def _small(module: str, name: str, summary: str, source: str, image_size: int) -> ZooRow:
+    return ZooRow(name, f"{module}:{name}", summary, source, image_size=image_size, num_classes=10, pixels=SMALL)
+
+
+_FMVIT, _EFFICIENTFORMER, _VIT = (f"edgevit.models.{name}" for name in ("fmvit", "efficientformer", "vit"))
+_EFFICIENTFORMER_V2 = "edgevit.models.efficientformer"
+
+_ROWS = [
+    *_family(_FMVIT, {f"fmvit_{s}": f"FMViT-{s.upper()}" for s in "tsmbl"}, FMVIT, IMAGENET),
+    _small(_FMVIT, "fmvit_nano", "a tiny FMViT for tests and demos", FMVIT, 32),
+    *_family(
+        _EFFICIENTFORMER,
+        {f"efficientformer_l{n}": f"EfficientFormer-L{n}" for n in "137"},
+        EFFICIENTFORMER,
+        IMAGENET_95,
+    ),
+    _small(_EFFICIENTFORMER, "efficientformer_nano", "a tiny EfficientFormer for tests and demos", EFFICIENTFORMER, 32),
+    *_family(
+        _EFFICIENTFORMER_V2,
+        {f"efficientformerv2_{s}": f"EfficientFormerV2-{s.upper()}" for s in ("s0", "s1", "s2", "l")},
+        EFFICIENTFORMER_V2,
+        IMAGENET_95,
+    ),
+    *_family(
+        _VIT, {f"vit_{s}": f"ViT/DeiT-{s.title()}, patch 16" for s in ("tiny", "small", "base", "large")}, VIT, IMAGENET
+    ),
+    _small(_VIT, "vit_nano", "a tiny ViT for tests and demos, patch 4", VIT, 32),
+    _small(_VIT, "vit_edvit", "the trunk that ED-ViT splits on digits: 12 layers, 12 heads of 16, patch 4", VIT, 16),
+]
+
+ZOO: Mapping[str, ZooRow] = {row.name: row for row in _ROWS}
+
+# DeiT is ViT's architecture with another training recipe, and its state dicts load into these.
+ALIASES: Mapping[str, str] = {f"deit_{size}": f"vit_{size}" for size in ("tiny", "small", "base")}
+
+
+def names() -> list[str]:
+    """Every zoo name, in the order of the table."""
+    return list(ZOO)
+
+
+def row(name: str) -> ZooRow:
+    """The row called ``name`` (or an alias of it); UnknownName with the nearest names otherwise."""
+    name = ALIASES.get(name, name)
+    if name not in ZOO:
+        raise UnknownName("model", name, [*ZOO, *ALIASES])
+    return ZOO[name]
+
+
+def shipped_weights(name: str) -> list[str]:
+    """Names that ``--weights`` takes for this model because the package ships them, e.g. ``["digits"]``."""
+    folder = resources.files("edgevit.models") / "weights"
+    prefix, suffix = f"{name}-", ".safetensors"
+    files = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return sorted(
+        file[len(prefix) : -len(suffix)] for file in files if file.startswith(prefix) and file.endswith(suffix)
+    )

@@ -1,0 +1,110 @@
+"""Images in, top classes out. A broken image is one line and does not stop the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit.artifact import Array, Artifact
+from edgevit.errors import Unsupported, UsageError
+from edgevit.images import ImageError, decode
+from edgevit.profiles.parity import run_rows
+from edgevit.runtimes.base import open_session
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class and its probability."""
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best classes of one image, best first."""
+
+    image: str
+    top: tuple[Guess, ...]
+
+    def record(self) -> dict[str, Any]:
+        return {"image": self.image, "top": [vars(guess) for guess in self.top]}
+
+    def line(self) -> str:
+        return f"{self.image}: " + ", ".join(f"{guess.label} {guess.probability:.1%}" for guess in self.top)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be read, and why."""
+
+    image: str
+    error: str
+
+    def record(self) -> dict[str, Any]:
+        return {"image": self.image, "error": self.error}
+
+    def line(self) -> str:
+        return f"error: {self.error}"
+
+
+def predict(
+    path: Path | str,
+    images: Sequence[Path],
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    top: int = 5,
+    provider: str | None = None,
+    labels: Sequence[str] | None = None,
+) -> Iterator[Prediction | Failure]:
+    """One result per image, in order, as each is done. Raises Unsupported for an artifact that is no classifier."""
+    artifact = Artifact.open(path)
+    manifest = artifact.manifest
+    image, logits, preprocess = manifest.image_input(), manifest.logits_output(), manifest.preprocess
+    if image is None or logits is None or preprocess is None or len(manifest.inputs) != 1:
+        raise Unsupported(f"{path} is not an image classifier", hint="run it from Python: edgevit.open_session(…)")
+    names = labels or manifest.labels
+    if labels is not None and len(labels) != logits.shape[-1]:
+        raise UsageError(f"{len(labels)} labels for {logits.shape[-1]} classes", hint="one label per class, in order")
+    with open_session(artifact, runtime, threads=threads, provider=provider) as session:
+        for file in images:
+            try:
+                pixels = preprocess(decode(file))
+            except ImageError as error:
+                yield Failure(str(file), str(error))
+                continue
+            scores = run_rows(session, {image.name: pixels[None]}, manifest.batch.min)[logits.name][0]
+            yield Prediction(str(file), best(scores, names, top))
+
+
+def best(scores: Array, labels: Sequence[str] | None, count: int) -> tuple[Guess, ...]:
+    """The ``count`` largest of (classes,) logits as probabilities. A class without a name is called by its index."""
+    shifted = np.exp(scores.astype(np.float64) - scores.max())
+    probabilities = shifted / shifted.sum()
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return tuple(Guess(labels[i] if labels else str(i), int(i), float(probabilities[i])) for i in order)
+
+
+def read_labels(path: Path | None) -> tuple[str, ...] | None:
+    """Class names from a text file (one a line) or JSON (a list, or {index: name}); None for no file."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text("utf-8")
+        found = json.loads(text) if path.suffix == ".json" else text.strip().splitlines()
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"the labels {path} cannot be read: {exc}", hint="check the path") from exc
+    if isinstance(found, dict):
+        found = [found.get(str(index)) for index in range(len(found))]
+    if not isinstance(found, list) or not found or not all(isinstance(label, str) and label.strip() for label in found):
+        raise UsageError(
+            f"{path} does not name every class", hint="one label a line, or JSON: a list, or {index: name}"
+        )
+    return tuple(label.strip() for label in found)

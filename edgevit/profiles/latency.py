@@ -1,0 +1,190 @@
+"""``edgevit.profile``: how long an artifact takes on this machine, with samples, conditions, bounds and a verdict."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgevit import registry, worker
+from edgevit.artifact import Artifact, write_atomically
+from edgevit.errors import ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
+from edgevit.profiles import environment, feeds, verdict
+from edgevit.profiles.measure import PROGRESS, Plan, plan_record
+from edgevit.profiles.record import Conditions as Conditions
+from edgevit.profiles.record import Profile as Profile
+from edgevit.profiles.verdict import Finding, Need, Run
+from edgevit.runtimes.base import default_runtime, usable_cores
+
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """How much is measured: ``plan`` for each of ``processes`` fresh processes."""
+
+    plan: Plan
+    processes: int = 1
+
+
+TIERS = {
+    "quick": Tier(Plan(min_s=3, min_count=64, limit_s=120, warm_cap_s=10)),
+    "standard": Tier(Plan(min_s=60, min_count=662, limit_s=900, warm_cap_s=30)),
+    "publish": Tier(Plan(min_s=120, min_count=133, limit_s=900, warm_cap_s=30), processes=5),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The arguments of ``profile`` as they were given."""
+
+    runtime: str | None = None
+    provider: str | None = None
+    tier: str = "quick"
+    threads: int | None = None
+    batch: int | None = None
+    data: str | None = None
+
+
+def profile(
+    path: Path | str,
+    *,
+    runtime: str | None = None,
+    provider: str | None = None,
+    tier: str = "quick",
+    threads: int | None = None,
+    batch: int | None = None,
+    data: str | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Measure one artifact in fresh processes and keep the result in its profiles/ folder.
+
+    Inputs are the golden rows in rotation, or the images of ``data``. A worker that crashes or hangs gives a Profile
+    with the verdict FAILED. Raises ParityFailed for an artifact that failed verification, Unsupported for a runtime
+    whose time means nothing, UsageError, UnknownName, BadArtifact, MissingDependency.
+    """
+    artifact = Artifact.open(path)
+    chosen = _tier(tier)
+    conditions = _conditions(artifact, Request(runtime, provider, tier, threads, batch, data))
+    measured = Profile(
+        str(path), conditions, environment.collect(), (), (), _notes(artifact), dict(artifact.manifest.files)
+    )
+    with tempfile.TemporaryDirectory(prefix="edgevit-profile-") as folder:
+        feed_file = feeds.write(artifact, Path(folder) / "feeds.npz", batch=conditions.batch, data=data)
+        measured = _measure(measured, chosen, feed_file, provider, progress or (lambda stage, fraction: None))
+    return save(measured, artifact.path)
+
+
+def _tier(name: str) -> Tier:
+    if name not in TIERS:
+        raise UnknownName("tier", name, TIERS)
+    return TIERS[name]
+
+
+def _conditions(artifact: Artifact, asked: Request) -> Conditions:
+    """What will be measured, checked before a process is started."""
+    manifest = artifact.manifest
+    if manifest.parity.status == "failed":
+        raise ParityFailed(
+            f"{artifact.path} failed verification ({manifest.parity.reason}), so its speed means nothing",
+            hint="export it again",
+        )
+    name = asked.runtime or default_runtime(artifact)
+    if not registry.load_runtime(name).can_profile:
+        raise Unsupported(f"{name} is a reference, not an engine: its time means nothing", hint="use another --runtime")
+    if asked.threads is not None and asked.threads < 1:
+        raise UsageError(f"threads must be 1 or more, got {asked.threads}")
+    rows = asked.batch or manifest.batch.min
+    if not manifest.batch.min <= rows <= manifest.batch.max:
+        raise UsageError(
+            f"{artifact.path} takes a batch of {manifest.batch}, not {rows}", hint=f"export with --batch {rows}"
+        )
+    packages = registry.row("runtime", name).packages
+    version = registry.version_of(packages[0]) if packages else None
+    baked = "baked" if manifest.preprocess and manifest.preprocess.baked else "outside"
+    threads = asked.threads or usable_cores()
+    return Conditions(name, asked.provider, threads, rows, asked.tier, version, baked, asked.data or "golden")
+
+
+def _notes(artifact: Artifact) -> tuple[str, ...]:
+    parity = artifact.manifest.parity
+    return () if parity.status == "verified" else (f"the artifact is unverified: {parity.reason}",)
+
+
+def _measure(blank: Profile, tier: Tier, feed_file: Path, provider: str | None, progress: Progress) -> Profile:
+    """``blank`` with the runs and findings of all processes."""
+    need, plan = Need(tier.plan.min_s, tier.plan.min_count), tier.plan
+    used, cores = blank.conditions, blank.environment.cores
+    payload = {
+        "artifact": blank.artifact,
+        "runtime": used.runtime,
+        "provider": provider,
+        "threads": used.threads,
+        "feeds": str(feed_file),
+        "plan": plan_record(plan),
+    }
+    findings: list[Finding] = []
+    for number in range(tier.processes):
+        stage = "measuring" if tier.processes == 1 else f"measuring, process {number + 1} of {tier.processes}"
+        progress(stage, None)
+        try:
+            answer = worker.call(
+                "edgevit.profiles.measure:run",
+                payload,
+                timeout=120 + plan.warm_cap_s + 2 * plan.limit_s,
+                on_line=_forward(progress, stage),
+            )
+        except WorkerFailed as error:
+            advice = error.hint or "EDGEVIT_DEBUG=1 shows more"
+            return replace(blank, findings=(*findings, Finding("FAILED", str(error), advice)))
+        if not answer["finite"]:
+            bad = Finding("FAILED", "the outputs hold NaN or infinity", "run edgevit verify, then export again")
+            return replace(blank, runs=(), findings=(bad,))
+        run = _run(answer)
+        findings += verdict.judge(run, need, cores)
+        conditions = replace(used, provider=answer["provider"], threads=answer["threads"])
+        blank = replace(blank, runs=(*blank.runs, run), conditions=conditions)
+    findings += verdict.judge_between(blank.runs)
+    return replace(blank, findings=tuple(dict.fromkeys(findings)))
+
+
+def _forward(progress: Progress, stage: str) -> Callable[[str], None]:
+    """Progress lines of the worker; what libraries print is left to the error message's tail."""
+
+    def on_line(line: str) -> None:
+        word, _, fraction = line.partition(" ")
+        if word == PROGRESS:
+            progress(stage, float(fraction))
+
+    return on_line
+
+
+def _run(answer: dict[str, Any]) -> Run:
+    return Run(
+        samples_ms=tuple(ns / 1e6 for ns in answer["samples_ns"]),
+        warm_ms=tuple(ns / 1e6 for ns in answer["warm_ns"]),
+        warm_steady=answer["warm_steady"],
+        load_ms=answer["load_ns"] / 1e6,
+        first_ms=answer["first_ns"] / 1e6,
+        timer_ms=answer["timer_ns"] / 1e6,
+        peak_rss_bytes=answer["peak_rss_bytes"],
+        series=answer["monitors"],
+        unmonitored=tuple(answer["unmonitored"]),
+    )
+
+
+def save(measured: Profile, folder: Path, now: datetime.datetime | None = None) -> Profile:
+    """Write profiles/<utc>-<runtime>-<tier>.json; a folder that cannot be written is a note, not the end."""
+    stamp = (now or datetime.datetime.now(datetime.UTC)).strftime("%Y%m%dT%H%M%S%fZ")
+    path = folder / "profiles" / f"{stamp}-{measured.conditions.runtime}-{measured.conditions.tier}.json"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, json.dumps(measured.full_record(), separators=(",", ":")) + "\n")
+    except OSError as exc:
+        note = f"samples were not kept: {path.parent} cannot be written ({(exc.strerror or str(exc)).lower()})"
+        return replace(measured, notes=(*measured.notes, note))
+    return replace(measured, saved=path)

@@ -1,0 +1,184 @@
+"""A measurement as data: raw samples and conditions are stored, summaries are computed from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from edgevit.profiles import environment, statistics, verdict
+from edgevit.profiles.environment import Environment
+from edgevit.profiles.verdict import Finding, Run, Verdict
+
+PERCENTILES = (0.5, 0.9, 0.95, 0.97, 0.99, 0.999)
+SCENARIO = "single-stream"
+FORMAT = 1  # of profiles/*.json
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What was asked for and used. ``preprocess`` is "outside" the measured call, or "baked" into the graph."""
+
+    runtime: str
+    provider: str | None
+    threads: int
+    batch: int
+    tier: str
+    runtime_version: str | None
+    preprocess: str
+    inputs: str
+    scenario: str = SCENARIO
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One measurement. Samples are kept and summaries computed from them.
+
+    runs       one per worker process; empty when the first one failed
+    findings   doubts, each with evidence; the worst one is the verdict
+    notes      sentences that are no doubt about the samples: an unverified artifact, a folder that cannot be written
+    """
+
+    artifact: str
+    conditions: Conditions
+    environment: Environment
+    runs: tuple[Run, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    saved: Path | None = None
+
+    @cached_property
+    def samples_ms(self) -> tuple[float, ...]:
+        """Milliseconds of every call, in order; the processes of a publish run one after another."""
+        return tuple(sample for run in self.runs for sample in run.samples_ms)
+
+    def percentile(self, p: float) -> statistics.Percentile:
+        return statistics.percentile(self.samples_ms, p)
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict.worst(self.findings)
+
+    @property
+    def p50(self) -> float | None:
+        """The raw median in ms."""
+        return self.percentile(0.5).raw
+
+    @property
+    def p90(self) -> float | None:
+        """Early-stopping estimate in ms, or None below 64 samples."""
+        return self.percentile(0.9).estimate
+
+    @property
+    def p99(self) -> float | None:
+        """Early-stopping estimate in ms, or None below 662 samples."""
+        return self.percentile(0.99).estimate
+
+    @property
+    def throughput(self) -> float | None:
+        """Rows per second of one stream: rows ÷ time spent in calls."""
+        spent = sum(self.samples_ms)
+        return self.conditions.batch * len(self.samples_ms) / spent * 1e3 if spent else None
+
+    @property
+    def peak_rss_bytes(self) -> int | None:
+        """Largest resident memory of any worker above what it held before the model was opened."""
+        return max((run.peak_rss_bytes for run in self.runs if run.peak_rss_bytes is not None), default=None)
+
+    @property
+    def unmonitored(self) -> tuple[str, ...]:
+        return tuple(sorted({name for run in self.runs for name in run.unmonitored}))
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Findings, notes and why figures are missing, as sentences."""
+        found = [*map(str, self.findings), *self.notes]
+        if self.runs:
+            missing = [note for p in (0.9, 0.99) if (note := self.percentile(p).reason)]
+            found += [f"{note}: use --tier standard" if self.conditions.tier == "quick" else note for note in missing]
+            found += [note for run in self.runs[:1] if (note := verdict.timer_note(run))]
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def key_fields(self) -> dict[str, str | int | None]:
+        """What two profiles must share to be ranked against each other."""
+        used, here = self.conditions, self.environment
+        device = f"{here.cpu}, {here.cores} cores, {here.arch}, {here.system}"
+        return {
+            "device": device,
+            "governor": here.governor,
+            "threads": used.threads,
+            "batch": used.batch,
+            "tier": used.tier,
+            "runtime": f"{used.runtime} {used.runtime_version}",
+            "provider": used.provider,
+            "preprocess": used.preprocess,
+            "scenario": used.scenario,
+        }
+
+    @property
+    def key(self) -> str:
+        return environment.comparability_key(self.key_fields)
+
+    def record(self) -> dict[str, Any]:
+        """The object that ``edgevit profile --json`` lists."""
+        used = self.conditions
+        return {
+            "artifact": self.artifact,
+            "runtime": used.runtime,
+            "provider": used.provider,
+            "threads": used.threads,
+            "scenario": used.scenario,
+            "tier": used.tier,
+            "verdict": self.verdict,
+            "unmonitored": list(self.unmonitored),
+            "p50_ms": self.p50,
+            "p90_ms": self.p90,
+            "p99_ms": self.p99,
+            "throughput": self.throughput,
+            "samples": len(self.samples_ms),
+            "load_ms": median([run.load_ms for run in self.runs]) if self.runs else None,
+            "first_ms": median([run.first_ms for run in self.runs]) if self.runs else None,
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "key": self.key,
+            "reasons": list(self.reasons),
+        }
+
+    def full_record(self) -> dict[str, Any]:
+        """What profiles/*.json keeps: the record, raw samples, warm-up by process, bounds, environment, key fields."""
+        figures = [self.percentile(p) for p in PERCENTILES]
+        return {
+            "format": FORMAT,
+            **self.record(),
+            "batch": self.conditions.batch,
+            "inputs": self.conditions.inputs,
+            "key_fields": self.key_fields,
+            "environment": self.environment.record(),
+            "files": self.files,
+            "percentiles": {
+                figure.name: {
+                    "estimate_ms": figure.estimate,
+                    "raw_ms": figure.raw,
+                    "interval95_ms": figure.interval,
+                    "needs": figure.needs,
+                }
+                for figure in figures
+            },
+            "processes": [
+                {
+                    "samples": len(run.samples_ms),
+                    "load_ms": run.load_ms,
+                    "first_ms": run.first_ms,
+                    "warm_steady": run.warm_steady,
+                    "warm_ms": run.warm_ms,
+                    "timer_ms": run.timer_ms,
+                    "peak_rss_bytes": run.peak_rss_bytes,
+                    "monitors": run.series,
+                }
+                for run in self.runs
+            ],
+            "samples_ms": self.samples_ms,
+        }

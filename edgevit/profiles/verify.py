@@ -1,0 +1,266 @@
+"""``edgevit.verify``: hashes, golden pair, preprocessing, then labelled data or another artifact."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit import worker
+from edgevit.artifact import Array, Artifact, Parity
+from edgevit.errors import ParityFailed, Unsupported, UsageError
+from edgevit.images import decode
+from edgevit.profiles.diagnosis import preprocessing_differs
+from edgevit.profiles.parity import Reference, batches_to_prove, compare, run_rows
+from edgevit.runtimes.base import Session, open_session
+
+ACCURACY_DROP = 0.01  # an artifact may lose this much of the recorded top-1: images on the border between two classes
+MAX_IMAGES = 2000
+MAX_COMPARED = 64  # images for --against
+TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class AccuracyCheck:
+    """Top-1 of the artifact on labelled data; ``recorded`` is the source model's on the same data, when known."""
+
+    data: str
+    top1: float
+    images: int
+    recorded: float | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked. ``parity`` is of the golden pair, ``against`` of the comparison with another artifact."""
+
+    artifact: str
+    runtime: str
+    parity: Parity
+    accuracy: AccuracyCheck | None
+    against: Parity | None
+    checks: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """The object of ``edgevit verify --json``."""
+        return {
+            "artifact": self.artifact,
+            "runtime": self.runtime,
+            "parity": self.parity.model_dump(mode="json"),
+            "accuracy": asdict(self.accuracy) if self.accuracy else None,
+            "against": self.against.model_dump(mode="json") if self.against else None,
+            "checks": list(self.checks),
+            "problems": list(self.problems),
+        }
+
+    def facts(self) -> list[tuple[str, str]]:
+        """(topic, sentence) pairs for people."""
+        return [("verified" if not self.problems else "FAILED", self.artifact), *(("", check) for check in self.checks)]
+
+
+def verify(
+    path: Path | str,
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    data: str | None = None,
+    against: Path | str | None = None,
+    provider: str | None = None,
+) -> Verification:
+    """Check an artifact in a worker process and return what was found.
+
+    ``data`` adds real images: with labels their accuracy, beside the recorded one. ``against`` is another artifact,
+    or "source" for the torch model it came from; both run on the same images, each with its own preprocessing.
+    Success turns an ``unverified`` manifest into a verified one. Raises ParityFailed (its ``verification`` attribute
+    has the details), BadArtifact, Unsupported, MissingDependency, WorkerFailed, UsageError.
+    """
+    artifact = Artifact.open(path)
+    payload = {
+        "artifact": str(path),
+        "runtime": runtime,
+        "threads": threads,
+        "data": data,
+        "against": str(against) if against else None,
+        "provider": provider,
+    }
+    found = _revived(worker.call("edgevit.profiles.verify:verify_in_worker", payload, timeout=TIMEOUT_S))
+    if found.problems:
+        error = ParityFailed(
+            "; ".join(found.problems), hint=f"edgevit info {path} shows how it was made; export it anew"
+        )
+        error.verification = found  # type: ignore[attr-defined]
+        raise error
+    if artifact.manifest.parity.status == "unverified":
+        with contextlib.suppress(OSError):  # a read-only folder keeps its old record
+            artifact.update_parity(found.parity)
+    return found
+
+
+def _revived(answer: dict[str, Any]) -> Verification:
+    return Verification(
+        artifact=answer["artifact"],
+        runtime=answer["runtime"],
+        parity=Parity.model_validate(answer["parity"], strict=False),
+        accuracy=AccuracyCheck(**answer["accuracy"]) if answer["accuracy"] else None,
+        against=Parity.model_validate(answer["against"], strict=False) if answer["against"] else None,
+        checks=tuple(answer["checks"]),
+        problems=tuple(answer["problems"]),
+    )
+
+
+def verify_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
+    """Worker target: the arguments of ``verify`` in, ``Verification.record()`` out."""
+    artifact = Artifact.open(payload["artifact"])
+    checks = _Checks(artifact, payload)
+    with open_session(
+        artifact, payload["runtime"], threads=payload["threads"], provider=payload["provider"]
+    ) as session:
+        checks.say(f"{len(artifact.manifest.files)} files have the manifest's hashes")
+        checks.golden(session)
+        checks.preprocessing()
+        if payload["data"]:
+            checks.data(session)
+        if payload["against"]:
+            checks.against(session)
+        return checks.result(session).record()
+
+
+class _Checks:
+    """Collects what each step finds: a sentence for every step, and those that are problems again."""
+
+    def __init__(self, artifact: Artifact, payload: dict[str, Any]) -> None:
+        self.artifact, self.payload = artifact, payload
+        self.sentences: list[str] = []
+        self.problems: list[str] = []
+        self.parity: Parity | None = None
+        self.accuracy: AccuracyCheck | None = None
+        self.compared: Parity | None = None
+
+    def say(self, sentence: str, *, problem: bool = False) -> None:
+        self.sentences.append(sentence)
+        if problem:
+            self.problems.append(sentence)
+
+    def golden(self, session: Session) -> None:
+        """The stored inputs must give the stored outputs, at every batch size that has to be proved."""
+        manifest = self.artifact.manifest
+        inputs, outputs = self.artifact.golden()
+        reference = Reference(inputs, outputs, manifest.parity.tolerance, manifest.parity.noise)
+        self.parity = compare(session, reference, batches_to_prove(manifest.batch))
+        if self.parity.status == "failed":
+            self.say(f"golden pair: {self.parity.reason}", problem=True)
+            return
+        self.say(
+            f"golden pair: error {self.parity.max_rel:.1e} of the largest output, tolerance "
+            f"{self.parity.tolerance:.1e}, batch {', '.join(map(str, self.parity.batches))}, on {session.runtime}"
+        )
+
+    def preprocessing(self) -> None:
+        """The golden images, preprocessed here, must be the golden inputs."""
+        spec, preprocess = self.artifact.manifest.image_input(), self.artifact.manifest.preprocess
+        images = self.artifact.golden_images()
+        if spec is None or preprocess is None or not images:
+            return
+        made = preprocess.batch([decode(path) for path in images])
+        difference = preprocessing_differs(made, self.artifact.golden()[0][spec.name][: len(made)], preprocess)
+        self.say(
+            difference or f"preprocessing turns {len(images)} golden images into the golden input",
+            problem=bool(difference),
+        )
+
+    def data(self, session: Session) -> None:
+        """Accuracy on labelled images, judged against the recorded one when the data is the same."""
+        from edgevit.data import open_data
+
+        source, recorded = self.payload["data"], self.artifact.manifest.accuracy
+        same = recorded is not None and recorded.data == source
+        found = open_data(source, split="held-out" if same else "all")
+        if found.labels is None:
+            if not self.payload["against"]:
+                self.say(f"{source} has no labels: no accuracy; add --against to compare outputs on it")
+            return
+        count = min(len(found), MAX_IMAGES)
+        top1 = float((self._top1(session, found, count) == found.labels[:count]).mean())
+        self.accuracy = AccuracyCheck(source, top1, count, recorded.top1 if same and recorded else None)
+        sentence = f"accuracy {top1:.2%} on {count} images of {source}"
+        if self.accuracy.recorded is None:
+            self.say(sentence)
+            return
+        lost = self.accuracy.recorded - top1 > ACCURACY_DROP
+        self.say(f"{sentence}; the source model had {self.accuracy.recorded:.2%}", problem=lost)
+
+    def _top1(self, session: Session, found: Any, count: int) -> Array:
+        logits = self.artifact.manifest.logits_output()
+        if logits is None:
+            raise Unsupported(
+                f"{self.artifact.path} is not a classifier, so it has no accuracy", hint="leave --data out"
+            )
+        tops = []
+        for start in range(0, count, 64):
+            rows = _preprocessed(self.artifact, [found.images[i] for i in range(start, min(start + 64, count))])
+            tops.append(run_rows(session, rows, self.artifact.manifest.batch.max)[logits.name].argmax(axis=1))
+        return np.concatenate(tops)
+
+    def against(self, session: Session) -> None:
+        """Outputs beside those of another artifact, or of the source model, on the same images."""
+        name = self.payload["against"]
+        other = self.artifact if name == "source" else Artifact.open(name)
+        runtime = "torch" if name == "source" else None
+        images = self._images()
+        with open_session(other, runtime, threads=self.payload["threads"]) as second:
+            theirs = run_rows(second, images(other), other.manifest.batch.max)
+        if set(theirs) != {spec.name for spec in self.artifact.manifest.outputs}:
+            raise UsageError(
+                f"{name} has other outputs than {self.artifact.path}", hint="compare artifacts of one model"
+            )
+        tolerance = max(self.artifact.manifest.parity.tolerance, other.manifest.parity.tolerance)
+        wanted = {key: value.astype(np.float64) for key, value in theirs.items()}
+        reference = Reference(images(self.artifact), wanted, tolerance)
+        self.compared = compare(session, reference, [self.artifact.manifest.batch.max])
+        if self.compared.status == "failed":
+            self.say(f"against {name}: {self.compared.reason}", problem=True)
+        else:
+            self.say(
+                f"against {name}: error {self.compared.max_rel:.1e} on {self.compared.images} rows, "
+                f"tolerance {tolerance:.1e}"
+            )
+
+    def _images(self) -> Callable[[Artifact], dict[str, Array]]:
+        """Rows to compare on, preprocessed by the artifact they are for: --data, else the golden pair."""
+        golden = self.artifact.golden_images()
+        if self.payload["data"]:
+            from edgevit.data import open_data
+
+            source = open_data(self.payload["data"]).images
+            step = max(1, len(source) // MAX_COMPARED)
+            pictures = [source[index] for index in range(0, len(source), step)][:MAX_COMPARED]
+        elif golden:
+            pictures = [decode(path) for path in golden]
+        else:
+            return lambda artifact: self.artifact.golden()[0]
+        return lambda artifact: _preprocessed(artifact, pictures)
+
+    def result(self, session: Session) -> Verification:
+        if self.parity is None:
+            raise RuntimeError("the golden pair was not compared")
+        return Verification(
+            str(self.payload["artifact"]),
+            session.runtime,
+            self.parity,
+            self.accuracy,
+            self.compared,
+            tuple(self.sentences),
+            tuple(self.problems),
+        )
+
+
+def _preprocessed(artifact: Artifact, pictures: list[Array]) -> dict[str, Array]:
+    spec, preprocess = artifact.manifest.image_input(), artifact.manifest.preprocess
+    if spec is None or preprocess is None:
+        raise Unsupported(f"{artifact.path} does not take images", hint="leave --data out")
+    return {spec.name: preprocess.batch(pictures)}

@@ -1,0 +1,130 @@
+"""ONNX Runtime: the CPU provider by default, any other by name, never a silent fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnxruntime as ort
+
+from edgevit.artifact import Array, Artifact
+from edgevit.errors import BadArtifact, EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError
+from edgevit.runtimes.base import Session
+
+CPU = "CPUExecutionProvider"
+
+# The wheel that brings a provider, where one is published. It replaces the plain onnxruntime package.
+_WHEELS = {
+    "CUDAExecutionProvider": "onnxruntime-gpu",
+    "TensorrtExecutionProvider": "onnxruntime-gpu",
+    "OpenVINOExecutionProvider": "onnxruntime-openvino",
+    "QNNExecutionProvider": "onnxruntime-qnn",
+    "DmlExecutionProvider": "onnxruntime-directml",
+}
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+_QUIET = 3  # errors only: warnings about node placement are answered by our own check
+
+
+def provider_name(asked: str | None) -> str:
+    """ONNX Runtime's own name of a provider given as "cpu", "CUDA" or "CUDAExecutionProvider"; CPU when None.
+
+    UnknownName for one that ONNX Runtime does not know, MissingDependency or Unsupported for one not in this build.
+    """
+    if asked is None:
+        return CPU
+    known = {name.removesuffix("ExecutionProvider").lower(): name for name in ort.get_all_providers()}
+    short = asked.removesuffix("ExecutionProvider").lower()
+    if short not in known:
+        raise UnknownName("provider", asked, known)
+    name = str(known[short])
+    available = ort.get_available_providers()
+    if name in available:
+        return name
+    have = ", ".join(found.removesuffix("ExecutionProvider").lower() for found in available)
+    if wheel := _WHEELS.get(name):
+        raise MissingDependency(
+            f"this onnxruntime has no {name}; it has {have}",
+            hint=f"pip uninstall onnxruntime && pip install {wheel}",
+        )
+    raise Unsupported(f"this onnxruntime has no {name}", hint=f"use --provider {have}, or build one that has it")
+
+
+class OnnxRuntimeSession(Session):
+    """One opened ONNX file."""
+
+    runtime = "onnxruntime"
+
+    def __init__(self, artifact: Artifact, threads: int, session: Any) -> None:
+        super().__init__(artifact, threads)
+        self._session = session
+        self._names = [spec.name for spec in self.outputs]
+        self.provider = session.get_providers()[0]
+        self.details = {"onnxruntime": ort.__version__, "provider": self.provider}
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            found = self._session.run(self._names, feeds)
+        except Exception as exc:
+            raise EdgeVitError(f"ONNX Runtime could not run {self.artifact.path}: {first_line(exc)}") from exc
+        return dict(zip(self._names, found, strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+class OnnxRuntime:
+    """Opens onnx artifacts. Options: ``graph_optimization`` = all (default) | extended | basic | none."""
+
+    name = "onnxruntime"
+    can_profile = True
+
+    def open(self, artifact: Artifact, *, threads: int, provider: str | None, options: Mapping[str, Any]) -> Session:
+        """A session on exactly the provider that was asked for. Raises as ``provider_name``; BadArtifact when ONNX
+        Runtime refuses the file."""
+        wanted = provider_name(provider)
+        try:
+            session = ort.InferenceSession(
+                str(artifact.entry), session_options(threads, options), providers=_with_cpu(wanted)
+            )
+        except Exception as exc:
+            raise BadArtifact(
+                f"ONNX Runtime {ort.__version__} cannot open {artifact.entry}: {first_line(exc)}", hint="export anew"
+            ) from exc
+        if session.get_providers()[0] != wanted:
+            raise Unsupported(
+                f"{wanted} did not start, ONNX Runtime would have used {session.get_providers()[0]}",
+                hint="check the provider's drivers, or leave --provider out",
+            )
+        return OnnxRuntimeSession(artifact, threads, session)
+
+
+def _with_cpu(wanted: str) -> list[str]:
+    # Every provider but the CPU's leaves some nodes to it, and a session without it would not load at all.
+    return [wanted] if wanted == CPU else [wanted, CPU]
+
+
+def session_options(threads: int, options: Mapping[str, Any]) -> Any:
+    """ort.SessionOptions with ``threads`` for the work inside a node; UsageError for an option we do not have."""
+    level = str(options.get("graph_optimization", "all"))
+    for key in options:
+        if key != "graph_optimization":
+            raise UnknownName("option of onnxruntime", key, ["graph_optimization"])
+    if level not in _LEVELS:
+        raise UsageError(f"graph_optimization must be one of {', '.join(_LEVELS)}, not {level!r}")
+    made = ort.SessionOptions()
+    made.intra_op_num_threads = threads
+    made.inter_op_num_threads = 1
+    made.log_severity_level = _QUIET
+    made.graph_optimization_level = _LEVELS[level]
+    return made
+
+
+def first_line(exc: Exception) -> str:
+    """An engine's own words without its bracketed codes and the lines after the first."""
+    text = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+    return text.rpartition(" : ")[2][:300]

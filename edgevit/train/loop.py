@@ -1,0 +1,303 @@
+"""Train a model on labelled images: AdamW, warm-up and cosine, label smoothing, averaged weights, a fixed split.
+
+The result is the average of the weights at the end of the run. No epoch is ever chosen by its held-out accuracy, so
+that accuracy is an honest estimate.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgevit.data import LabelledData, open_data
+from edgevit.errors import EdgeVitError, Unsupported, UsageError
+from edgevit.images import Preprocess
+from edgevit.models.checkpoint import CheckpointMeta, save_checkpoint
+from edgevit.models.source import create_model
+from edgevit.models.spec import spec_of
+from edgevit.train.augment import Augment, mixed
+from edgevit.train.batches import Batches, make_batches, step_count
+from edgevit.train.optim import Ema, learning_rate, parameter_groups
+from edgevit.train.options import TrainOptions, command_line
+from edgevit.train.state import load_state, resume_path, save_state
+
+Progress = Callable[[int, int, float, float | None], None]
+"""``progress(epoch, epochs, mean loss, held-out accuracy or None where it was not measured)``, after each epoch."""
+
+SPLIT_SEED = 0  # fixed whatever --seed says, so that accuracies of two runs are of the same images
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C during training. ``str()`` says what is kept; ``hint`` how to go on."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run. ``accuracy`` is top-1 on the held-out images, a fraction; ``loss`` the last epoch's mean."""
+
+    path: Path
+    model: str
+    data: str
+    accuracy: float
+    loss: float
+    epochs: int
+    train_images: int
+    held_out_images: int
+    seconds: float
+    device: str
+
+    def record(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**vars(self), "path": str(self.path), "bytes": self.path.stat().st_size}
+
+    def facts(self) -> list[tuple[str, str]]:
+        """(name, value) lines for people."""
+        size = self.path.stat().st_size / 1e6
+        return [
+            ("checkpoint", f"{self.path} ({size:.2f} MB)"),
+            ("accuracy", f"{self.accuracy:.2%} on {self.held_out_images} held-out images of {self.data}"),
+            ("trained", f"{self.epochs} epochs of {self.train_images} images in {self.seconds:.0f} s on {self.device}"),
+        ]
+
+
+@dataclass
+class _Run:
+    """Everything the epochs share."""
+
+    model: nn.Module
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+    train: Batches
+    held_out: Batches
+    options: TrainOptions
+    epochs: int
+    classes: int
+    device: torch.device
+
+
+def fit(
+    model_name: str,
+    data_spec: str,
+    out: Path | str,
+    *,
+    options: TrainOptions | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train ``model_name`` on ``data_spec`` and write its averaged weights to ``out`` (.safetensors).
+
+    The state after each epoch is kept in ``OUT.resume`` until the run ends; with ``options.resume`` the run goes on
+    from there, to the same weights on the same machine and threads. Raises UsageError (data without labels, an existing
+    ``out``, …), Unsupported (no such device), EdgeVitError (the loss became infinite), TrainingInterrupted (Ctrl-C).
+    """
+    options, out, started = options or TrainOptions(), Path(out), time.perf_counter()
+    _check_out(out, options)
+    device = _device(options.device)
+    train, held_out = _open(data_spec)
+    with _threads(options.threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        run, preprocess = _prepare(model_name, train, held_out, options, device)
+        recipe = {
+            "model": model_name,
+            "data": data_spec,
+            "images": len(train),
+            "total_epochs": run.epochs,
+            **options.recipe(),
+        }
+        loss = _epochs(run, resume_path(out), recipe, progress)
+        accuracy = evaluate(run.ema.module, run.held_out, device)
+    meta = CheckpointMeta(
+        model=model_name,
+        num_classes=run.classes,
+        image_size=preprocess.size,
+        labels=train.classes,
+        preprocess=preprocess,
+        data=data_spec,
+        split_seed=SPLIT_SEED,
+        accuracy=accuracy,
+        epochs=run.epochs,
+        command=command_line(model_name, data_spec, out, options),
+        edgevit=metadata.version("edgevit"),
+    )
+    save_checkpoint(out, run.ema.module.state_dict(), meta)
+    resume_path(out).unlink(missing_ok=True)
+    seconds = time.perf_counter() - started
+    return TrainResult(
+        out, model_name, data_spec, accuracy, loss, run.epochs, len(train), len(held_out), seconds, str(device)
+    )
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, device: torch.device | str = "cpu", batch_size: int = 256) -> float:
+    """Top-1 accuracy of ``model`` in eval mode, a fraction."""
+    training = model.training
+    model.eval()
+    right = sum(int((model(x.to(device)).argmax(1).cpu() == y).sum()) for x, y in batches.ordered(batch_size))
+    model.train(training)
+    return right / len(batches)
+
+
+def _check_out(out: Path, options: TrainOptions) -> None:
+    if out.suffix not in (".safetensors", ".pt", ".pth"):
+        raise UsageError(f"{out} is not a kind of weights file known here", hint="end it with .safetensors")
+    if options.force:
+        if not options.resume:
+            resume_path(out).unlink(missing_ok=True)
+        return
+    if out.exists():
+        raise UsageError(f"{out} exists", hint="choose another -o, or replace it with --force")
+    if resume_path(out).exists() and not options.resume:
+        raise UsageError(
+            f"an unfinished run of {out} is kept in {resume_path(out)}", hint="add --resume, or start over with --force"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}", hint="use auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise Unsupported(f"training runs on cpu or cuda, not on {name}", hint="use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Unsupported(f"there is no {name} device here", hint="use --device cpu")
+    return device
+
+
+def _open(spec: str) -> tuple[LabelledData, LabelledData]:
+    train, held_out = (
+        open_data(spec, split="train", seed=SPLIT_SEED),
+        open_data(spec, split="held-out", seed=SPLIT_SEED),
+    )
+    if train.labels is None or train.classes is None or held_out.labels is None:
+        raise UsageError(f"{spec} has no labels to learn from", hint="give folder:PATH one sub-folder per class")
+    if len(set(train.labels.tolist())) < 2:
+        raise UsageError(f"{spec} has a single class, so there is nothing to tell apart", hint="add a second class")
+    if not len(held_out):
+        raise UsageError(f"{spec} has too few images to hold any out", hint="give each class two images or more")
+    return train, held_out
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _prepare(
+    name: str, train: LabelledData, held_out: LabelledData, options: TrainOptions, device: torch.device
+) -> tuple[_Run, Preprocess]:
+    classes = len(train.classes or ())
+    # A shipped or own checkpoint knows its preprocessing; the seed decides order and augmentation, never the start.
+    model = create_model(name, num_classes=classes, image_size=options.image_size, weights=options.weights)
+    spec = spec_of(model)
+    size = (spec and spec.image_size) or (224, 224)
+    preprocess = (spec and spec.preprocess) or Preprocess(size=size)
+    model = model.to(device).train()
+    workers = 0 if device.type == "cpu" else min(8, len(os.sched_getaffinity(0)))
+    run = _Run(
+        model=model,
+        ema=Ema(model, options.ema),
+        optimizer=torch.optim.AdamW(parameter_groups(model, options.weight_decay), lr=options.lr, fused=True),
+        train=make_batches(train, preprocess, workers=workers),
+        held_out=make_batches(held_out, preprocess, workers=workers),
+        options=options,
+        epochs=options.epochs_for(len(train)),
+        classes=classes,
+        device=device,
+    )
+    return run, preprocess
+
+
+def _epochs(run: _Run, state_file: Path, recipe: dict[str, Any], progress: Progress | None) -> float:
+    """Run the epochs that are left; mean loss of the last one."""
+    done, loss = _restore(run, load_state(state_file, recipe)) if run.options.resume else (0, math.nan)
+    try:
+        for epoch in range(done, run.epochs):
+            loss = _epoch(run, epoch)
+            save_state(state_file, _state(run, epoch + 1, loss), recipe)
+            done = epoch + 1
+            if progress is not None:
+                measured = done == run.epochs or done % max(1, run.epochs // 10) == 0
+                progress(
+                    done, run.epochs, loss, evaluate(run.ema.module, run.held_out, run.device) if measured else None
+                )
+    except KeyboardInterrupt:
+        hint = "the same command with --resume goes on from there" if done else "nothing was kept"
+        raise TrainingInterrupted(f"stopped after epoch {done} of {run.epochs}", hint=hint) from None
+    return loss
+
+
+def _epoch(run: _Run, epoch: int) -> float:
+    """One pass over the training images; its mean loss. Randomness follows from (seed, epoch), so runs can resume."""
+    seed = (run.options.seed << 20) + epoch
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # dropout and the like
+    augment = Augment(hflip=run.options.hflip) if run.options.augment else None
+    steps = step_count(len(run.train), run.options.batch_size)
+    run.model.train()
+    losses = []
+    for index, (images, labels) in enumerate(run.train.shuffled(run.options.batch_size, generator)):
+        rate = learning_rate(epoch * steps + index, run.epochs * steps, run.options.lr, run.options.warmup)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        images, targets = images.to(run.device), F.one_hot(labels, run.classes).float().to(run.device)
+        images = augment(images, generator) if augment else images
+        if run.options.mixup:
+            images, targets = mixed(images, targets, run.options.mixup, generator)
+        losses.append(_step(run, images, targets))
+    mean = float(torch.stack(losses).mean())
+    if not math.isfinite(mean):
+        raise EdgeVitError(
+            f"the loss became {mean} in epoch {epoch + 1}",
+            hint=f"start over with --force --lr {run.options.lr / 3:.1g}",
+        )
+    return mean
+
+
+def _step(run: _Run, images: Tensor, targets: Tensor) -> Tensor:
+    loss = F.cross_entropy(run.model(images), targets, label_smoothing=run.options.smoothing)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(run.model.parameters(), run.options.clip)
+    run.optimizer.step()
+    run.ema.update(run.model)
+    return loss.detach()
+
+
+def _state(run: _Run, epoch: int, loss: float) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "loss": loss,
+        "model": run.model.state_dict(),
+        "ema": run.ema.module.state_dict(),
+        "ema_updates": run.ema.updates,
+        "optimizer": run.optimizer.state_dict(),
+    }
+
+
+def _restore(run: _Run, state: dict[str, Any]) -> tuple[int, float]:
+    run.model.load_state_dict(state["model"])
+    run.ema.module.load_state_dict(state["ema"])
+    run.ema.updates = state["ema_updates"]
+    run.optimizer.load_state_dict(state["optimizer"])
+    return state["epoch"], state["loss"]

@@ -1,0 +1,264 @@
+"""Run one function of ours in a fresh process, so that a backend's crash is an error line and not the end of the run.
+
+The parent starts ``python -m edgevit.worker RESULT_FILE`` and writes one line of JSON to its stdin; the child calls the
+function and writes its result, also JSON, to RESULT_FILE (not stdout: libraries print there). Large arrays travel as
+.npz paths inside the payload. Nothing is pickled, and only functions of edgevit or of a registered plug-in are called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TextIO
+
+from edgevit.errors import EdgeVitError, UnknownName, WorkerFailed
+
+_TAIL_LINES = 40
+_EXIT = None  # what the queue of lines ends with
+
+
+def call(
+    target: str,
+    payload: dict[str, Any],
+    *,
+    timeout: float | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """``target`` ("edgevit.module:function") called with ``payload`` in a fresh process; its result.
+
+    ``timeout`` is in seconds. ``on_line`` gets every line the process prints, in the caller's thread. An EdgeVitError
+    raised inside is raised here as the same class, with its hint. WorkerFailed when the process crashed (the signal is
+    named), raised anything else, or ran past ``timeout``: its whole process group is then killed, as it is on Ctrl-C.
+    """
+    _check_target(target)
+    with tempfile.TemporaryDirectory(prefix="edgevit-worker-") as folder:
+        result_file = Path(folder) / "result.json"
+        process = _start(result_file)
+        with _reaped(process):
+            _send(process, {"target": target, "payload": payload})
+            tail, finished = _follow(process, timeout, on_line)
+        return _outcome(result_file, process.returncode, tail, None if finished else timeout, on_line)
+
+
+def _start(result_file: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-m", "edgevit.worker", str(result_file)]  # -P: never import from the working dir
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
+        start_new_session=True,  # a group of its own: killed as a whole, and Ctrl-C reaches only the parent
+    )
+
+
+def _send(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
+    """One line. stdin then stays open: its end tells the child that the parent is gone."""
+    text = json.dumps(request)
+    with contextlib.suppress(BrokenPipeError):  # the child died at once: its exit status says more
+        stream = _open(process.stdin)
+        stream.write(text + "\n")
+        stream.flush()
+
+
+def _open(stream: TextIO | Any) -> Any:
+    if stream is None:
+        raise ValueError("the worker was started without this pipe")
+    return stream
+
+
+@contextlib.contextmanager
+def _reaped(process: subprocess.Popen[str]) -> Iterator[None]:
+    """However the block ends, the process and all it started are gone afterwards."""
+    try:
+        yield
+    finally:
+        _kill_group(process)
+        process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            _open(process.stdin).close()
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+
+
+def _follow(
+    process: subprocess.Popen[str], timeout: float | None, on_line: Callable[[str], None] | None
+) -> tuple[list[str], bool]:
+    """Forward lines until the process ends. Its last lines, and whether it ended in time. No polling: a measurement
+    may be running inside."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
+    reader.start()
+    threading.Thread(target=_await_exit, args=(process, reader, lines), daemon=True).start()
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if deadline is None else deadline - time.monotonic()
+        try:
+            if left is not None and left <= 0:
+                raise queue.Empty
+            line = lines.get(timeout=left)
+        except queue.Empty:
+            return list(tail), False
+        if line is _EXIT:
+            return list(tail), True
+        tail.append(line)
+        if on_line:
+            on_line(line)
+
+
+def _read(process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
+    with contextlib.suppress(ValueError):  # the pipe was closed under us
+        for line in _open(process.stdout):
+            if text := line.rstrip():
+                lines.put(text)
+
+
+def _await_exit(process: subprocess.Popen[str], reader: threading.Thread, lines: queue.SimpleQueue[str | None]) -> None:
+    process.wait()
+    reader.join(1.0)  # a grandchild may hold the pipe open for ever
+    lines.put(_EXIT)
+
+
+def _outcome(
+    result_file: Path, status: int, tail: list[str], timeout: float | None, on_line: Callable[[str], None] | None
+) -> dict[str, Any]:
+    """The result, or the error that it describes. ``timeout`` is given when the process had to be killed for it."""
+    if not result_file.exists():
+        raise _death(status, tail, timeout)
+    answer: dict[str, Any] = json.loads(result_file.read_text("utf-8"))
+    if "error" in answer:
+        raise _revive(answer["error"])
+    if status and on_line:
+        on_line(f"the worker {_manner(status)} after it had finished its work")
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
+def _death(status: int, tail: list[str], timeout: float | None) -> EdgeVitError:
+    """Why a process ended without a result."""
+    said = f"; its last line: {tail[-1]}" if tail else ""
+    if timeout is not None:
+        return WorkerFailed(f"the worker did not finish within {timeout:g} s and was killed{said}")
+    if status == -getattr(signal, "SIGKILL", 9):
+        return WorkerFailed(
+            f"the worker was killed by SIGKILL, most likely by the system for lack of memory{said}",
+            hint="close other programs, or use a smaller model, batch or image size",
+        )
+    return _with_note(WorkerFailed(f"the worker {_manner(status)}{said}"), "\n".join(tail))
+
+
+def _manner(status: int) -> str:
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+def _revive(error: dict[str, Any]) -> EdgeVitError:
+    """The error object that a record written by ``_describe`` stands for."""
+    kind: type[EdgeVitError] = WorkerFailed
+    if error["module"].partition(".")[0] == "edgevit":
+        found = getattr(import_module(error["module"]), error["kind"], None)
+        kind = found if isinstance(found, type) and issubclass(found, EdgeVitError) else kind
+    revived = kind.__new__(kind)
+    EdgeVitError.__init__(revived, error["message"], hint=error["hint"])
+    if isinstance(revived, UnknownName):
+        revived.nearest = tuple(error["nearest"])
+    return _with_note(revived, error["trace"])
+
+
+def _with_note(error: EdgeVitError, note: str) -> EdgeVitError:
+    """The worker's own traceback or last lines, where EDGEVIT_DEBUG=1 asks for them."""
+    if note and os.environ.get("EDGEVIT_DEBUG"):
+        error.add_note(note)
+    return error
+
+
+def _check_target(target: str) -> None:
+    """ValueError unless ``target`` is a function of edgevit or of the package of a registered exporter or runtime."""
+    module, colon, function = target.partition(":")
+    package = module.partition(".")[0]
+    if not colon or not function.isidentifier():
+        raise ValueError(f"{target!r} is not module:function")
+    if package == "edgevit":
+        return
+    from edgevit import registry
+
+    rows = [*registry.rows("exporter").values(), *registry.rows("runtime").values()]
+    if package not in {row.path.partition(":")[0].partition(".")[0] for row in rows}:
+        raise ValueError(f"{target!r} is neither part of edgevit nor of a registered plug-in")
+
+
+# The child's side.
+
+
+def main() -> None:
+    """Read the request, call the function, write the answer in one rename, so that a half-written one is never read."""
+    result_file = Path(sys.argv[1])
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    answer = _answer(request)
+    scratch = result_file.with_suffix(".part")
+    scratch.write_text(json.dumps(answer), "utf-8")
+    scratch.replace(result_file)
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    import traceback
+
+    try:
+        _check_target(request["target"])
+        module, _, function = request["target"].partition(":")
+        return {"result": getattr(import_module(module), function)(request["payload"])}
+    except Exception as exc:
+        return {"error": _describe(exc, traceback.format_exc())}
+
+
+def _describe(exc: Exception, trace: str) -> dict[str, Any]:
+    """An exception as a record. Ours keep their class; anything else becomes WorkerFailed with its last line."""
+    record: dict[str, Any] = {"module": "edgevit.errors", "trace": trace, "hint": None, "nearest": []}
+    if isinstance(exc, EdgeVitError):
+        # a plug-in's own subclass crosses as the class of ours that it extends
+        ours = next(kind for kind in type(exc).__mro__ if kind.__module__.partition(".")[0] == "edgevit")
+        record |= {"kind": ours.__name__, "module": ours.__module__, "nearest": list(getattr(exc, "nearest", ()))}
+        return record | {"message": str(exc), "hint": exc.hint}
+    if isinstance(exc, MemoryError):
+        hint = "close other programs, or use a smaller model, batch or image size"
+        return record | {"kind": "WorkerFailed", "message": "the worker ran out of memory", "hint": hint}
+    return record | {"kind": "WorkerFailed", "message": trace.strip().rpartition("\n")[2]}
+
+
+def _die_with_parent() -> None:
+    """End this process group when stdin ends: the parent was killed and nobody waits for the answer."""
+    while os.read(0, 1):
+        pass
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

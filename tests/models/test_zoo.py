@@ -1,0 +1,54 @@
+"""The zoo's rows: readable without torch, and true."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from edgevit.errors import UnknownName
+from edgevit.models import list_models, zoo
+
+FIELDS = {"name", "params", "macs", "params_train", "macs_train", "image_size", "source", "weights"}
+
+
+def test_names_can_be_listed_without_torch():
+    code = "import sys; from edgevit.models import zoo; zoo.shipped_weights('x'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_every_promised_model_has_a_row():
+    promised = {
+        *(f"fmvit_{s}" for s in ("t", "s", "m", "b", "l", "nano")),
+        *(f"efficientformer_{s}" for s in ("l1", "l3", "l7", "nano")),
+        *(f"efficientformerv2_{s}" for s in ("s0", "s1", "s2", "l")),
+        *(f"vit_{s}" for s in ("tiny", "small", "base", "large", "nano", "edvit")),
+    }
+    assert set(zoo.names()) == promised
+    assert list_models() == zoo.names()
+
+
+def test_deit_names_are_those_of_the_same_architecture():
+    assert zoo.row("deit_tiny") is zoo.row("vit_tiny")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(UnknownName) as caught:
+        zoo.row("fmvit_nanno")
+    assert "fmvit_nano" in caught.value.hint
+
+
+SAMPLE = ("fmvit_nano", "efficientformer_nano", "efficientformerv2_s0", "vit_nano", "vit_edvit", "vit_tiny")
+
+
+@pytest.mark.parametrize("name", SAMPLE)  # a few: all of them take longer than a test should
+def test_details_are_complete_and_deploy_form_is_never_more_work(name, monkeypatch):
+    monkeypatch.setattr(zoo, "ZOO", {name: zoo.ZOO[name]})
+    (row,) = list_models(details=True)
+    assert set(row) == FIELDS
+    assert all(isinstance(row[key], int) and row[key] > 0 for key in FIELDS - {"name", "source", "weights"})
+    assert row["macs"] <= row["macs_train"]
+    assert row["params"] <= row["params_train"]
+    assert not name.endswith("_nano") or row["params_train"] < 300_000
