@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import edgevit
 from edgevit import registry, worker
 from edgevit.artifact import (
     GOLDEN_ROWS,
@@ -60,6 +59,7 @@ from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize
 from edgevit.models.source import create_model, state_sha256
 from edgevit.models.spec import ModelSpec, spec_of
+from edgevit.profiles.parity import batches_to_prove, tolerance_for
 
 Progress = Callable[[str, float | None], None]
 Form = Literal["deploy", "train"]
@@ -307,14 +307,15 @@ def _captured(
     request.progress("trace", None)
     classifier = request.inputs is None and spec.num_classes is not None
     metadata = _metadata(spec, _stored_preprocess(preprocess, request), _labels(spec, request))
-    return capture(form, rows.inputs, request.batch, classifier=classifier, metadata=metadata), source
+    image = preprocess is not None
+    return capture(form, rows.inputs, request.batch, classifier=classifier, image=image, metadata=metadata), source
 
 
 def _metadata(spec: ModelSpec, preprocess: Preprocess | None, labels: tuple[str, ...] | None) -> dict[str, str]:
     """Strings for the model file's own metadata."""
     import json
 
-    found = {"model": spec.name, "edgevit": edgevit.__version__, "weights": spec.origin}
+    found = {"model": spec.name, "edgevit": _version(), "weights": spec.origin}
     if preprocess is not None:
         found["preprocess"] = preprocess.model_dump_json()
     if labels is not None:
@@ -387,8 +388,6 @@ def _noise(prepared: Prepared, target: Target, built: Built) -> float:
 
 
 def _tolerance(level: float, target: Target) -> float:
-    from edgevit.profiles.parity import tolerance_for
-
     return tolerance_for(level, target.precision)
 
 
@@ -404,7 +403,7 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
     """edgevit.json of one built target."""
     captured = prepared.capture
     return Manifest(
-        edgevit=edgevit.__version__,
+        edgevit=_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         target=target.exporter.name,
         precision=target.precision,
@@ -427,6 +426,10 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
     )
 
 
+def _version() -> str:
+    return registry.version_of("edgevit") or "unknown"
+
+
 def _python_version() -> str:
     import platform
 
@@ -435,14 +438,6 @@ def _python_version() -> str:
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
     write_atomically(folder / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
-
-
-def batches_to_prove(batch: BatchRange) -> tuple[int, ...]:
-    """A static batch itself; of a range both ends and an odd size between them."""
-    if not batch.dynamic:
-        return (batch.min,)
-    odd = [size for size in range(batch.min + 1, batch.max) if size % 2 and size > 1]
-    return tuple(dict.fromkeys([batch.min, *odd[:1], batch.max]))
 
 
 def proof(prepared: Prepared, folder: Path, pending: Parity) -> Parity:

@@ -60,14 +60,22 @@ class Preprocess(BaseModel):
         picture = Image.fromarray(image)
         if self.crop == "squash":
             return np.asarray(picture.resize((width, height), _RESAMPLE[self.interpolation]))
-        scale = max(
-            math.floor(height / self.crop_pct) / picture.height, math.floor(width / self.crop_pct) / picture.width
-        )
-        resized = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
+        resized = self._resized(picture.width, picture.height)
         if resized != picture.size:
             picture = picture.resize(resized, _RESAMPLE[self.interpolation])
-        left, top = (resized[0] - width) // 2, (resized[1] - height) // 2
+        # round() halves to even, as torchvision's centre crop does
+        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
         return np.asarray(picture.crop((left, top, left + width, top + height)))
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) after the resize: the shorter side becomes size / crop_pct, the other follows, rounded down
+        as torchvision does; for a size that is not square, the smallest scale that covers it."""
+        goal_height, goal_width = (math.floor(side / self.crop_pct) for side in self.size)
+        if goal_height == goal_width:
+            short = min(width, height)
+            return int(goal_width * width / short), int(goal_height * height / short)
+        scale = max(goal_height / height, goal_width / width)
+        return max(self.size[1], round(width * scale)), max(self.size[0], round(height * scale))
 
     def normalise(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """(..., 3) uint8 in [0, 255] -> (..., 3) float32, mean subtracted and divided by std."""

@@ -69,12 +69,14 @@ def capture(
     batch: BatchRange,
     *,
     classifier: bool,
+    image: bool | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Capture:
     """Trace ``module`` (eval mode, float32) with ``torch.export``; a dynamic batch is traced at two rows.
 
     ``inputs`` holds at least one row (16 or more for a useful activation scan) per argument, in the order of the
-    module's arguments. A classifier is ``image`` -> ``logits``. Raises Unsupported (outputs that are not tensors, a
+    module's arguments. A classifier is ``image`` -> ``logits``; ``image`` says whether the inputs are preprocessed
+    images (default: for a classifier they are). Raises Unsupported (outputs that are not tensors, a
     batch axis that the model fixes), UsageError (ragged inputs), ExportFailed (torch.export itself failed).
     """
     module = module.eval()
@@ -85,7 +87,9 @@ def capture(
     return Capture(
         module=module,
         program=program,
-        inputs=tuple(_input_spec(name, array, batch, classifier) for name, array in inputs.items()),
+        inputs=tuple(
+            _input_spec(name, array, batch, classifier if image is None else image) for name, array in inputs.items()
+        ),
         outputs=tuple(_output_spec(name, tensor, rows, batch) for name, tensor in named.items()),
         batch=batch,
         calibration=dict(inputs),
@@ -149,11 +153,9 @@ def _checked(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
     return inputs
 
 
-def _input_spec(name: str, array: Array, batch: BatchRange, classifier: bool) -> TensorSpec:
+def _input_spec(name: str, array: Array, batch: BatchRange, image: bool) -> TensorSpec:
     shape = ("batch" if batch.dynamic else batch.min, *array.shape[1:])
-    return TensorSpec(
-        name=name, dtype=_dtype(name, str(array.dtype)), shape=shape, role="image" if classifier else "tensor"
-    )
+    return TensorSpec(name=name, dtype=_dtype(name, str(array.dtype)), shape=shape, role="image" if image else "tensor")
 
 
 def _output_spec(name: str, tensor: Tensor, rows: int, batch: BatchRange) -> TensorSpec:

@@ -101,10 +101,10 @@ def interleave(
     rng = random.Random(schedule.seed)
     taken: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
     enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
     try:
         for block in range(schedule.blocks):
-            gc.collect()
-            gc.disable()
             samples: dict[str, list[float]] = {name: [] for name in candidates}
             for name in block_order(list(candidates), rng):
                 samples[name] += _turn(candidates[name], schedule, clock)

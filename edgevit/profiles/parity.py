@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.artifact import Array, Artifact, BatchRange, OutputParity, Parity
+from edgevit.errors import ParityFailed, UsageError
 from edgevit.profiles.diagnosis import likeliest_cause
 from edgevit.runtimes.base import Session, open_session
 
@@ -21,13 +22,15 @@ CEILINGS = {"fp32": 1e-3, "fp16": 2e-2}
 NOISE_FACTOR = 10.0
 
 
-def tolerance_for(noise: float, precision: str) -> float:
-    """The bound on max abs error / max abs reference: 10 × the eager model's own noise, within the precision's limits.
+def ceiling(precision: str) -> float:
+    """The largest tolerance a precision may have; one without a ceiling of its own gets fp16's."""
+    return CEILINGS.get(precision, CEILINGS["fp16"])
 
-    A precision without a ceiling of its own gets fp16's.
-    """
-    ceiling = CEILINGS.get(precision, CEILINGS["fp16"])
-    return float(min(max(NOISE_FACTOR * noise, FLOOR), ceiling)) if np.isfinite(noise) else ceiling
+
+def tolerance_for(noise: float, precision: str) -> float:
+    """The bound on max abs error / max abs reference: 10 × the eager model's noise, within the precision's limits."""
+    highest = ceiling(precision)
+    return float(min(max(NOISE_FACTOR * noise, FLOOR), highest)) if np.isfinite(noise) else highest
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,20 @@ class Reference:
 
     tolerance   bound on max abs error / max abs reference of every output
     noise       what the tolerance comes from, when known
+    UsageError unless all arrays have the same rows, one or more, there is an output, and the tolerance is a number.
     """
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
     tolerance: float
     noise: float | None = None
+
+    def __post_init__(self) -> None:
+        counts = {len(array) if array.ndim else 0 for array in (*self.inputs.values(), *self.outputs.values())}
+        if not self.inputs or not self.outputs or len(counts) != 1 or 0 in counts:
+            raise UsageError("a reference needs inputs and outputs with the same number of rows, at least one")
+        if not 0 < self.tolerance < float("inf"):
+            raise UsageError(f"a tolerance must be a positive number, got {self.tolerance}")
 
     @property
     def rows(self) -> int:
@@ -50,13 +61,20 @@ class Reference:
 
 def batches_to_prove(batch: BatchRange) -> tuple[int, ...]:
     """Both ends and an odd size between them: a graph may hold the traced size without saying so."""
-    odd = min(3, batch.max) if batch.min <= 3 else batch.min | 1
-    return tuple(sorted({batch.min, min(odd, batch.max), batch.max}))
+    odd = next((size for size in range(batch.min + 1, batch.max) if size % 2), batch.max)
+    return tuple(sorted({batch.min, odd, batch.max}))
 
 
 def run_rows(session: Session, inputs: Mapping[str, Array], batch: int) -> dict[str, Array]:
-    """Outputs of all rows, ``batch`` at a time; the last call is filled up with the first rows again."""
+    """Outputs of all rows, ``batch`` at a time; the last call is filled up with the first rows again.
+
+    ParityFailed for an output that does not have a row per row of input.
+    """
     parts = [session.infer(feed) for feed in _chunks(inputs, batch)]
+    for spec in session.outputs:
+        for part in parts:
+            if part[spec.name].ndim == 0 or len(part[spec.name]) != batch:
+                raise ParityFailed(f"{spec.name} has shape {part[spec.name].shape} for a batch of {batch}")
     rows = len(next(iter(inputs.values())))
     return {spec.name: np.concatenate([part[spec.name] for part in parts])[:rows] for spec in session.outputs}
 
@@ -70,12 +88,16 @@ def _chunks(inputs: Mapping[str, Array], batch: int) -> Iterator[dict[str, Array
 
 def compare(session: Session, reference: Reference, batches: Sequence[int]) -> Parity:
     """Run every row at every batch size and judge. A failure's ``reason`` has the numbers and the likeliest cause."""
-    found = {batch: run_rows(session, reference.inputs, batch) for batch in batches}
+    try:
+        found = {batch: run_rows(session, reference.inputs, batch) for batch in batches}
+    except ParityFailed as exc:
+        judged = Parity(status="failed", tolerance=reference.tolerance, noise=reference.noise, images=reference.rows)
+        return judged.model_copy(update={"reason": str(exc), "runtime": session.runtime, "batches": tuple(batches)})
     logits = session.artifact.manifest.logits_output()
     parity = judge(found, reference, logits.name if logits else None, session.runtime)
     if parity.status != "failed":
         return parity
-    cause = likeliest_cause(
+    cause = _by_batch(found, reference) or likeliest_cause(
         lambda inputs: run_rows(session, inputs, batches[0]),
         reference.inputs,
         reference.outputs,
@@ -85,74 +107,84 @@ def compare(session: Session, reference: Reference, batches: Sequence[int]) -> P
     return parity.model_copy(update={"reason": f"{parity.reason}; {cause}"}) if cause else parity
 
 
+def _by_batch(found: Mapping[int, Mapping[str, Array]], reference: Reference) -> str | None:
+    """A sentence when some batch sizes are right and others are not."""
+    right = {batch: judge({batch: got}, reference, None, "").status == "verified" for batch, got in found.items()}
+    if all(right.values()) or not any(right.values()):
+        return None
+    good, bad = (", ".join(str(size) for size, fine in right.items() if fine is wanted) for wanted in (True, False))
+    return f"right at batch {good}, wrong at batch {bad}: the graph holds a fixed batch size somewhere"
+
+
 def judge(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits: str | None, runtime: str) -> Parity:
-    """The verdict on outputs already computed, by batch size. The worst batch size of every output counts."""
-    outputs: dict[str, OutputParity] = {}
+    """The verdict on outputs already computed, by batch size. The worst batch size of every output counts.
+
+    Figures that would be NaN or infinite are left out; ``reason`` says why.
+    """
+    figures: dict[str, OutputParity] = {}
     problems: list[str] = []
     for name, expected in reference.outputs.items():
-        worst = _Worst()
+        worst = _Worst(name, expected.astype(np.float64))
         for batch, got in found.items():
-            problems += worst.take(name, batch, got[name], expected)
-        outputs[name] = worst.figures()
-        if worst.max_rel > reference.tolerance:
-            problems.append(
-                f"{name} differs by {worst.max_rel:.2g} of its largest value, tolerance {reference.tolerance:.2g}"
-            )
+            worst.take(batch, got.get(name))
+        problems += worst.judged(reference.tolerance)
+        if not worst.meaningless:
+            figures[name] = OutputParity(max_abs=worst.max_abs, max_rel=worst.max_rel, cosine=worst.cosine)
+    whole = len(figures) == len(reference.outputs)
     agreement = None
-    if logits is not None and not any("NaN" in problem or "shape" in problem for problem in problems):
-        agreement, changed = _top1(found, reference, logits)
+    if logits in figures:
+        agreement, changed = _top1(found, reference, str(logits))
         if changed:
             problems.append(f"the top class of {changed} rows changed where the reference's margin is clear")
     return Parity(
         status="failed" if problems else "verified",
         reason="; ".join(dict.fromkeys(problems)) or None,
-        max_abs=_finite(max((figure.max_abs for figure in outputs.values()), default=0.0)),
-        max_rel=_finite(max((figure.max_rel for figure in outputs.values()), default=0.0)),
-        cosine=min((figure.cosine for figure in outputs.values()), default=1.0),
+        max_abs=max(figure.max_abs for figure in figures.values()) if whole else None,
+        max_rel=max(figure.max_rel for figure in figures.values()) if whole else None,
+        cosine=min(figure.cosine for figure in figures.values()) if whole else None,
         top1_agreement=agreement,
         tolerance=reference.tolerance,
         noise=reference.noise,
         images=reference.rows,
         batches=tuple(found),
         runtime=runtime,
-        outputs=outputs,
+        outputs=figures,
     )
 
 
-_HUGE = 1e300  # stands for infinity, which JSON cannot carry
-
-
-def _finite(value: float) -> float:
-    return float(value) if np.isfinite(value) else _HUGE
-
-
 class _Worst:
-    """The largest differences of one output so far."""
+    """The largest differences of one output so far. ``meaningless`` holds what makes a comparison impossible."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, expected: Array) -> None:
+        self.name, self.expected = name, expected
+        self.scale = float(np.abs(expected).max(initial=0.0)) or 1.0  # of an all-zero output the error itself counts
         self.max_abs = self.max_rel = 0.0
         self.cosine = 1.0
+        self.meaningless: list[str] = []
+        if not np.isfinite(expected).all():
+            self.meaningless.append(f"the reference of {name} itself holds NaN or infinity")
 
-    def take(self, name: str, batch: int, got: Array, expected: Array) -> list[str]:
-        """Account for one batch size; what makes the comparison meaningless is returned as sentences."""
-        if got.shape != expected.shape:
-            self.max_abs = self.max_rel = float("inf")
-            self.cosine = -1.0
-            return [f"{name} has shape {got.shape}, not {expected.shape}, at batch {batch}"]
-        got = got.astype(np.float64)
-        if not np.isfinite(got).all():
-            self.max_abs = self.max_rel = float("inf")
-            self.cosine = -1.0
-            return [f"{name} holds NaN or infinity at batch {batch}"]
-        error = float(np.abs(got - expected).max(initial=0.0))
-        scale = float(np.abs(expected).max(initial=0.0))
+    def take(self, batch: int, got: Array | None) -> None:
+        """Account for the outputs at one batch size."""
+        if got is None:
+            self.meaningless.append(f"there is no output {self.name}")
+        elif got.shape != self.expected.shape:
+            self.meaningless.append(f"{self.name} has shape {got.shape}, not {self.expected.shape}, at batch {batch}")
+        elif not np.isfinite(got).all():
+            self.meaningless.append(f"{self.name} holds NaN or infinity at batch {batch}")
+        if self.meaningless or got is None:
+            return
+        exact = got.astype(np.float64)
+        error = float(np.abs(exact - self.expected).max(initial=0.0))
         self.max_abs = max(self.max_abs, error)
-        self.max_rel = max(self.max_rel, error / scale if scale else (0.0 if error == 0 else float("inf")))
-        self.cosine = min(self.cosine, _cosine(got, expected))
-        return []
+        self.max_rel = max(self.max_rel, error / self.scale)
+        self.cosine = min(self.cosine, _cosine(exact, self.expected))
 
-    def figures(self) -> OutputParity:
-        return OutputParity(max_abs=_finite(self.max_abs), max_rel=_finite(self.max_rel), cosine=self.cosine)
+    def judged(self, tolerance: float) -> list[str]:
+        """The problems of this output, as sentences."""
+        if self.meaningless or self.max_rel <= tolerance:
+            return self.meaningless
+        return [f"{self.name} differs by {self.max_rel:.2g} of its largest value, tolerance {tolerance:.2g}"]
 
 
 def _cosine(got: Array, expected: Array) -> float:

@@ -186,7 +186,7 @@ def drift(samples: Sequence[float]) -> Drift | None:
     windows = [median(samples[low:high]) for low, high in pairwise(edges)]
     pairs = [(i, j) for i in range(TREND_WINDOWS) for j in range(i + 1, TREND_WINDOWS)]
     slope = median((windows[j] - windows[i]) / (j - i) for i, j in pairs)
-    concordance = sum((windows[j] > windows[i]) - (windows[j] < windows[i]) for i, j in pairs)
+    concordance = sum(int(windows[j] > windows[i]) - int(windows[j] < windows[i]) for i, j in pairs)
     return Drift(step, slope * (TREND_WINDOWS - 1) / median(samples), _kendall_p(concordance, TREND_WINDOWS))
 
 
@@ -210,9 +210,9 @@ class Modes:
 def two_modes(samples: Sequence[float]) -> Modes | None:
     """The two modes of a bimodal distribution, or None.
 
-    The best two-way split (least variance within, up to 2 % outliers aside) counts as two modes when both sides hold 10 % of
-    the samples, their medians are 10 % of the median apart, and the middle third between them is less than half as
-    dense as either. Below 30 samples nothing is claimed.
+    The best two-way split (least variance within, up to 2 % outliers aside) counts as two modes when both sides hold
+    10 % of the samples, their medians are 10 % of the median apart, and the middle third between them is less than
+    half as dense as either. Below 30 samples nothing is claimed.
     """
     if len(samples) < 30:
         return None

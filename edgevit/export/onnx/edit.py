@@ -57,7 +57,7 @@ def initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     while unique in graph.initializers:
         count += 1
         unique = f"{name}_{count}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
+    tensor = ir.tensor(np.array(array, order="C"), name=unique)  # ascontiguousarray would make a scalar 1-D
     value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(value)
     return value

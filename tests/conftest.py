@@ -1,0 +1,105 @@
+"""A small real artifact that needs no torch to make: conv, ReLU, average, linear, written with onnx itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgevit.artifact import (
+    MANIFEST,
+    BatchRange,
+    Manifest,
+    ModelInfo,
+    Parity,
+    PrecisionReport,
+    TensorSpec,
+    WeightsInfo,
+    hash_tree,
+    write_golden,
+)
+from edgevit.images import Preprocess
+
+SIZE, CLASSES = 8, 4
+Make = Callable[..., Path]
+
+
+def tiny_graph(batch: int | str, weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["map"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["map"], ["active"]),
+        helper.make_node("GlobalAveragePool", ["active"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"], transB=1),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, SIZE, SIZE])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])
+    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "tiny", [image], [logits], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def tiny_outputs(image: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+    """The same in float64 numpy."""
+    image, kernel = image.astype(np.float64), weights["kernel"].astype(np.float64)
+    padded = np.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    features = np.maximum(np.einsum("bchwij,ocij->bohw", windows, kernel), 0).mean(axis=(2, 3))
+    return features @ weights["weight"].T.astype(np.float64) + weights["bias"]
+
+
+@pytest.fixture
+def make_artifact(tmp_path: Path) -> Make:
+    """A function that writes a tiny artifact; keyword arguments replace fields of its manifest."""
+
+    def make(name: str = "tiny", *, batch: tuple[int, int] = (1, 1), seed: int = 0, **fields: Any) -> Path:
+        random = np.random.default_rng(seed)
+        weights = {
+            "kernel": random.normal(size=(6, 3, 3, 3)).astype(np.float32),
+            "weight": random.normal(size=(CLASSES, 6)).astype(np.float32),
+            "bias": random.normal(size=CLASSES).astype(np.float32),
+        }
+        folder = tmp_path / name
+        folder.mkdir()
+        rows: int | str = "batch" if batch[0] != batch[1] else batch[0]
+        onnx.save(tiny_graph(rows, weights), folder / "model.onnx")
+        preprocess = Preprocess(size=(SIZE, SIZE), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), crop="squash")
+        pixels = list(np.random.default_rng(7).integers(0, 256, (4, 12, 10, 3), dtype=np.uint8))
+        images = preprocess.batch(pixels)
+        golden = {"image": images, "logits": tiny_outputs(images, weights).astype(np.float32)}
+        write_golden(folder, golden, pixels)
+        manifest = Manifest(
+            edgevit="0",
+            created="2026-01-01T00:00:00+00:00",
+            target="onnx",
+            precision="fp32",
+            entry="model.onnx",
+            model=ModelInfo(
+                name="tiny",
+                source="module",
+                form="deploy",
+                task="classifier",
+                image_size=(SIZE, SIZE),
+                classes=CLASSES,
+                params=190,
+                macs=10_000,
+                weights=WeightsInfo(origin="random (seed 0)", state_sha256="0" * 64),
+            ),
+            labels=("ant", "bee", "cat", "dog"),
+            batch=BatchRange(min=batch[0], max=batch[1]),
+            inputs=(TensorSpec(name="image", dtype="float32", shape=(rows, 3, SIZE, SIZE), role="image"),),
+            outputs=(TensorSpec(name="logits", dtype="float32", shape=(rows, CLASSES), role="logits"),),
+            preprocess=preprocess,
+            parity=Parity(status="verified", tolerance=1e-5, max_rel=1e-7, images=16, runtime="onnxruntime"),
+            precision_report=PrecisionReport(requested="fp32", layers={"float32": 2}),
+            files=hash_tree(folder),
+        )
+        (folder / MANIFEST).write_text(manifest.model_copy(update=fields).model_dump_json())
+        return folder
+
+    return make

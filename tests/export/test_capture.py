@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgevit.artifact import BatchRange
+from edgevit.errors import ExportFailed, Unsupported, UsageError
+from edgevit.export.capture import Baked, bake_preprocess, capture, program_module, unbaked
+from edgevit.images import Preprocess
+
+ONE, RANGE = BatchRange(min=1, max=1), BatchRange(min=1, max=8)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, stride=2), nn.Linear(4, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(image).mean((2, 3)))
+
+
+class Returns(nn.Module):
+    """Returns what ``make`` makes of its input."""
+
+    def __init__(self, make) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, x: torch.Tensor):
+        return self.make(x)
+
+
+def images(rows: int = 4) -> dict[str, np.ndarray]:
+    return {"image": np.random.default_rng(0).standard_normal((rows, 3, 8, 8)).astype(np.float32)}
+
+
+def vectors(rows: int = 4) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(1).standard_normal((rows, 6)).astype(np.float32)}
+
+
+def test_a_classifier_is_image_to_logits() -> None:
+    captured = capture(Net(), images(), ONE, classifier=True)
+    assert [(spec.name, spec.role, spec.shape) for spec in captured.inputs] == [("image", "image", (1, 3, 8, 8))]
+    assert [(spec.name, spec.role, spec.shape) for spec in captured.outputs] == [("logits", "logits", (1, 5))]
+
+
+def test_a_dynamic_batch_is_an_axis_called_batch_and_runs_at_any_size() -> None:
+    captured = capture(Net(), images(1), RANGE, classifier=True)
+    assert captured.inputs[0].shape[0] == captured.outputs[0].shape[0] == "batch"
+    program = program_module(captured.program)
+    for rows in (1, 3, 8):
+        feed = torch.from_numpy(images(rows)["image"])
+        torch.testing.assert_close(program(feed), captured.module(feed))
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda x: x + 1, ["output"]),
+        (lambda x: (x + 1, x * 2), ["output_0", "output_1"]),
+        (lambda x: {"mask": x > 0, "sum": x.sum(1)}, ["mask", "sum"]),
+    ],
+)
+def test_outputs_are_named_after_what_is_returned(make, names: list[str]) -> None:
+    assert [spec.name for spec in capture(Returns(make), vectors(), ONE, classifier=False).outputs] == names
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda x: (x, None), "output_1 of the model is None"),
+        (lambda x: (x, (x, x)), "output_1 of the model is a tuple"),
+        (lambda x: {"a": [x]}, "output a of the model is a list"),
+        (lambda x: x.double(), "float64"),
+        (lambda x: x.sum(), "not the batch"),
+    ],
+)
+def test_anything_but_flat_tensors_is_declined_by_name(make, said: str) -> None:
+    with pytest.raises(Unsupported, match=said) as caught:
+        capture(Returns(make), vectors(), ONE, classifier=False)
+    assert caught.value.hint
+
+
+def test_a_model_that_fixes_its_batch_is_declined_with_the_way_out() -> None:
+    fixed = Returns(lambda x: x.reshape(2, 6) if x.shape[0] == 2 else x)
+    with pytest.raises(Unsupported, match="cannot take a dynamic batch") as caught:
+        capture(fixed, vectors(), RANGE, classifier=False)
+    assert caught.value.hint == "export with --batch 1"
+
+
+def test_a_model_that_branches_on_values_fails_in_one_line() -> None:
+    branching = Returns(lambda x: x if x.sum() > 0 else -x)
+    with pytest.raises(ExportFailed, match="torch.export cannot trace") as caught:
+        capture(branching, vectors(), ONE, classifier=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_inputs_that_do_not_fit_are_said_with_their_shape() -> None:
+    with pytest.raises(ExportFailed, match=r"shape \(1, 6\) float32"):
+        capture(Net(), vectors(), ONE, classifier=False)
+
+
+def test_ragged_inputs_are_refused() -> None:
+    with pytest.raises(UsageError, match="same number of rows"):
+        capture(Net(), {"a": np.zeros((2, 1)), "b": np.zeros((3, 1))}, ONE, classifier=False)
+
+
+def test_baked_preprocessing_equals_normalising_outside() -> None:
+    preprocess = Preprocess(size=(8, 8), mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
+    pixels = np.random.default_rng(2).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    net = Net().eval()
+    baked = bake_preprocess(net, preprocess)
+    outside = torch.from_numpy(preprocess.normalise(pixels).transpose(0, 3, 1, 2).copy())
+    torch.testing.assert_close(baked(torch.from_numpy(pixels)), net(outside))
+    captured = capture(baked, {"image": pixels}, ONE, classifier=True)
+    assert captured.inputs[0].dtype == "uint8"
+    assert captured.inputs[0].shape == (1, 8, 8, 3)
+
+
+def test_paths_inside_a_baked_model_are_those_of_the_model() -> None:
+    baked = Baked(Net(), Preprocess(size=(8, 8)))
+    assert {unbaked(path) for path, _ in baked.named_modules()} == {"", "normalise", "conv", "head"}
