@@ -15,7 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from edgevit import render
-from edgevit.errors import EdgeVitError, ParityFailed, UsageError
+from edgevit.errors import EdgeVitError, ParityFailed
+from edgevit.train.options import TrainOptions
+
+RECIPE = TrainOptions()  # the defaults of `edgevit train`
 
 app = typer.Typer(
     name="edgevit",
@@ -33,10 +36,10 @@ ModelName = Annotated[
 ArtifactDir = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="An artifact folder.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads to run the model with. [default: all usable cores]")
+    int | None, typer.Option("--threads", min=1, help="Threads to run the model with. Default: all usable cores.")
 ]
 RuntimeName = Annotated[
-    str | None, typer.Option("--runtime", help="Which runtime opens it. [default: the target's preferred one]")
+    str | None, typer.Option("--runtime", help="Which runtime opens it. Default: the target's preferred one.")
 ]
 Provider = Annotated[
     str | None,
@@ -45,9 +48,9 @@ Provider = Annotated[
 Weights = Annotated[
     str | None, typer.Option("--weights", help="A .safetensors or .pth file, or 'digits' for the shipped checkpoint.")
 ]
-Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Number of classes. [default: the model's own]")]
+Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Number of classes. Default: the model's own.")]
 ImageSize = Annotated[
-    int | None, typer.Option("--image-size", min=1, help="Input side in pixels. [default: the model's own]")
+    int | None, typer.Option("--image-size", min=1, help="Input side in pixels. Default: the model's own.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")]
 Data = Annotated[
@@ -59,10 +62,11 @@ Data = Annotated[
 @app.command()
 def models(json: Json = False) -> None:
     """List the model zoo: parameters, MACs (train and deploy form), image size, shipped weights."""
+    _need_torch("the model zoo")
     from edgevit.models import list_models
 
     with render.progress("counting parameters and MACs"):
-        rows = list_models()
+        rows = list_models(details=True)
     if json:
         render.emit_json(rows)
         return
@@ -122,12 +126,21 @@ def train(
     data: Annotated[
         str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH.")
     ] = "digits",
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="[default: fitted to the data's size]")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1)] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: fitted to the data's size.")] = None,
+    batch_size: Annotated[int, typer.Option(min=2)] = RECIPE.batch_size,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = RECIPE.lr,
+    weight_decay: Annotated[float, typer.Option()] = RECIPE.weight_decay,
+    warmup: Annotated[float, typer.Option(help="Share of the steps before the peak.")] = RECIPE.warmup,
+    smoothing: Annotated[float, typer.Option(help="Label smoothing.")] = RECIPE.smoothing,
+    ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are saved.")] = RECIPE.ema,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = RECIPE.clip,
+    mixup: Annotated[float, typer.Option(help="Largest share of a second image.")] = RECIPE.mixup,
+    hflip: Annotated[bool, typer.Option("--hflip", help="Mirror half of the images.")] = False,
+    augment: Annotated[bool, typer.Option("--augment/--no-augment")] = True,
+    seed: Annotated[int, typer.Option(help="Of order and augmentation; initial weights are always seed 0.")] = 0,
     image_size: ImageSize = None,
     weights: Weights = None,
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from an interrupted run of the same command.")
     ] = False,
@@ -139,12 +152,11 @@ def train(
 
     Example: edgevit train fmvit_nano --data digits -o digits.safetensors
     """
+    asked = {field: value for field, value in locals().items() if field in RECIPE.__dataclass_fields__}
+    _need_torch("training")
     from edgevit import train as training
 
-    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "image_size": image_size, "weights": weights}
-    options = training.TrainOptions(
-        seed=seed, resume=resume, force=force, threads=threads, **{k: v for k, v in given.items() if v is not None}
-    )
+    options = TrainOptions(**asked)
     with render.progress(f"training {model}") as shown:
         result = training.fit(model, data, out, options=options, progress=render.Epochs(shown, model))
     if json:
@@ -164,13 +176,13 @@ def export(
         typer.Option(
             "-o",
             "--out",
-            help="Artifact folder (its parent for several targets). [default: artifacts/MODEL-TARGET-PRECISION]",
+            help="Artifact folder (its parent for several targets). Default: artifacts/MODEL-TARGET-PRECISION.",
         ),
     ] = None,
     weights: Weights = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Weights from the hub (timm models).")] = False,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32 or fp16. [default: the target's own]")
+        str | None, typer.Option("--precision", help="fp32 or fp16. Default: the target's own.")
     ] = None,
     batch: Annotated[str, typer.Option("--batch", help="Rows per call: 1, or a range such as 1-8.")] = "1",
     image_size: ImageSize = None,
@@ -305,7 +317,7 @@ def profile(
         str, typer.Option("--tier", help="quick (≥ 3 s), standard (≥ 60 s) or publish (5 processes, ≥ 600 s).")
     ] = "quick",
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Rows per call. [default: the artifact's smallest]")
+        int | None, typer.Option("--batch", min=1, help="Rows per call. Default: the artifact's smallest.")
     ] = None,
     data: Data = None,
     threads: Threads = None,
@@ -356,6 +368,7 @@ def quickstart(
     json: Json = False,
 ) -> None:
     """The whole story on real handwritten digits, offline: re-parameterise, export, verify, profile, predict."""
+    _need_torch("quickstart")
     from edgevit.quickstart import run
 
     with render.progress("quickstart") as shown:
@@ -366,6 +379,12 @@ def quickstart(
     render.table(("step", "train form", "deploy form"), story.rows(), title="fmvit_nano on handwritten digits")
     for line in story.lines():
         print(line)
+
+
+def _need_torch(what: str) -> None:
+    from edgevit import registry
+
+    registry.need(what, ("torch", "safetensors"), "edgevit[export]")
 
 
 def _version(show: bool) -> None:
@@ -420,8 +439,6 @@ def main() -> None:
         render.say("  next: run it again with EDGEVIT_DEBUG=1 and report the traceback")
         sys.exit(1)
 
-
-__all__ = ["UsageError", "app", "main"]
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,8 @@
     ├── ExportFailed             5   the build itself failed
     ├── BadArtifact              6   missing, altered, or written by a newer edgevit
     ├── ParityFailed             7   the artifact does not compute what its model computes
-    └── WorkerFailed             1   a worker process crashed, hung or was killed
+    ├── WorkerFailed             1   a worker process crashed, hung or was killed
+    └── Interrupted            130   Ctrl-C; the message says what is kept
 
 Only ``edgevit.cli`` catches these. A message is one sentence; ``hint`` is the next step.
 """
@@ -78,3 +79,9 @@ class ParityFailed(EdgeVitError):
 
 class WorkerFailed(EdgeVitError):
     """A worker process died (signal, out of memory) or ran past its time limit."""
+
+
+class Interrupted(EdgeVitError):
+    """Ctrl-C during work that keeps what it has; the hint says how to go on."""
+
+    exit_code = 130

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgevit import render
-from edgevit.artifact import Artifact, Manifest, Parity, TensorSpec
+from edgevit.artifact import Artifact, Manifest, Parity, ReparamSummary, TensorSpec
 
 
 def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:
@@ -50,6 +50,12 @@ def parity_sentence(parity: Parity) -> str:
     return f"{sentence}; {parity.reason}" if parity.reason else sentence
 
 
+def reparam_sentence(summary: ReparamSummary) -> str:
+    """What was folded, and the float64 proof."""
+    folds = ", ".join(f"{count} {kind}" for kind, count in summary.folded.items()) or "nothing to fold"
+    return f"{folds}; float64 error {summary.max_rel_error:.1e}"
+
+
 def _tensor(spec: TensorSpec) -> str:
     return f"{spec.name}: {spec.dtype} {'×'.join(map(str, spec.shape))} ({spec.role})"
 
@@ -75,8 +81,7 @@ def _inside(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for module, reason in report.kept_fp32.items():
         yield "kept fp32", f"{module}: {reason}"
     if manifest.reparam:
-        folds = ", ".join(f"{count} {kind}" for kind, count in manifest.reparam.folded.items()) or "nothing"
-        yield "re-parameterised", f"{folds}; float64 error {manifest.reparam.max_rel_error:.1e}"
+        yield "re-parameterised", reparam_sentence(manifest.reparam)
         for module, reason in manifest.reparam.left.items():
             yield "left as is", f"{module}: {reason}"
     yield "built with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())

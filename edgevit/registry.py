@@ -47,10 +47,7 @@ class Row:
         Raises MissingDependency with the pip line when a needed package is absent; a package that is installed but
         broken keeps its own error.
         """
-        if missing := self.missing():
-            raise MissingDependency(
-                f"{self.name} needs {', '.join(missing)}, not installed here", hint=f"pip install '{self.install}'"
-            )
+        need(self.name, self.packages, self.install)
         module, _, attribute = self.path.partition(":")
         return getattr(import_module(module), attribute)
 
@@ -91,6 +88,14 @@ def version_of(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def need(what: str, packages: tuple[str, ...], install: str) -> None:
+    """MissingDependency with the pip line unless every distribution is installed."""
+    if missing := [package for package in packages if version_of(package) is None]:
+        raise MissingDependency(
+            f"{what} needs {', '.join(missing)}, not installed here", hint=f"pip install '{install}'"
+        )
 
 
 def rows(kind: Kind) -> dict[str, Row]:

@@ -74,7 +74,8 @@ class PrecisionPlan:
 
     def kept(self) -> dict[str, str]:
         """Both together, for the report; a module kept whole is named once."""
-        return {path or "model": reason for path, reason in {**self.operators, **self.modules}.items()}
+        both = {**self.operators, **self.modules}
+        return {f"model{path}" if path[:1] in ("", " ") else path: reason for path, reason in both.items()}
 
 
 def scan_activations(capture: Capture) -> ActivationRanges:

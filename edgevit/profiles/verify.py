@@ -11,27 +11,18 @@ from typing import Any
 import numpy as np
 
 from edgevit import worker
-from edgevit.artifact import Array, Artifact, Parity
-from edgevit.errors import ParityFailed, Unsupported, UsageError
+from edgevit.artifact import GOLDEN, GOLDEN_ROWS, Array, Artifact, Parity
+from edgevit.data import LabelledData, open_data
+from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
 from edgevit.images import decode
+from edgevit.profiles.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, taken_in_order
 from edgevit.profiles.diagnosis import preprocessing_differs
-from edgevit.profiles.parity import Reference, batches_to_prove, compare, run_rows
+from edgevit.profiles.parity import Reference, batches_to_prove, ceiling, compare, run_rows
 from edgevit.runtimes.base import Session, open_session
 
-ACCURACY_DROP = 0.01  # an artifact may lose this much of the recorded top-1: images on the border between two classes
-MAX_IMAGES = 2000
+MAX_IMAGES = 2000  # as many as the accuracy recorded at export was measured on, spread over the data in the same way
 MAX_COMPARED = 64  # images for --against
 TIMEOUT_S = 3600.0
-
-
-@dataclass(frozen=True)
-class AccuracyCheck:
-    """Top-1 of the artifact on labelled data; ``recorded`` is the source model's on the same data, when known."""
-
-    data: str
-    top1: float
-    images: int
-    recorded: float | None
 
 
 @dataclass(frozen=True)
@@ -76,8 +67,10 @@ def verify(
 
     ``data`` adds real images: with labels their accuracy, beside the recorded one. ``against`` is another artifact,
     or "source" for the torch model it came from; both run on the same images, each with its own preprocessing.
-    Success turns an ``unverified`` manifest into a verified one. Raises ParityFailed (its ``verification`` attribute
-    has the details), BadArtifact, Unsupported, MissingDependency, WorkerFailed, UsageError.
+    Success turns an ``unverified`` manifest into a verified one, but not with the torch runtime, which runs the source
+    and not the artifact; a manifest that says ``failed`` stays so, because its export compared more rows than are kept.
+    Raises ParityFailed (its ``verification`` attribute has the details), BadArtifact, Unsupported, MissingDependency,
+    WorkerFailed, UsageError.
     """
     artifact = Artifact.open(path)
     payload = {
@@ -95,7 +88,7 @@ def verify(
         )
         error.verification = found  # type: ignore[attr-defined]
         raise error
-    if artifact.manifest.parity.status == "unverified":
+    if artifact.manifest.parity.status == "unverified" and found.runtime != "torch":
         with contextlib.suppress(OSError):  # a read-only folder keeps its old record
             artifact.update_parity(found.parity)
     return found
@@ -117,6 +110,7 @@ def verify_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     """Worker target: the arguments of ``verify`` in, ``Verification.record()`` out."""
     artifact = Artifact.open(payload["artifact"])
     checks = _Checks(artifact, payload)
+    checks.record()
     with open_session(
         artifact, payload["runtime"], threads=payload["threads"], provider=payload["provider"]
     ) as session:
@@ -146,11 +140,23 @@ class _Checks:
         if problem:
             self.problems.append(sentence)
 
+    def record(self) -> None:
+        """What the manifest itself says about the proof."""
+        manifest = self.artifact.manifest
+        highest = ceiling(manifest.precision)
+        if not 0 < manifest.parity.tolerance <= highest:
+            raise BadArtifact(
+                f"{self.artifact.path} allows an error of {manifest.parity.tolerance:.1e}; "
+                f"{manifest.precision} allows {highest:.0e} at most",
+                hint="export anew",
+            )
+        if manifest.parity.status == "failed":
+            self.say(f"the export itself failed its proof: {manifest.parity.reason}", problem=True)
+
     def golden(self, session: Session) -> None:
         """The stored inputs must give the stored outputs, at every batch size that has to be proved."""
         manifest = self.artifact.manifest
-        inputs, outputs = self.artifact.golden()
-        reference = Reference(inputs, outputs, manifest.parity.tolerance, manifest.parity.noise)
+        reference = self._golden_reference()
         self.parity = compare(session, reference, batches_to_prove(manifest.batch))
         if self.parity.status == "failed":
             self.say(f"golden pair: {self.parity.reason}", problem=True)
@@ -159,6 +165,16 @@ class _Checks:
             f"golden pair: error {self.parity.max_rel:.1e} of the largest output, tolerance "
             f"{self.parity.tolerance:.1e}, batch {', '.join(map(str, self.parity.batches))}, on {session.runtime}"
         )
+
+    def _golden_reference(self) -> Reference:
+        inputs, outputs = self.artifact.golden()
+        parity = self.artifact.manifest.parity
+        for name, array in {**inputs, **outputs}.items():
+            if array.ndim == 0 or len(array) != GOLDEN_ROWS:
+                raise BadArtifact(
+                    f"{GOLDEN} in {self.artifact.path} does not hold {GOLDEN_ROWS} rows of {name}", hint="export anew"
+                )
+        return Reference(inputs, outputs, parity.tolerance, parity.noise)
 
     def preprocessing(self) -> None:
         """The golden images, preprocessed here, must be the golden inputs."""
@@ -175,35 +191,68 @@ class _Checks:
 
     def data(self, session: Session) -> None:
         """Accuracy on labelled images, judged against the recorded one when the data is the same."""
-        from edgevit.data import open_data
-
-        source, recorded = self.payload["data"], self.artifact.manifest.accuracy
-        same = recorded is not None and recorded.data == source
-        found = open_data(source, split="held-out" if same else "all")
+        found = spread(self._opened(), MAX_IMAGES)
         if found.labels is None:
             if not self.payload["against"]:
-                self.say(f"{source} has no labels: no accuracy; add --against to compare outputs on it")
+                self._unlabelled(session, spread(found, MAX_COMPARED))
             return
-        count = min(len(found), MAX_IMAGES)
-        top1 = float((self._top1(session, found, count) == found.labels[:count]).mean())
-        self.accuracy = AccuracyCheck(source, top1, count, recorded.top1 if same and recorded else None)
-        sentence = f"accuracy {top1:.2%} on {count} images of {source}"
-        if self.accuracy.recorded is None:
-            self.say(sentence)
+        if self.artifact.manifest.logits_output() is None:
+            if not self.payload["against"]:
+                raise Unsupported(
+                    f"{self.artifact.path} is not a classifier, so it has no accuracy", hint="add --against ARTIFACT"
+                )
             return
-        lost = self.accuracy.recorded - top1 > ACCURACY_DROP
-        self.say(f"{sentence}; the source model had {self.accuracy.recorded:.2%}", problem=lost)
+        labels = class_indices(found, self.artifact.manifest)
+        top1 = float((self._top1(session, found) == labels).mean())
+        if taken_in_order(found, self.artifact.manifest):
+            self.say(f"the classes of {found.name} have other names than the artifact's and are taken in order")
+        self._judge_accuracy(top1, len(labels))
 
-    def _top1(self, session: Session, found: Any, count: int) -> Array:
+    def _opened(self) -> LabelledData:
+        """--data: the part that was held out in training, where that is known, else all of it."""
+        source, recorded = self.payload["data"], self.artifact.manifest.accuracy
+        fixed = source.partition(":")[0] in ("digits", "cifar10")
+        same = recorded is not None and recorded.data == source
+        found = open_data(source, split="held-out" if same or fixed else "all")
+        if not len(found):
+            raise UsageError(f"{source} holds no images", hint="use another --data")
+        return found
+
+    def _judge_accuracy(self, top1: float, count: int) -> None:
+        source, recorded = self.payload["data"], self.artifact.manifest.accuracy
+        same = recorded if recorded is not None and recorded.data == source else None
+        self.accuracy = AccuracyCheck(source, top1, count, same.top1 if same else None)
+        sentence = f"accuracy {top1:.2%} on {count} images of {source}"
+        if same is None:
+            self.say(sentence + (f"; at export {recorded.top1:.2%} on {recorded.data}" if recorded else ""))
+            return
+        allowed = allowed_drop(same, count)
+        lost = same.top1 - top1 > allowed
+        self.say(
+            f"{sentence}; the source model had {same.top1:.2%}" + (f", {allowed:.2%} may be lost" if lost else ""),
+            problem=lost,
+        )
+
+    def _unlabelled(self, session: Session, found: LabelledData) -> None:
+        """Without labels or another artifact, outputs can only be absurd or not."""
+        rows = _preprocessed(self.artifact, list(found.images))
+        outputs = run_rows(session, rows, self.artifact.manifest.batch.max)
+        for name, values in outputs.items():
+            if not np.isfinite(values).all():
+                self.say(f"{name} holds NaN or infinity on images of {self.payload['data']}", problem=True)
+        self.say(
+            f"{len(found)} images of {self.payload['data']} ran; they have no labels, so nothing says whether the "
+            "outputs are right: add --against to compare them"
+        )
+
+    def _top1(self, session: Session, found: LabelledData) -> Array:
         logits = self.artifact.manifest.logits_output()
-        if logits is None:
-            raise Unsupported(
-                f"{self.artifact.path} is not a classifier, so it has no accuracy", hint="leave --data out"
-            )
+        batch = self.artifact.manifest.batch.max
+        step = max(64 // batch, 1) * batch
         tops = []
-        for start in range(0, count, 64):
-            rows = _preprocessed(self.artifact, [found.images[i] for i in range(start, min(start + 64, count))])
-            tops.append(run_rows(session, rows, self.artifact.manifest.batch.max)[logits.name].argmax(axis=1))
+        for start in range(0, len(found), step):
+            rows = _preprocessed(self.artifact, list(found.images[start : start + step]))
+            tops.append(run_rows(session, rows, batch)[logits.name if logits else ""].argmax(axis=-1))
         return np.concatenate(tops)
 
     def against(self, session: Session) -> None:
@@ -223,7 +272,9 @@ class _Checks:
         reference = Reference(images(self.artifact), wanted, tolerance)
         self.compared = compare(session, reference, [self.artifact.manifest.batch.max])
         if self.compared.status == "failed":
-            self.say(f"against {name}: {self.compared.reason}", problem=True)
+            ours, theirs_too = (one.manifest.model.weights.state_sha256 for one in (self.artifact, other))
+            note = "" if ours == theirs_too else "; the two were made from different weights"
+            self.say(f"against {name}: {self.compared.reason}{note}", problem=True)
         else:
             self.say(
                 f"against {name}: error {self.compared.max_rel:.1e} on {self.compared.images} rows, "
@@ -234,11 +285,7 @@ class _Checks:
         """Rows to compare on, preprocessed by the artifact they are for: --data, else the golden pair."""
         golden = self.artifact.golden_images()
         if self.payload["data"]:
-            from edgevit.data import open_data
-
-            source = open_data(self.payload["data"]).images
-            step = max(1, len(source) // MAX_COMPARED)
-            pictures = [source[index] for index in range(0, len(source), step)][:MAX_COMPARED]
+            pictures = list(spread(self._opened(), MAX_COMPARED).images)
         elif golden:
             pictures = [decode(path) for path in golden]
         else:
@@ -261,6 +308,6 @@ class _Checks:
 
 def _preprocessed(artifact: Artifact, pictures: list[Array]) -> dict[str, Array]:
     spec, preprocess = artifact.manifest.image_input(), artifact.manifest.preprocess
-    if spec is None or preprocess is None:
-        raise Unsupported(f"{artifact.path} does not take images", hint="leave --data out")
-    return {spec.name: preprocess.batch(pictures)}
+    if spec is None or preprocess is None or len(artifact.manifest.inputs) != 1:
+        raise Unsupported(f"{artifact.path} does not take one image", hint="leave --data out")
+    return {spec.name: preprocess.batch(pictures).astype(spec.dtype, copy=False)}

@@ -37,6 +37,7 @@ class Session:
         self.outputs: tuple[TensorSpec, ...] = artifact.manifest.outputs
         self.threads = threads
         self.details: dict[str, str] = {}
+        self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in self.inputs}
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once. Feeds and results by name; UsageError when a name, dtype or shape is not the manifest's."""
@@ -45,18 +46,23 @@ class Session:
 
     def check(self, feeds: Mapping[str, Array]) -> None:
         """UsageError unless ``feeds`` are exactly the manifest's inputs."""
-        names = [spec.name for spec in self.inputs]
-        if set(feeds) != set(names):
-            raise UsageError(f"this model takes {', '.join(names)}; got {', '.join(sorted(feeds)) or 'nothing'}")
+        if feeds.keys() != self._dtypes.keys():
+            names = ", ".join(self._dtypes)
+            raise UsageError(f"this model takes {names}; got {', '.join(sorted(feeds)) or 'nothing'}")
         batch = self.artifact.manifest.batch
         for spec in self.inputs:
             array = feeds[spec.name]
-            if array.dtype != np.dtype(spec.dtype):
+            if not isinstance(array, np.ndarray):
+                raise UsageError(f"{spec.name} must be a numpy array, got {type(array).__name__}")
+            if array.dtype != self._dtypes[spec.name]:
                 raise UsageError(f"{spec.name} must be {spec.dtype}, got {array.dtype}")
-            wanted = tuple(array.shape[0] if side == "batch" and array.ndim else side for side in spec.shape)
-            if array.shape != wanted or not (spec.shape[:1] != ("batch",) or batch.min <= array.shape[0] <= batch.max):
+            free = spec.shape[:1] == ("batch",)
+            fits = array.shape[1:] == spec.shape[1:] and array.ndim if free else array.shape == spec.shape
+            if not fits or (free and not batch.min <= array.shape[0] <= batch.max):
                 shown = "×".join(str(batch) if side == "batch" else str(side) for side in spec.shape)
                 raise UsageError(f"{spec.name} must be {shown}, got {'×'.join(map(str, array.shape)) or 'a scalar'}")
+        if len({feeds[spec.name].shape[0] for spec in self.inputs if spec.shape[:1] == ("batch",)}) > 1:
+            raise UsageError("all inputs must have the same number of rows")
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         raise NotImplementedError

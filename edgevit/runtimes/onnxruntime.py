@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
@@ -27,7 +28,8 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
-_QUIET = 3  # errors only: warnings about node placement are answered by our own check
+_QUIET = 4  # fatal only: errors are raised as well, and warnings about node placement are answered by our own check
+_OPTIONS = ("graph_optimization", "profile", "require")
 
 
 def provider_name(asked: str | None) -> str:
@@ -59,61 +61,114 @@ class OnnxRuntimeSession(Session):
 
     runtime = "onnxruntime"
 
-    def __init__(self, artifact: Artifact, threads: int, session: Any) -> None:
+    def __init__(self, artifact: Artifact, threads: int, session: Any, options: Mapping[str, Any]) -> None:
         super().__init__(artifact, threads)
         self._session = session
         self._names = [spec.name for spec in self.outputs]
         self.provider = session.get_providers()[0]
-        self.details = {"onnxruntime": ort.__version__, "provider": self.provider}
+        self.details = {
+            "onnxruntime": ort.__version__,
+            "provider": self.provider,
+            "graph_optimization": str(options.get("graph_optimization", "all")),
+            **{f"{self.provider}.{key}": str(value) for key, value in _provider_options(session).items()},
+        }
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self._session is None:
+            raise EdgeVitError(f"the session on {self.artifact.path} was closed", hint="open another one")
         try:
             found = self._session.run(self._names, feeds)
         except Exception as exc:
             raise EdgeVitError(f"ONNX Runtime could not run {self.artifact.path}: {first_line(exc)}") from exc
         return dict(zip(self._names, found, strict=True))
 
+    def end_profiling(self) -> str:
+        """Finish the trace that the option ``profile`` began; the path of its JSON file."""
+        return str(self._session.end_profiling())
+
     def close(self) -> None:
         self._session = None
 
 
 class OnnxRuntime:
-    """Opens onnx artifacts. Options: ``graph_optimization`` = all (default) | extended | basic | none."""
+    """Opens onnx artifacts.
+
+    Options: ``graph_optimization`` = all (default) | extended | basic | none; ``profile`` = a folder for ONNX Runtime's
+    own trace of every node; ``require`` = true makes it fatal that a node is left to the CPU by another provider.
+    """
 
     name = "onnxruntime"
     can_profile = True
 
     def open(self, artifact: Artifact, *, threads: int, provider: str | None, options: Mapping[str, Any]) -> Session:
         """A session on exactly the provider that was asked for. Raises as ``provider_name``; BadArtifact when ONNX
-        Runtime refuses the file."""
+        Runtime refuses the file or its inputs and outputs are not the manifest's."""
         wanted = provider_name(provider)
+        made = session_options(threads, options)
         try:
+            # Without enable_fallback=0 the Python wrapper prints a line and goes on with the CPU.
             session = ort.InferenceSession(
-                str(artifact.entry), session_options(threads, options), providers=_with_cpu(wanted)
+                str(artifact.entry), made, providers=_with_cpu(wanted, _is_true(options)), enable_fallback=0
             )
         except Exception as exc:
-            raise BadArtifact(
-                f"ONNX Runtime {ort.__version__} cannot open {artifact.entry}: {first_line(exc)}", hint="export anew"
-            ) from exc
+            raise _refused(artifact, wanted, exc) from exc
         if session.get_providers()[0] != wanted:
             raise Unsupported(
                 f"{wanted} did not start, ONNX Runtime would have used {session.get_providers()[0]}",
                 hint="check the provider's drivers, or leave --provider out",
             )
-        return OnnxRuntimeSession(artifact, threads, session)
+        _check_names(artifact, session)
+        return OnnxRuntimeSession(artifact, threads, session, options)
 
 
-def _with_cpu(wanted: str) -> list[str]:
+def _refused(artifact: Artifact, wanted: str, exc: Exception) -> EdgeVitError:
+    """What an error of opening means: a broken file, or something this build or machine does not have."""
+    said = f"ONNX Runtime {ort.__version__} cannot open {artifact.entry}: {first_line(exc)}"
+    kind = type(exc).__name__
+    if kind == "NotImplemented":
+        return Unsupported(said, hint="use another --provider, or a newer onnxruntime")
+    if wanted != CPU and kind not in ("InvalidProtobuf", "InvalidGraph", "NoSuchFile"):
+        return Unsupported(f"{wanted}: {said}", hint="check the provider's drivers, or leave --provider out")
+    return BadArtifact(said, hint="export anew")
+
+
+def _check_names(artifact: Artifact, session: Any) -> None:
+    manifest = artifact.manifest
+    for kind, specs, found in (
+        ("inputs", manifest.inputs, session.get_inputs()),
+        ("outputs", manifest.outputs, session.get_outputs()),
+    ):
+        ours, theirs = sorted(spec.name for spec in specs), sorted(value.name for value in found)
+        if ours != theirs:
+            raise BadArtifact(
+                f"the {kind} of {artifact.entry} are {', '.join(theirs)}; the manifest says {', '.join(ours)}",
+                hint="export anew",
+            )
+
+
+def _provider_options(session: Any) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = session.get_provider_options().get(session.get_providers()[0], {})
+    return found
+
+
+def _with_cpu(wanted: str, alone: bool) -> list[str]:
     # Every provider but the CPU's leaves some nodes to it, and a session without it would not load at all.
-    return [wanted] if wanted == CPU else [wanted, CPU]
+    return [wanted] if alone or wanted == CPU else [wanted, CPU]
+
+
+def _is_true(options: Mapping[str, Any]) -> bool:
+    value = str(options.get("require", "false")).lower()
+    if value not in ("true", "false"):
+        raise UsageError(f"require must be true or false, not {value!r}")
+    return value == "true"
 
 
 def session_options(threads: int, options: Mapping[str, Any]) -> Any:
     """ort.SessionOptions with ``threads`` for the work inside a node; UsageError for an option we do not have."""
     level = str(options.get("graph_optimization", "all"))
     for key in options:
-        if key != "graph_optimization":
-            raise UnknownName("option of onnxruntime", key, ["graph_optimization"])
+        if key not in _OPTIONS:
+            raise UnknownName("option of onnxruntime", key, _OPTIONS)
     if level not in _LEVELS:
         raise UsageError(f"graph_optimization must be one of {', '.join(_LEVELS)}, not {level!r}")
     made = ort.SessionOptions()
@@ -121,6 +176,11 @@ def session_options(threads: int, options: Mapping[str, Any]) -> Any:
     made.inter_op_num_threads = 1
     made.log_severity_level = _QUIET
     made.graph_optimization_level = _LEVELS[level]
+    if _is_true(options):
+        made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if folder := options.get("profile"):
+        made.enable_profiling = True
+        made.profile_file_prefix = str(Path(folder) / "onnxruntime")
     return made
 
 

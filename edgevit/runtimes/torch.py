@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from edgevit.artifact import Array, Artifact
-from edgevit.errors import BadArtifact, Unsupported, UsageError
+from edgevit.artifact import Array, Artifact, TensorSpec
+from edgevit.errors import BadArtifact, EdgeVitError, Unsupported, UsageError
 from edgevit.images import Preprocess
 from edgevit.models.source import RANDOM, create_model, state_sha256
+from edgevit.models.spec import spec_of
 from edgevit.runtimes.base import Session
 
 
@@ -27,15 +30,25 @@ class TorchSession(Session):
         self.details = {"torch": torch.__version__}
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        preprocess = self.artifact.manifest.preprocess
-        tensors = [torch.from_numpy(feeds[spec.name]) for spec in self.inputs]
-        if preprocess is not None and preprocess.baked:
-            tensors = [_normalise(tensor, preprocess) for tensor in tensors]
         with torch.inference_mode():
-            found = self._module(*tensors)
-        values = list(found.values()) if isinstance(found, Mapping) else found
-        rows = [values] if isinstance(values, torch.Tensor) else list(values)
+            found = self._module(*(self._tensor(spec, feeds[spec.name]) for spec in self.inputs))
+        named = found if isinstance(found, Mapping) else None
+        if named is not None and {spec.name for spec in self.outputs} <= set(named):
+            rows = [named[spec.name] for spec in self.outputs]
+        else:
+            values = list(named.values()) if named is not None else found
+            rows = [values] if isinstance(values, torch.Tensor) else list(values)
+        if len(rows) != len(self.outputs):
+            raise EdgeVitError(f"{self.artifact.path} lists {len(self.outputs)} outputs, its model gives {len(rows)}")
         return {spec.name: row.numpy() for spec, row in zip(self.outputs, rows, strict=True)}
+
+    def _tensor(self, spec: TensorSpec, array: Array) -> torch.Tensor:
+        """The model's own argument: floats as float32, a baked artifact's pixels normalised as its graph does it."""
+        tensor = torch.from_numpy(np.array(array))  # a copy: torch refuses arrays that are read-only or run backwards
+        preprocess = self.artifact.manifest.preprocess
+        if preprocess is not None and preprocess.baked and spec.role == "image":
+            return _normalise(tensor, preprocess)
+        return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _normalise(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
@@ -67,16 +80,39 @@ def rebuild(artifact: Artifact) -> nn.Module:
             f"{artifact.path} was exported from a module in memory, which cannot be rebuilt from its manifest",
             hint="compare with another artifact instead: --against ARTIFACT",
         )
-    pretrained = model.weights.origin == "timm pretrained"
-    # ViTs resized at load carry a note in brackets behind the weights' name
-    origin = model.weights.origin.partition(" (")[0]
-    weights = None if pretrained or model.weights.origin == RANDOM else origin
-    module = create_model(
-        model.name, weights=weights, num_classes=model.classes, image_size=model.image_size, pretrained=pretrained
-    )
+    module = _created(artifact)
     if state_sha256(module) != model.weights.state_sha256:
         raise BadArtifact(
             f"the weights that {model.weights.origin!r} gives for {model.name} now are not those of the export",
             hint="restore the file, or export again",
         )
     return module
+
+
+def _created(artifact: Artifact) -> nn.Module:
+    """The model as its name and weights give it; classes and image size are asked for only where they differ, because
+    not every factory takes them."""
+    model = artifact.manifest.model
+    pretrained = model.weights.origin == "timm pretrained"
+    weights = _weights(model.weights.origin)
+    module = create_model(model.name, weights=weights, pretrained=pretrained)
+    spec = spec_of(module)
+    other_classes = model.classes is not None and spec is not None and spec.num_classes not in (None, model.classes)
+    other_size = model.image_size is not None and spec is not None and spec.image_size != model.image_size
+    if not other_classes and not other_size:
+        return module
+    return create_model(
+        model.name,
+        weights=weights,
+        num_classes=model.classes if other_classes else None,
+        image_size=model.image_size if other_size else None,
+        pretrained=pretrained,
+    )
+
+
+def _weights(origin: str) -> str | None:
+    """The weights argument behind a recorded origin. ViTs resized at load carry a note in brackets behind it."""
+    if origin in (RANDOM, "timm pretrained"):
+        return None
+    noted = origin.endswith(")") and not Path(origin).exists()
+    return (origin.rpartition(" (")[0] or origin) if noted else origin

@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgevit.train.loop import TrainingInterrupted as TrainingInterrupted
     from edgevit.train.loop import TrainResult as TrainResult
     from edgevit.train.loop import fit as fit
     from edgevit.train.options import TrainOptions as TrainOptions
@@ -14,11 +13,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "TrainOptions": "edgevit.train.options",
     "TrainResult": "edgevit.train.loop",
-    "TrainingInterrupted": "edgevit.train.loop",
     "fit": "edgevit.train.loop",
 }
 
-__all__ = ["TrainOptions", "TrainResult", "TrainingInterrupted", "fit"]
+__all__ = ["TrainOptions", "TrainResult", "fit"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgevit.data import LabelledData, open_data
-from edgevit.errors import EdgeVitError, Unsupported, UsageError
+from edgevit.errors import EdgeVitError, Interrupted, Unsupported, UsageError
 from edgevit.images import Preprocess
 from edgevit.models.checkpoint import CheckpointMeta, save_checkpoint
 from edgevit.models.source import create_model
@@ -36,14 +36,6 @@ Progress = Callable[[int, int, float, float | None], None]
 """``progress(epoch, epochs, mean loss, held-out accuracy or None where it was not measured)``, after each epoch."""
 
 SPLIT_SEED = 0  # fixed whatever --seed says, so that accuracies of two runs are of the same images
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during training. ``str()`` says what is kept; ``hint`` how to go on."""
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 @dataclass(frozen=True)
@@ -102,7 +94,7 @@ def fit(
 
     The state after each epoch is kept in ``OUT.resume`` until the run ends; with ``options.resume`` the run goes on
     from there, to the same weights on the same machine and threads. Raises UsageError (data without labels, an existing
-    ``out``, …), Unsupported (no such device), EdgeVitError (the loss became infinite), TrainingInterrupted (Ctrl-C).
+    ``out``, …), Unsupported (no such device), EdgeVitError (the loss became infinite), Interrupted (Ctrl-C).
     """
     options, out, started = options or TrainOptions(), Path(out), time.perf_counter()
     _check_out(out, options)
@@ -243,7 +235,7 @@ def _epochs(run: _Run, state_file: Path, recipe: dict[str, Any], progress: Progr
                 )
     except KeyboardInterrupt:
         hint = "the same command with --resume goes on from there" if done else "nothing was kept"
-        raise TrainingInterrupted(f"stopped after epoch {done} of {run.epochs}", hint=hint) from None
+        raise Interrupted(f"stopped after epoch {done} of {run.epochs}", hint=hint) from None
     return loss
 
 

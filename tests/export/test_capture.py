@@ -93,7 +93,7 @@ def test_a_model_that_fixes_its_batch_is_declined_with_the_way_out() -> None:
 
 def test_a_model_that_branches_on_values_fails_in_one_line() -> None:
     branching = Returns(lambda x: x if x.sum() > 0 else -x)
-    with pytest.raises(ExportFailed, match="torch.export cannot trace") as caught:
+    with pytest.raises(ExportFailed, match=r"torch\.export cannot trace") as caught:
         capture(branching, vectors(), ONE, classifier=False)
     assert "\n" not in str(caught.value)
 

@@ -59,7 +59,7 @@ def test_attention_scores_count_although_they_are_inside_one_operator() -> None:
 
 
 def test_a_module_whose_activations_leave_fp16_is_kept_and_its_reader_too() -> None:
-    found = captured(Block(1e6))
+    found = captured(Block(1e5))
     plan = plan_fp16(found, scan_activations(found))
     assert set(plan.modules) >= {"big", "small"}
     assert "activations reach" in plan.modules["big"]
@@ -72,7 +72,7 @@ def test_a_tame_model_keeps_only_normalisation_and_softmax() -> None:
     assert max(ranges.by_node.values()) < RANGE_LIMIT
     plan = plan_fp16(found, ranges)
     assert plan.modules == {}
-    assert set(plan.kept()) == {"norm", "model (softmax)"} or set(plan.kept()) == {"norm", " (softmax)"}
+    assert set(plan.kept()) == {"norm", "model (softmax)"}
 
 
 def test_weights_that_underflow_or_overflow_are_named() -> None:

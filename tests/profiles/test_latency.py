@@ -152,6 +152,13 @@ def test_a_profile_holds_samples_conditions_and_the_promised_record(fake: None, 
     Artifact.open(path).check_files()
 
 
+def test_publish_pools_several_processes(fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(latency.TIERS, "publish", latency.Tier(Plan(0.2, 64, 5, 0.05, 10, 0.5, 0.02), processes=2))
+    measured = latency.profile(make(tmp_path / "a"), tier="publish", threads=1)
+    assert [len(run.samples_ms) >= 64 for run in measured.runs] == [True, True]
+    assert len(measured.samples_ms) == sum(len(run.samples_ms) for run in measured.runs)
+
+
 def test_a_crash_is_a_failed_profile_and_not_the_end(fake: None, tmp_path: Path) -> None:
     measured = latency.profile(make(tmp_path / "a", "segfault"))
     record = measured.record()

@@ -10,12 +10,12 @@ from PIL import Image
 from torch import nn
 
 from edgevit.data import open_data
-from edgevit.errors import EdgeVitError, Unsupported, UsageError
+from edgevit.errors import EdgeVitError, Interrupted, Unsupported, UsageError
 from edgevit.images import Preprocess
 from edgevit.models.checkpoint import read_checkpoint
 from edgevit.models.source import create_model
 from edgevit.models.spec import spec_of
-from edgevit.train import TrainingInterrupted, TrainOptions, fit, loop
+from edgevit.train import TrainOptions, fit, loop
 from edgevit.train.batches import make_batches
 from edgevit.train.optim import Ema, learning_rate, parameter_groups
 from edgevit.train.options import command_line
@@ -137,7 +137,7 @@ def test_a_resumed_run_ends_with_the_same_bytes_as_an_uninterrupted_one(
 ) -> None:
     whole, cut = tmp_path / "whole" / "x.safetensors", tmp_path / "cut" / "x.safetensors"
     fit(model, some_digits, whole, options=options(epochs=4, mixup=0.3))
-    with pytest.raises(TrainingInterrupted, match="after epoch 2 of 4") as caught:
+    with pytest.raises(Interrupted, match="after epoch 2 of 4") as caught:
         fit(model, some_digits, cut, options=options(epochs=4, mixup=0.3), progress=stop_after(2))
     assert "--resume" in caught.value.hint
     assert not cut.exists()
@@ -150,7 +150,7 @@ def test_a_resumed_run_ends_with_the_same_bytes_as_an_uninterrupted_one(
 
 def test_an_unfinished_run_is_never_thrown_away_unasked(model: str, some_digits: str, tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
-    with pytest.raises(TrainingInterrupted):
+    with pytest.raises(Interrupted):
         fit(model, some_digits, out, options=options(), progress=stop_after(1))
     with pytest.raises(UsageError, match="unfinished") as caught:
         fit(model, some_digits, out, options=options())

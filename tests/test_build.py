@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import edgevit
+from edgevit import build, worker
+from edgevit.artifact import Artifact, BatchRange
+from edgevit.build import choose_target, default_out, export, parse_batch, prepare
+from edgevit.errors import (
+    ExportFailed,
+    ParityFailed,
+    UnknownName,
+    Unsupported,
+    UsageError,
+    WorkerFailed,
+)
+
+
+class Small(nn.Module):
+    """A classifier of 16×16 images that edgevit knows nothing about, with something to fold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.Linear(8, 5)
+        nn.init.normal_(self.norm.running_mean)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+class Pair(nn.Module):
+    """Two inputs, two outputs."""
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return left + right, left * right
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("small") / "artifact"
+    return export(Small(), "onnx", out=folder, batch="1-4", image_size=16, labels="abcde", data="digits", threads=1)
+
+
+def test_an_unknown_module_becomes_a_verified_artifact(small: Artifact) -> None:
+    manifest = Artifact.open(small.path).manifest
+    assert manifest.parity.status == "verified"
+    assert manifest.parity.images >= 16
+    assert manifest.parity.batches == (1, 3, 4)
+    assert manifest.labels == tuple("abcde")
+    assert manifest.model.source == "module"
+    assert manifest.reparam is not None
+    assert sum(manifest.reparam.folded.values()) == 1
+    small.check_files()
+
+
+def test_a_bare_session_reproduces_the_golden_pair(small: Artifact) -> None:
+    with np.load(small.path / "golden.npz") as golden:
+        session = onnxruntime.InferenceSession(str(small.entry), providers=["CPUExecutionProvider"])
+        (logits,) = session.run(["logits"], {"image": golden["image"]})
+        assert golden["image"].shape == (4, 3, 16, 16)
+        np.testing.assert_allclose(logits, golden["logits"], atol=1e-5)
+
+
+def test_golden_pictures_are_what_the_golden_rows_were_made_from(small: Artifact) -> None:
+    from edgevit.images import decode
+
+    rows, _ = small.golden()
+    assert small.manifest.preprocess is not None
+    for row, picture in enumerate(small.golden_images()):
+        np.testing.assert_array_equal(small.manifest.preprocess(decode(picture)), rows["image"][row])
+    assert len(small.golden_images()) == 4
+
+
+def test_models_of_other_inputs_are_exported_from_the_callers_arrays(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    inputs = {name: random.standard_normal((16, 3)).astype(np.float32) for name in ("left", "right")}
+    artifact = export(Pair(), "onnx", out=tmp_path / "pair", inputs=inputs, batch="1-2", threads=1)
+    assert artifact.manifest.model.task == "tensors"
+    assert [spec.name for spec in artifact.manifest.outputs] == ["output_0", "output_1"]
+    assert artifact.manifest.parity.status == "verified"
+    with pytest.raises(UsageError, match="needs 16"):
+        export(Pair(), "onnx", out=tmp_path / "few", inputs={k: v[:3] for k, v in inputs.items()})
+    with pytest.raises(UsageError, match="forward takes left, right"):
+        export(Pair(), "onnx", out=tmp_path / "named", inputs={"links": inputs["left"]})
+
+
+@pytest.fixture(scope="module")
+def prepared() -> build.Prepared:
+    request = build.Request(BatchRange(min=1, max=1), data="digits", image_size=(16, 16), threads=1)
+    return prepare(Small(), request)
+
+
+def test_one_prepared_model_serves_several_builds(prepared: build.Prepared, tmp_path: Path) -> None:
+    for precision in ("fp32", "fp16"):
+        artifact = build.build_target(prepared, choose_target("onnx", precision, {}), tmp_path / precision)
+        assert artifact.manifest.precision == artifact.manifest.precision_report.requested == precision
+        assert artifact.manifest.parity.status == "verified"
+
+
+def test_the_reference_is_the_source_before_re_parameterisation(prepared: build.Prepared) -> None:
+    source = Small().double().eval()
+    with torch.no_grad():
+        expected = source(torch.from_numpy(prepared.rows.inputs["image"]).double()).numpy()
+    np.testing.assert_allclose(prepared.exact["logits"], expected, rtol=1e-12)
+
+
+def with_wrong_reference(prepared: build.Prepared) -> build.Prepared:
+    from dataclasses import replace
+
+    return replace(prepared, exact={name: value + 0.1 for name, value in prepared.exact.items()})
+
+
+def test_a_wrong_artifact_is_kept_aside_with_its_numbers(prepared: build.Prepared, tmp_path: Path) -> None:
+    with pytest.raises(ParityFailed, match="tolerance") as caught:
+        build.build_target(with_wrong_reference(prepared), choose_target("onnx", None, {}), tmp_path / "bad")
+    assert "bad.failed" in str(caught.value.hint)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.failed"]
+    assert json.loads((tmp_path / "bad.failed/edgevit.json").read_text())["parity"]["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [(Unsupported("needs an NVIDIA GPU"), "unverified"), (WorkerFailed("killed by SIGSEGV"), None)],
+)
+def test_what_cannot_run_here_is_unverified_and_a_crash_is_a_failed_export(
+    prepared: build.Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, status: str | None
+) -> None:
+    def call(*args, **kwargs):
+        raise raised
+
+    monkeypatch.setattr(worker, "call", call)
+    if status is None:
+        with pytest.raises(ExportFailed, match="SIGSEGV"):
+            build.build_target(prepared, choose_target("onnx", None, {}), tmp_path / "x")
+        assert not list(tmp_path.iterdir())
+        return
+    parity = build.build_target(prepared, choose_target("onnx", None, {}), tmp_path / "x").manifest.parity
+    assert parity.status == status
+    assert parity.reason == "needs an NVIDIA GPU"
+
+
+def test_without_verification_the_artifact_says_so(tmp_path: Path) -> None:
+    artifact = export(Small(), "onnx", out=tmp_path / "x", image_size=16, data="digits", verify=False, form="train")
+    assert artifact.manifest.parity.status == "unverified"
+    assert artifact.manifest.parity.reason == "not verified: --no-verify"
+    assert artifact.manifest.reparam is None
+    assert artifact.manifest.model.form == "train"
+
+
+def test_a_module_that_says_nothing_about_itself_is_asked_for_its_inputs(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Small does not say what it takes") as caught:
+        export(Small(), "onnx", out=tmp_path / "x")
+    assert "image_size=" in str(caught.value.hint)
+
+
+def test_wrong_requests_end_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="target"):
+        export(Small(), "onyx", out=tmp_path / "x")
+    with pytest.raises(UnknownName, match="precision of onnx"):
+        export(Small(), "onnx", out=tmp_path / "x", precision="fp61")
+    with pytest.raises(UnknownName, match="form"):
+        export(Small(), "onnx", out=tmp_path / "x", form="deployed")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="2 labels for 5 classes"):
+        export(Small(), "onnx", out=tmp_path / "x", image_size=16, data="digits", labels=["a", "b"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "8-1", "two", "1-", ""])
+def test_a_batch_that_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="number or a range"):
+        parse_batch(text)
+
+
+def test_a_batch_is_a_number_or_a_range() -> None:
+    assert parse_batch(4) == parse_batch("4") == BatchRange(min=4, max=4)
+    assert parse_batch("1-8") == BatchRange(min=1, max=8)
+
+
+def test_the_default_folder_is_named_after_model_target_and_precision() -> None:
+    assert str(default_out("fmvit_s", "onnx", "fp32")) == "artifacts/fmvit_s-onnx-fp32"
+    assert str(default_out("timm:resnet18", "onnx", "fp16")) == "artifacts/timm-resnet18-onnx-fp16"
+    assert str(default_out("models/mine.py:build", "onnx", "fp32")) == "artifacts/mine-build-onnx-fp32"
+
+
+def test_the_package_offers_export() -> None:
+    assert callable(edgevit.export)
