@@ -16,6 +16,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -203,8 +205,14 @@ class Artifact:
         return self.path / self.manifest.entry
 
     def check_files(self) -> None:
-        """BadArtifact unless every listed file is there with its hash. Call before a model file is opened."""
+        """BadArtifact unless every listed file is there with its hash, the entry among them.
+
+        Call before a model file is opened.
+        """
         root = self.path.resolve()
+        entry = self.manifest.entry
+        if not any(name == entry or name.startswith(f"{entry}/") for name in self.manifest.files):
+            raise BadArtifact(f"the manifest of {self.path} has no hash of {entry}", hint="export anew")
         for name, expected in self.manifest.files.items():
             file = self.path / name
             if not file.is_file():
@@ -226,7 +234,7 @@ class Artifact:
                 {spec.name: arrays[spec.name] for spec in self.manifest.inputs},
                 {spec.name: arrays[spec.name] for spec in self.manifest.outputs},
             )
-        except (OSError, ValueError, KeyError) as exc:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
             raise BadArtifact(f"{GOLDEN} in {self.path} cannot be read: {exc}", hint="export anew") from exc
 
     def golden_images(self) -> list[Path]:
@@ -297,7 +305,13 @@ def write_golden(folder: Path, arrays: Mapping[str, Array], pixels: list[Array])
     """golden.npz from name -> array, and golden/N.png from the images behind the rows."""
     from PIL import Image
 
-    np.savez_compressed(folder / GOLDEN, **dict(arrays))  # type: ignore[arg-type]
+    # Not np.savez: it cannot store an array called "file", and writes the time, so that no two exports would be equal.
+    with zipfile.ZipFile(folder / GOLDEN, "w") as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            member.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
     if pixels:
         (folder / "golden").mkdir()
     for row, image in enumerate(pixels):

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -59,7 +58,7 @@ from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize
 from edgevit.models.source import create_model, state_sha256
 from edgevit.models.spec import ModelSpec, spec_of
-from edgevit.profiles.parity import batches_to_prove, tolerance_for
+from edgevit.profiles.parity import Reference, batches_to_prove, tolerance_for, write_reference
 
 Progress = Callable[[str, float | None], None]
 Form = Literal["deploy", "train"]
@@ -142,7 +141,7 @@ def export(
     request = Request(
         batch=parse_batch(batch),
         data=data,
-        form=_checked_form(form),
+        form=checked_form(form),
         bake_preprocess=bake_preprocess,
         image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
         labels=tuple(labels) if labels is not None else None,
@@ -151,7 +150,7 @@ def export(
         verify=verify,
         progress=progress or (lambda stage, fraction: None),
     )
-    with _torch_threads(threads):
+    with torch_threads(threads):
         return build_target(prepare(model, request), chosen, folder)
 
 
@@ -183,7 +182,7 @@ def choose_target(target: str, precision: str | None, options: Mapping[str, Any]
     return Target(exporter, chosen, parse_options(exporter, options))
 
 
-def _checked_form(form: str) -> Form:
+def checked_form(form: str) -> Form:
     if form == "deploy":
         return "deploy"
     if form == "train":
@@ -192,7 +191,7 @@ def _checked_form(form: str) -> Form:
 
 
 @contextlib.contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
+def torch_threads(threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     if threads is not None:
         torch.set_num_threads(max(1, threads))
@@ -446,25 +445,23 @@ def proof(prepared: Prepared, folder: Path, pending: Parity) -> Parity:
         return pending.model_copy(update={"reason": "not verified: --no-verify"})
     with tempfile.TemporaryDirectory(prefix="edgevit-proof-") as scratch:
         rows = Path(scratch) / "rows.npz"
-        ends = {f"in.{name}": array for name, array in prepared.rows.inputs.items()}
-        ends |= {f"out.{name}": array for name, array in prepared.exact.items()}
-        np.savez(rows, **ends)  # type: ignore[arg-type]
+        reference = Reference(prepared.rows.inputs, prepared.exact, pending.tolerance, pending.noise)
+        write_reference(rows, reference)
         payload = {
             "artifact": str(folder),
-            "rows": str(rows),
+            "reference": str(rows),
             "tolerance": pending.tolerance,
             "noise": pending.noise,
             "batches": batches_to_prove(prepared.capture.batch),
             "threads": prepared.request.threads,
         }
         try:
-            return Parity.model_validate(
-                worker.call("edgevit.proving:prove", payload, timeout=PROOF_TIMEOUT_S), strict=False
-            )
+            found = worker.call("edgevit.profiles.parity:compare_in_worker", payload, timeout=PROOF_TIMEOUT_S)
         except (Unsupported, MissingDependency) as exc:
             return pending.model_copy(update={"reason": _needs(exc)})
         except WorkerFailed as exc:
             raise ExportFailed(f"the built artifact could not be run: {exc}", hint=exc.hint) from exc
+        return Parity.model_validate(found, strict=False)
 
 
 def _needs(exc: Exception) -> str:

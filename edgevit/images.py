@@ -20,6 +20,8 @@ from edgevit.errors import EdgeVitError
 MAX_PIXELS = 64_000_000  # an 8000 × 8000 photo; more is a decompression bomb or a mistake
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+# What may be opened: other formats of Pillow's start programs (EPS runs Ghostscript) or are no photographs.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -61,6 +63,11 @@ class Preprocess(BaseModel):
         if self.crop == "squash":
             return np.asarray(picture.resize((width, height), _RESAMPLE[self.interpolation]))
         resized = self._resized(picture.width, picture.height)
+        if resized[0] * resized[1] > MAX_PIXELS:  # a strip of 1 × 100,000 pixels would be resized to gigabytes
+            raise ImageError(
+                f"{picture.width}×{picture.height} pixels are too long and narrow for a crop of {height}×{width}",
+                hint="cut out the part that matters first",
+            )
         if resized != picture.size:
             picture = picture.resize(resized, _RESAMPLE[self.interpolation])
         # round() halves to even, as torchvision's centre crop does
@@ -109,21 +116,28 @@ def decode(source: Path | bytes, *, name: str | None = None) -> np.ndarray[Any, 
         raise ImageError(f"{label}: the file is empty")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    size = f"{picture.width}×{picture.height} pixels"
-                    raise ImageError(
-                        f"{label}: {size}, more than the {MAX_PIXELS // 10**6} million allowed",
-                        hint="scale it down first",
-                    )
-                return _to_rgb(ImageOps.exif_transpose(picture))
+            warnings.simplefilter("ignore")  # of odd metadata, and of bombs: those are our own error
+            return _opened(data, label)
+    except ImageError:
+        raise
     except UnidentifiedImageError as exc:
         raise ImageError(f"{label}: not an image that can be read here", hint="use PNG, JPEG or WebP") from exc
     except Image.DecompressionBombError as exc:
         raise ImageError(f"{label}: too many pixels to decode safely", hint="scale it down first") from exc
-    except (OSError, ValueError, SyntaxError) as exc:
-        raise ImageError(f"{label}: broken image ({exc})", hint="is the file complete?") from exc
+    except Exception as exc:  # a broken file makes Pillow's decoders raise anything from OSError to struct.error
+        said = (str(exc) or type(exc).__name__).splitlines()[0]
+        raise ImageError(f"{label}: broken image ({said})", hint="is the file complete?") from exc
+
+
+def _opened(data: bytes, label: str) -> np.ndarray[Any, Any]:
+    Image.init()
+    with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            size = f"{picture.width}×{picture.height} pixels"
+            raise ImageError(
+                f"{label}: {size}, more than the {MAX_PIXELS // 10**6} million allowed", hint="scale it down first"
+            )
+        return _to_rgb(ImageOps.exif_transpose(picture))
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray[Any, Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit import registry, render
+from edgevit.artifact import check_vacant
 from edgevit.errors import EdgeVitError, ParityFailed, UsageError
+from edgevit.predict import read_labels
 
 if TYPE_CHECKING:
     from edgevit.artifact import Artifact
+    from edgevit.build import Prepared, Target
     from edgevit.profiles.latency import Profile
 
 Progress = Callable[[str, float | None], None]
@@ -135,13 +138,50 @@ def split_options(given: Iterable[str], targets: Sequence[str]) -> dict[str, dic
 
 
 def run_export(job: ExportJob, progress_for: Callable[[str], Progress]) -> list[ExportResult]:
-    """Load the model once, then build every target. Only errors that concern all of them are raised."""
-    targets = resolve_targets(job.targets)
-    options = split_options(job.options, targets)
-    _check_buildable(targets)
-    from edgevit.models import create_model
-    from edgevit.models.source import labels_from_file
+    """Load and prepare the model once, then build every target. Only errors that concern all of them are raised."""
+    names = resolve_targets(job.targets)
+    options = split_options(job.options, names)
+    planned = [_plan(job, name, options[name]) for name in names]
+    if not any(plan.target for plan in planned):
+        return [ExportResult(plan.name, error=plan.error) for plan in planned]
+    from edgevit import build
 
+    started = time.perf_counter()
+    with build.torch_threads(job.threads):
+        prepared = _prepared(job, progress_for("prepare"))
+        shared = time.perf_counter() - started
+        return [_build(job, plan, prepared, shared, progress_for(plan.name)) for plan in planned]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One target with its checked settings, or the error that excludes it before anything is built."""
+
+    name: str
+    target: Target | None = None
+    folder: Path = Path()
+    error: EdgeVitError | None = None
+
+
+def _plan(job: ExportJob, name: str, options: Mapping[str, str]) -> _Plan:
+    try:
+        registry.row("exporter", name).load()  # names the pip line before build.py needs torch
+        from edgevit import build
+
+        target = build.choose_target(name, job.precision, dict(options))
+        default = build.default_out(job.model, name, target.precision)
+        folder = default if job.out is None else job.out if len(job.targets) == 1 else job.out / default.name
+        check_vacant(folder, force=job.force)
+    except EdgeVitError as error:
+        return _Plan(name, error=error)
+    return _Plan(name, target, folder)
+
+
+def _prepared(job: ExportJob, progress: Progress) -> Prepared:
+    from edgevit import build
+    from edgevit.models import create_model
+
+    progress("load the model", None)
     module = create_model(
         job.model,
         weights=job.weights,
@@ -149,50 +189,32 @@ def run_export(job: ExportJob, progress_for: Callable[[str], Progress]) -> list[
         image_size=job.image_size,
         pretrained=job.pretrained,
     )
-    labels = labels_from_file(job.labels) if job.labels else None
-    results = []
-    for target in targets:
-        started = time.perf_counter()
-        try:
-            artifact = _export_one(job, module, target, options[target], labels, progress_for(target))
-        except EdgeVitError as error:
-            results.append(ExportResult(target, error=error))
-            continue
-        results.append(_judged(job, ExportResult(target, artifact, seconds=time.perf_counter() - started)))
-    return results
-
-
-def _check_buildable(targets: Sequence[str]) -> None:
-    """With a single target, a missing package is said at once, before the model is made."""
-    if len(targets) == 1:
-        registry.row("exporter", targets[0]).load()
-
-
-def _export_one(
-    job: ExportJob, module: Any, target: str, options: Mapping[str, str], labels: Any, progress: Progress
-) -> Artifact:
-    from edgevit import build
-
-    precision = job.precision or registry.load_exporter(target).precisions[0]
-    out = job.out or build.default_out(job.model, target, precision)
-    if job.out and len(job.targets) > 1:
-        out = job.out / build.default_out(job.model, target, precision).name
-    return build.export(
-        module,
-        target,
-        out=out,
-        precision=precision,
-        batch=job.batch,
-        options=dict(options),
+    request = build.Request(
+        batch=build.parse_batch(job.batch),
         data=job.data,
-        form=job.form,
+        form=build.checked_form(job.form),
         bake_preprocess=job.bake_preprocess,
-        labels=labels,
-        force=job.force,
-        verify=job.verify,
+        labels=read_labels(job.labels),
         threads=job.threads,
+        verify=job.verify,
         progress=progress,
     )
+    return build.prepare(module, request)
+
+
+def _build(job: ExportJob, plan: _Plan, prepared: Prepared, shared: float, progress: Progress) -> ExportResult:
+    """One target. Its seconds include the ``shared`` preparation, as if it had been built alone."""
+    from edgevit import build
+
+    if plan.target is None:
+        return ExportResult(plan.name, error=plan.error)
+    started = time.perf_counter()
+    mine = replace(prepared, request=replace(prepared.request, progress=progress))
+    try:
+        artifact = build.build_target(mine, plan.target, plan.folder)
+    except EdgeVitError as error:
+        return ExportResult(plan.name, error=error)
+    return _judged(job, ExportResult(plan.name, artifact, seconds=shared + time.perf_counter() - started))
 
 
 def _judged(job: ExportJob, result: ExportResult) -> ExportResult:
@@ -215,7 +237,7 @@ class ProfileResult:
 
     subject: str
     profile: Profile | None = None
-    error: EdgeVitError | None = field(default=None)
+    error: EdgeVitError | None = None
 
 
 def run_profiles(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgevit.artifact import Array, Artifact
-from edgevit.errors import Unsupported, UsageError
+from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.images import ImageError, decode
 from edgevit.profiles.parity import run_rows
-from edgevit.runtimes.base import open_session
+from edgevit.runtimes.base import Session, open_session
 
 
 @dataclass(frozen=True)
@@ -64,24 +65,54 @@ def predict(
     provider: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Iterator[Prediction | Failure]:
-    """One result per image, in order, as each is done. Raises Unsupported for an artifact that is no classifier."""
+    """One result per image, in order, as each is done.
+
+    What cannot work is raised at once: Unsupported for an artifact that is no classifier, ParityFailed for one that
+    failed its proof, UsageError, BadArtifact. The session is opened when the first result is asked for.
+    """
     artifact = Artifact.open(path)
     manifest = artifact.manifest
     image, logits, preprocess = manifest.image_input(), manifest.logits_output(), manifest.preprocess
     if image is None or logits is None or preprocess is None or len(manifest.inputs) != 1:
         raise Unsupported(f"{path} is not an image classifier", hint="run it from Python: edgevit.open_session(…)")
-    names = labels or manifest.labels
+    if manifest.parity.status == "failed":
+        raise ParityFailed(
+            f"{path} failed its proof ({manifest.parity.reason}), so its answers mean nothing", hint="export it again"
+        )
     if labels is not None and len(labels) != logits.shape[-1]:
         raise UsageError(f"{len(labels)} labels for {logits.shape[-1]} classes", hint="one label per class, in order")
-    with open_session(artifact, runtime, threads=threads, provider=provider) as session:
+    if top < 1:
+        raise UsageError(f"top must be 1 or more, got {top}")
+    opened = partial(open_session, artifact, runtime, threads=threads, provider=provider)
+    return _answers(opened, images, labels or manifest.labels, top)
+
+
+def _answers(
+    opened: Callable[[], Session], images: Sequence[Path], labels: Sequence[str] | None, top: int
+) -> Iterator[Prediction | Failure]:
+    with opened() as session:
         for file in images:
             try:
-                pixels = preprocess(decode(file))
+                scores = _scores(session, Path(file))
             except ImageError as error:
-                yield Failure(str(file), str(error))
+                said = str(error)
+                yield Failure(str(file), said if said.startswith(str(file)) else f"{file}: {said}")
                 continue
-            scores = run_rows(session, {image.name: pixels[None]}, manifest.batch.min)[logits.name][0]
-            yield Prediction(str(file), best(scores, names, top))
+            if np.isfinite(scores).all():
+                yield Prediction(str(file), best(scores, labels, top))
+            else:
+                yield Failure(str(file), f"{file}: the model's output holds NaN or infinity; run edgevit verify")
+
+
+def _scores(session: Session, file: Path) -> Array:
+    """(classes,) logits of one image; a larger fixed batch is filled up with it."""
+    manifest = session.artifact.manifest
+    image, logits, preprocess = manifest.image_input(), manifest.logits_output(), manifest.preprocess
+    if image is None or logits is None or preprocess is None:
+        raise Unsupported(f"{session.artifact.path} is not an image classifier")
+    row = preprocess(decode(file)).astype(image.dtype, copy=False)
+    scores: Array = run_rows(session, {image.name: row[None]}, manifest.batch.min)[logits.name][0]
+    return scores
 
 
 def best(scores: Array, labels: Sequence[str] | None, count: int) -> tuple[Guess, ...]:

@@ -190,7 +190,7 @@ def _export(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange) 
         raise
     except Exception as exc:
         if batch.dynamic and any(sign.lower() in str(exc).lower() for sign in _SPECIALISED):
-            raise _fixed_batch(first_line(exc)) from exc
+            raise _fixed_batch(_constraint(exc)) from exc
         raise ExportFailed(
             f"torch.export cannot trace the model: {first_line(exc)}",
             hint="forward must not branch on the values of tensors",
@@ -198,6 +198,12 @@ def _export(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange) 
     if batch.dynamic and not program.range_constraints:
         raise _fixed_batch("the trace holds a fixed batch")
     return program
+
+
+def _constraint(exc: Exception) -> str:
+    """The line of torch's complaint that says which size the model insists on."""
+    lines = [line.strip(" -") for line in str(exc).splitlines()]
+    return next((line[:300] for line in lines if line.startswith(("Not all values", "You marked"))), first_line(exc))
 
 
 def _by_signature(module: nn.Module, shapes: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from edgevit.models.layers.attention_bias import AttentionBias, Grid, resample_t
 from edgevit.models.layers.fusion import fuse_conv_bn, scale_output
 
 ImageSize = int | tuple[int, int]
+Attending = TypeVar("Attending", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class EfficientFormerConfig:
     @property
     def stride(self) -> int:
         """Pixels of the image per token, along one side."""
-        return self.stem_strides[0] * self.stem_strides[1] * 2 ** (len(self.widths) - 1)
+        return self.stem_strides[0] * self.stem_strides[1] * (1 << (len(self.widths) - 1))
 
 
 class LayerScale(nn.Module):
@@ -391,8 +392,8 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     return layer
 
 
-def with_projection(attention: DeployAttention, proj: nn.Linear) -> DeployAttention:
-    """``attention`` with another output projection; the argument keeps its own."""
+def with_projection(attention: Attending, proj: nn.Module) -> Attending:
+    """``attention`` with another output projection ``proj``; the argument keeps its own."""
     new = copy.copy(attention)
     new._modules = {**attention._modules, "proj": proj}
     return new
@@ -400,7 +401,8 @@ def with_projection(attention: DeployAttention, proj: nn.Linear) -> DeployAttent
 
 def _per_head(source: Attention, rows: Tensor) -> tuple[Tensor, ...]:
     """Rows of the joint projection, (heads · (2·key + value), …), as those of Q, of K and of V, head after head."""
-    parts = rows.unflatten(0, (source.heads, -1)).split([source.key, source.key, source.value], dim=1)
+    by_head = rows.reshape(source.heads, -1, *rows.shape[1:])
+    parts = by_head.split([source.key, source.key, source.value], dim=1)
     return tuple(part.flatten(0, 1) for part in parts)
 
 
@@ -416,7 +418,30 @@ def from_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our train form's state dict under timm's names. The inverse of ``from_timm``."""
-    return {_renamed(name, {ours: timm for timm, ours in _OURS_OF_TIMM.items()}): value for name, value in state.items()}
+    return {
+        _renamed(name, {ours: timm for timm, ours in _OURS_OF_TIMM.items()}): value for name, value in state.items()
+    }
+
+
+def resize_state(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], str | None]:
+    """``state`` (V1 or V2, our keys or timm's) with its attention biases resampled to the model's grid, and a note when
+    that was done.
+
+    Only a square grid can be told from a table's length; any other table is left alone, for the loader to refuse.
+    """
+    state, note = from_timm(state), None
+    for path, bias in model.named_modules():
+        table = state.get(f"{path}.table") if isinstance(bias, AttentionBias) else None
+        if not isinstance(bias, AttentionBias) or table is None or table.shape == bias.table.shape:
+            continue
+        side = round(table.shape[-1] ** 0.5)
+        if table.ndim != 2 or side * side != table.shape[1]:
+            continue
+        state[f"{path}.table"] = resample_table(table, (side, side), bias.grid)
+        if f"{path}.index" in state:
+            state[f"{path}.index"] = bias.index
+        note = f"attention biases resampled, the last from {side}×{side} to {bias.grid[0]}×{bias.grid[1]} tokens"
+    return state, note
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ dicts but for the attention biases; ``from_timm`` and ``to_timm`` translate. Our
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,10 @@ from edgevit.models.efficientformer import (
     checked_size,
     initialise,
     mean_linear,
+    with_projection,
 )
 from edgevit.models.efficientformer import from_timm as from_timm
+from edgevit.models.efficientformer import resize_state as resize_state
 from edgevit.models.efficientformer import to_timm as to_timm
 from edgevit.models.layers.attention_bias import AttentionBias, Grid
 from edgevit.models.layers.blocks import DropPath
@@ -109,6 +111,8 @@ class Attention(nn.Module):
     talk to each other.
     """
 
+    fold_kinds: ClassVar[tuple[str, ...]] = ("attention scale into Q", "attention-bias table")
+
     def __init__(self, width: int, grid: Grid, stride: int) -> None:
         super().__init__()
         values = HEADS * KEY * VALUES_PER_KEY
@@ -161,6 +165,8 @@ class LocalGlobalQuery(nn.Module):
 class AttentionDownsample(nn.Module):
     """Attention from the halved map to the whole one: (B, C, H, W) -> (B, C', H/2, W/2)."""
 
+    fold_kinds: ClassVar[tuple[str, ...]] = ("attention scale into Q", "attention-bias table")
+
     def __init__(self, width: int, out_width: int, grid: Grid) -> None:
         super().__init__()
         values = HEADS * DOWNSAMPLING_KEY * VALUES_PER_KEY
@@ -186,7 +192,7 @@ class AttentionDownsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Convolution 3×3 of stride 2 with BatchNorm, plus attention in front of stage 4: (B, C, H, W) -> (B, C', H/2, W/2)."""
+    """Convolution 3×3 of stride 2, BatchNorm; plus attention in front of stage 4: (B, C, H, W) -> (B, C', H/2, W/2)."""
 
     def __init__(self, width: int, out_width: int, grid: Grid, attention: bool) -> None:
         super().__init__()
@@ -300,11 +306,10 @@ def as_map(x: Tensor, grid: Grid) -> Tensor:
 class DeployAttention(nn.Module):
     """Deploy form of ``Attention``.
 
-    The talking heads before the softmax are linear, so the attention biases (and their own) pass through them into
-    one constant behind, and the scale goes into Q.
+    The scale is in Q, the biases are gathered into a constant. The talking heads stay: they are 1×1 convolutions of
+    what only the image decides.
     """
 
-    fold_kinds: ClassVar[tuple[str, ...]] = ()
     bias: Tensor
 
     def __init__(self, source: Attention) -> None:
@@ -324,3 +329,114 @@ class DeployAttention(nn.Module):
         mixed = as_map(by_head(v) @ weights.transpose(-2, -1), self.grid) + self.v_local(v)
         out: Tensor = self.proj(self.act(self.upsample(mixed)))
         return out
+
+
+class DeployAttentionDownsample(nn.Module):
+    """Deploy form of ``AttentionDownsample``: the scale is in Q, the biases are gathered into a constant."""
+
+    bias: Tensor
+
+    def __init__(self, source: AttentionDownsample) -> None:
+        super().__init__()
+        self.grid, self.act = source.grid, source.act
+        local, proj = plain(source.q)
+        if not isinstance(proj, nn.Conv2d):
+            raise TypeError(f"the queries' last layer is a {type(proj).__name__}, not a convolution")
+        self.q = nn.Sequential(local, scale_output(proj, DOWNSAMPLING_KEY**-0.5))
+        self.k, self.v = plain(source.k), plain(source.v)
+        self.v_local, self.proj = plain(source.v_local), plain(source.proj)
+        self.register_buffer("bias", source.bias.gathered())
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.v(x)
+        logits = by_head(self.q(x)).transpose(-2, -1) @ by_head(self.k(x)) + self.bias
+        weights = torch.softmax(logits, dim=-1)
+        mixed = as_map(by_head(v) @ weights.transpose(-2, -1), self.grid) + self.v_local(v)
+        out: Tensor = self.proj(self.act(mixed))
+        return out
+
+
+class DeployBlock(nn.Module):
+    """Deploy form of ``Block``: both LayerScales are inside the convolutions in front of them."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.token_mixer: nn.Module | None = None
+        if block.ls1 is not None:
+            mixer = plain(block.token_mixer)
+            if not isinstance(mixer, DeployAttention):
+                raise TypeError(f"{type(mixer).__name__} is not the deploy form of attention")
+            self.token_mixer = with_projection(mixer, scale_output(mixer.proj, block.ls1.gamma))
+        layers = (plain(block.mlp.fc1), block.mlp.act, plain(block.mlp.mid), block.mlp.act)
+        self.mlp = nn.Sequential(*layers, scale_output(plain_conv(block.mlp.fc2), block.ls2.gamma))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.token_mixer is not None:
+            x = x + self.token_mixer(x)
+        out: Tensor = x + self.mlp(x)
+        return out
+
+
+def plain(module: nn.Module | None) -> Any:
+    """``module`` in deploy form, whether it is so already or not."""
+    fused = getattr(module, "fused", None)
+    return module if fused is None else fused()
+
+
+def plain_conv(module: nn.Module) -> nn.Conv2d:
+    """The same for what deploys as one convolution."""
+    conv = plain(module)
+    if not isinstance(conv, nn.Conv2d):
+        raise TypeError(f"{type(module).__name__} does not deploy as a convolution")
+    return conv
+
+
+# --- builders ----------------------------------------------------------------------------------------------------
+
+_S1_THIRD, _S1_FOURTH = (4, 4, 3, 3, 3, 3, 4, 4, 4), (4, 4, 3, 3, 4, 4)
+CONFIGS: dict[str, EfficientFormerV2Config] = {
+    "efficientformerv2_s0": EfficientFormerV2Config(
+        (32, 48, 96, 176), (2, 2, 6, 4), ((4, 3, 3, 3, 4, 4), (4, 3, 3, 4)), attention=2
+    ),
+    "efficientformerv2_s1": EfficientFormerV2Config(
+        (32, 48, 120, 224), (3, 3, 9, 6), (_S1_THIRD, _S1_FOURTH), attention=2
+    ),
+    "efficientformerv2_s2": EfficientFormerV2Config(
+        (32, 64, 144, 288),
+        (4, 4, 12, 8),
+        ((4, 4, *[3] * 6, 4, 4, 4, 4), (4, 4, 3, 3, 3, 3, 4, 4)),
+        attention=4,
+        drop_path=0.02,
+    ),
+    "efficientformerv2_l": EfficientFormerV2Config(
+        (40, 80, 192, 384),
+        (5, 5, 15, 10),
+        ((4, 4, 4, 4, *[3] * 7, 4, 4, 4, 4), (4, 4, 4, 3, 3, 3, 3, 4, 4, 4)),
+        attention=6,
+        drop_path=0.1,
+    ),
+}
+
+
+def _build(name: str, num_classes: int, image_size: ImageSize, in_chans: int) -> EfficientFormerV2:
+    return EfficientFormerV2(CONFIGS[name], checked_size(name, image_size, STRIDE), num_classes, in_chans)
+
+
+def efficientformerv2_s0(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> nn.Module:
+    """EfficientFormerV2-S0: 3.6 M parameters, 0.40 G multiply-accumulates at 224²."""
+    return _build("efficientformerv2_s0", num_classes, image_size, in_chans)
+
+
+def efficientformerv2_s1(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> nn.Module:
+    """EfficientFormerV2-S1: 6.2 M parameters, 0.65 G multiply-accumulates at 224²."""
+    return _build("efficientformerv2_s1", num_classes, image_size, in_chans)
+
+
+def efficientformerv2_s2(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> nn.Module:
+    """EfficientFormerV2-S2: 12.7 M parameters, 1.25 G multiply-accumulates at 224²."""
+    return _build("efficientformerv2_s2", num_classes, image_size, in_chans)
+
+
+def efficientformerv2_l(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> nn.Module:
+    """EfficientFormerV2-L: 26.3 M parameters, 2.56 G multiply-accumulates at 224²."""
+    return _build("efficientformerv2_l", num_classes, image_size, in_chans)

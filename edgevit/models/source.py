@@ -6,7 +6,6 @@ Weights fit a model completely or not at all: every mismatch is named, and nothi
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -87,37 +86,6 @@ def state_sha256(module: nn.Module) -> str:
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}\n".encode())
         digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
     return digest.hexdigest()
-
-
-def labels_from_file(path: Path | str) -> tuple[str, ...]:
-    """Class names in order: one per line, or JSON (a list, or {index: name} with every index from 0)."""
-    path = Path(path)
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"the labels {path} cannot be read: {exc}", hint="check the path") from exc
-    if path.suffix == ".json":
-        labels = _json_labels(text, path)
-    else:
-        labels = [line.strip() for line in text.strip().splitlines()]
-    if not labels or any(not label for label in labels):
-        raise UsageError(f"{path} has an empty label", hint="one label per line, in the order of the classes")
-    return tuple(labels)
-
-
-def _json_labels(text: str, path: Path) -> list[str]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as exc:
-        raise UsageError(f"{path} is not valid JSON: {exc}") from exc
-    if isinstance(content, dict):
-        indices = [str(index) for index in range(len(content))]
-        if set(content) != set(indices):
-            raise UsageError(f"{path} does not name every class from 0 to {len(content) - 1} exactly once")
-        content = [content[index] for index in indices]
-    if not isinstance(content, list) or not all(isinstance(label, str) for label in content):
-        raise UsageError(f"{path} is neither a list of strings nor {{index: name}}")
-    return content
 
 
 # --- zoo ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import textwrap
@@ -15,7 +14,7 @@ from edgevit.errors import EdgeVitError, UnknownName, UsageError
 from edgevit.images import Preprocess
 from edgevit.models import create_model, timm_models, vit, zoo
 from edgevit.models.checkpoint import CheckpointMeta, save_checkpoint
-from edgevit.models.source import import_timm, labels_from_file, state_sha256
+from edgevit.models.source import import_timm, state_sha256
 from edgevit.models.spec import spec_of
 
 torch.set_num_threads(1)
@@ -125,22 +124,6 @@ def test_shipped_weights_load_with_their_accuracy(name):
     assert spec.data == "digits"
     assert spec.accuracy >= 0.975
     assert spec.num_classes == 10
-
-
-def test_labels_are_read_from_text_and_json(tmp_path):
-    text = tmp_path / "labels.txt"
-    text.write_text("zero\none \ntwo\n")
-    assert labels_from_file(text) == ("zero", "one", "two")
-    file = tmp_path / "labels.json"
-    for content in (["zero", "one"], {"1": "one", "0": "zero"}):
-        file.write_text(json.dumps(content))
-        assert labels_from_file(file) == ("zero", "one")
-    for content, says in (({"1": "one"}, "every class from 0 to 0"), ([1], "neither"), ([""], "empty label")):
-        file.write_text(json.dumps(content))
-        with pytest.raises(UsageError, match=says):
-            labels_from_file(file)
-    with pytest.raises(UsageError, match="cannot be read"):
-        labels_from_file(tmp_path / "none.txt")
 
 
 # --- timm --------------------------------------------------------------------------------------------------------

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgevit.artifact import BatchRange
-from edgevit.profiles.parity import Reference, batches_to_prove, compare, judge, tolerance_for
+from edgevit import worker
+from edgevit.artifact import Artifact, BatchRange, Parity
+from edgevit.errors import UsageError
+from edgevit.profiles.parity import Reference, batches_to_prove, compare, judge, tolerance_for, write_reference
 from edgevit.runtimes.base import open_session
 
 EXPECTED = np.array([[5.0, 1.0, 0.0], [0.0, 4.0, 1.0]])
@@ -113,3 +117,91 @@ def test_a_session_is_compared_at_its_batch_sizes_whatever_the_number_of_rows(ma
         parity = compare(session, Reference(inputs, outputs, 1e-5), batches_to_prove(session.artifact.manifest.batch))
     assert parity.status == "verified"
     assert parity.images == 4
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_reference_that_is_not_a_number_proves_nothing(bad: float) -> None:
+    expected = EXPECTED.copy()
+    expected[0, 0] = bad
+    parity = parity_of(expected, expected=expected)
+    assert parity.status == "failed"
+    assert "reference of logits itself" in parity.reason
+
+
+def test_figures_that_mean_nothing_are_left_out_and_the_record_survives_json() -> None:
+    parity = parity_of(EXPECTED * np.nan)
+    assert (parity.max_abs, parity.max_rel, parity.cosine, parity.top1_agreement) == (None, None, None, None)
+    assert Parity.model_validate_json(parity.model_dump_json()) == parity
+
+
+def test_a_missing_output_fails() -> None:
+    reference = Reference({"x": np.zeros((2, 1))}, {"a": EXPECTED, "b": EXPECTED}, 1e-3)
+    assert judge({1: {"a": EXPECTED}}, reference, None, "fake").reason == "there is no output b"
+
+
+def test_an_all_zero_output_is_judged_by_its_absolute_error() -> None:
+    zero = np.zeros((2, 3))
+    assert parity_of(zero, expected=zero).status == "verified"
+    assert parity_of(zero + 0.01, expected=zero).max_rel == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "tolerance"),
+    [
+        ({"x": np.zeros((0, 1))}, {"a": np.zeros((0, 3))}, 1e-3),
+        ({"x": np.zeros((2, 1))}, {}, 1e-3),
+        ({"x": np.zeros((2, 1))}, {"a": np.zeros((3, 3))}, 1e-3),
+        ({"x": np.zeros((2, 1))}, {"a": EXPECTED}, float("nan")),
+        ({"x": np.zeros((2, 1))}, {"a": EXPECTED}, float("inf")),
+        ({"x": np.zeros((2, 1))}, {"a": EXPECTED}, 0.0),
+    ],
+    ids=["no rows", "no outputs", "other rows", "nan", "inf", "zero"],
+)
+def test_a_reference_that_could_prove_anything_is_refused(inputs, outputs, tolerance) -> None:
+    with pytest.raises(UsageError):
+        Reference(inputs, outputs, tolerance)
+
+
+def compared(make_artifact, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[np.ndarray], np.ndarray]) -> Parity:
+    """Parity of a real session whose logits are spoilt on the way out."""
+    with open_session(make_artifact(batch=(1, 8)), threads=1) as session:
+        real = session._run
+        monkeypatch.setattr(session, "_run", lambda feeds: {"logits": spoil(real(feeds)["logits"])})
+        inputs, outputs = session.artifact.golden()
+        return compare(session, Reference(inputs, outputs, 1e-5), (1, 3, 8))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (lambda logits: logits if len(logits) == 1 else logits[:1].repeat(len(logits), 0), "fixed batch size"),
+        (lambda logits: np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), "ends in a softmax"),
+        (lambda logits: logits * np.float32(1.001), "half precision"),
+        (lambda logits: logits[..., :3], "has shape"),
+        (lambda logits: logits.sum(), "has shape"),
+    ],
+    ids=["batch", "softmax", "half", "columns", "scalar"],
+)
+def test_a_fault_is_failed_with_its_cause(make_artifact, monkeypatch, spoil, cause) -> None:
+    parity = compared(make_artifact, monkeypatch, spoil)
+    assert parity.status == "failed"
+    assert cause in parity.reason
+
+
+def test_a_worker_compares_what_was_written_for_it(make_artifact, tmp_path) -> None:
+    folder = make_artifact(batch=(1, 4))
+    inputs, outputs = Artifact.open(folder).golden()
+    write_reference(tmp_path / "reference.npz", Reference(inputs, outputs, 1e-5))
+    payload = {
+        "artifact": str(folder),
+        "reference": str(tmp_path / "reference.npz"),
+        "tolerance": 1e-5,
+        "noise": 1e-7,
+        "batches": [1, 3, 4],
+        "threads": 1,
+    }
+    answer = worker.call("edgevit.profiles.parity:compare_in_worker", payload, timeout=60)
+    parity = Parity.model_validate(answer, strict=False)
+    assert parity.status == "verified"
+    assert parity.batches == (1, 3, 4)
+    assert parity.noise == 1e-7

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgevit.artifact import Accuracy, Artifact, Parity, sha256_of
-from edgevit.errors import BadArtifact, ParityFailed, Unsupported
+from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
 from edgevit.profiles.verify import verify
 
 
@@ -172,3 +172,78 @@ def test_a_graph_that_onnxruntime_refuses_is_one_sentence(make_artifact) -> None
     with pytest.raises(BadArtifact, match="cannot open") as caught:
         verify(folder, threads=1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_failed_artifact_is_not_cleared_by_four_rows(make_artifact) -> None:
+    folder = make_artifact(parity=Parity(status="failed", reason="row 7 is wrong", tolerance=1e-5))
+    with pytest.raises(ParityFailed, match="row 7 is wrong"):
+        verify(folder, threads=1)
+    assert Artifact.open(folder).manifest.parity.status == "failed"
+
+
+@pytest.mark.parametrize("tolerance", [0.5, float("nan"), 0.0])
+def test_a_loosened_tolerance_is_refused(make_artifact, tolerance: float) -> None:
+    folder = make_artifact()
+    text = (folder / "edgevit.json").read_text()
+    shown = json.dumps(tolerance)
+    (folder / "edgevit.json").write_text(
+        text.replace('"tolerance":0.00001', f'"tolerance":{shown}')
+        .replace('"tolerance":1e-5', f'"tolerance":{shown}')
+        .replace('"tolerance":1e-05', f'"tolerance":{shown}')
+    )
+    with pytest.raises(BadArtifact):
+        verify(folder, threads=1)
+
+
+def test_a_shortened_golden_pair_is_refused(make_artifact) -> None:
+    folder = make_artifact()
+    with np.load(folder / "golden.npz") as stored:
+        np.savez(folder / "golden.npz", **{name: stored[name][:1] for name in stored.files})
+    manifest = json.loads((folder / "edgevit.json").read_text())
+    manifest["files"]["golden.npz"] = sha256_of(folder / "golden.npz")
+    (folder / "edgevit.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadArtifact, match="does not hold 4 rows of image"):
+        verify(folder, threads=1)
+
+
+def relabelled(tmp_path: Path, data: str, order: list[str]) -> str:
+    """The same data with its classes listed in another order."""
+    with np.load(data.removeprefix("npz:")) as stored:
+        old, images, labels = list(stored["classes"]), stored["images"], stored["labels"]
+    moved = np.asarray([order.index(name) if name in order else 0 for name in old])[labels]
+    np.savez(tmp_path / "moved.npz", images=images, labels=moved, classes=np.array(order))
+    return f"npz:{tmp_path / 'moved.npz'}"
+
+
+def test_classes_are_matched_by_name_and_not_by_position(make_artifact, tmp_path: Path) -> None:
+    folder = make_artifact()
+    data = relabelled(tmp_path, labelled(tmp_path, folder), ["dog", "cat", "bee", "ant"])
+    assert verify(folder, data=data, threads=1).accuracy.top1 == 1.0
+
+
+def test_a_class_the_artifact_does_not_know_is_named(make_artifact, tmp_path: Path) -> None:
+    folder = make_artifact()
+    data = relabelled(tmp_path, labelled(tmp_path, folder), ["ant", "bee", "cat", "eel"])
+    with pytest.raises(UsageError, match="'eel'"):
+        verify(folder, data=data, threads=1)
+
+
+def test_data_of_another_number_of_classes_is_refused(make_artifact) -> None:
+    with pytest.raises(UsageError, match="has 10 classes, the artifact 4"):
+        verify(make_artifact(), data="digits", threads=1)
+
+
+def test_images_without_labels_prove_nothing_and_the_report_says_so(make_artifact, tmp_path: Path) -> None:
+    np.savez(tmp_path / "bare.npz", images=np.random.default_rng(0).integers(0, 256, (5, 9, 9, 3), dtype=np.uint8))
+    found = verify(make_artifact(), data=f"npz:{tmp_path / 'bare.npz'}", threads=1)
+    assert found.accuracy is None
+    assert "nothing says whether the outputs are right" in found.checks[-1]
+
+
+def test_two_artifacts_of_other_weights_are_said_to_be_so(make_artifact, tmp_path: Path) -> None:
+    folder, other = make_artifact("a"), make_artifact("b", seed=1)
+    manifest = json.loads((other / "edgevit.json").read_text())
+    manifest["model"]["weights"]["state_sha256"] = "1" * 64
+    (other / "edgevit.json").write_text(json.dumps(manifest))
+    with pytest.raises(ParityFailed, match="made from different weights"):
+        verify(folder, against=other, threads=1)

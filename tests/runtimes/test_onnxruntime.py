@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
-from edgevit.errors import MissingDependency, UnknownName, Unsupported, UsageError
+from edgevit.artifact import sha256_of
+from edgevit.errors import BadArtifact, EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError
 from edgevit.runtimes.base import open_session, usable_cores
 from edgevit.runtimes.onnxruntime import provider_name, session_options
 
@@ -79,3 +84,86 @@ def test_session_options_are_checked() -> None:
         session_options(1, {"graph_optimization": "fast"})
     with pytest.raises(UnknownName, match="graph_optimisation"):
         session_options(1, {"graph_optimisation": "all"})
+
+
+def rewritten(folder: Path, data: bytes) -> Path:
+    """The artifact with another model file whose hash is right."""
+    (folder / "model.onnx").write_bytes(data)
+    manifest = json.loads((folder / "edgevit.json").read_text())
+    manifest["files"]["model.onnx"] = sha256_of(folder / "model.onnx")
+    (folder / "edgevit.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_file_that_is_no_graph_is_a_bad_artifact_in_one_quiet_sentence(make_artifact, capfd) -> None:
+    folder = rewritten(make_artifact(), b"\x08\x07garbage" * 40)
+    with pytest.raises(BadArtifact, match="cannot open") as caught:
+        open_session(folder)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_graph_with_other_names_than_the_manifest_s_is_a_bad_artifact(make_artifact) -> None:
+    folder = make_artifact()
+    model = onnx.load(folder / "model.onnx")
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "scores"
+    with pytest.raises(BadArtifact, match="outputs of .* are scores; the manifest says logits"):
+        open_session(rewritten(folder, model.SerializeToString()))
+
+
+def test_a_graph_that_fails_while_running_is_one_quiet_sentence(make_artifact, capfd) -> None:
+    folder = make_artifact(batch=(1, 4))
+    model = onnx.load(folder / "model.onnx")
+    shape = onnx.numpy_helper.from_array(np.array([1, 6], np.int64), "shape")
+    model.graph.initializer.append(shape)  # a batch size frozen at 1
+    (flatten,) = (node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.op_type = "Reshape"
+    flatten.input.append("shape")
+    with open_session(rewritten(folder, model.SerializeToString())) as session:
+        session.infer({"image": IMAGE})
+        with pytest.raises(EdgeVitError, match="could not run") as caught:
+            session.infer({"image": IMAGE.repeat(3, axis=0)})
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_provider_that_does_not_start_is_never_replaced_by_the_cpu(make_artifact, monkeypatch) -> None:
+    """A GPU build on a machine without a GPU: ONNX Runtime lists the provider and then quietly runs on the CPU."""
+    available = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
+    monkeypatch.setattr("edgevit.runtimes.onnxruntime.ort.get_available_providers", lambda: available)
+    monkeypatch.setattr("edgevit.runtimes.onnxruntime._with_cpu", lambda wanted, alone: ["CPUExecutionProvider"])
+    with pytest.raises(Unsupported, match="CUDAExecutionProvider did not start"):
+        open_session(make_artifact(), provider="cuda")
+
+
+def test_the_wrapper_s_own_fallback_is_off(make_artifact) -> None:
+    with open_session(make_artifact()) as session:
+        assert session._session._enable_fallback is False
+
+
+def test_what_a_session_was_opened_with_is_recorded(make_artifact) -> None:
+    with open_session(make_artifact(), threads=2, options={"graph_optimization": "basic"}) as session:
+        assert session.threads == 2
+        assert session.details["onnxruntime"] == onnxruntime.__version__
+        assert session.details["graph_optimization"] == "basic"
+
+
+@pytest.mark.parametrize("level", ["all", "extended", "basic", "none"])
+def test_every_optimisation_level_computes_the_same(make_artifact, level: str) -> None:
+    with open_session(make_artifact(), options={"graph_optimization": level}, threads=1) as session:
+        inputs, outputs = session.artifact.golden()
+        got = session.infer({"image": inputs["image"][:1]})["logits"]
+    assert np.abs(got - outputs["logits"][:1]).max() < 1e-5
+
+
+def test_a_trace_of_every_node_can_be_asked_for(make_artifact, tmp_path: Path) -> None:
+    with open_session(make_artifact(), options={"profile": str(tmp_path)}, threads=1) as session:
+        session.infer({"image": IMAGE})
+        trace = session.end_profiling()
+    assert Path(trace).parent == tmp_path
+    assert any("Conv" in str(event.get("args", {}).get("op_name")) for event in json.loads(Path(trace).read_text()))
+
+
+def test_require_is_true_or_false() -> None:
+    with pytest.raises(UsageError, match="require must be true or false"):
+        session_options(1, {"require": "maybe"})

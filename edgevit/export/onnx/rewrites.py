@@ -7,8 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from edgevit.export.onnx.attention import plain_batched_transpose, split_qkv_once
+from edgevit.export.onnx.attention import plain_batched_transpose, separate_qkv
 from edgevit.export.onnx.edit import constant_of, initializer, new_node, producer, replace, shape_of
+from edgevit.export.onnx.selection import pick_token_early
+from edgevit.export.onnx.shapes import resolve_shapes
 from edgevit.export.onnx.tokens import flatten_tokens
 
 Rewrite = Callable[[ir.Model], None]
@@ -56,10 +58,10 @@ def one_scale_for_scores(model: ir.Model) -> None:
     for node in list(model.graph):
         if node.op_type != "MatMul":
             continue
-        sides = [_scaled(value) for value in node.inputs]
-        if sides[0] is None or sides[1] is None:
+        left, right = (_scaled(value) for value in node.inputs)
+        if left is None or right is None:
             continue
-        (query, first), (key, second) = sides
+        (query, first), (key, second) = left, right
         scale = initializer(model.graph, "attention_scale", np.asarray(first * second))
         scaled = new_node(node, "Mul", [query, scale], shape_of(query))
         node.replace_input_with(0, scaled)
@@ -79,8 +81,10 @@ def _scaled(value: ir.Value | None) -> tuple[ir.Value, np.ndarray[tuple[int, ...
 
 
 REWRITES: tuple[Rewrite, ...] = (
+    resolve_shapes,
+    pick_token_early,
     plain_batched_transpose,
-    split_qkv_once,
+    separate_qkv,
     one_scale_for_scores,
     flatten_tokens,
     merge_reshapes,

@@ -105,7 +105,7 @@ class _Flat:
 
 
 def _flat_shape(shape: list[int | str]) -> list[int | str]:
-    rows: int | str = math.prod(shape[:-1]) if isinstance(shape[0], int) else f"{shape[0]}_tokens"  # type: ignore[arg-type]
+    rows: int | str = math.prod(shape[:-1]) if isinstance(shape[0], int) else f"{shape[0]}_tokens"
     return [rows, shape[-1]]
 
 
