@@ -3,9 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edgevit.artifact import Artifact, Parity, check_vacant, publish, staged
+from edgevit.artifact import Artifact, Parity, check_vacant, publish, sha256_of, staged, write_golden
 from edgevit.errors import BadArtifact, UsageError
 
 
@@ -125,3 +126,22 @@ def test_force_replaces_an_artifact_but_nothing_else(make_artifact, tmp_path: Pa
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UsageError, match="not an edgevit artifact"):
         check_vacant(tmp_path / "file", force=True)
+
+
+def test_a_golden_pair_that_is_no_archive_is_one_sentence(make_artifact) -> None:
+    folder = make_artifact()
+    whole = (folder / "golden.npz").read_bytes()
+    for data in (b"", b"PK\x03\x04 but no more", whole[: len(whole) // 2], whole.replace(b"image", b"imagf")):
+        (folder / "golden.npz").write_bytes(data)
+        with pytest.raises(BadArtifact, match="cannot be read"):
+            Artifact.open(folder).golden()
+
+
+def test_arrays_of_any_name_are_stored_and_two_equal_pairs_are_equal_files(tmp_path: Path) -> None:
+    arrays = {"file": np.arange(3), "allow_pickle": np.eye(2, dtype=np.float32), "args": np.array([True])}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_golden(tmp_path / name, arrays, [])
+    assert sha256_of(tmp_path / "a/golden.npz") == sha256_of(tmp_path / "b/golden.npz")
+    with np.load(tmp_path / "a/golden.npz", allow_pickle=False) as stored:
+        assert {name: stored[name].tolist() for name in stored.files} == {k: v.tolist() for k, v in arrays.items()}

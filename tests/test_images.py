@@ -148,3 +148,73 @@ def test_a_baked_graph_gets_the_cropped_bytes() -> None:
     row = steps(photo(4, 4))
     assert row.dtype == np.uint8
     assert (row == photo(4, 4)).all()
+
+
+def test_a_size_that_is_not_square_is_covered_as_timm_does() -> None:
+    from edgevit.models.source import import_timm
+
+    import_timm()
+    from timm.data import create_transform
+
+    for width, height in ((301, 233), (120, 400), (500, 90)):
+        transform = create_transform((3, 96, 160), interpolation="bilinear", crop_pct=0.9)
+        expected = transform(Image.fromarray(photo(width, height))).numpy()
+        steps = Preprocess(size=(96, 160), crop_pct=0.9, interpolation="bilinear")
+        assert np.abs(steps(photo(width, height)) - expected).max() < 1e-5
+
+
+def test_a_strip_that_a_resize_would_blow_up_is_refused() -> None:
+    with pytest.raises(ImageError, match="1×200000 pixels are too long and narrow"):
+        Preprocess(size=(224, 224))(np.zeros((200_000, 1, 3), np.uint8))
+
+
+def test_a_format_that_runs_programs_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "x.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(ImageError, match="not an image that can be read here"):
+        decode(tmp_path / "x.eps")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_undone(tmp_path: Path, orientation: int) -> None:
+    image = Image.fromarray(photo(12, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    moved = {
+        1: [], 2: ["FLIP_LEFT_RIGHT"], 3: ["ROTATE_180"], 4: ["FLIP_TOP_BOTTOM"], 5: ["TRANSPOSE"],
+        6: ["ROTATE_270"], 7: ["TRANSVERSE"], 8: ["ROTATE_90"],
+    }  # fmt: skip
+    expected = image
+    for step in moved[orientation]:
+        expected = expected.transpose(Image.Transpose[step])
+    assert (decode(saved(image, tmp_path / "x.png", exif=exif)) == np.asarray(expected)).all()
+
+
+def refusal(source: Path | bytes) -> str | None:
+    """Why an image is not read, or None for (H, W, 3) pixels. Any other error ends the test."""
+    try:
+        pixels = decode(source)
+    except ImageError as error:
+        return str(error)
+    return None if pixels.ndim == 3 and pixels.shape[2] == 3 else "another shape"
+
+
+def test_damaged_metadata_never_escapes_as_another_error(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.fromarray(photo(16, 16)).save(stream, "JPEG", exif=exif)
+    whole = stream.getvalue()
+    for position in range(2, 120, 3):
+        (tmp_path / "x.jpg").write_bytes(whole[:position] + b"\xff" + whole[position + 1 :])
+        said = refusal(tmp_path / "x.jpg")
+        assert said is None or ("x.jpg" in said and "\n" not in said)
+
+
+def test_every_truncation_of_a_photo_is_one_sentence(tmp_path: Path) -> None:
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"):
+        stream = io.BytesIO()
+        Image.fromarray(photo(40, 40)).save(stream, kind)
+        whole = stream.getvalue()
+        for share in (0.02, 0.3, 0.6, 0.9):
+            said = refusal(whole[: max(1, int(len(whole) * share))])
+            assert said is None or said.startswith("image: ")

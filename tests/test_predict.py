@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgevit.errors import Unsupported, UsageError
+from edgevit.artifact import Parity
+from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.predict import Failure, Prediction, best, predict, read_labels
 
 
@@ -74,3 +75,46 @@ def test_labels_are_read_from_lines_or_json(tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             read_labels(tmp_path / name)
     assert read_labels(None) is None
+
+
+def test_an_artifact_that_failed_its_proof_is_refused_before_any_image(make_artifact) -> None:
+    folder = make_artifact(parity=Parity(status="failed", reason="logits differs", tolerance=1e-5))
+    with pytest.raises(ParityFailed, match="logits differs"):
+        predict(folder, [folder / "golden/0.png"])
+
+
+def test_a_fixed_batch_of_several_still_takes_one_image(make_artifact) -> None:
+    folder = make_artifact(batch=(3, 3))
+    expected = np.load(folder / "golden.npz")["logits"][2].argmax()
+    (found,) = predict(folder, [folder / "golden/2.png"], threads=1)
+    assert found.top[0].index == expected
+
+
+def test_more_classes_than_there_are_are_not_made_up_and_none_is_refused(make_artifact) -> None:
+    folder = make_artifact()
+    (found,) = predict(folder, [folder / "golden/0.png"], top=99, threads=1)
+    assert len(found.top) == 4
+    with pytest.raises(UsageError, match="top must be 1 or more"):
+        predict(folder, [], top=0)
+
+
+def test_an_output_that_is_not_a_number_is_a_failure_line(make_artifact, monkeypatch) -> None:
+    folder = make_artifact()
+    monkeypatch.setattr("edgevit.predict.run_rows", lambda *_: {"logits": np.full((1, 4), np.nan)})
+    (found,) = predict(folder, [folder / "golden/0.png"], threads=1)
+    assert isinstance(found, Failure)
+    assert "NaN" in found.error
+
+
+def test_a_strip_of_an_image_is_a_failure_line_with_its_name(make_artifact, tmp_path: Path) -> None:
+    Image.new("L", (1, 60_000)).save(tmp_path / "strip.png")
+    folder = make_artifact()
+    manifest = json.loads((folder / "edgevit.json").read_text())
+    manifest["preprocess"]["crop"] = "center"
+    (folder / "edgevit.json").write_text(json.dumps(manifest))
+    (found,) = predict(folder, [tmp_path / "strip.png"], threads=1)
+    assert isinstance(found, Prediction)  # 8 × 480,000 pixels are fine
+    Image.new("L", (1, 900_000)).save(tmp_path / "strip.png")
+    (found,) = predict(folder, [tmp_path / "strip.png"], threads=1)
+    assert isinstance(found, Failure)
+    assert found.error.startswith(str(tmp_path / "strip.png"))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from edgevit import registry
-from edgevit.errors import MissingDependency, UnknownName
+from edgevit.errors import EdgeVitError, MissingDependency, UnknownName
 
 
 @pytest.mark.parametrize("kind", ["exporter", "runtime"])
@@ -33,3 +33,47 @@ def test_a_row_without_its_package_says_the_pip_line(monkeypatch: pytest.MonkeyP
 def test_the_preferred_runtime_of_onnx_is_onnxruntime_and_the_reference_comes_last() -> None:
     assert registry.runtimes_for("onnx")[0] == "onnxruntime"
     assert registry.runtimes_for("onnx")[-1] == "torch"
+
+
+def test_describe_has_a_record_for_every_row_and_a_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "version_of", lambda package: None if package == "torch" else "1.0")
+    records = {(record["name"], record["kind"]): record for record in registry.describe()}
+    assert set(records) >= {("onnx", "exporter"), ("onnxruntime", "runtime"), ("torch", "runtime")}
+    torch, onnxruntime = records["torch", "runtime"], records["onnxruntime", "runtime"]
+    assert (torch["available"], torch["can_run"], torch["reason"]) == (False, False, "needs torch")
+    assert torch["install"] == "pip install 'edgevit[export]'"
+    assert (onnxruntime["available"], onnxruntime["can_run"], onnxruntime["can_build"]) == (True, True, False)
+
+
+class _Point:
+    """An entry point as importlib.metadata gives it."""
+
+    value, dist = "mine:ROW", None
+
+    def __init__(self, name: str, thing: object) -> None:
+        self.name, self.thing = name, thing
+
+    def load(self) -> object:
+        return self.thing
+
+
+def test_a_plug_in_adds_a_row_but_takes_no_built_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = registry.Row("mine", "mine:Runtime", "mine", (), "a third party's", formats=("mine", "onnx"))
+    thief = registry.Row("torch", "evil:Runtime", "evil", (), "not torch", formats=("*",))
+    points = [_Point("mine", mine), _Point("torch", thief)]
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: points if "runtimes" in group else [])
+    assert registry.row("runtime", "mine") is mine
+    assert registry.row("runtime", "torch") is registry.RUNTIMES["torch"]
+    assert registry.runtimes_for("onnx") == ["onnxruntime", "mine", "torch"]
+
+
+def test_a_plug_in_that_offers_something_else_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [_Point("mine", object())])
+    with pytest.raises(EdgeVitError, match="mine:ROW does not offer a Row named 'mine'"):
+        registry.rows("runtime")
+
+
+def test_a_package_that_is_installed_but_broken_keeps_its_own_error() -> None:
+    row = registry.Row("broken", "edgevit.runtimes.no_such_module:Runtime", "broken", (), "")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        row.load()

@@ -8,6 +8,7 @@ biases; ``from_timm`` and ``to_timm`` translate. Our own code, from the paper's 
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -129,7 +130,7 @@ class MB4D(nn.Module):
     The pool is the mean of the 3×3 neighbours that lie inside the map.
     """
 
-    fold_kinds: ClassVar[tuple[str, ...]] = ("LayerScale", "pool mixer's residual")
+    fold_kinds: ClassVar[tuple[str, ...]] = ("LayerScale", "residual of the pool mixer")
 
     def __init__(self, width: int, config: EfficientFormerConfig) -> None:
         super().__init__()
@@ -268,7 +269,8 @@ class EfficientFormer(nn.Module):
 
     def fused(self) -> nn.Module:
         head = mean_linear(self.head, self.head_dist)
-        return nn.Sequential(self.stem, self.stages, self.norm, MeanToken(), head)
+        parts = {"stem": self.stem, "stages": self.stages, "norm": self.norm, "pool": MeanToken(), "head": head}
+        return nn.Sequential(OrderedDict(parts))
 
 
 def initialise(module: nn.Module) -> None:
@@ -287,17 +289,21 @@ def initialise(module: nn.Module) -> None:
 
 
 class DeployMB4D(nn.Module):
-    """Deploy form of ``MB4D``: x + γ·(pool(x) − x) is (1 − γ)·x + γ·pool(x), and the MLP is two convolutions."""
+    """Deploy form of ``MB4D``: x + γ·(pool(x) − x) is (1 − γ)·x + γ·pool(x), and the MLP is two convolutions.
+
+    γ cannot go into a linear map: none stands in front of it, and a pool that leaves out the border is no convolution.
+    Without the subtraction every operation here is one that ONNX Runtime keeps in its blocked layout.
+    """
 
     def __init__(self, block: MB4D) -> None:
         super().__init__()
         self.pool = block.pool
-        gamma = block.ls1.gamma.detach()
-        self.keep, self.mix = channel_factors(1 - gamma), channel_factors(gamma)
+        gamma = block.ls1.gamma.detach().reshape(-1, 1, 1)
+        self.gamma, self.rest = nn.Parameter(gamma.clone()), nn.Parameter(1 - gamma)
         self.mlp = scaled_last(block.mlp, block.ls2.gamma)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.keep(x) + self.mix(self.pool(x))
+        x = x * self.rest + self.pool(x) * self.gamma
         out: Tensor = x + self.mlp(x)
         return out
 
@@ -356,17 +362,6 @@ class MeanToken(nn.Module):
         return x.mean(dim=1)
 
 
-def channel_factors(factors: Tensor) -> nn.Conv2d:
-    """Multiply each channel of a map by a number, as a depthwise 1×1 convolution.
-
-    Engines keep their own layouts between convolutions; a product with a constant would make them convert back.
-    """
-    width = factors.numel()
-    conv = nn.Conv2d(width, width, 1, groups=width, bias=False, device="meta")
-    conv.weight = nn.Parameter(factors.detach().reshape(-1, 1, 1, 1).clone())
-    return conv
-
-
 def scaled_last(mlp: nn.Module, gamma: Tensor) -> nn.Sequential:
     """The fused MLP (from its train or deploy form) with a LayerScale inside its last convolution."""
     layers = list(mlp.fused() if isinstance(mlp, ConvMlp) else mlp.children())
@@ -402,7 +397,7 @@ def with_projection(attention: Attending, proj: nn.Module) -> Attending:
 def _per_head(source: Attention, rows: Tensor) -> tuple[Tensor, ...]:
     """Rows of the joint projection, (heads · (2·key + value), …), as those of Q, of K and of V, head after head."""
     by_head = rows.reshape(source.heads, -1, *rows.shape[1:])
-    parts = by_head.split([source.key, source.key, source.value], dim=1)
+    parts = torch.split(by_head, [source.key, source.key, source.value], dim=1)
     return tuple(part.flatten(0, 1) for part in parts)
 
 

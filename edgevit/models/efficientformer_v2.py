@@ -6,6 +6,7 @@ dicts but for the attention biases; ``from_timm`` and ``to_timm`` translate. Our
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -203,9 +204,6 @@ class Downsample(nn.Module):
         out: Tensor = self.conv(x)
         return out if self.attn is None else self.attn(x) + out
 
-    def fused(self) -> nn.Module:
-        return self.conv if self.attn is None else self
-
 
 class Block(nn.Module):
     """x + γ₁·attention(x) where the block has one (``stride`` 1 or 2; 0: none), then x + γ₂·MLP(x)."""
@@ -287,7 +285,8 @@ class EfficientFormerV2(nn.Module):
     def fused(self) -> nn.Module:
         # An average and a per-channel affine map commute, so the norm may stand behind the average.
         head = fuse_bn_linear(self.norm, mean_linear(self.head, self.head_dist))
-        return nn.Sequential(self.stem, self.stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(1), head)
+        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+        return nn.Sequential(OrderedDict(stem=self.stem, stages=self.stages, pool=pool, head=head))
 
 
 def by_head(x: Tensor) -> Tensor:

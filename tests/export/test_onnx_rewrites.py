@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -61,7 +63,14 @@ def rows() -> np.ndarray:
 
 
 def graph(module: nn.Module) -> ir.Model:
-    return build_graph(capture(module, {"x": rows()}, BatchRange(min=1, max=4), classifier=False), 20, optimize=False)
+    return ir.from_proto(onnx.load_from_string(_exported(module)))
+
+
+@cache
+def _exported(module: nn.Module) -> bytes:
+    """The unoptimised graph, made once for each of the modules below."""
+    captured = capture(module, {"x": rows()}, BatchRange(min=1, max=4), classifier=False)
+    return ir.to_proto(build_graph(captured, 20, optimize=False)).SerializeToString()
 
 
 def run(model: ir.Model, feed: np.ndarray) -> np.ndarray:
@@ -82,17 +91,26 @@ def rewritten(module: nn.Module, rewrites: Sequence[Rewrite]) -> Counter[str]:
     return Counter(node.op_type for node in model.graph)
 
 
+class Reshuffled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.transpose(1, 2).reshape(-1, WIDTH, 2, 3).flatten(2).transpose(1, 2)
+        return torch.relu(y).transpose(0, 1).transpose(0, 1) + 1
+
+
+TWO, ONE, ODD = Blocks(), Blocks(1), Blocks(1, residual_in_qkv=True)
+
+
 @pytest.mark.parametrize("rewrite", REWRITES, ids=lambda rewrite: rewrite.__name__)
 def test_each_rewrite_alone_keeps_the_function(rewrite: Rewrite) -> None:
-    rewritten(Blocks(), [rewrite])
+    rewritten(TWO, [rewrite])
 
 
 def test_all_rewrites_twice_keep_the_function() -> None:
-    rewritten(Blocks(), [*REWRITES, *REWRITES])
+    rewritten(TWO, [*REWRITES, *REWRITES])
 
 
 def test_a_foreign_projection_is_separated_without_slices() -> None:
-    before, after = rewritten(Blocks(1), []), rewritten(Blocks(1), [resolve_shapes, separate_qkv])
+    before, after = rewritten(ONE, []), rewritten(ONE, [resolve_shapes, separate_qkv])
     assert before["MatMul"] == 5
     assert after["MatMul"] == 7
     assert before["Slice"]
@@ -100,13 +118,13 @@ def test_a_foreign_projection_is_separated_without_slices() -> None:
 
 
 def test_a_projection_that_is_no_plain_linear_layer_is_split_after_one_transpose() -> None:
-    after = rewritten(Blocks(1, residual_in_qkv=True), [resolve_shapes, separate_qkv])
+    after = rewritten(ODD, [resolve_shapes, separate_qkv])
     assert after["Split"] == 1
     assert not after["Slice"]
 
 
 def test_only_one_row_of_the_last_block_is_computed() -> None:
-    model = graph(Blocks())
+    model = graph(TWO)
     pick_token_early(model)
     tidy(model)
     linear = [node for node in model.graph if node.op_type == "MatMul" and node.inputs[1].is_initializer()]
@@ -115,7 +133,7 @@ def test_only_one_row_of_the_last_block_is_computed() -> None:
 
 
 def test_linear_layers_become_gemms_and_share_their_reshapes() -> None:
-    after = rewritten(Blocks(), [flatten_tokens, merge_reshapes])
+    after = rewritten(TWO, [flatten_tokens, merge_reshapes])
     assert after["Gemm"] == 6
     assert after["MatMul"] == 4
 
@@ -130,15 +148,9 @@ def test_attention_keeps_one_scale_and_one_transpose_for_each_operand() -> None:
         merge_reshapes,
         merge_transposes,
     ]
-    after = rewritten(Blocks(1), steps)
+    after = rewritten(ONE, steps)
     assert after["Mul"] == 1
     assert after["Transpose"] == 4
-
-
-class Reshuffled(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = x.transpose(1, 2).reshape(-1, WIDTH, 2, 3).flatten(2).transpose(1, 2)
-        return torch.relu(y).transpose(0, 1).transpose(0, 1) + 1
 
 
 def test_reshapes_and_transposes_that_cancel_are_gone() -> None:

@@ -82,7 +82,7 @@ def test_a_model_file_that_has_no_hash_is_refused(make_artifact) -> None:
     manifest = json.loads((folder / "edgevit.json").read_text())
     del manifest["files"]["model.onnx"]
     (folder / "edgevit.json").write_text(json.dumps(manifest))
-    with pytest.raises(BadArtifact, match="no hash of model.onnx"):
+    with pytest.raises(BadArtifact, match=r"no hash of model\.onnx"):
         open_session(folder)
 
 

@@ -107,7 +107,7 @@ def test_a_graph_with_other_names_than_the_manifest_s_is_a_bad_artifact(make_art
     folder = make_artifact()
     model = onnx.load(folder / "model.onnx")
     model.graph.output[0].name = model.graph.node[-1].output[0] = "scores"
-    with pytest.raises(BadArtifact, match="outputs of .* are scores; the manifest says logits"):
+    with pytest.raises(BadArtifact, match=r"outputs of .* are scores; the manifest says logits"):
         open_session(rewritten(folder, model.SerializeToString()))
 
 
