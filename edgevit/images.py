@@ -102,6 +102,16 @@ class Preprocess(BaseModel):
         return np.stack([self(image) for image in images])
 
 
+def shrink(image: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
+    """The (H, W, 3) uint8 image with its shorter side at most ``side`` pixels, aspect ratio kept."""
+    height, width = image.shape[:2]
+    scale = side / min(height, width)
+    if scale >= 1:
+        return image
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
 def decode(source: Path | bytes, *, name: str | None = None) -> np.ndarray[Any, Any]:
     """Pixels of a PNG, JPEG, WebP, … as (H, W, 3) uint8 RGB: EXIF rotation applied, alpha laid over white.
 

@@ -26,7 +26,7 @@ class Row:
 
     path      ``module:attribute`` of the Exporter or Runtime class
     install   what ``pip install`` needs to make it work, e.g. ``edgevit[export]``
-    packages  the distributions it needs; the first one's version is shown by ``edgevit targets``
+    packages  the distributions it needs, "a|b" where either will do; ``edgevit targets`` shows the first one's version
     formats   for a runtime: the targets whose artifacts it opens, the preferred runtime of a target first in the table
     """
 
@@ -39,7 +39,7 @@ class Row:
 
     def missing(self) -> tuple[str, ...]:
         """The needed distributions that are not installed here."""
-        return tuple(package for package in self.packages if version_of(package) is None)
+        return tuple(package.partition("|")[0] for package in self.packages if version_of(package) is None)
 
     def load(self) -> Any:
         """The class behind ``path``.
@@ -51,6 +51,9 @@ class Row:
         module, _, attribute = self.path.partition(":")
         return getattr(import_module(module), attribute)
 
+
+# One module, several wheels: each brings other providers, and they are installed in place of one another.
+ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
 
 EXPORTERS: Mapping[str, Row] = {
     "onnx": Row(
@@ -67,7 +70,7 @@ RUNTIMES: Mapping[str, Row] = {
         "onnxruntime",
         "edgevit.runtimes.onnxruntime:OnnxRuntime",
         "edgevit",
-        ("onnxruntime",),
+        ("|".join(ONNXRUNTIMES),),
         "ONNX Runtime, CPU by default, any other provider by name",
         formats=("onnx",),
     ),
@@ -83,16 +86,18 @@ RUNTIMES: Mapping[str, Row] = {
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a distribution, or None."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    """The installed version of a distribution (of the first that is there, for "a|b"), or None."""
+    for name in package.split("|"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def need(what: str, packages: tuple[str, ...], install: str) -> None:
     """MissingDependency with the pip line unless every distribution is installed."""
-    if missing := [package for package in packages if version_of(package) is None]:
+    if missing := [package.partition("|")[0] for package in packages if version_of(package) is None]:
         raise MissingDependency(
             f"{what} needs {', '.join(missing)}, not installed here", hint=f"pip install '{install}'"
         )

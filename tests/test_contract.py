@@ -195,7 +195,7 @@ def test_a_failed_artifact_is_kept_aside_and_refused(tmp_path: Path) -> None:
         return captured
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgevit.build.capture", swapped)
+        patch.setattr("edgevit.export.prepare.capture", swapped)
         with pytest.raises(ParityFailed, match="tolerance"):
             edgevit.export(model, "onnx", out=tmp_path / "wrong", threads=1)
     assert not (tmp_path / "wrong").exists()

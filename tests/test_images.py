@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgevit.images import ImageError, Preprocess, decode
+from edgevit.images import ImageError, Preprocess, decode, shrink
 
 RED = (250, 10, 20)
 
@@ -218,3 +218,10 @@ def test_every_truncation_of_a_photo_is_one_sentence(tmp_path: Path) -> None:
         for share in (0.02, 0.3, 0.6, 0.9):
             said = refusal(whole[: max(1, int(len(whole) * share))])
             assert said is None or said.startswith("image: ")
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((40, 30), (40, 30, 3)), ((100, 400), (50, 200, 3)), ((60, 50), (60, 50, 3))]
+)
+def test_shrinking_keeps_the_aspect_ratio_and_never_enlarges(size: tuple[int, int], expected: tuple[int, ...]) -> None:
+    assert shrink(photo(size[1], size[0]), 50).shape == expected

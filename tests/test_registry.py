@@ -77,3 +77,18 @@ def test_a_package_that_is_installed_but_broken_keeps_its_own_error() -> None:
     row = registry.Row("broken", "edgevit.runtimes.no_such_module:Runtime", "broken", (), "")
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         row.load()
+
+
+def test_any_of_several_wheels_of_one_module_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"onnxruntime-gpu": "1.2"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise registry.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(registry.metadata, "version", version)
+    assert registry.RUNTIMES["onnxruntime"].missing() == ()
+    assert registry.version_of("onnxruntime|onnxruntime-gpu") == "1.2"
+    installed.clear()
+    assert registry.RUNTIMES["onnxruntime"].missing() == ("onnxruntime",)

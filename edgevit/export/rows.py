@@ -13,11 +13,12 @@ from edgevit.artifact import Accuracy, Array
 from edgevit.data import LabelledData, open_data
 from edgevit.errors import UsageError
 from edgevit.export.capture import run
-from edgevit.images import Preprocess
+from edgevit.images import Preprocess, shrink
 
 MIN_ROWS, MAX_ROWS = 16, 32
 DEFAULT_DATA = "samples"
 ACCURACY_IMAGES = 2000
+GOLDEN_SIDE = 512  # pixels: photos are shrunk to it, since four of them travel in every artifact
 _CHUNK = 50
 
 
@@ -48,7 +49,7 @@ def image_rows(data: str, preprocess: Preprocess, wanted: int) -> Rows:
         )
     count = min(max(wanted, MIN_ROWS), MAX_ROWS, len(found))
     chosen = found.take(np.linspace(0, len(found) - 1, count).round().astype(np.int64))
-    pixels = [np.asarray(image) for image in chosen.images]
+    pixels = [shrink(np.asarray(image), max(GOLDEN_SIDE, *preprocess.size)) for image in chosen.images]
     return Rows({"image": preprocess.batch(pixels)}, data, pixels)
 
 

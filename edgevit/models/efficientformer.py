@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.errors import UsageError
-from edgevit.models.layers.attention_bias import AttentionBias, Grid, resample_table
+from edgevit.models.layers.attention_bias import AttentionBias, Grid, resample_biases
 from edgevit.models.layers.fusion import fuse_conv_bn, scale_output
 
 ImageSize = int | tuple[int, int]
@@ -420,23 +420,8 @@ def to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def resize_state(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], str | None]:
     """``state`` (V1 or V2, our keys or timm's) with its attention biases resampled to the model's grid, and a note when
-    that was done.
-
-    Only a square grid can be told from a table's length; any other table is left alone, for the loader to refuse.
-    """
-    state, note = from_timm(state), None
-    for path, bias in model.named_modules():
-        table = state.get(f"{path}.table") if isinstance(bias, AttentionBias) else None
-        if not isinstance(bias, AttentionBias) or table is None or table.shape == bias.table.shape:
-            continue
-        side = round(table.shape[-1] ** 0.5)
-        if table.ndim != 2 or side * side != table.shape[1]:
-            continue
-        state[f"{path}.table"] = resample_table(table, (side, side), bias.grid)
-        if f"{path}.index" in state:
-            state[f"{path}.index"] = bias.index
-        note = f"attention biases resampled, the last from {side}×{side} to {bias.grid[0]}×{bias.grid[1]} tokens"
-    return state, note
+    that was done."""
+    return resample_biases(from_timm(state), model)
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -61,3 +63,23 @@ def resample_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
         share = (place - low).reshape(shape)
         values = values.index_select(axis, low) * (1 - share) + values.index_select(axis, high) * share
     return values.reshape(table.shape[0], -1).to(table.dtype)
+
+
+def resample_biases(state: Mapping[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], str | None]:
+    """``state`` with every table that is for another grid than the model's resampled, and a note when any was.
+
+    Only a square grid can be told from a table's length; any other table is left alone, for the loader to refuse.
+    """
+    fitted, note = dict(state), None
+    for path, bias in model.named_modules():
+        table = fitted.get(f"{path}.table") if isinstance(bias, AttentionBias) else None
+        if not isinstance(bias, AttentionBias) or table is None or table.shape == bias.table.shape:
+            continue
+        side = round(table.shape[-1] ** 0.5)
+        if table.ndim != 2 or side * side != table.shape[1]:
+            continue
+        fitted[f"{path}.table"] = resample_table(table, (side, side), bias.grid)
+        if f"{path}.index" in fitted:
+            fitted[f"{path}.index"] = bias.index
+        note = f"attention biases resampled, the last from {side}×{side} to {bias.grid[0]}×{bias.grid[1]} tokens"
+    return fitted, note

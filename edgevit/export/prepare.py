@@ -1,0 +1,211 @@
+"""What all targets share: the form that is exported, real rows, the capture, and the float64 reference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from edgevit.artifact import Accuracy, Array, BatchRange, ModelInfo, ReparamSummary, WeightsInfo
+from edgevit.errors import UsageError
+from edgevit.export.base import Capture
+from edgevit.export.capture import bake_preprocess as baked
+from edgevit.export.capture import capture
+from edgevit.export.reference import float64_outputs
+from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, measure_accuracy, tensor_rows
+from edgevit.images import Preprocess
+from edgevit.models.macs import count_macs, count_params
+from edgevit.models.reparam import reparameterize
+from edgevit.models.source import create_model, state_sha256
+from edgevit.models.spec import ModelSpec, spec_of
+from edgevit.registry import version_of
+
+Progress = Callable[[str, float | None], None]
+Form = Literal["deploy", "train"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an export was asked for, but for the target."""
+
+    batch: BatchRange
+    data: str | None = None
+    form: Form = "deploy"
+    bake_preprocess: bool = False
+    image_size: tuple[int, int] | None = None
+    labels: tuple[str, ...] | None = None
+    inputs: Mapping[str, Array] | None = None
+    threads: int | None = None
+    verify: bool = True
+    progress: Progress = lambda stage, fraction: None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready for any target: captured, with the float64 outputs of its source form on the same rows.
+
+    exact      reference outputs by name, float64, as many rows as ``rows``
+    """
+
+    request: Request
+    info: ModelInfo
+    capture: Capture
+    rows: Rows
+    exact: Mapping[str, Array]
+    preprocess: Preprocess | None
+    labels: tuple[str, ...] | None
+    reparam: ReparamSummary | None
+    accuracy: Accuracy | None
+
+
+def prepare(model: str | nn.Module, request: Request) -> Prepared:
+    """Everything before the target: form, real rows, capture, float64 reference. Errors of each step."""
+    say = request.progress
+    say("load the model", None)
+    source = create_model(model, image_size=request.image_size) if isinstance(model, str) else model.eval()
+    spec = _spec(source, request)
+    preprocess = _preprocess(spec, request)
+    say("real rows", None)
+    rows = _rows(source, spec, preprocess, request)
+    form, reparam = _formed(source, rows, request)
+    captured, reference = _captured(source, form, spec, preprocess, rows, request)
+    say("float64 reference", None)
+    exact = dict(zip((one.name for one in captured.outputs), float64_outputs(reference, rows.inputs), strict=True))
+    return Prepared(
+        request=request,
+        info=_model_info(source, form, spec, rows, request),
+        capture=captured,
+        rows=rows,
+        exact=exact,
+        preprocess=_stored_preprocess(preprocess, request),
+        labels=_labels(spec, request),
+        reparam=reparam,
+        accuracy=_accuracy(source, spec, preprocess, request),
+    )
+
+
+def _spec(source: nn.Module, request: Request) -> ModelSpec:
+    """The module's own spec, or one for a bare module: a classifier of images unless ``inputs`` were given."""
+    found = spec_of(source)
+    if request.inputs is not None:
+        name = found.name if found else type(source).__name__
+        return replace(found, image_size=None, preprocess=None, num_classes=None) if found else _bare_spec(name)
+    if found is not None:
+        return _resized(found, request)
+    from edgevit.models.file_models import classes_of
+
+    if request.image_size is None:
+        raise UsageError(
+            f"{type(source).__name__} does not say what it takes", hint="give image_size=, or inputs= for other tensors"
+        )
+    size = request.image_size
+    return replace(
+        _bare_spec(type(source).__name__),
+        image_size=size,
+        preprocess=Preprocess(size=size),
+        num_classes=classes_of(source, size),
+    )
+
+
+def _bare_spec(name: str) -> ModelSpec:
+    return ModelSpec(name, "module", image_size=None, preprocess=None, num_classes=None, origin="given module")
+
+
+def _resized(spec: ModelSpec, request: Request) -> ModelSpec:
+    size = request.image_size
+    if size is None or size == spec.image_size or spec.preprocess is None:
+        return spec
+    return replace(spec, image_size=size, preprocess=spec.preprocess.model_copy(update={"size": size}))
+
+
+def _preprocess(spec: ModelSpec, request: Request) -> Preprocess | None:
+    """Preprocessing up to the model's float input; UsageError when it is to be baked but there is none."""
+    if request.bake_preprocess and spec.preprocess is None:
+        raise UsageError("--bake-preprocess needs a model that takes images", hint="drop --bake-preprocess")
+    return spec.preprocess
+
+
+def _stored_preprocess(preprocess: Preprocess | None, request: Request) -> Preprocess | None:
+    return preprocess.model_copy(update={"baked": True}) if preprocess and request.bake_preprocess else preprocess
+
+
+def _rows(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, request: Request) -> Rows:
+    if request.inputs is not None:
+        return tensor_rows(source, request.inputs)
+    stored = _stored_preprocess(preprocess, request)
+    if stored is None:
+        raise UsageError(f"{spec.name} does not say how images are preprocessed", hint="give inputs= arrays")
+    return image_rows(request.data or spec.data or DEFAULT_DATA, stored, max(MIN_ROWS, request.batch.max))
+
+
+def _formed(source: nn.Module, rows: Rows, request: Request) -> tuple[nn.Module, ReparamSummary | None]:
+    """The module in the form that is exported, and the proof of the re-parameterisation."""
+    if request.form == "train":
+        return source, None
+    request.progress("re-parameterise, with proof", None)
+    example = None
+    if request.inputs is not None:
+        example = [torch.from_numpy(array[:2].copy()) for array in rows.inputs.values()]
+    deploy = reparameterize(source, example_inputs=example)
+    summary: ReparamSummary = deploy.reparam_report.summary()  # type: ignore[union-attr, operator]
+    return deploy, summary
+
+
+def _captured(
+    source: nn.Module, form: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, rows: Rows, request: Request
+) -> tuple[Capture, nn.Module]:
+    """The capture, and the source module with the same preprocessing in front: what the reference runs."""
+    if request.bake_preprocess and preprocess is not None:
+        form, source = baked(form, preprocess), baked(source, preprocess)
+    request.progress("trace", None)
+    classifier = request.inputs is None and spec.num_classes is not None
+    metadata = _metadata(spec, _stored_preprocess(preprocess, request), _labels(spec, request))
+    image = preprocess is not None
+    return capture(form, rows.inputs, request.batch, classifier=classifier, image=image, metadata=metadata), source
+
+
+def _metadata(spec: ModelSpec, preprocess: Preprocess | None, labels: tuple[str, ...] | None) -> dict[str, str]:
+    """Strings for the model file's own metadata."""
+    found = {"model": spec.name, "edgevit": version_of("edgevit") or "unknown", "weights": spec.origin}
+    if preprocess is not None:
+        found["preprocess"] = preprocess.model_dump_json()
+    if labels is not None:
+        found["labels"] = json.dumps(list(labels), ensure_ascii=False)
+    return found
+
+
+def _labels(spec: ModelSpec, request: Request) -> tuple[str, ...] | None:
+    labels = request.labels if request.labels is not None else spec.labels
+    if labels is not None and spec.num_classes is not None and len(labels) != spec.num_classes:
+        raise UsageError(f"{len(labels)} labels for {spec.num_classes} classes", hint="one label per class, in order")
+    return labels
+
+
+def _model_info(source: nn.Module, form: nn.Module, spec: ModelSpec, rows: Rows, request: Request) -> ModelInfo:
+    if spec.image_size is not None:
+        macs = count_macs(form, spec.image_size)
+    else:
+        macs = count_macs(form, inputs=[torch.from_numpy(array[:1].copy()) for array in rows.inputs.values()])
+    return ModelInfo(
+        name=spec.name,
+        source=spec.source,
+        form=request.form,
+        task="classifier" if request.inputs is None and spec.num_classes is not None else "tensors",
+        image_size=spec.image_size,
+        classes=spec.num_classes,
+        params=count_params(form),
+        macs=macs,
+        weights=WeightsInfo(origin=spec.origin, state_sha256=state_sha256(source)),
+    )
+
+
+def _accuracy(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, request: Request) -> Accuracy | None:
+    data = request.data or spec.data
+    if preprocess is None or data is None or request.inputs is not None:
+        return None
+    request.progress(f"accuracy on {data}", None)
+    return measure_accuracy(source, data, preprocess, spec.num_classes)
