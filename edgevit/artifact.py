@@ -12,6 +12,7 @@ It is the only thing that crosses from the build host to a device, so nothing he
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -330,14 +331,32 @@ def check_vacant(out: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A scratch folder beside ``out``, removed unless the block moves it away. A killed build leaves no ``out``."""
+    """A scratch folder beside ``out``, removed unless the block moves it away. A killed build leaves no ``out``; the
+    scratch folder that it does leave is swept by the next build of the same ``out``."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.building-"))
+    prefix = f".{out.name}.building-"
+    for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
+        if not _alive(stale.name.removeprefix(prefix).partition("-")[0]):
+            shutil.rmtree(stale, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f"{prefix}{os.getpid()}-"))
     scratch.chmod(0o755)
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _alive(pid: str) -> bool:
+    """Whether a process of this number runs. Unsure means yes: nothing of a living build may be swept away."""
+    if os.name == "nt":  # there, signal 0 is Ctrl-C and not a question
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):
+        return True
+    return True
 
 
 def publish(scratch: Path, out: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +147,14 @@ def test_arrays_of_any_name_are_stored_and_two_equal_pairs_are_equal_files(tmp_p
     assert sha256_of(tmp_path / "a/golden.npz") == sha256_of(tmp_path / "b/golden.npz")
     with np.load(tmp_path / "a/golden.npz", allow_pickle=False) as stored:
         assert {name: stored[name].tolist() for name in stored.files} == {k: v.tolist() for k, v in arrays.items()}
+
+
+def test_the_scratch_of_a_killed_build_is_swept_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left, busy = (tmp_path / f".out.building-{pid}-abc" for pid in (dead.pid, os.getpid()))
+    left.mkdir()
+    busy.mkdir()
+    with staged(tmp_path / "out"):
+        assert not left.exists()
+        assert busy.exists()

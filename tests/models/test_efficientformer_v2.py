@@ -30,6 +30,11 @@ def tiny(size: tuple[int, int] = (64, 32), in_chans: int = 3) -> nn.Module:
     return efficientformer_v2.EfficientFormerV2(TINY, size, num_classes=6, in_chans=in_chans)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     """Everything that begins near the identity moved away from it: norms, LayerScales, biases, attention biases."""
     generator = torch.Generator().manual_seed(seed)
