@@ -10,7 +10,7 @@ Names are loaded when first used: ``import edgevit`` itself imports nothing heav
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def __getattr__(name: str) -> Any:
     if name == "export":  # the package of exporters, which is callable: see edgevit/export/__init__.py
         return import_module("edgevit.export")
     if name == "__version__":
-        return metadata.version("edgevit")
+        from importlib.metadata import version  # slow to import, rarely asked for
+
+        return version("edgevit")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'edgevit' has no attribute {name!r}")

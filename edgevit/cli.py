@@ -26,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # the boxes would cost 100 ms at every start, for markdown that no help text has
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -59,7 +59,7 @@ Data = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="List the model zoo with parameters and MACs.")
 def models(json: Json = False) -> None:
     """List the model zoo: parameters, MACs (train and deploy form), image size, shipped weights."""
     _need_torch("the model zoo")
@@ -90,7 +90,7 @@ def models(json: Json = False) -> None:
     )
 
 
-@app.command()
+@app.command(short_help="Show what can be built and run here.")
 def targets(json: Json = False) -> None:
     """List export targets and runtimes: what can build and run here, and the pip line for what cannot."""
     from edgevit import registry
@@ -117,7 +117,7 @@ def targets(json: Json = False) -> None:
             render.say(f"{row['name']}: {row['install']}")
 
 
-@app.command()
+@app.command(short_help="Train a small model on labelled images.")
 def train(
     model: Annotated[
         str, typer.Argument(help="A zoo name, timm:NAME, or path/to/file.py:factory.", show_default=False)
@@ -165,7 +165,7 @@ def train(
     render.facts(result.facts())
 
 
-@app.command()
+@app.command(short_help="Export a model; prove the artifact equal to it.")
 def export(
     model: ModelName,
     target: Annotated[
@@ -243,7 +243,7 @@ def export(
     _finish(results)
 
 
-@app.command()
+@app.command(short_help="Prove an artifact on this machine.")
 def verify(
     artifact: ArtifactDir,
     runtime: RuntimeName = None,
@@ -271,10 +271,10 @@ def verify(
     render.facts(result.facts())
 
 
-@app.command()
+@app.command(short_help="Classify images with an artifact.")
 def predict(
     artifact: ArtifactDir,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="PNG, JPEG, WebP, …", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False)],
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
     labels: Annotated[Path | None, typer.Option("--labels", help="Class names, instead of the artifact's own.")] = None,
     runtime: RuntimeName = None,
@@ -306,10 +306,10 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Measure latency, with bounds and a verdict.")
 def profile(
     artifacts: Annotated[
-        list[Path], typer.Argument(metavar="ARTIFACT…", help="One or more artifact folders.", show_default=False)
+        list[Path], typer.Argument(metavar="ARTIFACT", help="One or more artifact folders.", show_default=False)
     ],
     runtime: RuntimeName = None,
     provider: Provider = None,
@@ -348,7 +348,7 @@ def profile(
     _finish(results)
 
 
-@app.command()
+@app.command(short_help="Show an artifact's manifest in words.")
 def info(artifact: ArtifactDir, json: Json = False) -> None:
     """Show an artifact's manifest in words."""
     from edgevit.artifact import Artifact
@@ -361,7 +361,7 @@ def info(artifact: ArtifactDir, json: Json = False) -> None:
     render.facts(describe(opened))
 
 
-@app.command()
+@app.command(short_help="The whole story on handwritten digits.")
 def quickstart(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what it makes.")] = Path("artifacts/quickstart"),
     threads: Threads = None,
