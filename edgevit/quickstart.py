@@ -62,6 +62,7 @@ class Story:
             *([f"re-parameterised: {reparam_sentence(proof)}"] if proof else []),
             *(f"a handwritten {truth} in {answer.line()}" for truth, answer in self.predictions),
             f"{right} of {len(self.predictions)} digits right; everything is in {self.out}",
+            *(f"{form} form: {reason}" for form in FORMS for reason in self.profiles[form].reasons),
         ]
 
     def record(self) -> dict[str, Any]:
