@@ -414,7 +414,11 @@ def _finish(results: Sequence[Any]) -> None:
 
 
 def show_error(error: EdgeVitError, *, subject: str | None = None) -> None:
-    """``error: one sentence`` and, below it, the next step; on stderr."""
+    """``error: one sentence`` and, below it, the next step; on stderr. EDGEVIT_DEBUG=1 adds the traceback."""
+    if os.environ.get("EDGEVIT_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
     render.say(f"error: {f'{subject}: ' if subject else ''}{error}")
     if error.hint:
         render.say(f"  next: {error.hint}")
@@ -425,8 +429,6 @@ def main() -> None:
     try:
         app()
     except EdgeVitError as error:
-        if os.environ.get("EDGEVIT_DEBUG"):
-            raise
         show_error(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of a pipe went away: not worth a word
