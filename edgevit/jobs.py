@@ -150,6 +150,8 @@ def run_export(job: ExportJob, progress_for: Callable[[str], Progress]) -> list[
     with build.torch_threads(job.threads):
         prepared = _prepared(job, progress_for("prepare"))
         shared = time.perf_counter() - started
+        if prepared.info.weights.origin.startswith("random"):
+            render.say(f"{job.model}: no --weights, so the artifact holds random ones (seed 0)")
         return [_build(job, plan, prepared, shared, progress_for(plan.name)) for plan in planned]
 
 

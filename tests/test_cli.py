@@ -243,6 +243,7 @@ def test_a_user_s_own_model_goes_the_whole_way(tmp_path: Path) -> None:
     )
     ran = edgevit("export", "mine.py:tiny", "-t", "onnx", "--image-size", 32, "-o", "out", "--threads", 1, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
+    assert "random ones" in ran.stderr
     manifest = json.loads((tmp_path / "out" / "edgevit.json").read_text())
     assert sum(manifest["reparam"]["folded"].values()) == 1
     assert manifest["reparam"]["left"] == {}
