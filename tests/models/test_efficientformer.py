@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from model_oracle import deploy, randomised, relative
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgevit.errors import UsageError
@@ -25,41 +25,6 @@ PUBLISHED = {"l1": (12.29, 1.30), "l3": (31.41, 3.93), "l7": (82.23, 10.17)}  # 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Everything that begins near the identity moved away from it: norms, LayerScales, biases, attention biases."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-            if "gamma" in name:
-                parameter.copy_(0.3 + 0.2 * noise)
-            elif "attention_biases" in name or "table" in name:
-                parameter.copy_(noise)
-            elif parameter.ndim == 1:
-                parameter.add_(0.2 * noise)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator).to(buffer.dtype))
-            elif name.endswith("running_var"):
-                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator).to(buffer.dtype))
-    return model.eval()
-
-
-def deploy(model: nn.Module) -> nn.Module:
-    """What reparameterize does with ``fused`` methods: children first, on a copy."""
-
-    def visit(module: nn.Module) -> nn.Module:
-        for name, child in list(module.named_children()):
-            setattr(module, name, visit(child))
-        return module.fused() if hasattr(module, "fused") else module
-
-    return visit(copy.deepcopy(model)).eval()
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).abs().max() / b.abs().max())
 
 
 def test_l1_computes_what_timm_computes_in_both_forms_and_precisions():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_oracle import deploy, relative
 from torch import nn
 
 from edgevit.errors import UsageError
@@ -27,21 +28,6 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter.add_(noise * (0.3 if "norm" in name or "bias" in name else 0.05))
     return model.eval()
-
-
-def deploy(model: nn.Module) -> nn.Module:
-    """What reparameterize does with ``fused`` methods: children first, on a copy."""
-
-    def visit(module: nn.Module) -> nn.Module:
-        for name, child in list(module.named_children()):
-            setattr(module, name, visit(child))
-        return module.fused() if hasattr(module, "fused") else module
-
-    return visit(copy.deepcopy(model)).eval()
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a - b).abs().max() / b.abs().max())
 
 
 UNEVEN = vit.ViTConfig(
