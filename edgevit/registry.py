@@ -39,7 +39,7 @@ class Row:
 
     def missing(self) -> tuple[str, ...]:
         """The needed distributions that are not installed here."""
-        return tuple(package.partition("|")[0] for package in self.packages if version_of(package) is None)
+        return absent(self.packages)
 
     def load(self) -> Any:
         """The class behind ``path``.
@@ -95,9 +95,14 @@ def version_of(package: str) -> str | None:
     return None
 
 
+def absent(packages: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of ``packages`` that are not installed here, "a|b" by its first name."""
+    return tuple(package.partition("|")[0] for package in packages if version_of(package) is None)
+
+
 def need(what: str, packages: tuple[str, ...], install: str) -> None:
     """MissingDependency with the pip line unless every distribution is installed."""
-    if missing := [package.partition("|")[0] for package in packages if version_of(package) is None]:
+    if missing := absent(packages):
         raise MissingDependency(
             f"{what} needs {', '.join(missing)}, not installed here", hint=f"pip install '{install}'"
         )

@@ -119,10 +119,6 @@ def ms(value: float | None) -> str:
     return "—" if value is None else f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
 
 
-def percent(value: float | None) -> str:
-    return "—" if value is None else f"{value:.2%}"
-
-
 class Epochs:
     """``epochs(epoch, epochs, loss, accuracy)``: a bar on a terminal; a line every tenth of the run when piped."""
 
