@@ -2,6 +2,7 @@
 
     edgevit.json    the manifest (below)
     model.onnx      the model file or files of the target
+    edgevit.sig     the builder's signature, for formats that run code when they are opened (see signing.py)
     golden.npz      4 rows of every input and output, under their names
     golden/N.png    the images those input rows were made from
     profiles/       measurements, added later; not part of the hashed content
@@ -31,6 +32,7 @@ from edgevit.images import Preprocess
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "edgevit.json"
+SIGNATURE = "edgevit.sig"
 GOLDEN = "golden.npz"
 GOLDEN_ROWS = 4
 
@@ -284,12 +286,12 @@ def sha256_of(path: Path) -> str:
 
 
 def hash_tree(folder: Path) -> dict[str, str]:
-    """Relative POSIX path -> SHA-256 of every file below ``folder`` but the manifest."""
+    """Relative POSIX path -> SHA-256 of every file below ``folder`` but the manifest and its signature."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): sha256_of(path)
         for path in found
-        if path.relative_to(folder).as_posix() != MANIFEST
+        if path.relative_to(folder).as_posix() not in (MANIFEST, SIGNATURE)
     }
 
 

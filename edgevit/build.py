@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevit import registry, worker
+from edgevit import registry, signing, worker
 from edgevit.artifact import (
     GOLDEN_ROWS,
     Array,
@@ -44,10 +44,9 @@ from edgevit.errors import (
     UsageError,
     WorkerFailed,
 )
-from edgevit.export.base import Built, Exporter, Options, parse_options
+from edgevit.export.base import Built, Context, Exporter, Options, Progress, parse_options, silent
 from edgevit.export.prepare import Form as Form
 from edgevit.export.prepare import Prepared as Prepared
-from edgevit.export.prepare import Progress
 from edgevit.export.prepare import Request as Request
 from edgevit.export.prepare import prepare as prepare
 from edgevit.export.reference import noise
@@ -83,6 +82,7 @@ def export(
     verify: bool = True,
     inputs: Mapping[str, Array] | None = None,
     threads: int | None = None,
+    timeout_s: float | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Build ``target`` from a model (a name, or a module), prove that it computes the same, and publish it at ``out``.
@@ -106,7 +106,8 @@ def export(
         inputs=inputs,
         threads=threads,
         verify=verify,
-        progress=progress or (lambda stage, fraction: None),
+        progress=progress or silent,
+        timeout_s=timeout_s,
     )
     with torch_threads(threads):
         return build_target(prepare(model, request), chosen, folder)
@@ -167,7 +168,9 @@ def build_target(prepared: Prepared, target: Target, out: Path) -> Artifact:
     say = prepared.request.progress
     with staged(out) as scratch:
         say(f"build {target.exporter.name} {target.precision}", None)
-        built = target.exporter.write(prepared.capture, scratch, precision=target.precision, options=target.options)
+        built = target.exporter.write(
+            prepared.capture, scratch, precision=target.precision, options=target.options, context=_context(prepared)
+        )
         say("noise of the precision", None)
         level = _noise(prepared, target, built)
         write_golden(scratch, golden_arrays(prepared), list(prepared.rows.pixels[:GOLDEN_ROWS]))
@@ -176,6 +179,8 @@ def build_target(prepared: Prepared, target: Target, out: Path) -> Artifact:
         )
         manifest = make_manifest(prepared, target, built, hash_tree(scratch), pending)
         _write_manifest(scratch, manifest)
+        if registry.row("exporter", target.exporter.name).carries_code:
+            signing.sign(scratch)
         say("prove", None)
         manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending)})
         _write_manifest(scratch, manifest)
@@ -183,6 +188,11 @@ def build_target(prepared: Prepared, target: Target, out: Path) -> Artifact:
             raise _kept_aside(scratch, out, manifest.parity)
         publish(scratch, out)
     return Artifact(out, manifest)
+
+
+def _context(prepared: Prepared) -> Context:
+    request = prepared.request
+    return Context(progress=request.progress, timeout_s=request.timeout_s, threads=request.threads)
 
 
 def _noise(prepared: Prepared, target: Target, built: Built) -> float:

@@ -45,6 +45,10 @@ Provider = Annotated[
     str | None,
     typer.Option("--provider", help="The runtime's device back end, e.g. cpu, cuda. Never replaced silently."),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Open an engine or compiled library that no known key signed. It runs code."),
+]
 Weights = Annotated[
     str | None, typer.Option("--weights", help="A .safetensors or .pth file, or 'digits' for the shipped checkpoint.")
 ]
@@ -100,21 +104,21 @@ def targets(json: Json = False) -> None:
         render.emit_json(rows)
         return
     render.table(
-        ("name", "kind", "here", "version", "what it is, or why not"),
+        ("name", "kind", "here", "version", "what it can do here, or why not"),
         [
             (
                 row["name"],
                 row["kind"],
-                "yes" if row["available"] else "no",
+                "yes" if row["can_build"] or row["can_run"] else "no",
                 row["version"] or "—",
-                row["reason"] or row["summary"],
+                row["here"],
             )
             for row in rows
         ],
     )
     for row in rows:
         if not row["available"]:
-            render.say(f"{row['name']}: {row['install']}")
+            render.say(f"{row['name']} ({row['kind']}): {row['install']}")
 
 
 @app.command(short_help="Train a small model on labelled images.")
@@ -204,6 +208,9 @@ def export(
         bool, typer.Option("--require-verified", help="Exit 7 unless the proof ran here.")
     ] = False,
     threads: Threads = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=1, help="Seconds that a target's native compiler may take.")
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -231,6 +238,7 @@ def export(
         verify=verify,
         require_verified=require_verified,
         threads=threads,
+        timeout_s=timeout,
         force=force,
     )
     with render.progress(model) as shown:
@@ -254,13 +262,16 @@ def verify(
         typer.Option("--against", help="Another artifact, or 'source' (needs torch): compare on the same images."),
     ] = None,
     threads: Threads = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Prove an artifact: hashes, golden pair, then real data. Exit 7 when it is not what it says."""
     from edgevit.profiles.verify import verify as run
 
     try:
-        result = run(artifact, runtime=runtime, threads=threads, data=data, against=against, provider=provider)
+        result = run(
+            artifact, runtime=runtime, threads=threads, data=data, against=against, provider=provider, trust=trust
+        )
     except ParityFailed as exc:
         if json and (failed := getattr(exc, "verification", None)):
             render.emit_json(failed.record())
@@ -280,6 +291,7 @@ def predict(
     runtime: RuntimeName = None,
     provider: Provider = None,
     threads: Threads = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Classify images: top-5 with labels. A broken image is one line and does not stop the others."""
@@ -293,6 +305,7 @@ def predict(
         top=top,
         provider=provider,
         labels=prediction.read_labels(labels),
+        trust=trust,
     )
     records, failures = [], 0
     for result in results:
@@ -321,6 +334,7 @@ def profile(
     ] = None,
     data: Data = None,
     threads: Threads = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Measure latency in a fresh process, with percentile bounds and a verdict; raw samples are kept in profiles/."""
@@ -336,6 +350,7 @@ def profile(
             batch=batch,
             data=data,
             threads=threads,
+            trust=trust,
         )
     done = [result.profile for result in results if result.profile]
     if json:
@@ -379,6 +394,53 @@ def quickstart(
     render.table(("step", "train form", "deploy form"), story.rows(), title="fmvit_nano on handwritten digits")
     for line in story.lines():
         print(line)
+
+
+keys = typer.Typer(
+    name="keys",
+    help="Whose engines and compiled libraries are opened here: this user's key and those of trusted builders.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(keys, short_help="Keys that sign and open code-carrying artifacts.")
+PublicKey = Annotated[str, typer.Argument(metavar="KEY", help="64 hex digits.", show_default=False)]
+
+
+@keys.command("show", short_help="Show this user's public key and the trusted ones.")
+def keys_show(json: Json = False) -> None:
+    """Show the public key that signs what is built here, and those whose artifacts are opened here."""
+    signing = _signing()
+    own = signing.own_key()
+    known = {own: "this user", **signing.known_keys()}
+    if json:
+        render.emit_json([{"key": key, "name": name} for key, name in known.items()])
+        return
+    render.table(("key", "whose"), list(known.items()))
+
+
+@keys.command("trust", short_help="Open artifacts signed by this key from now on.")
+def keys_trust(
+    key: PublicKey, name: Annotated[str, typer.Option("--name", help="Whose key it is.")] = "a trusted builder"
+) -> None:
+    """Open artifacts signed by this key from now on."""
+    _signing().trust_key(key, name)
+    render.say(f"artifacts signed by {key[:16]}… ({name}) are opened here from now on")
+
+
+@keys.command("forget", short_help="Trust this key no longer.")
+def keys_forget(key: PublicKey) -> None:
+    """Trust this key no longer."""
+    _signing().forget_key(key)
+    render.say(f"{key[:16]}… is trusted no longer")
+
+
+def _signing() -> Any:
+    from edgevit import registry
+
+    registry.need("signing", ("cryptography",), "edgevit[signing]")
+    from edgevit import signing
+
+    return signing
 
 
 def _need_torch(what: str) -> None:

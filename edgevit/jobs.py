@@ -57,6 +57,7 @@ class ExportJob:
     verify: bool = True
     require_verified: bool = False
     threads: int | None = None
+    timeout_s: float | None = None
     force: bool = False
 
 
@@ -113,7 +114,7 @@ def parity_record(parity: Any) -> dict[str, Any]:
 def resolve_targets(names: Sequence[str]) -> tuple[str, ...]:
     """The targets asked for, in order, without repeats; 'all' is every one that this machine can build."""
     if "all" in names:
-        return tuple(name for name, row in registry.rows("exporter").items() if not row.missing())
+        return tuple(name for name, row in registry.rows("exporter").items() if row.on_this_machine().able)
     for name in names:
         registry.row("exporter", name)  # an unknown name ends the command before anything is built
     return tuple(dict.fromkeys(names))
@@ -199,6 +200,7 @@ def _prepared(job: ExportJob, progress: Progress) -> Prepared:
         labels=read_labels(job.labels),
         threads=job.threads,
         verify=job.verify,
+        timeout_s=job.timeout_s,
         progress=progress,
     )
     return build.prepare(module, request)

@@ -64,8 +64,9 @@ def predict(
     top: int = 5,
     provider: str | None = None,
     labels: Sequence[str] | None = None,
+    trust: bool = False,
 ) -> Iterator[Prediction | Failure]:
-    """One result per image, in order, as each is done.
+    """One result per image, in order, as each is done. ``trust`` is that of ``open_session``.
 
     What cannot work is raised at once: Unsupported for an artifact that is no classifier, ParityFailed for one that
     failed its proof, UsageError, BadArtifact. The session is opened when the first result is asked for.
@@ -83,7 +84,7 @@ def predict(
         raise UsageError(f"{len(labels)} labels for {logits.shape[-1]} classes", hint="one label per class, in order")
     if top < 1:
         raise UsageError(f"top must be 1 or more, got {top}")
-    opened = partial(open_session, artifact, runtime, threads=threads, provider=provider)
+    opened = partial(open_session, artifact, runtime, threads=threads, provider=provider, trust=trust)
     return _answers(opened, images, labels or manifest.labels, top)
 
 

@@ -21,6 +21,14 @@ Kind = Literal["exporter", "runtime"]
 
 
 @dataclass(frozen=True, slots=True)
+class Here:
+    """What this machine can do with a row: ``sentence`` says what, or why not ("needs macOS")."""
+
+    able: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One target or runtime.
 
@@ -28,6 +36,10 @@ class Row:
     install   what ``pip install`` needs to make it work, e.g. ``edgevit[export]``
     packages  the distributions it needs, "a|b" where either will do; ``edgevit targets`` shows the first one's version
     formats   for a runtime: the targets whose artifacts it opens, the preferred runtime of a target first in the table
+    here      ``module:function`` returning a ``Here``, for what depends on more than packages: a GPU, the system.
+              It imports nothing heavy. Without it, installed packages are enough.
+    carries_code  opening its artifacts runs code of their builder's: they are signed, and opened if the key is known
+    can_profile   False for a reference evaluator, whose time means nothing
     """
 
     name: str
@@ -36,6 +48,9 @@ class Row:
     packages: tuple[str, ...]
     summary: str
     formats: tuple[str, ...] = ()
+    here: str = ""
+    carries_code: bool = False
+    can_profile: bool = True
 
     def missing(self) -> tuple[str, ...]:
         """The needed distributions that are not installed here."""
@@ -48,12 +63,26 @@ class Row:
         broken keeps its own error.
         """
         need(self.name, self.packages, self.install)
-        module, _, attribute = self.path.partition(":")
-        return getattr(import_module(module), attribute)
+        return _named(self.path)
+
+    def on_this_machine(self) -> Here:
+        """Whether it works here, and what it can do or lacks."""
+        if missing := self.missing():
+            return Here(False, f"needs {', '.join(missing)}")
+        found: Here = _named(self.here)() if self.here else Here(True, self.summary)
+        return found
+
+
+def _named(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 # One module, several wheels: each brings other providers, and they are installed in place of one another.
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
+
+TENSORRTS = "tensorrt|tensorrt-cu13|tensorrt-cu12|tensorrt-rtx"
+CUDA_PYTHONS = "cuda-bindings|cuda-python"
 
 EXPORTERS: Mapping[str, Row] = {
     "onnx": Row(
@@ -62,6 +91,32 @@ EXPORTERS: Mapping[str, Row] = {
         "edgevit[export]",
         ("onnx", "onnxscript", "torch"),
         "ONNX graph, fp32 or fp16, for ONNX Runtime and most other engines",
+    ),
+    "tensorrt": Row(
+        "tensorrt",
+        "edgevit.export.tensorrt.exporter:TensorRtExporter",
+        "edgevit[export,tensorrt]",
+        (TENSORRTS, "onnx", "onnxscript", "torch", "cryptography"),
+        "TensorRT or TensorRT-RTX engine, fp32 or fp16, strongly typed",
+        here="edgevit.export.tensorrt.here:here",
+        carries_code=True,
+    ),
+    "coreml": Row(
+        "coreml",
+        "edgevit.export.coreml.exporter:CoreMlExporter",
+        "edgevit[export,coreml]",
+        ("coremltools", "torch"),
+        "Core ML mlprogram package, fp16 or fp32, for iOS 16 and macOS 13 or later",
+        here="edgevit.export.coreml.here:here",
+    ),
+    "tvm": Row(
+        "tvm",
+        "edgevit.export.tvm.exporter:TvmExporter",
+        "edgevit[export,tvm]",
+        ("apache-tvm", "torch", "cryptography"),
+        "native library compiled by TVM with edgevit's own CPU schedules, tuned on request",
+        here="edgevit.export.tvm.here:here",
+        carries_code=True,
     ),
 }
 
@@ -73,6 +128,44 @@ RUNTIMES: Mapping[str, Row] = {
         ("|".join(ONNXRUNTIMES),),
         "ONNX Runtime, CPU by default, any other provider by name",
         formats=("onnx",),
+    ),
+    "tensorrt": Row(
+        "tensorrt",
+        "edgevit.runtimes.tensorrt.device:TensorRtRuntime",
+        "edgevit[tensorrt]",
+        (TENSORRTS, CUDA_PYTHONS, "cryptography"),
+        "TensorRT or TensorRT-RTX on an NVIDIA GPU",
+        formats=("tensorrt",),
+        here="edgevit.runtimes.tensorrt.here:here",
+        carries_code=True,
+    ),
+    "coreml": Row(
+        "coreml",
+        "edgevit.runtimes.coreml.device:CoreMlRuntime",
+        "edgevit[coreml]",
+        ("coremltools",),
+        "Core ML on macOS: CPU, GPU and Neural Engine",
+        formats=("coreml",),
+        here="edgevit.runtimes.coreml.here:here",
+    ),
+    "coreml-reference": Row(
+        "coreml-reference",
+        "edgevit.runtimes.coreml.evaluator:ReferenceEvaluator",
+        "edgevit[coreml]",
+        ("coremltools",),
+        "reference evaluator: proves a Core ML package on any machine, says nothing about speed",
+        formats=("coreml",),
+        can_profile=False,
+    ),
+    "tvm": Row(
+        "tvm",
+        "edgevit.runtimes.tvm.device:TvmRuntime",
+        "edgevit[tvm]",
+        ("apache-tvm", "cryptography"),
+        "TVM's runtime, on the processor the library was compiled for",
+        formats=("tvm",),
+        here="edgevit.runtimes.tvm.here:here",
+        carries_code=True,
     ),
     "torch": Row(
         "torch",
@@ -156,18 +249,20 @@ def describe() -> list[dict[str, Any]]:
     kinds: tuple[Kind, ...] = ("exporter", "runtime")
     for kind in kinds:
         for row in rows(kind).values():
-            missing = row.missing()
+            missing, here = row.missing(), row.on_this_machine()
             found.append(
                 {
                     "name": row.name,
                     "kind": kind,
                     "available": not missing,
                     "version": version_of(row.packages[0]) if row.packages else None,
-                    "can_build": kind == "exporter" and not missing,
-                    "can_run": kind == "runtime" and not missing,
-                    "reason": f"needs {', '.join(missing)}" if missing else None,
+                    "can_build": kind == "exporter" and here.able,
+                    "can_run": kind == "runtime" and here.able,
+                    "can_profile": kind == "runtime" and here.able and row.can_profile,
+                    "reason": None if here.able else here.sentence,
                     "install": f"pip install '{row.install}'",
                     "summary": row.summary,
+                    "here": here.sentence,
                 }
             )
     return found

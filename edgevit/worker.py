@@ -27,6 +27,7 @@ from edgevit.errors import EdgeVitError, UnknownName, WorkerFailed
 
 _TAIL_LINES = 40
 _EXIT = None  # what the queue of lines ends with
+_PROGRESS = "edgevit-progress "  # how lines begin that report progress
 
 
 def call(
@@ -35,12 +36,14 @@ def call(
     *,
     timeout: float | None = None,
     on_line: Callable[[str], None] | None = None,
+    on_progress: Callable[[str, float | None], None] | None = None,
 ) -> dict[str, Any]:
     """``target`` ("edgevit.module:function") called with ``payload`` in a fresh process; its result.
 
-    ``timeout`` is in seconds. ``on_line`` gets every line the process prints, in the caller's thread. An EdgeVitError
-    raised inside is raised here as the same class, with its hint. WorkerFailed when the process crashed (the signal is
-    named), raised anything else, or ran past ``timeout``: its whole process group is then killed, as it is on Ctrl-C.
+    ``timeout`` is in seconds. In the caller's thread, ``on_progress`` gets what the function reports (see ``report``)
+    and ``on_line`` every other line that the process prints. An EdgeVitError raised inside is raised here as the same
+    class, with its hint. WorkerFailed when the process crashed (the signal is named), raised anything else, or ran past
+    ``timeout``: its whole process group is then killed, as it is on Ctrl-C.
     """
     _check_target(target)
     with tempfile.TemporaryDirectory(prefix="edgevit-worker-") as folder:
@@ -48,7 +51,7 @@ def call(
         process = _start(result_file)
         with _reaped(process):
             _send(process, {"target": target, "payload": payload})
-            tail, finished = _follow(process, timeout, on_line)
+            tail, finished = _follow(process, timeout, on_line or _unheard, on_progress or _unheard)
         return _outcome(result_file, process.returncode, tail, None if finished else timeout, on_line)
 
 
@@ -102,7 +105,10 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
 
 
 def _follow(
-    process: subprocess.Popen[str], timeout: float | None, on_line: Callable[[str], None] | None
+    process: subprocess.Popen[str],
+    timeout: float | None,
+    on_line: Callable[[str], None],
+    on_progress: Callable[[str, float | None], None],
 ) -> tuple[list[str], bool]:
     """Forward lines until the process ends. Its last lines, and whether it ended in time. No polling: a measurement
     may be running inside."""
@@ -122,9 +128,15 @@ def _follow(
             return list(tail), False
         if line is _EXIT:
             return list(tail), True
-        tail.append(line)
-        if on_line:
+        if line.startswith(_PROGRESS):
+            on_progress(*json.loads(line.removeprefix(_PROGRESS)))
+        else:
+            tail.append(line)
             on_line(line)
+
+
+def _unheard(*_: Any) -> None:
+    """Lines and reports that nobody asked for."""
 
 
 def _read(process: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
@@ -213,6 +225,12 @@ def _check_target(target: str) -> None:
 
 
 # The child's side.
+
+
+def report(stage: str, fraction: float | None = None) -> None:
+    """Tell the caller's ``on_progress`` how far the work is. Thread-safe: one line in one write."""
+    sys.stderr.write(f"\n{_PROGRESS}{json.dumps([stage, fraction])}\n")
+    sys.stderr.flush()
 
 
 def main() -> None:

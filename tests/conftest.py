@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,17 @@ from edgevit.artifact import (
 from edgevit.images import Preprocess
 
 SIZE, CLASSES = 8, 4
+
+
+@pytest.fixture(scope="session", autouse=True)
+def edgevit_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keys, records and caches of the tests: never the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("home")
+        patch.setenv("EDGEVIT_HOME", str(folder))
+        yield folder
+
+
 Make = Callable[..., Path]
 
 

@@ -24,6 +24,7 @@ FORBIDDEN = {
     "images.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
     "predict.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
     "registry.py": {"torch", "numpy", "pydantic"},
+    "signing.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
     "worker.py": {"torch", "numpy", "edgevit.models", "edgevit.export", "edgevit.build"},
 }
 EXEMPT = {"runtimes/torch.py", "export/__init__.py"}
@@ -89,7 +90,21 @@ def loaded_by(code: str) -> set[str]:
     return set(ran.stdout.split())
 
 
-HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "timm", "sklearn", "skimage", "numpy", "PIL", "pydantic"}
+HEAVY = {
+    "cryptography",
+    "tvm",
+    "coremltools",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "timm",
+    "sklearn",
+    "skimage",
+    "numpy",
+    "PIL",
+    "pydantic",
+}
 
 
 def test_importing_edgevit_loads_nothing_heavy() -> None:
@@ -105,9 +120,10 @@ def test_the_help_page_loads_nothing_heavy() -> None:
 
 
 DEVICE_MODULES = (
-    "artifact", "data", "images", "info", "jobs", "predict", "registry", "worker",
+    "artifact", "data", "images", "info", "jobs", "predict", "registry", "signing", "worker",
     "runtimes.base", "runtimes.onnxruntime", "profiles.latency", "profiles.parity", "profiles.verify",
-    "profiles.environment",
+    "profiles.environment", "runtimes.tensorrt.device", "runtimes.coreml.device", "runtimes.tvm.device",
+    "runtimes.tensorrt.here", "runtimes.coreml.here", "runtimes.tvm.here",
 )  # fmt: skip
 
 

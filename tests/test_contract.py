@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import edgevit
-from edgevit import registry
-from edgevit.artifact import Artifact, hash_tree
+from edgevit import registry, signing
+from edgevit.artifact import SIGNATURE, Artifact, hash_tree
 from edgevit.errors import BadArtifact, MissingDependency, ParityFailed, UnknownName, Unsupported, UsageError
 
 TARGETS = [*registry.EXPORTERS, "pt2"]
@@ -53,6 +53,17 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> dict[tu
     }
 
 
+def runs_here(target: str) -> bool:
+    rows = [row for row in registry.RUNTIMES.values() if target in row.formats]
+    return not rows or any(row.on_this_machine().able for row in rows)
+
+
+@pytest.fixture(params=[(target, name) for target in TARGETS if runs_here(target) for name in NANOS], ids="-".join)
+def running(request: pytest.FixtureRequest, artifacts: dict[tuple[str, str], Artifact]) -> Artifact:
+    """One of a target that this machine runs."""
+    return artifacts[request.param]
+
+
 @pytest.fixture(params=[(target, name) for target in TARGETS for name in NANOS], ids="-".join)
 def artifact(request: pytest.FixtureRequest, artifacts: dict[tuple[str, str], Artifact]) -> Artifact:
     return artifacts[request.param]
@@ -80,6 +91,7 @@ def test_the_listed_hashes_are_those_of_every_file(artifact: Artifact) -> None:
 
 def test_the_artifact_is_verified_or_says_what_it_needs(artifact: Artifact) -> None:
     parity = artifact.manifest.parity
+    assert (parity.status == "verified") == runs_here(artifact.manifest.target)
     if parity.status == "unverified":
         assert parity.reason
         assert parity.reason.startswith("needs")
@@ -97,19 +109,40 @@ def test_precision_is_counted_in_the_built_graph(artifact: Artifact) -> None:
     assert sum(report.layers.values()) > 0
 
 
-def test_a_session_returns_the_golden_outputs(artifact: Artifact) -> None:
-    inputs, expected = artifact.golden()
-    with edgevit.open_session(artifact.path, threads=1) as session:
+def test_what_cannot_run_here_is_refused_with_what_it_needs(artifact: Artifact) -> None:
+    if artifact.manifest.parity.status == "verified":
+        edgevit.open_session(artifact.path, threads=1).close()
+        return
+    with pytest.raises(Unsupported, match="^needs") as caught:
+        edgevit.open_session(artifact.path, threads=1)
+    assert str(caught.value) == artifact.manifest.parity.reason
+    for refused in (edgevit.verify, edgevit.profile):
+        with pytest.raises(Unsupported, match="^needs"):
+            refused(artifact.path)
+
+
+def test_an_artifact_that_runs_code_is_signed_by_its_builder(artifact: Artifact) -> None:
+    row = registry.row("exporter", artifact.manifest.target)
+    assert (artifact.path / SIGNATURE).is_file() == row.carries_code
+    runtimes = [registry.row("runtime", name) for name in registry.runtimes_for(row.name) if name != "torch"]
+    assert {runtime.carries_code for runtime in runtimes} == {row.carries_code}
+    if row.carries_code:
+        assert signing.signer(artifact) == signing.own_key()
+
+
+def test_a_session_returns_the_golden_outputs(running: Artifact) -> None:
+    inputs, expected = running.golden()
+    with edgevit.open_session(running.path, threads=1) as session:
         for row in range(4):
             got = session.infer({name: array[row : row + 1] for name, array in inputs.items()})
             scale = np.abs(expected["logits"]).max()
             error = np.abs(got["logits"] - expected["logits"][row : row + 1]).max() / scale
-            assert error <= artifact.manifest.parity.tolerance
+            assert error <= running.manifest.parity.tolerance
 
 
-def test_a_session_refuses_a_wrong_shape_by_name(artifact: Artifact) -> None:
+def test_a_session_refuses_a_wrong_shape_by_name(running: Artifact) -> None:
     with (
-        edgevit.open_session(artifact.path, threads=1) as session,
+        edgevit.open_session(running.path, threads=1) as session,
         pytest.raises(UsageError, match="image must be 1×3×32×32, got 1×3×16×16"),
     ):
         session.infer({"image": np.zeros((1, 3, 16, 16), np.float32)})
@@ -125,6 +158,9 @@ def test_a_dynamic_batch_is_proved_at_both_ends_and_an_odd_size_or_declined(targ
     artifact = edgevit.export(model, target, out=tmp_path / "dynamic", batch="1-8", threads=1)
     assert artifact.manifest.batch.dynamic
     assert artifact.manifest.inputs[0].shape[0] == "batch"
+    if not runs_here(target):
+        assert artifact.manifest.parity.status == "unverified"
+        return
     proved = set(artifact.manifest.parity.batches)
     assert {1, 8} <= proved
     assert any(size % 2 and 1 < size < 8 for size in proved)

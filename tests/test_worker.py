@@ -30,6 +30,13 @@ def echo(payload):
     print("a line on stderr", file=sys.stderr)
     return {"got": payload, "pid": os.getpid(), "torch": "torch" in sys.modules, "numpy": "numpy" in sys.modules}
 
+def report(payload):
+    from edgevit import worker
+    sys.stdout.write("a half line")
+    sys.stdout.flush()
+    worker.report("größer")
+    worker.report("half", 0.5)
+
 def refuse(payload):
     if payload["kind"] == "Unsupported":
         raise Unsupported("this cannot be done", hint="do that")
@@ -111,6 +118,15 @@ def test_printed_lines_reach_the_caller_and_not_the_result() -> None:
     lines: list[str] = []
     worker.call("crashy:echo", {}, on_line=lines.append)
     assert sorted(lines) == ["a line on stderr", "a line on stdout"]
+
+
+def test_reports_reach_the_caller_apart_from_what_is_printed() -> None:
+    lines: list[str] = []
+    reports: list[tuple[str, float | None]] = []
+    on_progress = lambda stage, fraction: reports.append((stage, fraction))  # noqa: E731
+    worker.call("crashy:report", {}, on_line=lines.append, on_progress=on_progress)
+    assert reports == [("größer", None), ("half", 0.5)]
+    assert lines == ["a half line"]
 
 
 def test_the_worker_module_itself_loads_neither_torch_nor_numpy() -> None:

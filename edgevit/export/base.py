@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +14,27 @@ from edgevit.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     import torch
+
+
+Progress = Callable[[str, float | None], None]
+
+
+def silent(stage: str, fraction: float | None) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a build is given beside the model.
+
+    progress   told the stage, and the done fraction where that is known
+    timeout_s  for the whole build of this target; exporters that start a native compiler keep it, in a worker process
+    threads    threads a compiler may use and tune for; None is every usable core
+    """
+
+    progress: Progress = silent
+    timeout_s: float | None = None
+    threads: int | None = None
 
 
 class Options(BaseModel):
@@ -61,7 +82,7 @@ class Exporter(Protocol):
     precisions: tuple[str, ...]
     options: type[Options]
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options) -> Built:
+    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
         """Build into ``folder`` (exists, empty). Raises Unsupported, ExportFailed."""
         ...
 

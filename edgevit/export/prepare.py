@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from edgevit.artifact import Accuracy, Array, BatchRange, ModelInfo, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
-from edgevit.export.base import Capture
+from edgevit.export.base import Capture, Progress, silent
 from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture
 from edgevit.export.reference import float64_outputs
@@ -24,13 +24,12 @@ from edgevit.models.source import create_model, state_sha256
 from edgevit.models.spec import ModelSpec, spec_of
 from edgevit.registry import version_of
 
-Progress = Callable[[str, float | None], None]
 Form = Literal["deploy", "train"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What an export was asked for, but for the target."""
+    """What an export was asked for, but for the target. ``timeout_s`` is for the build of each target."""
 
     batch: BatchRange
     data: str | None = None
@@ -41,7 +40,8 @@ class Request:
     inputs: Mapping[str, Array] | None = None
     threads: int | None = None
     verify: bool = True
-    progress: Progress = lambda stage, fraction: None
+    timeout_s: float | None = None
+    progress: Progress = silent
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from edgevit import registry, worker
 from edgevit.artifact import Artifact, write_atomically
 from edgevit.errors import ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
 from edgevit.profiles import environment, feeds, verdict
-from edgevit.profiles.measure import PROGRESS, Plan, plan_record
+from edgevit.profiles.measure import Plan, plan_record
 from edgevit.profiles.record import Conditions as Conditions
 from edgevit.profiles.record import Profile as Profile
 from edgevit.profiles.verdict import Finding, Need, Run
@@ -59,13 +59,15 @@ def profile(
     threads: int | None = None,
     batch: int | None = None,
     data: str | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Profile:
     """Measure one artifact in fresh processes and keep the result in its profiles/ folder.
 
     Inputs are the golden rows in rotation, or the images of ``data``. A worker that crashes or hangs gives a Profile
-    with the verdict FAILED. Raises ParityFailed for an artifact that failed verification, Unsupported for a runtime
-    whose time means nothing, UsageError, UnknownName, BadArtifact, MissingDependency.
+    with the verdict FAILED. ``trust`` is that of ``open_session``. Raises ParityFailed for an artifact that failed
+    verification, Unsupported for a runtime whose time means nothing, UsageError, UnknownName, BadArtifact,
+    MissingDependency.
     """
     artifact = Artifact.open(path)
     chosen = _tier(tier)
@@ -75,7 +77,8 @@ def profile(
     )
     with tempfile.TemporaryDirectory(prefix="edgevit-profile-") as folder:
         feed_file = feeds.write(artifact, Path(folder) / "feeds.npz", batch=conditions.batch, data=data)
-        measured = _measure(measured, chosen, feed_file, provider, progress or (lambda stage, fraction: None))
+        opening = {"provider": provider, "trust": trust}
+        measured = _measure(measured, chosen, feed_file, opening, progress or (lambda stage, fraction: None))
     return save(measured, artifact.path)
 
 
@@ -93,8 +96,8 @@ def _conditions(artifact: Artifact, asked: Request) -> Conditions:
             f"{artifact.path} failed verification ({manifest.parity.reason}), so its speed means nothing",
             hint="export it again",
         )
-    name = asked.runtime or default_runtime(artifact)
-    if not registry.load_runtime(name).can_profile:
+    name = asked.runtime or default_runtime(artifact, timed=True)
+    if not registry.row("runtime", name).can_profile:
         raise Unsupported(f"{name} is a reference, not an engine: its time means nothing", hint="use another --runtime")
     if asked.threads is not None and asked.threads < 1:
         raise UsageError(f"threads must be 1 or more, got {asked.threads}")
@@ -115,14 +118,14 @@ def _notes(artifact: Artifact) -> tuple[str, ...]:
     return () if parity.status == "verified" else (f"the artifact is unverified: {parity.reason}",)
 
 
-def _measure(blank: Profile, tier: Tier, feed_file: Path, provider: str | None, progress: Progress) -> Profile:
+def _measure(blank: Profile, tier: Tier, feed_file: Path, opening: dict[str, Any], progress: Progress) -> Profile:
     """``blank`` with the runs and findings of all processes."""
     need, plan = Need(tier.plan.min_s, tier.plan.min_count), tier.plan
     used, cores = blank.conditions, blank.environment.cores
     payload = {
         "artifact": blank.artifact,
         "runtime": used.runtime,
-        "provider": provider,
+        **opening,
         "threads": used.threads,
         "feeds": str(feed_file),
         "plan": plan_record(plan),
@@ -136,7 +139,7 @@ def _measure(blank: Profile, tier: Tier, feed_file: Path, provider: str | None, 
                 "edgevit.profiles.measure:run",
                 payload,
                 timeout=120 + plan.warm_cap_s + 2 * plan.limit_s,
-                on_line=_forward(progress, stage),
+                on_progress=_forward(progress, stage),
             )
         except WorkerFailed as error:
             advice = error.hint or "EDGEVIT_DEBUG=1 shows more"
@@ -152,15 +155,9 @@ def _measure(blank: Profile, tier: Tier, feed_file: Path, provider: str | None, 
     return replace(blank, findings=tuple(dict.fromkeys(findings)))
 
 
-def _forward(progress: Progress, stage: str) -> Callable[[str], None]:
-    """Progress lines of the worker; what libraries print is left to the error message's tail."""
-
-    def on_line(line: str) -> None:
-        word, _, fraction = line.partition(" ")
-        if word == PROGRESS:
-            progress(stage, float(fraction))
-
-    return on_line
+def _forward(progress: Progress, stage: str) -> Progress:
+    """The worker's own progress under the name that says which process of how many it is."""
+    return lambda _, fraction: progress(stage, fraction)
 
 
 def _run(answer: dict[str, Any]) -> Run:

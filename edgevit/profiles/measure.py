@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from edgevit import worker
 from edgevit.artifact import Array, Artifact
 from edgevit.profiles.environment import field, read
 from edgevit.profiles.monitors import Watch, standard_monitors
 from edgevit.runtimes.base import open_session
 
-PROGRESS = "edgevit-progress"  # lines that begin with it are for the parent's progress display
 Infer = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Clock = Callable[[], int]
 
@@ -100,9 +100,8 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
     idle = resident_bytes("VmRSS")
     clock = time.perf_counter_ns
     begun = clock()
-    with open_session(
-        artifact, payload["runtime"], threads=payload["threads"], provider=payload["provider"]
-    ) as session:
+    opening = {key: payload[key] for key in ("threads", "provider", "trust")}
+    with open_session(artifact, payload["runtime"], **opening) as session:
         load_ns = clock() - begun
         begun = clock()
         first = session.infer(feeds[0])
@@ -152,7 +151,7 @@ class Reporter:
         return self.fraction >= 1 or elapsed_ns >= plan.limit_s * 1e9
 
     def __call__(self) -> None:
-        print(f"{PROGRESS} {min(1.0, self.fraction):.3f}", file=sys.stderr, flush=True)
+        worker.report("measuring", min(1.0, self.fraction))
 
 
 def load_feeds(path: Path) -> list[dict[str, Array]]:

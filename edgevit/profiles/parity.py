@@ -220,7 +220,7 @@ def compare_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     )
     artifact = Artifact.open(payload["artifact"])
     with open_session(
-        artifact, payload.get("runtime"), threads=payload["threads"], provider=payload.get("provider"), trust=True
+        artifact, payload.get("runtime"), threads=payload["threads"], provider=payload.get("provider")
     ) as session:
         parity = compare(session, reference, payload["batches"])
     return parity.model_dump(mode="json")

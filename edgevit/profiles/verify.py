@@ -62,6 +62,7 @@ def verify(
     data: str | None = None,
     against: Path | str | None = None,
     provider: str | None = None,
+    trust: bool = False,
 ) -> Verification:
     """Check an artifact in a worker process and return what was found.
 
@@ -69,8 +70,8 @@ def verify(
     or "source" for the torch model it came from; both run on the same images, each with its own preprocessing.
     Success turns an ``unverified`` manifest into a verified one, but not with the torch runtime, which runs the source
     and not the artifact; a manifest that says ``failed`` stays so, because its export compared more rows than are kept.
-    Raises ParityFailed (its ``verification`` attribute has the details), BadArtifact, Unsupported, MissingDependency,
-    WorkerFailed, UsageError.
+    ``trust`` is that of ``open_session``. Raises ParityFailed (its ``verification`` attribute has the details),
+    BadArtifact, Unsupported, MissingDependency, WorkerFailed, UsageError.
     """
     artifact = Artifact.open(path)
     payload = {
@@ -80,6 +81,7 @@ def verify(
         "data": data,
         "against": str(against) if against else None,
         "provider": provider,
+        "trust": trust,
     }
     found = _revived(worker.call("edgevit.profiles.verify:verify_in_worker", payload, timeout=TIMEOUT_S))
     if found.problems:
@@ -111,9 +113,8 @@ def verify_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     artifact = Artifact.open(payload["artifact"])
     checks = _Checks(artifact, payload)
     checks.record()
-    with open_session(
-        artifact, payload["runtime"], threads=payload["threads"], provider=payload["provider"]
-    ) as session:
+    opening = {key: payload[key] for key in ("threads", "provider", "trust")}
+    with open_session(artifact, payload["runtime"], **opening) as session:
         checks.say(f"{len(artifact.manifest.files)} files have the manifest's hashes")
         checks.golden(session)
         checks.preprocessing()
@@ -261,7 +262,8 @@ class _Checks:
         other = self.artifact if name == "source" else Artifact.open(name)
         runtime = "torch" if name == "source" else None
         images = self._images()
-        with open_session(other, runtime, threads=self.payload["threads"]) as second:
+        opening = {key: self.payload[key] for key in ("threads", "trust")}
+        with open_session(other, runtime, **opening) as second:
             theirs = run_rows(second, images(other), other.manifest.batch.max)
         if set(theirs) != {spec.name for spec in self.artifact.manifest.outputs}:
             raise UsageError(

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from edgevit import registry
+from edgevit import registry, signing
 from edgevit.artifact import Array, Artifact, TensorSpec
 from edgevit.errors import Unsupported, UsageError
 
@@ -80,10 +80,9 @@ class Session:
 
 
 class Runtime(Protocol):
-    """One engine that opens artifacts. ``can_profile`` is False for reference evaluators, whose time means nothing."""
+    """One engine that opens artifacts."""
 
     name: str
-    can_profile: bool
 
     def open(self, artifact: Artifact, *, threads: int, provider: str | None, options: Mapping[str, Any]) -> Session:
         """A session, or Unsupported / MissingDependency when ``provider`` is not available. Never a silent fallback."""
@@ -102,7 +101,8 @@ def open_session(
     """Open an artifact to run it: ``open_session(p).infer({"image": array}) -> {"logits": array}``.
 
     Hashes are checked before any model file is opened. ``runtime`` defaults to the target's preferred one, ``threads``
-    to the usable cores. ``trust`` is for code-carrying formats without a known signature; ONNX needs none.
+    to the usable cores. ``trust`` opens a format that runs code (an engine, a compiled library) although no known key
+    signed it; other formats need none.
     Raises BadArtifact, MissingDependency, Unsupported, UnknownName, UsageError.
     """
     artifact = path if isinstance(path, Artifact) else Artifact.open(path)
@@ -114,16 +114,27 @@ def open_session(
         able = ", ".join(registry.runtimes_for(artifact.manifest.target))
         raise Unsupported(f"{name} cannot open a {artifact.manifest.target} artifact", hint=f"use --runtime {able}")
     artifact.check_files()
+    if chosen.carries_code:
+        signing.check_signature(artifact, trust=trust)
     return registry.load_runtime(name).open(
         artifact, threads=threads or usable_cores(), provider=provider, options=options or {}
     )
 
 
-def default_runtime(artifact: Artifact) -> str:
-    """The preferred runtime of the artifact's target; Unsupported when none is known."""
-    found = [name for name in registry.runtimes_for(artifact.manifest.target) if name != "torch"]
+def default_runtime(artifact: Artifact, *, timed: bool = False) -> str:
+    """The target's preferred runtime among those that this machine can run, else the preferred one of all.
+
+    ``timed`` leaves out reference evaluators, whose time means nothing. Unsupported when none is known.
+    """
+    rows = registry.rows("runtime")
+    found = [
+        name
+        for name in registry.runtimes_for(artifact.manifest.target)
+        if name != "torch" and (rows[name].can_profile or not timed)
+    ]
+    able = [name for name in found if rows[name].on_this_machine().able] if len(found) > 1 else []
     if not found:
         raise Unsupported(
             f"no runtime here opens {artifact.manifest.target} artifacts", hint="edgevit targets lists what is known"
         )
-    return found[0]
+    return (able or found)[0]

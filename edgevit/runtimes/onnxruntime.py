@@ -98,7 +98,6 @@ class OnnxRuntime:
     """
 
     name = "onnxruntime"
-    can_profile = True
 
     def open(self, artifact: Artifact, *, threads: int, provider: str | None, options: Mapping[str, Any]) -> Session:
         """A session on exactly the provider that was asked for. Raises as ``provider_name``; BadArtifact when ONNX

@@ -61,7 +61,6 @@ class TorchRuntime:
     """Rebuilds the source model from the manifest and checks that its weights are the exported ones."""
 
     name = "torch"
-    can_profile = True
 
     def open(self, artifact: Artifact, *, threads: int, provider: str | None, options: Mapping[str, Any]) -> Session:
         """Unsupported when the source cannot be rebuilt, BadArtifact when its weights are others than at export."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from edgevit.artifact import BatchRange
 from edgevit.errors import ExportFailed, UnknownName, Unsupported, UsageError
 from edgevit.export import onnx as target
-from edgevit.export.base import parse_options
+from edgevit.export.base import Context, parse_options
 from edgevit.export.capture import capture
 from edgevit.export.onnx import OnnxExporter, OnnxOptions
 
@@ -58,7 +58,7 @@ def captured(batch: BatchRange = ONE, gain: float = 1.0, module: nn.Module | Non
 
 
 def build(folder: Path, found, precision: str = "fp32", **options):
-    built = OnnxExporter().write(found, folder, precision=precision, options=OnnxOptions(**options))
+    built = OnnxExporter().write(found, folder, precision=precision, options=OnnxOptions(**options), context=Context())
     return built, onnx.load(folder / "model.onnx")
 
 

@@ -58,17 +58,17 @@ class FakeSession(Session):
         return {"logits": value * np.float32("nan") if self.mode == "nan" else value}
 
 class Fake:
-    name, can_profile = "fake", True
+    name = "fake"
     def open(self, artifact, *, threads, provider, options):
         if provider == "gpu":
             raise Unsupported("no gpu here", hint="leave --provider out")
         return FakeSession(artifact, threads)
 
 class Reference(Fake):
-    name, can_profile = "reference", False
+    name = "reference"
 
 FAKE = Row("fake", "fakeruntime:Fake", "fake", (), "does as told", formats=("fake",))
-REFERENCE = Row("reference", "fakeruntime:Reference", "fake", (), "never timed", formats=("fake",))
+REFERENCE = Row("reference", "fakeruntime:Reference", "fake", (), "never timed", formats=("fake",), can_profile=False)
 """
 
 BRIEF = latency.Tier(Plan(min_s=0.9, min_count=64, limit_s=5, warm_s=0.05, warm_cap_s=1.0, window_s=0.02))

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from edgevit.artifact import PrecisionReport
 from edgevit.errors import ExportFailed, Unsupported, UsageError
-from edgevit.export.base import Built, Capture, Options
+from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.export.capture import first_line
 from edgevit.export.onnx.graph import build_graph, name_nodes, tidy
 from edgevit.export.onnx.half import COMPUTE, count_compute, is_island, to_half
@@ -40,7 +40,7 @@ class OnnxExporter:
     precisions = ("fp32", "fp16")
     options: type[Options] = OnnxOptions
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options) -> Built:
+    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
         """Build, check and save. Raises Unsupported, ExportFailed."""
         if not isinstance(options, OnnxOptions):
             raise UsageError(f"the ONNX exporter takes OnnxOptions, not {type(options).__name__}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from edgevit.artifact import Array, Artifact, PrecisionReport
-from edgevit.export.base import Built, Capture, Options
+from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.runtimes.base import Session
 
 
@@ -25,7 +25,7 @@ class Pt2Exporter:
     precisions = ("fp32",)
     options = Pt2Options
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options) -> Built:
+    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
         torch.export.save(capture.program, folder / "model.pt2")
         weights = sum(1 for _ in capture.module.parameters())
         notes = (options.note,) if isinstance(options, Pt2Options) and options.note else ()
@@ -48,7 +48,6 @@ class Pt2Session(Session):
 
 class Pt2Runtime:
     name = "pt2"
-    can_profile = True
 
     def open(self, artifact: Artifact, *, threads: int, provider: str | None, options: Mapping[str, Any]) -> Session:
         torch.set_num_threads(threads)

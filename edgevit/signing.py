@@ -1,0 +1,184 @@
+"""Signed manifests: who built an artifact that runs code when it is opened (a TensorRT engine, a compiled library).
+
+The builder's Ed25519 key signs the manifest, which holds the hash of every file; the signature lies beside it in
+``edgevit.sig``. The parity record is left out of what is signed: a device that has no private key completes it
+(``edgevit verify`` of an engine built on a host without a GPU), and ``verify`` bounds its tolerance by itself.
+
+    $EDGEVIT_HOME/keys/signing.key   this user's private key, made on first use, readable by nobody else
+    $EDGEVIT_HOME/keys/trusted.json  public keys of other builders: hex -> name
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgevit import registry
+from edgevit.artifact import MANIFEST, SIGNATURE, Artifact, write_atomically
+from edgevit.errors import BadArtifact, EdgeVitError, UsageError
+from edgevit.home import home
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+_DOMAIN = b"edgevit manifest, signature version 1\n"  # so that a signature made for this can be used for nothing else
+_SHOWN = 16  # hex digits that stand for a key in sentences
+
+
+def sign(folder: Path) -> str:
+    """Sign the manifest in ``folder`` with this user's key, made now if there is none. The public key, in hex."""
+    private = _private_key()
+    key = private.public_key().public_bytes_raw().hex()
+    record = {"algorithm": "ed25519", "key": key, "signature": private.sign(signed_content(folder)).hex()}
+    write_atomically(folder / SIGNATURE, json.dumps(record, indent=2) + "\n")
+    return key
+
+
+def check_signature(artifact: Artifact, *, trust: bool) -> None:
+    """BadArtifact unless a known key signed the artifact's manifest, or ``trust`` says that its origin is known.
+
+    A signature that does not fit its manifest is refused in any case. MissingDependency when there is a signature to
+    check and no library for it.
+    """
+    if not (artifact.path / SIGNATURE).is_file():
+        if not trust:
+            raise BadArtifact(
+                f"{artifact.path} runs code when it is opened, and nobody signed it",
+                hint="add --trust (trust=True in Python) if you know where it comes from",
+            )
+        return
+    if trust and registry.absent(("cryptography",)):
+        return
+    key = signer(artifact)
+    if key not in known_keys() and not trust:
+        raise BadArtifact(
+            f"{artifact.path} runs code when it is opened, and the key that signed it ({key[:_SHOWN]}…) is not known",
+            hint=f"add --trust to open it this once, or trust its builder: edgevit keys trust {key}",
+        )
+
+
+def signer(artifact: Artifact) -> str:
+    """Hex of the public key whose signature fits the artifact's manifest; BadArtifact when it does not fit."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        record = json.loads((artifact.path / SIGNATURE).read_text("utf-8"))
+        key = bytes.fromhex(record["key"])
+        _public_key(key).verify(bytes.fromhex(record["signature"]), signed_content(artifact.path))
+    except (OSError, ValueError, KeyError, TypeError, InvalidSignature) as exc:
+        raise BadArtifact(
+            f"the signature of {artifact.path} does not fit its manifest: one of the two was altered",
+            hint="copy the whole folder again, or export anew",
+        ) from exc
+    return key.hex()
+
+
+def signed_content(folder: Path) -> bytes:
+    """What is signed: the manifest without its parity record, in one canonical spelling."""
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    manifest.pop("parity", None)
+    return _DOMAIN + json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+
+
+def known_keys() -> dict[str, str]:
+    """Public keys that are accepted here, hex -> name; this user's own is called "this user"."""
+    own = _key_file()
+    found = {_read_private(own).public_key().public_bytes_raw().hex(): "this user"} if own.is_file() else {}
+    return {**_trusted(), **found}
+
+
+def own_key() -> str:
+    """Hex of this user's public key; the pair is made if there is none."""
+    return _private_key().public_key().public_bytes_raw().hex()
+
+
+def trust_key(key: str, name: str) -> None:
+    """Accept artifacts signed by ``key`` (64 hex digits) from now on. UsageError for anything else."""
+    key = _checked(key)
+    _write_trusted({**_trusted(), key: name})
+
+
+def forget_key(key: str) -> None:
+    """Accept ``key`` no longer; UsageError if it was not trusted."""
+    key, trusted = _checked(key), _trusted()
+    if key not in trusted:
+        raise UsageError(f"{key[:_SHOWN]}… is not a trusted key", hint="edgevit keys show lists them")
+    del trusted[key]
+    _write_trusted(trusted)
+
+
+def _checked(key: str) -> str:
+    try:
+        _public_key(bytes.fromhex(key))
+    except ValueError as exc:
+        raise UsageError(
+            f"{key!r} is not a public key of 64 hex digits", hint="edgevit keys show prints one on the build host"
+        ) from exc
+    return key.lower()
+
+
+def _public_key(raw: bytes) -> Ed25519PublicKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
+def _key_file() -> Path:
+    return home() / "keys" / "signing.key"
+
+
+def _private_key() -> Ed25519PrivateKey:
+    """This user's key from its file, written on first use."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    path = _key_file()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        _write_private(path, Ed25519PrivateKey.generate().private_bytes_raw().hex())
+    return _read_private(path)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Never readable by others, never half-written, and the first of two concurrent builds wins."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        stream.write(text + "\n")
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        pass
+    finally:
+        scratch.unlink()
+
+
+def _read_private(path: Path) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text("ascii").strip()))
+    except (OSError, ValueError) as exc:
+        raise EdgeVitError(
+            f"{path} cannot be read as a signing key: {exc}", hint="restore it, or move it away and a new one is made"
+        ) from exc
+
+
+def _trusted() -> dict[str, str]:
+    path = home() / "keys" / "trusted.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return {str(key): str(name) for key, name in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as exc:
+        raise EdgeVitError(
+            f"{path} cannot be read: {exc}", hint="correct it, or move it away and trust the keys again"
+        ) from exc
+
+
+def _write_trusted(keys: Mapping[str, str]) -> None:
+    path = home() / "keys" / "trusted.json"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomically(path, json.dumps(dict(keys), indent=2) + "\n")
