@@ -91,20 +91,9 @@ def loaded_by(code: str) -> set[str]:
 
 
 HEAVY = {
-    "cryptography",
-    "tvm",
-    "coremltools",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "timm",
-    "sklearn",
-    "skimage",
-    "numpy",
-    "PIL",
-    "pydantic",
-}
+    "PIL", "coremltools", "cryptography", "numpy", "onnx", "onnxruntime", "onnxscript", "pydantic", "skimage",
+    "sklearn", "timm", "torch", "tvm",
+}  # fmt: skip
 
 
 def test_importing_edgevit_loads_nothing_heavy() -> None:

@@ -113,11 +113,11 @@ def test_what_cannot_run_here_is_refused_with_what_it_needs(artifact: Artifact) 
     if artifact.manifest.parity.status == "verified":
         edgevit.open_session(artifact.path, threads=1).close()
         return
-    with pytest.raises(Unsupported, match="^needs") as caught:
+    with pytest.raises(Unsupported, match=r"^needs") as caught:
         edgevit.open_session(artifact.path, threads=1)
     assert str(caught.value) == artifact.manifest.parity.reason
     for refused in (edgevit.verify, edgevit.profile):
-        with pytest.raises(Unsupported, match="^needs"):
+        with pytest.raises(Unsupported, match=r"^needs"):
             refused(artifact.path)
 
 
