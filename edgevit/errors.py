@@ -8,6 +8,7 @@
     ├── ExportFailed             5   the build itself failed
     ├── BadArtifact              6   missing, altered, or written by a newer edgevit
     ├── ParityFailed             7   the artifact does not compute what its model computes
+    ├── GateMissed              10   a measured figure missed what --fail-if or --require asks
     ├── WorkerFailed             1   a worker process crashed, hung or was killed
     └── Interrupted            130   Ctrl-C; the message says what is kept
 
@@ -75,6 +76,12 @@ class ParityFailed(EdgeVitError):
     """Outputs differ from the reference by more than the tolerance."""
 
     exit_code = 7
+
+
+class GateMissed(EdgeVitError):
+    """What was measured is not what ``--fail-if`` or ``--require`` asks for."""
+
+    exit_code = 10
 
 
 class WorkerFailed(EdgeVitError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -18,6 +19,31 @@ from edgevit.errors import Unsupported, UsageError
 def usable_cores() -> int:
     """Cores this process may use: the affinity mask, not the machine's total."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """One node of the graph that the engine really runs.
+
+    module  path of the PyTorch module it came from, "" for the model itself; None where the engine does not tell
+    unit    the provider or compute unit that ran it
+    ms      of one inference
+    """
+
+    name: str
+    op: str
+    module: str | None
+    unit: str
+    ms: float
+
+
+def module_of(node: str) -> str | None:
+    """PyTorch module path in a node name of ours, ``blocks.0.mlp.fc1/Gemm``; "" for the model's own, None for others.
+
+    Engines that fuse or convert nodes keep such a name as a prefix of theirs.
+    """
+    path, slash, _ = node.partition("/")
+    return None if not slash else "" if path == "model" else path
 
 
 class Session:
@@ -66,6 +92,10 @@ class Session:
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         raise NotImplementedError
+
+    def layers(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[LayerTime]:
+        """Time of every layer over ``runs`` inferences, in the order they run; Unsupported where the engine is mute."""
+        raise Unsupported(f"{self.runtime} does not tell the time of single layers", hint="leave --layers out")
 
     def close(self) -> None:
         """Release what the runtime holds."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import onnxruntime as ort
 
 from edgevit.artifact import Array, Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError
-from edgevit.runtimes.base import Session
+from edgevit.runtimes.base import LayerTime, Session, module_of
 
 CPU = "CPUExecutionProvider"
 
@@ -28,8 +31,10 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
+_TIMED = "_kernel_time"  # how the trace names the event that is a node's own time
 _QUIET = 4  # fatal only: errors are raised as well, and warnings about node placement are answered by our own check
-_OPTIONS = ("graph_optimization", "profile", "require")
+_OPTIONS = ("graph_optimization", "require")
+_UNTIMED_RUNS = 3  # of a trace: the first inferences allocate
 
 
 def provider_name(asked: str | None) -> str:
@@ -64,6 +69,7 @@ class OnnxRuntimeSession(Session):
     def __init__(self, artifact: Artifact, threads: int, session: Any, options: Mapping[str, Any]) -> None:
         super().__init__(artifact, threads)
         self._session = session
+        self._options = dict(options)
         self._names = [spec.name for spec in self.outputs]
         self.provider = session.get_providers()[0]
         self.details = {
@@ -82,9 +88,18 @@ class OnnxRuntimeSession(Session):
             raise EdgeVitError(f"ONNX Runtime could not run {self.artifact.path}: {first_line(exc)}") from exc
         return dict(zip(self._names, found, strict=True))
 
-    def end_profiling(self) -> str:
-        """Finish the trace that the option ``profile`` began; the path of its JSON file."""
-        return str(self._session.end_profiling())
+    def layers(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[LayerTime]:
+        """Medians over ``runs`` inferences from ONNX Runtime's own trace, by a second session that writes it."""
+        with tempfile.TemporaryDirectory(prefix="edgevit-trace-") as folder:
+            made = session_options(self.threads, self._options)
+            made.enable_profiling = True
+            made.profile_file_prefix = str(Path(folder) / "onnxruntime")
+            traced = ort.InferenceSession(
+                str(self.artifact.entry), made, providers=self._session.get_providers(), enable_fallback=0
+            )
+            for index in range(_UNTIMED_RUNS + runs):
+                traced.run(self._names, feeds[index % len(feeds)])
+            return layer_times(json.loads(Path(traced.end_profiling()).read_text("utf-8")), runs)
 
     def close(self) -> None:
         self._session = None
@@ -93,8 +108,8 @@ class OnnxRuntimeSession(Session):
 class OnnxRuntime:
     """Opens onnx artifacts.
 
-    Options: ``graph_optimization`` = all (default) | extended | basic | none; ``profile`` = a folder for ONNX Runtime's
-    own trace of every node; ``require`` = true makes it fatal that a node is left to the CPU by another provider.
+    Options: ``graph_optimization`` = all (default) | extended | basic | none; ``require`` = true makes it fatal that a
+    node is left to the CPU by another provider.
     """
 
     name = "onnxruntime"
@@ -177,10 +192,28 @@ def session_options(threads: int, options: Mapping[str, Any]) -> Any:
     made.graph_optimization_level = _LEVELS[level]
     if _is_true(options):
         made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if folder := options.get("profile"):
-        made.enable_profiling = True
-        made.profile_file_prefix = str(Path(folder) / "onnxruntime")
     return made
+
+
+def layer_times(trace: Sequence[Mapping[str, Any]], runs: int) -> list[LayerTime]:
+    """One record per node from a parsed trace: the median of its last ``runs`` times, in the order the nodes ran."""
+    times: dict[tuple[str, str], list[float]] = {}
+    nodes: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for event in trace:
+        if event.get("cat") == "Node" and str(event["name"]).endswith(_TIMED):
+            key = (str(event["name"]).removesuffix(_TIMED), str(event["args"].get("node_index")))
+            times.setdefault(key, []).append(float(event["dur"]) / 1e3)
+            nodes[key] = event["args"]
+    return [
+        LayerTime(
+            name=key[0],
+            op=str(args.get("op_name", "?")),
+            module=module_of(key[0]),
+            unit=str(args.get("provider", "?")).removesuffix("ExecutionProvider").lower(),
+            ms=median(times[key][-runs:]),
+        )
+        for key, args in nodes.items()
+    ]
 
 
 def first_line(exc: Exception) -> str:

@@ -11,7 +11,7 @@ import pytest
 from edgevit.artifact import sha256_of
 from edgevit.errors import BadArtifact, EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError
 from edgevit.runtimes.base import open_session, usable_cores
-from edgevit.runtimes.onnxruntime import provider_name, session_options
+from edgevit.runtimes.onnxruntime import layer_times, provider_name, session_options
 
 IMAGE = np.zeros((1, 3, 8, 8), np.float32)
 
@@ -156,12 +156,32 @@ def test_every_optimisation_level_computes_the_same(make_artifact, level: str) -
     assert np.abs(got - outputs["logits"][:1]).max() < 1e-5
 
 
-def test_a_trace_of_every_node_can_be_asked_for(make_artifact, tmp_path: Path) -> None:
-    with open_session(make_artifact(), options={"profile": str(tmp_path)}, threads=1) as session:
-        session.infer({"image": IMAGE})
-        trace = session.end_profiling()
-    assert Path(trace).parent == tmp_path
-    assert any("Conv" in str(event.get("args", {}).get("op_name")) for event in json.loads(Path(trace).read_text()))
+def test_every_layer_is_timed_with_its_provider(make_artifact) -> None:
+    with open_session(make_artifact(), threads=1) as session:
+        layers = session.layers([{"image": IMAGE}], runs=5)
+    assert {"Conv", "GlobalAveragePool"} <= {layer.op for layer in layers}
+    assert {layer.unit for layer in layers} == {"cpu"}
+    assert all(layer.ms >= 0 for layer in layers)
+
+
+def test_a_layer_is_the_median_of_the_counted_runs_and_knows_its_module() -> None:
+    def event(name: str, dur: int, index: int, op: str) -> dict:
+        args = {"op_name": op, "provider": "CUDAExecutionProvider", "node_index": str(index)}
+        return {"cat": "Node", "name": f"{name}_kernel_time", "dur": dur, "args": args}
+
+    trace = [{"cat": "Session", "name": "model_run", "dur": 9}]
+    for dur in (9000, 10, 20, 40):
+        trace += [event("blocks.0.mlp.fc1/Gemm", dur, 0, "Gemm"), event("model/Add_nchwc", 2 * dur, 1, "Add")]
+    trace.append(event("ReorderOutput", 7, 2, "ReorderOutput"))
+    first, second, third = layer_times(trace, runs=3)
+    assert (first.name, first.op, first.module, first.unit) == (
+        "blocks.0.mlp.fc1/Gemm",
+        "Gemm",
+        "blocks.0.mlp.fc1",
+        "cuda",
+    )
+    assert (first.ms, second.ms) == (0.02, 0.04)
+    assert (second.module, third.module) == ("", None)
 
 
 def test_require_is_true_or_false() -> None:

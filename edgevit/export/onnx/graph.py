@@ -170,9 +170,17 @@ def tidy(model: ir.Model) -> None:
 
 
 def name_nodes(model: ir.Model) -> None:
-    """Node names that say where they are from: ``blocks.0.attn.qkv/MatMul``, numbered where that repeats."""
+    """Node names that say where they are from: ``blocks.0.attn.qkv/MatMul``, numbered where that repeats.
+
+    The values between nodes are called after the node that makes them: engines that fuse or convert nodes name theirs
+    after a value, and their profiles can then still be mapped to modules.
+    """
     seen: Counter[str] = Counter()
+    kept = {id(value) for value in model.graph.outputs}
     for node in model.graph.all_nodes():
         name = f"{module_of(node) or 'model'}/{node.op_type}"
         node.name = f"{name}_{seen[name]}" if seen[name] else name
         seen[name] += 1
+        for index, value in enumerate(node.outputs):
+            if id(value) not in kept and value.name:
+                value.name = f"{node.name}:{index}" if index else node.name
