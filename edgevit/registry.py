@@ -81,7 +81,7 @@ def _named(path: str) -> Any:
 # One module, several wheels: each brings other providers, and they are installed in place of one another.
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
 
-TENSORRTS = "tensorrt|tensorrt-cu13|tensorrt-cu12|tensorrt-rtx"
+TENSORRTS = "tensorrt|tensorrt-cu13|tensorrt-cu12|tensorrt-rtx|tensorrt-rtx-cu13|tensorrt-rtx-cu12"
 CUDA_PYTHONS = "cuda-bindings|cuda-python"
 
 EXPORTERS: Mapping[str, Row] = {
@@ -97,7 +97,7 @@ EXPORTERS: Mapping[str, Row] = {
         "edgevit.export.tensorrt.exporter:TensorRtExporter",
         "edgevit[export,tensorrt]",
         (TENSORRTS, "onnx", "onnxscript", "torch", "cryptography"),
-        "TensorRT or TensorRT-RTX engine, fp32 or fp16, strongly typed",
+        "TensorRT-RTX engine built without a GPU, or TensorRT (untested by us) on one; fp32 or fp16",
         here="edgevit.export.tensorrt.here:here",
         carries_code=True,
     ),
@@ -134,7 +134,7 @@ RUNTIMES: Mapping[str, Row] = {
         "edgevit.runtimes.tensorrt.device:TensorRtRuntime",
         "edgevit[tensorrt]",
         (TENSORRTS, CUDA_PYTHONS, "cryptography"),
-        "TensorRT or TensorRT-RTX on an NVIDIA GPU",
+        "TensorRT or TensorRT-RTX on an NVIDIA GPU; not yet run by us",
         formats=("tensorrt",),
         here="edgevit.runtimes.tensorrt.here:here",
         carries_code=True,

@@ -112,7 +112,8 @@ DEVICE_MODULES = (
     "artifact", "data", "images", "info", "jobs", "predict", "registry", "signing", "worker",
     "runtimes.base", "runtimes.onnxruntime", "profiles.latency", "profiles.parity", "profiles.verify",
     "profiles.environment", "runtimes.tensorrt.device", "runtimes.coreml.device", "runtimes.tvm.device",
-    "runtimes.coreml.evaluator", "runtimes.coreml.program", "runtimes.tensorrt.here", "runtimes.coreml.here", "runtimes.tvm.here",
+    "runtimes.coreml.evaluator", "runtimes.coreml.program", "runtimes.tensorrt.here",
+    "runtimes.coreml.here", "runtimes.tvm.here",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, first_line, unbaked
 from edgevit.export.onnx import rewrites
 
+NO_MODULE = "_empty_nn_module_stack"  # how torch's word for "no module made this node" begins
 SCOPES = "pkg.torch.onnx.name_scopes"
 MODULE = "edgevit.module"  # our own key: the path of the PyTorch module a node came from
 _KEPT_METADATA = (SCOPES, "pkg.torch.onnx.class_hierarchy", MODULE)
@@ -147,7 +148,8 @@ def _scope(node: ir.Node) -> str:
         scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
     except (ValueError, SyntaxError):
         return ""
-    return str(scopes[-2]) if len(scopes) > 1 else ""
+    innermost = str(scopes[-2]) if len(scopes) > 1 else ""
+    return "" if innermost.startswith(NO_MODULE) else innermost
 
 
 def module_of(node: ir.Node) -> str:

@@ -1,0 +1,175 @@
+"""Captured program -> ONNX graph -> ``model.engine``. What runs in fp16 is written in the graph, never a flag."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from edgevit import worker
+from edgevit.artifact import BatchRange, PrecisionReport, TensorSpec, sha256_of
+from edgevit.errors import ExportFailed, Unsupported, UsageError, WorkerFailed
+from edgevit.export.base import Built, Capture, Context, Options
+from edgevit.export.onnx import ENTRY as ONNX_FILE
+from edgevit.export.onnx import OnnxExporter, OnnxOptions
+from edgevit.export.tensorrt.compile import LAYERS, Job
+from edgevit.export.tensorrt.flavor import Driver, choose_flavor, driver_for
+from edgevit.export.tensorrt.graph import prepare_graph
+from edgevit.export.tensorrt.layers import check_network, shown
+from edgevit.export.tensorrt.options import TensorRtOptions, check_flavor_has, tuned_batch
+from edgevit.export.tensorrt.targets import choose_sms, sm_names
+from edgevit.nvidia import Flavor, find_gpu
+
+ENTRY = "model.engine"
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+class TensorRtExporter:
+    """Builds with ``tensorrt`` or ``tensorrt-rtx``; the second needs no GPU."""
+
+    name = "tensorrt"
+    precisions = ("fp32", "fp16")
+    options: type[Options] = TensorRtOptions
+
+    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
+        """Build in a worker process. Raises Unsupported, ExportFailed, MissingDependency, UsageError."""
+        if not isinstance(options, TensorRtOptions):
+            raise UsageError(f"the TensorRT exporter takes TensorRtOptions, not {type(options).__name__}")
+        if precision not in self.precisions:
+            raise Unsupported(f"tensorrt cannot be built in {precision}", hint=f"use {' or '.join(self.precisions)}")
+        begun = time.monotonic()
+        flavor = choose_flavor(options.flavor)
+        check_flavor_has(options, flavor)
+        gpu = found.sm if (found := find_gpu()) else None
+        sms = choose_sms(flavor, options.sms, gpu, known_capabilities(flavor))
+        profiles = profile_shapes(capture.inputs, capture.batch, options)
+        context.progress(f"{flavor.title} {flavor.version()} for SM {sm_names(sms)}", None)
+        with tempfile.TemporaryDirectory(prefix="edgevit-onnx-") as scratch:
+            graph = OnnxExporter().write(
+                capture, Path(scratch), precision=precision, options=OnnxOptions(), context=context
+            )
+            job = make_job(Path(scratch) / ONNX_FILE, folder, flavor, sms, profiles, options, context.threads)
+            answer = run(job, flavor, context, begun)
+        check_network(graph.precision.layers, answer["network"])
+        report = PrecisionReport(
+            requested=precision,
+            layers=answer["engine"] if answer["kernels"] else answer["network"],
+            kept_fp32=graph.precision.kept_fp32,
+        )
+        return Built(
+            entry=ENTRY,
+            precision=report,
+            versions={**graph.versions, flavor.module.replace("_", "-"): answer["version"]},
+            notes=tuple(notes(flavor, sms, options, gpu, answer)),
+            lock=make_lock(
+                flavor, flavor.version() or answer["version"], sms, driver_for(flavor), options, folder / ENTRY
+            ),
+        )
+
+
+def known_capabilities(flavor: Flavor) -> list[int]:
+    """Those that an ahead-of-time flavour can target; empty for the other, which takes the GPU that is there."""
+    if not flavor.ahead_of_time:
+        return []
+    members = flavor.load().ComputeCapability.__members__
+    return [int(name.removeprefix("SM")) for name in members if name.startswith("SM")]
+
+
+def profile_shapes(inputs: tuple[TensorSpec, ...], batch: BatchRange, options: TensorRtOptions) -> dict[str, Shapes]:
+    """Dynamic input -> its smallest, tuned and largest shape. UsageError for an ``opt_batch`` outside the range."""
+    tuned = tuned_batch(options, batch.min, batch.max)
+    return {
+        spec.name: (_sized(spec, batch.min), _sized(spec, tuned), _sized(spec, batch.max))
+        for spec in inputs
+        if "batch" in spec.shape
+    }
+
+
+def _sized(spec: TensorSpec, rows: int) -> tuple[int, ...]:
+    return tuple(rows if side == "batch" else side for side in spec.shape)
+
+
+def make_job(
+    graph: Path,
+    folder: Path,
+    flavor: Flavor,
+    sms: tuple[int, ...],
+    profiles: dict[str, Shapes],
+    options: TensorRtOptions,
+    threads: int | None,
+) -> dict[str, Any]:
+    """The worker's payload. ``graph`` is rewritten where TensorRT needs it."""
+    return Job(
+        flavor=flavor.name,
+        onnx=str(graph),
+        engine=str(folder / ENTRY),
+        layers=str(folder / LAYERS),
+        sm=sms,
+        profiles=profiles,
+        modules=prepare_graph(graph),
+        optimization_level=options.optimization_level,
+        workspace_mb=options.workspace_mb,
+        timing_cache=str(Path(options.timing_cache).expanduser().absolute()) if options.timing_cache else "",
+        version_compatible=options.version_compatible,
+        threads=threads,
+    ).payload()
+
+
+def run(job: dict[str, Any], flavor: Flavor, context: Context, begun: float) -> dict[str, Any]:
+    """The worker's answer. ``context.timeout_s`` counts from ``begun`` (``time.monotonic()``)."""
+    left = None if context.timeout_s is None else context.timeout_s - (time.monotonic() - begun)
+    late = f"the {flavor.title} build did not finish within {context.timeout_s or 0:g} s"
+    hint = "give it more with --timeout, or build faster with --option tensorrt.optimization_level=0"
+    if left is not None and left <= 0:
+        raise ExportFailed(late, hint=hint)
+    try:
+        return worker.call(
+            "edgevit.export.tensorrt.compile:compile_engine",
+            job,
+            timeout=left,
+            on_progress=lambda stage, done: context.progress(f"{flavor.title}: {stage}", done),
+        )
+    except WorkerFailed as exc:
+        if "did not finish" in str(exc):
+            raise ExportFailed(late, hint=hint) from exc
+        raise ExportFailed(
+            f"the {flavor.title} build failed: {exc}", hint=exc.hint or "please report this model"
+        ) from exc
+
+
+def notes(
+    flavor: Flavor, sms: tuple[int, ...], options: TensorRtOptions, gpu: int | None, answer: dict[str, Any]
+) -> list[str]:
+    """What a reader of the manifest should know about this build."""
+    chosen = "as asked" if options.sm else ("the GPU of the build host" if gpu is not None else "default without a GPU")
+    found = [
+        f"built by {flavor.title} {answer['version']} for SM {sm_names(sms)} ({chosen}) in {answer['seconds']:.1f} s"
+    ]
+    network = f"{shown(answer['network'])} compute layers in the strongly typed network"
+    if answer["kernels"]:
+        where = f"{answer['kernels']} kernels that the builder lists for the engine (layers.json)"
+        found.append(f"{network}; found among the {where}: {shown(answer['engine'])}")
+    else:
+        found.append(f"{network}; this builder lists no kernels, so the engine itself was not counted")
+    if flavor.name == "tensorrt":
+        found.append("the flavour tensorrt is untested by edgevit's authors")
+    return found
+
+
+def make_lock(
+    flavor: Flavor, version: str, sms: tuple[int, ...], driver: Driver, options: TensorRtOptions, engine: Path
+) -> dict[str, str | int | list[int]]:
+    """What the runtime checks before it opens the engine."""
+    return {
+        "flavor": flavor.name,
+        "version": version,
+        "accepts": "newer" if options.version_compatible else "same",
+        "sm": list(sms),
+        "platform": "any" if flavor.ahead_of_time else f"{platform.system()}-{platform.machine()}",
+        "cuda_driver": driver.cuda,
+        "driver": driver.words,
+        "sha256": sha256_of(engine),
+    }

@@ -1,0 +1,88 @@
+"""The parser's and the builder's errors, in terms of ONNX nodes and of the PyTorch modules they came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgevit.errors import EdgeVitError, ExportFailed, Unsupported
+
+_TURING = re.compile(r"Cannot compile operation '(?P<node>[^']+)' for \w+ \(SM(?P<sm>\d+)\): (?P<why>[^.]+)\.")
+_WORKSPACE = "within workspace limit"
+_OTHER_TARGET = "rewrite that part of the model, or use -t onnx with ONNX Runtime's CUDA provider"
+
+
+@dataclass(frozen=True)
+class ParserError:
+    """One error of TensorRT's ONNX parser. ``code`` is the name of its ErrorCode, ``said`` the parser's own words."""
+
+    code: str
+    node: str
+    operator: str
+    said: str
+
+
+def parser_refused(
+    errors: Sequence[ParserError], known: Mapping[str, bool], modules: Mapping[str, str], title: str
+) -> EdgeVitError:
+    """What the parser's first error means. ``known``: whether it has the operator at all; ``modules``: node -> module.
+
+    An operator or a use of one that TensorRT lacks is Unsupported; anything else is a graph that we wrote wrongly.
+    """
+    if not errors:
+        return ExportFailed(
+            f"{title} could not read the ONNX graph and gave no reason", hint="please report this model"
+        )
+    first = errors[0]
+    where = place_of(first.node, modules)
+    if not known.get(first.operator, True):
+        return Unsupported(f"{title} has no {first.operator}{where}", hint=_OTHER_TARGET)
+    if first.code.startswith("UNSUPPORTED"):
+        kind = first.code.removeprefix("UNSUPPORTED_NODE").strip("_").lower()
+        what = {"attr": "with these attributes", "input": "with these inputs", "datatype": "of this type"}.get(kind)
+        return Unsupported(
+            f"{title} cannot take {first.operator} {what or 'as it is used'}{where}: {_one_line(first.said)}",
+            hint=_OTHER_TARGET,
+        )
+    named = f"{first.operator}{where}: " if first.operator else ""
+    return ExportFailed(f"{title} could not read the ONNX graph: {named}{_one_line(first.said)}", hint=_OTHER_TARGET)
+
+
+def build_refused(errors: Sequence[str], modules: Mapping[str, str], title: str) -> EdgeVitError:
+    """What the builder's last errors mean, oldest first."""
+    text = _one_line(" ".join(errors))
+    if match := _TURING.search(text):
+        sm = int(match["sm"])
+        node = node_in(match["node"], modules) or match["node"]  # the builder adds endings of its own
+        where = place_of(node, modules, named=False)
+        return Unsupported(
+            f"{title} cannot compile {node}{where} for SM {sm // 10}.{sm % 10}: {match['why']}",
+            hint=f"leave {sm} out of tensorrt.sm, or build it with --precision fp16",
+        )
+    if _WORKSPACE in text:
+        return ExportFailed(
+            f"no kernel of {title} fits the workspace limit", hint="raise tensorrt.workspace_mb, or leave it out"
+        )
+    node = node_in(text, modules)
+    about = f" at {node}{place_of(node, modules, named=False)}" if node else ""
+    return ExportFailed(f"{title} could not build the engine{about}: {text or 'it gave no reason'}", hint=_OTHER_TARGET)
+
+
+def place_of(node: str, modules: Mapping[str, str], *, named: bool = True) -> str:
+    """ " (node blocks.0/Det, module blocks.0)", as much of it as is known."""
+    parts = [f"node {node}"] if node and named else []
+    parts += [f"module {modules[node]}"] if modules.get(node) else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def node_in(text: str, modules: Mapping[str, str]) -> str:
+    """The longest node name that ``text`` mentions, "" when there is none."""
+    return max((name for name in modules if name and name in text), key=len, default="")
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and source positions ("In compileGraph at /_src/x.cpp:12"), at most 300 characters."""
+    flat = re.sub(r"\s+", " ", text)
+    flat = re.sub(r"\s*\bIn \w+ at /_src/\S+?:\d+\)?", "", flat)
+    return flat.strip()[:300]

@@ -1,0 +1,61 @@
+"""Compute capabilities: 89 is SM 8.9. Which ones an engine is built for, and which GPU is in this machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from edgevit.errors import Unsupported
+from edgevit.nvidia import Flavor
+
+WITHOUT_GPU = (86, 89, 120)  # the desktop and laptop RTX generations: Ampere, Ada, Blackwell
+
+
+def parse_sms(text: str) -> tuple[int, ...]:
+    """ "86,89,120" or "8.6, 8.9": capabilities in the order given. ValueError for anything else."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(?:sm_?)?(?:(\d{1,2})\.(\d)|(\d{2,3}))", part.strip().lower())
+        if match is None:
+            raise ValueError(f"{part.strip()!r} is not a compute capability; write for example 86,89,120")
+        found.append(int(match[3] or match[1] + match[2]))
+    if len(set(found)) != len(found):
+        raise ValueError(f"{text} names a compute capability twice")
+    return tuple(found)
+
+
+def sm_name(sm: int) -> str:
+    """89 -> "8.9"."""
+    return f"{sm // 10}.{sm % 10}"
+
+
+def sm_names(sms: Iterable[int], last: str = "and") -> str:
+    """(86, 89, 120) -> "8.6, 8.9 and 12.0"."""
+    names = [sm_name(sm) for sm in sms]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def choose_sms(flavor: Flavor, asked: tuple[int, ...], gpu: int | None, known: Iterable[int]) -> tuple[int, ...]:
+    """What to build for: ``asked``, else the GPU's, else ``WITHOUT_GPU``.
+
+    ``known`` are the capabilities that the flavour can target (empty where it takes only the GPU that is there).
+    Unsupported, with the alternative, for one that cannot be built.
+    """
+    if not flavor.ahead_of_time:
+        if gpu is None:
+            raise Unsupported(
+                f"needs an NVIDIA GPU: {flavor.title} builds on the GPU that its engine is for",
+                hint="add --option tensorrt.flavor=rtx (pip install tensorrt-rtx): it builds without one",
+            )
+        if asked not in ((), (gpu,)):
+            raise Unsupported(
+                f"{flavor.title} builds for the GPU that is there, SM {sm_name(gpu)}, not for SM {sm_names(asked)}",
+                hint="build on that GPU, or add --option tensorrt.flavor=rtx",
+            )
+        return (gpu,)
+    chosen = asked or ((gpu,) if gpu is not None else WITHOUT_GPU)
+    known = sorted(known)
+    if lacking := [sm for sm in chosen if sm not in known]:
+        other = "use --option tensorrt.flavor=tensorrt on that GPU" if not asked else f"it knows SM {sm_names(known)}"
+        raise Unsupported(f"{flavor.title} does not build for SM {sm_names(lacking)}", hint=other)
+    return chosen
