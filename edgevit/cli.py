@@ -41,6 +41,10 @@ Threads = Annotated[
 RuntimeName = Annotated[
     str | None, typer.Option("--runtime", help="Which runtime opens it. Default: the target's preferred one.")
 ]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option("--runtime", help="Repeat for several. Default: the target's preferred one."),
+]
 Provider = Annotated[
     str | None,
     typer.Option("--provider", help="The runtime's device back end, e.g. cpu, cuda. Never replaced silently."),
@@ -361,6 +365,99 @@ def profile(
             for reason in measured.reasons:
                 render.say(f"{measured.artifact}: {reason}")
     _finish(results)
+
+
+@app.command(short_help="Is B faster than A? Measured in turns.")
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="An artifact folder.", show_default=False)],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="[B]", help="Another; left out with two --runtime.", show_default=False)
+    ] = None,
+    runtime: Runtimes = None,
+    provider: Provider = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Rows per call. Default: the smallest that both take.")
+    ] = None,
+    data: Data = None,
+    blocks: Annotated[int | None, typer.Option("--blocks", min=9, help="Fewest blocks of A B B A.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0, help="After these no more blocks are added. Default: 30.")
+    ] = None,
+    threads: Threads = None,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Say whether B is faster than A, or one artifact on a second runtime; measured in turns, claimed if it repeats.
+
+    Example: edgevit compare A --runtime onnxruntime --runtime openvino
+    """
+    from edgevit.profiles.compare import compare as run
+
+    with render.progress("comparing") as shown:
+        found = run(
+            first, second, runtimes=tuple(runtime or ()), provider=provider, batch=batch, data=data, blocks=blocks,
+            seconds=seconds, threads=threads, trust=trust, progress=render.Stages(shown, "compare"),
+        )  # fmt: skip
+    if json:
+        render.emit_json(found.record())
+        return
+    render.facts(found.facts())
+
+
+@app.command(short_help="Export, verify and profile models on many targets.")
+def benchmark(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Zoo names, timm:NAME, file.py:factory.")],
+    target: Annotated[
+        list[str] | None, typer.Option("-t", "--target", help="Repeat for several. Default: all, runnable here or not.")
+    ] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option("--runtime", help="Repeat for several; 'all'. Default: each target's own.")
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of artifacts and results.")] = Path(
+        "artifacts/benchmark"
+    ),
+    weights: Weights = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Weights from the hub (timm models).")] = False,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32 or fp16. Default: each target's own.")
+    ] = None,
+    batch: Annotated[str, typer.Option("--batch", help="Rows per call: 1, or a range such as 1-8.")] = "1",
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    option: Annotated[list[str] | None, typer.Option("--option", metavar="TARGET.KEY=VALUE")] = None,
+    data: Data = None,
+    tier: Annotated[str, typer.Option("--tier", help="quick, standard or publish.")] = "quick",
+    provider: Provider = None,
+    fail_if: Annotated[
+        list[str] | None, typer.Option("--fail-if", metavar="GATE", help='Exit 10 if it holds, e.g. "p90>20ms".')
+    ] = None,
+    threads: Threads = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=1, help="Seconds that a target's native compiler may take.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Do everything again.")] = False,
+    json: Json = False,
+) -> None:
+    """Export, verify and profile every model on every target and runtime. The same command again goes on.
+
+    Example: edgevit benchmark vit_nano --weights digits -t all --fail-if "p90>20ms"
+    """
+    from edgevit import benchmark as benchmarking
+
+    job = benchmarking.BenchmarkJob(
+        tuple(models), tuple(target or ("all",)), tuple(runtime or ()), out, weights, pretrained, precision, batch,
+        image_size, classes, tuple(option or ()), data, tier, threads, provider, tuple(fail_if or ()), timeout, force,
+    )  # fmt: skip
+    with render.progress("benchmark") as shown:
+        rows = benchmarking.run(job, lambda subject: render.Stages(shown, subject))
+    if json:
+        render.emit_json([row.record() for row in rows])
+    else:
+        render.table(benchmarking.COLUMNS, [row.cells() for row in rows])
+        for row in rows:
+            for note in (*row.notes, *(row.profile or {}).get("reasons", ())):
+                render.say(f"{row.subject}: {note}")
+    _finish(benchmarking.failures(rows))
 
 
 @app.command(short_help="Show an artifact's manifest in words.")

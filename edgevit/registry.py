@@ -129,6 +129,14 @@ RUNTIMES: Mapping[str, Row] = {
         "ONNX Runtime, CPU by default, any other provider by name",
         formats=("onnx",),
     ),
+    "openvino": Row(
+        "openvino",
+        "edgevit.runtimes.openvino:OpenVinoRuntime",
+        "edgevit[openvino]",
+        ("openvino",),
+        "OpenVINO, CPU by default; computes in the precision it states",
+        formats=("onnx",),
+    ),
     "tensorrt": Row(
         "tensorrt",
         "edgevit.runtimes.tensorrt.device:TensorRtRuntime",

@@ -113,7 +113,7 @@ DEVICE_MODULES = (
     "runtimes.base", "runtimes.onnxruntime", "profiles.latency", "profiles.parity", "profiles.verify",
     "profiles.environment", "runtimes.tensorrt.device", "runtimes.coreml.device", "runtimes.tvm.device",
     "runtimes.coreml.evaluator", "runtimes.coreml.program", "runtimes.tensorrt.here",
-    "runtimes.coreml.here", "runtimes.tvm.here",
+    "runtimes.coreml.here", "runtimes.tvm.here", "benchmark", "profiles.compare", "profiles.gates", "runtimes.openvino",
 )  # fmt: skip
 
 

@@ -15,12 +15,14 @@ DROP = 0.01  # images on the border between two classes may change sides
 
 @dataclass(frozen=True)
 class AccuracyCheck:
-    """Top-1 of the artifact on labelled data; ``recorded`` is the source model's on the same data, when known."""
+    """Top-1 and top-5 of the artifact on labelled data; ``recorded`` is the source model's top-1 on the same data, when
+    known. ``top5`` is None for five classes or fewer."""
 
     data: str
     top1: float
     images: int
     recorded: float | None
+    top5: float | None = None
 
 
 def spread(data: LabelledData, count: int) -> LabelledData:
@@ -28,6 +30,15 @@ def spread(data: LabelledData, count: int) -> LabelledData:
     if len(data) <= count:
         return data
     return data.take(np.linspace(0, len(data) - 1, count).round().astype(np.int64))
+
+
+def top_shares(logits: Array, labels: Array) -> tuple[float, float | None]:
+    """(top-1, top-5) of logits (N, classes) for labels (N,); top-5 is None for five classes or fewer."""
+    top1 = float((logits.argmax(axis=-1) == labels).mean())
+    if logits.shape[-1] <= 5:
+        return top1, None
+    best = np.argpartition(logits, -5, axis=-1)[:, -5:]
+    return top1, float((best == labels[:, None]).any(axis=1).mean())
 
 
 def allowed_drop(recorded: Accuracy, count: int) -> float:

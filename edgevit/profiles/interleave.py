@@ -1,32 +1,40 @@
 """Is B faster than A? Measured in turns, so that what the machine does meanwhile hits both alike.
 
 Each block runs every candidate twice, in a random order and then in its reverse (ABBA or BAAB for two): a linear drift
-within a block cancels. The figure is the median over blocks of the ratio of the block's medians, with a bootstrap
-confidence interval over blocks.
+within a block cancels. The figure is the median over blocks of the ratio of the block's times, with a bootstrap
+confidence interval over blocks; blocks are added until it is narrow enough. How wide it is may end the measurement,
+where it lies never does: stopping on a result that pleases would find differences that are not there.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
+
 from edgevit.errors import UsageError
-from edgevit.profiles.statistics import Ratio, bootstrap_median
+from edgevit.profiles.statistics import Ratio, bootstrap_median, order_interval
 
 MIN_BLOCKS = 9
 BAND = 0.02  # changes smaller than this are never claimed
+MAX_CORRELATION = 0.9
 Candidate = Callable[[], object]
+Turns = tuple[tuple[float, ...], ...]  # ms of each call, by turn
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """``blocks`` blocks; each turn of a candidate lasts at least ``turn_s`` and ``turn_runs`` calls.
+    """At least ``blocks`` blocks; each turn of a candidate lasts at least ``turn_s`` and ``turn_runs`` calls.
 
-    ``warm_runs`` calls before them are not counted: they refill the caches that the other candidate emptied.
+    ``warm_runs`` calls and ``warm_s`` before them are not counted: they refill the caches that the other candidate
+    emptied, and its threads go to sleep. With ``max_blocks`` there are more blocks, until half the interval's width is
+    at most ``half_width`` of the ratio. After ``limit_s`` no block is begun, once there are 9.
     """
 
     blocks: int = 15
@@ -34,54 +42,122 @@ class Schedule:
     turn_runs: int = 5
     warm_runs: int = 1
     seed: int = 0
+    warm_s: float = 0.0
+    max_blocks: int | None = None
+    half_width: float = 0.01
+    limit_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """``second`` against ``first``: ``ratio`` is second's time ÷ first's, so below 1 second is faster."""
+    """``second`` against ``first``: ``ratio`` is second's time ÷ first's, so below 1 second is faster.
+
+    correlation   of the ratios of neighbouring blocks, which widened the interval where it is above 0
+    """
 
     first: str
     second: str
     ratio: Ratio
     blocks: int
+    correlation: float = 0.0
 
     @property
     def claimed(self) -> bool:
         """Whether a difference may be claimed: the interval lies outside ±2 %."""
-        return self.ratio.low > 1 + BAND or self.ratio.high < 1 / (1 + BAND)
+        return outside_band(self.ratio) != 0
 
     def sentence(self) -> str:
         """What may be said, and no more."""
-        low, high = self.ratio.low, self.ratio.high
-        if self.claimed:
-            slower = self.ratio.value > 1
-            value, low, high = (self.ratio.value, low, high) if slower else (1 / self.ratio.value, 1 / high, 1 / low)
-            word = "slower" if slower else "faster"
-            return f"{self.second} is {value:.2f}× {word} than {self.first}, 95 % CI {low:.2f}–{high:.2f}"
-        interval = f"{self.second} ÷ {self.first} = {self.ratio.value:.3f}, 95 % CI {low:.3f}–{high:.3f}"
-        if low >= 1 / (1 + BAND) and high <= 1 + BAND:
-            return f"no difference larger than {BAND:.0%} ({interval})"
-        return f"no difference larger than {BAND:.0%} can be claimed ({interval})"
+        return sentence(self.first, self.second, self.ratio, claimed=self.claimed)
+
+
+def outside_band(ratio: Ratio) -> int:
+    """1 when the whole interval is above +2 %, -1 when it is below -2 %, else 0."""
+    return int(ratio.low > 1 + BAND) - int(ratio.high < 1 / (1 + BAND))
+
+
+def sentence(first: str, second: str, ratio: Ratio, *, claimed: bool) -> str:
+    """The ratio of second's time to first's in words."""
+    value, low, high = ratio.value, ratio.low, ratio.high
+    if claimed:
+        word = "slower" if value > 1 else "faster"
+        if value < 1:
+            value, low, high = 1 / value, 1 / high, 1 / low
+        return f"{second} is {value:.2f}× {word} than {first}, 95 % CI {low:.2f}–{high:.2f}"
+    interval = f"{second} ÷ {first} = {value:.3f}, 95 % CI {low:.3f}–{high:.3f}"
+    if low >= 1 / (1 + BAND) and high <= 1 + BAND:
+        return f"no difference larger than {BAND * 100:g} % ({interval})"
+    return f"no difference larger than {BAND * 100:g} % can be claimed ({interval})"
 
 
 @dataclass(frozen=True)
 class Interleaved:
-    """Samples in ms by candidate and block, in the order they ran."""
+    """Milliseconds of every call, by candidate, block and turn, in the order they ran."""
 
-    samples_ms: Mapping[str, tuple[tuple[float, ...], ...]]
+    turns_ms: Mapping[str, tuple[Turns, ...]]
+
+    @property
+    def samples_ms(self) -> dict[str, tuple[tuple[float, ...], ...]]:
+        """By candidate and block."""
+        return {
+            name: tuple(tuple(sample for turn in block for sample in turn) for block in blocks)
+            for name, blocks in self.turns_ms.items()
+        }
 
     def block_medians(self, name: str) -> list[float]:
-        return [median(block) for block in self.samples_ms[name]]
+        """One time per block: the geometric mean of its turns' medians, so that a drift cancels in the ratio."""
+        return [block_time(block) for block in self.turns_ms[name]]
 
     def p50_ms(self, name: str) -> float:
         """Median of all samples of a candidate."""
-        return median(sample for block in self.samples_ms[name] for sample in block)
+        return median(sample for block in self.turns_ms[name] for turn in block for sample in turn)
 
     def compare(self, first: str, second: str) -> Comparison:
         """``second`` against ``first``."""
-        pairs = zip(self.block_medians(first), self.block_medians(second), strict=True)
-        ratios = [other / base for base, other in pairs]
-        return Comparison(first, second, bootstrap_median(ratios), len(ratios))
+        return compare_ratios(first, second, block_ratios(self.turns_ms[first], self.turns_ms[second]))
+
+
+def block_time(block: Turns) -> float:
+    """Geometric mean of the medians of a candidate's turns in one block."""
+    return math.exp(sum(math.log(median(turn)) for turn in block) / len(block))
+
+
+def block_ratios(first: Sequence[Turns], second: Sequence[Turns]) -> list[float]:
+    """Second's time ÷ first's in every block."""
+    return [block_time(other) / block_time(base) for base, other in zip(first, second, strict=True)]
+
+
+def compare_ratios(first: str, second: str, ratios: Sequence[float]) -> Comparison:
+    """The comparison that block ratios, in the order of the blocks, support."""
+    correlation = neighbour_correlation(ratios)
+    return Comparison(first, second, widened(bootstrap_median(ratios), correlation), len(ratios), correlation)
+
+
+def neighbour_correlation(values: Sequence[float]) -> float:
+    """Rank correlation of each value with the next one: 0 for independent blocks, towards 1 where noise lasts longer
+    than a block. Ranks, so that one stray block does not decide; 0 where all values are equal."""
+    ranks = _ranks(values)
+    before, after = ranks[:-1] - ranks.mean(), ranks[1:] - ranks.mean()
+    spread = float((ranks - ranks.mean()) @ (ranks - ranks.mean()))
+    return float(before @ after) / spread if spread else 0.0
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """0 for the smallest; equal values share the mean of their places."""
+    data = np.asarray(values, np.float64)
+    below = (data[:, None] > data[None, :]).sum(axis=1)
+    return np.asarray(below + ((data[:, None] == data[None, :]).sum(axis=1) - 1) / 2, np.float64)
+
+
+def widened(ratio: Ratio, correlation: float) -> Ratio:
+    """The interval that correlated blocks support: n of them tell as much as n(1-ρ)/(1+ρ) independent ones."""
+    rho = min(max(correlation, 0.0), MAX_CORRELATION)
+    factor = math.sqrt((1 + rho) / (1 - rho))
+    return Ratio(
+        ratio.value,
+        ratio.value * (ratio.low / ratio.value) ** factor,
+        ratio.value * (ratio.high / ratio.value) ** factor,
+    )
 
 
 def interleave(
@@ -91,7 +167,8 @@ def interleave(
     clock: Callable[[], int] = time.perf_counter_ns,
     on_block: Callable[[int, int], None] | None = None,
 ) -> Interleaved:
-    """Run the candidates in turns. ``clock`` gives ns; ``on_block(done, blocks)`` is called between blocks.
+    """Run the candidates in turns. ``clock`` gives ns; ``on_block(done, blocks)`` is called between blocks, and
+    ``blocks`` grows where more are needed.
 
     UsageError below 9 blocks or 2 candidates: no interval would mean anything.
     """
@@ -99,19 +176,22 @@ def interleave(
     if schedule.blocks < MIN_BLOCKS or len(candidates) < 2:
         raise UsageError(f"a comparison needs at least {MIN_BLOCKS} blocks and 2 candidates")
     rng = random.Random(schedule.seed)
-    taken: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
+    taken: dict[str, list[Turns]] = {name: [] for name in candidates}
+    wanted, begun = schedule.blocks, clock()
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        for block in range(schedule.blocks):
-            samples: dict[str, list[float]] = {name: [] for name in candidates}
+        while (done := len(next(iter(taken.values())))) < wanted and not _late(schedule, done, clock() - begun):
+            turns: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
             for name in block_order(list(candidates), rng):
-                samples[name] += _turn(candidates[name], schedule, clock)
-            for name, found in samples.items():
+                turns[name].append(_turn(candidates[name], schedule, clock))
+            for name, found in turns.items():
                 taken[name].append(tuple(found))
+            if done + 1 == wanted:
+                wanted = _extended(schedule, wanted, taken)
             if on_block:
-                on_block(block + 1, schedule.blocks)
+                on_block(done + 1, wanted)
     finally:
         if enabled:
             gc.enable()
@@ -124,10 +204,34 @@ def block_order(names: Sequence[str], rng: random.Random) -> list[str]:
     return order + order[::-1]
 
 
-def _turn(call: Candidate, schedule: Schedule, clock: Callable[[], int]) -> list[float]:
+def _late(schedule: Schedule, done: int, elapsed_ns: int) -> bool:
+    return done >= MIN_BLOCKS and elapsed_ns >= schedule.limit_s * 1e9
+
+
+def _extended(schedule: Schedule, blocks: int, taken: Mapping[str, Sequence[Turns]]) -> int:
+    """How many blocks to run in all: a quarter more while an interval is wider than the schedule asks for."""
+    first, *others = taken.values()
+    if schedule.max_blocks is None or all(_narrow(block_ratios(first, other), schedule) for other in others):
+        return blocks
+    return max(blocks, min(blocks + math.ceil(blocks / 4), schedule.max_blocks))
+
+
+def _narrow(ratios: Sequence[float], schedule: Schedule) -> bool:
+    """By order statistics: nearly the bootstrap's interval, in microseconds instead of a pause in the measurement."""
+    ordered = sorted(ratios)
+    interval = order_interval(ordered, 0.5)
+    if interval is None:
+        return False
+    ratio = widened(Ratio(median(ordered), *interval), neighbour_correlation(ratios))
+    return ratio.high - ratio.low <= 2 * schedule.half_width * ratio.value
+
+
+def _turn(call: Candidate, schedule: Schedule, clock: Callable[[], int]) -> tuple[float, ...]:
     """Milliseconds of each call of one turn."""
-    for _ in range(schedule.warm_runs):
+    begun, warm = clock(), 0
+    while warm < schedule.warm_runs or clock() - begun < schedule.warm_s * 1e9:
         call()
+        warm += 1
     found: list[float] = []
     begun = clock()
     while True:
@@ -136,4 +240,4 @@ def _turn(call: Candidate, schedule: Schedule, clock: Callable[[], int]) -> list
         end = clock()
         found.append((end - start) / 1e6)
         if len(found) >= schedule.turn_runs and end - begun >= schedule.turn_s * 1e9:
-            return found
+            return tuple(found)

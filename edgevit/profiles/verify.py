@@ -15,7 +15,7 @@ from edgevit.artifact import GOLDEN, GOLDEN_ROWS, Array, Artifact, Parity
 from edgevit.data import LabelledData, open_data
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
 from edgevit.images import decode
-from edgevit.profiles.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, taken_in_order
+from edgevit.profiles.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, taken_in_order, top_shares
 from edgevit.profiles.diagnosis import preprocessing_differs
 from edgevit.profiles.parity import Reference, batches_to_prove, ceiling, compare, run_rows
 from edgevit.runtimes.base import Session, open_session
@@ -204,10 +204,10 @@ class _Checks:
                 )
             return
         labels = class_indices(found, self.artifact.manifest)
-        top1 = float((self._top1(session, found) == labels).mean())
+        top1, top5 = top_shares(self._logits(session, found), labels)
         if taken_in_order(found, self.artifact.manifest):
             self.say(f"the classes of {found.name} have other names than the artifact's and are taken in order")
-        self._judge_accuracy(top1, len(labels))
+        self._judge_accuracy(top1, top5, len(labels))
 
     def _opened(self) -> LabelledData:
         """--data: the part that was held out in training, where that is known, else all of it."""
@@ -219,10 +219,10 @@ class _Checks:
             raise UsageError(f"{source} holds no images", hint="use another --data")
         return found
 
-    def _judge_accuracy(self, top1: float, count: int) -> None:
+    def _judge_accuracy(self, top1: float, top5: float | None, count: int) -> None:
         source, recorded = self.payload["data"], self.artifact.manifest.accuracy
         same = recorded if recorded is not None and recorded.data == source else None
-        self.accuracy = AccuracyCheck(source, top1, count, same.top1 if same else None)
+        self.accuracy = AccuracyCheck(source, top1, count, same.top1 if same else None, top5)
         sentence = f"accuracy {top1:.2%} on {count} images of {source}"
         if same is None:
             self.say(sentence + (f"; at export {recorded.top1:.2%} on {recorded.data}" if recorded else ""))
@@ -246,15 +246,15 @@ class _Checks:
             "outputs are right: add --against to compare them"
         )
 
-    def _top1(self, session: Session, found: LabelledData) -> Array:
+    def _logits(self, session: Session, found: LabelledData) -> Array:
         logits = self.artifact.manifest.logits_output()
         batch = self.artifact.manifest.batch.max
         step = max(64 // batch, 1) * batch
-        tops = []
+        parts = []
         for start in range(0, len(found), step):
             rows = _preprocessed(self.artifact, list(found.images[start : start + step]))
-            tops.append(run_rows(session, rows, batch)[logits.name if logits else ""].argmax(axis=-1))
-        return np.concatenate(tops)
+            parts.append(run_rows(session, rows, batch)[logits.name if logits else ""])
+        return np.concatenate(parts)
 
     def against(self, session: Session) -> None:
         """Outputs beside those of another artifact, or of the source model, on the same images."""

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 
 from edgevit.errors import UsageError
-from edgevit.profiles.interleave import Comparison, Schedule, block_order, interleave
+from edgevit.profiles.interleave import (
+    Comparison,
+    Interleaved,
+    Schedule,
+    block_order,
+    compare_ratios,
+    interleave,
+    neighbour_correlation,
+    outside_band,
+    widened,
+)
 from edgevit.profiles.statistics import Ratio
 
 
@@ -47,7 +58,9 @@ def test_exact_times_give_the_exact_ratio_and_no_interval_width() -> None:
         {"a": bench.candidate("a", lambda: 10.0), "b": bench.candidate("b", lambda: 8.0)}, PLAN, clock=bench.clock
     )
     assert found.p50_ms("a") == 10.0
-    assert found.compare("a", "b") == Comparison("a", "b", Ratio(0.8, 0.8, 0.8), 9)
+    comparison = found.compare("a", "b")
+    assert (comparison.first, comparison.second, comparison.blocks, comparison.correlation) == ("a", "b", 9, 0.0)
+    assert asdict(comparison.ratio) == pytest.approx({"value": 0.8, "low": 0.8, "high": 0.8})
     assert found.compare("b", "a").ratio.value == pytest.approx(1.25)
 
 
@@ -95,8 +108,8 @@ def test_sentences_say_what_may_be_said() -> None:
 
     assert says(0.7634, 0.746, 0.781) == "B is 1.31× faster than A, 95 % CI 1.28–1.34"
     assert says(1.10, 1.05, 1.15) == "B is 1.10× slower than A, 95 % CI 1.05–1.15"
-    assert says(1.001, 0.99, 1.01).startswith("no difference larger than 2% (")
-    assert says(1.03, 1.01, 1.05).startswith("no difference larger than 2% can be claimed")
+    assert says(1.001, 0.99, 1.01).startswith("no difference larger than 2 % (")
+    assert says(1.03, 1.01, 1.05).startswith("no difference larger than 2 % can be claimed")
 
 
 @pytest.mark.parametrize(("blocks", "names"), [(8, "ab"), (9, "a")])
@@ -111,3 +124,64 @@ def test_blocks_are_reported() -> None:
     candidates = {name: bench.candidate(name, lambda: 1.0) for name in "ab"}
     interleave(candidates, PLAN, clock=bench.clock, on_block=lambda done, blocks: seen.append((done, blocks)))
     assert seen == [(n, 9) for n in range(1, 10)]
+
+
+def test_a_step_within_a_block_hits_both_alike() -> None:
+    """The machine slows down by a half between the two turns of each candidate."""
+    block = {"a": ((10.0, 10.0), (15.0, 15.0)), "b": ((10.0, 10.0), (15.0, 15.0))}
+    found = Interleaved({name: (turns,) * 9 for name, turns in block.items()})
+    assert found.block_medians("a") == pytest.approx([150**0.5] * 9)
+    assert found.compare("a", "b").ratio.value == 1.0
+
+
+def test_uncounted_calls_last_their_time() -> None:
+    bench = Bench()
+    plan = Schedule(blocks=9, turn_s=0.0, turn_runs=1, warm_runs=1, warm_s=0.03)
+    interleave({name: bench.candidate(name, lambda: 10.0) for name in "ab"}, plan, clock=bench.clock)
+    assert len(bench.order) == 9 * 4 * (3 + 1)
+
+
+def counted(spread: float, **limits: float) -> int:
+    """Blocks that were run of two equal candidates whose calls scatter by ``spread``."""
+    rng, bench = random.Random(1), Bench()
+    plan = Schedule(blocks=9, turn_s=0.0, turn_runs=3, **limits)  # type: ignore[arg-type]
+    candidates = {name: bench.candidate(name, lambda: 10 * rng.lognormvariate(0, spread)) for name in "ab"}
+    return len(interleave(candidates, plan, clock=bench.clock).turns_ms["a"])
+
+
+def test_blocks_are_added_until_the_interval_is_narrow() -> None:
+    assert counted(0.0, max_blocks=100) == 9
+    assert counted(0.05) == 9
+    assert 15 < counted(0.05, max_blocks=100) < 100
+    assert counted(0.5, max_blocks=40) == 40
+
+
+def test_after_the_time_limit_there_are_nine_blocks_and_no_more() -> None:
+    assert counted(0.5, max_blocks=1000, limit_s=0.01) == 9
+    assert 9 < counted(0.5, max_blocks=1000, limit_s=5.0) < 1000
+
+
+def test_noise_that_outlasts_a_block_widens_the_interval() -> None:
+    rng = random.Random(0)
+    independent = [rng.gauss(1.0, 0.02) for _ in range(60)]
+    lasting = [1.0 + 0.02 * (block // 10 % 2) + rng.gauss(0, 0.002) for block in range(60)]
+    assert abs(neighbour_correlation(independent)) < 0.3
+    assert neighbour_correlation(lasting) > 0.5
+    assert neighbour_correlation([1.0] * 9) == 0.0
+    found = compare_ratios("a", "b", lasting)
+    shuffled = compare_ratios("a", "b", random.Random(1).sample(lasting, 60))
+    assert found.ratio.high - found.ratio.low > 1.5 * (shuffled.ratio.high - shuffled.ratio.low)
+
+
+def test_a_correlation_widens_on_both_sides_and_an_anticorrelation_not_at_all() -> None:
+    ratio = Ratio(1.0, 0.99, 1.02)
+    assert widened(ratio, -0.5) == ratio
+    wide = widened(ratio, 0.6)  # factor 2
+    assert wide.low == pytest.approx(0.99**2)
+    assert wide.high == pytest.approx(1.02**2)
+
+
+def test_which_side_of_the_band() -> None:
+    assert outside_band(Ratio(1.05, 1.021, 1.08)) == 1
+    assert outside_band(Ratio(0.9, 0.85, 0.97)) == -1
+    assert outside_band(Ratio(1.05, 1.019, 1.08)) == outside_band(Ratio(0.99, 0.9, 0.99)) == 0

@@ -1,0 +1,161 @@
+"""What a benchmark was asked for, and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgevit import registry, render
+from edgevit.errors import EdgeVitError, MissingDependency, Unsupported
+from edgevit.profiles import gates
+from edgevit.profiles.gates import Figure
+
+OUT = Path("artifacts") / "benchmark"
+COLUMNS = (
+    "model", "target", "runtime", "size", "parity", "accuracy", "p50", "p90", "p99", "rows/s", "memory", "verdict",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BenchmarkJob:
+    """What ``edgevit benchmark`` was asked for; fields are its options.
+
+    runtimes   none: each target's preferred one; "all": every one that opens it; else those that are named
+    """
+
+    models: tuple[str, ...]
+    targets: tuple[str, ...] = ("all",)
+    runtimes: tuple[str, ...] = ()
+    out: Path = OUT
+    weights: str | None = None
+    pretrained: bool = False
+    precision: str | None = None
+    batch: str = "1"
+    image_size: int | None = None
+    classes: int | None = None
+    options: tuple[str, ...] = ()
+    data: str | None = None
+    tier: str = "quick"
+    threads: int | None = None
+    provider: str | None = None
+    fail_if: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    force: bool = False
+
+    def target_names(self) -> tuple[str, ...]:
+        """Targets asked for; "all" is every known one, because what cannot be built here is worth a line."""
+        return tuple(registry.rows("exporter")) if "all" in self.targets else tuple(dict.fromkeys(self.targets))
+
+
+def refusal(kind: registry.Kind, name: str) -> EdgeVitError | None:
+    """Why this machine cannot build a target, or run a runtime; None when it can."""
+    row = registry.row(kind, name)
+    here = row.on_this_machine()
+    if here.able:
+        return None
+    install = f"pip install '{row.install}'"
+    return MissingDependency(here.sentence, hint=install) if row.missing() else Unsupported(here.sentence)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one target and runtime. What was not reached is None.
+
+    runtime     None when the export failed
+    size        bytes of the model files
+    parity      of the golden pair on this runtime, a Parity as JSON; that of the manifest where it could not run
+    accuracy    top-1 (and top-5) of the artifact on this runtime, an AccuracyCheck as JSON
+    profile     a profile record with its percentiles, without the samples; ``saved`` is where they are
+    request     what a later run must ask for to take this row as it is
+    reused      whether an earlier run measured it
+    elsewhere   another machine's: "all" brought it in and this one cannot run it, which fails no command
+    """
+
+    model: str
+    target: str
+    runtime: str | None = None
+    artifact: Path | None = None
+    precision: str | None = None
+    size: int | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    parity: Mapping[str, Any] | None = None
+    accuracy: Mapping[str, Any] | None = None
+    profile: Mapping[str, Any] | None = None
+    saved: str | None = None
+    notes: tuple[str, ...] = ()
+    error: EdgeVitError | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    reused: bool = False
+    elsewhere: bool = False
+
+    @property
+    def subject(self) -> str:
+        return f"{self.model} → {self.target}" + (f" on {self.runtime}" if self.runtime else "")
+
+    def figures(self) -> dict[str, Figure]:
+        """Everything a gate can ask for, with the reason where it is missing."""
+        found = gates.figures_of(self.profile) if self.profile else {}
+        parity, accuracy = self.parity or {}, self.accuracy or {}
+        unlabelled = "there were no labelled images: add --data"
+        return found | {
+            "size": Figure(self.size),
+            "parity": Figure(parity.get("status")),
+            "max_rel": Figure(parity.get("max_rel"), parity.get("reason") or "it was not verified"),
+            "accuracy": Figure(accuracy.get("top1"), unlabelled),
+            "top5": Figure(accuracy.get("top5"), unlabelled),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """The object that ``edgevit benchmark --json`` lists, and that benchmark.json keeps."""
+        measured = self.profile or {}
+        p95 = measured.get("percentiles", {}).get("p95", {}).get("estimate_ms")
+        names = ("provider", "threads", "tier", "p50_ms", "p90_ms", "p99_ms", "throughput", "peak_rss_bytes", "verdict")
+        return {
+            "model": self.model,
+            "target": self.target,
+            "runtime": self.runtime,
+            "artifact": str(self.artifact) if self.artifact else None,
+            "precision": self.precision,
+            "bytes": self.size,
+            "files": dict(self.files),
+            "parity": dict(self.parity) if self.parity else None,
+            "accuracy": dict(self.accuracy) if self.accuracy else None,
+            **{name: measured.get(name) for name in (*names, "samples", "key", "key_fields")},
+            "p95_ms": p95,
+            "reasons": list(measured.get("reasons", ())),
+            "profile": self.saved,
+            "notes": list(self.notes),
+            "exit_code": self.error.exit_code if self.error else 0,
+            "error": str(self.error) if self.error else None,
+            "hint": self.error.hint if self.error else None,
+            "elsewhere": self.elsewhere,
+            "reused": self.reused,
+            "request": dict(self.request),
+        }
+
+    def cells(self) -> tuple[str, ...]:
+        """A line of the table; the last cell of a failed row is its reason."""
+        record, accuracy = self.record(), self.accuracy
+        rate, verdict = record["throughput"], record["verdict"] or "—"
+        if self.error:  # a missed gate leaves the verdict standing; FAILED says no more than the error
+            missed = "" if verdict in ("—", "FAILED") else f"{verdict}; "
+            verdict = f"{missed}{self.error} (exit {self.error.exit_code})"
+        return (
+            self.model,
+            self.target,
+            self.runtime or "—",
+            render.si(self.size, "B"),
+            str(self.parity["status"]) if self.parity else "—",
+            "—" if accuracy is None else f"{accuracy['top1']:.1%}",
+            *(render.ms(record[key]) for key in ("p50_ms", "p90_ms", "p99_ms")),
+            "—" if rate is None else f"{rate:,.1f}",
+            render.si(record["peak_rss_bytes"], "B"),
+            verdict,
+        )
+
+
+def failures(rows: Sequence[Row]) -> list[Row]:
+    """The rows that make the command fail, in order: the exit code is that of the first."""
+    return [row for row in rows if row.error and not row.elsewhere]

@@ -1,0 +1,227 @@
+"""OpenVINO: a second engine for ONNX files. The precision it computes in is asked for, read back and stated.
+
+On processors with bf16 units OpenVINO would compute a float32 model in bf16 unasked; here it does what was asked for or
+refuses. It sends no usage data and writes no cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from edgevit.artifact import Array, Artifact
+from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported
+from edgevit.runtimes.base import LayerTime, Session, module_of
+
+
+@contextlib.contextmanager
+def _without_usage_data() -> Iterator[None]:
+    """``import openvino`` reports itself to Google Analytics and writes ~/intel. Without this package it uses its own
+    stub, and all else works. One that the caller has imported already is left alone."""
+    name = "openvino_telemetry"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+with _without_usage_data():
+    import openvino as ov
+
+DEVICES = ("cpu", "gpu", "npu")  # not AUTO, HETERO or MULTI: they choose the device themselves
+PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}  # hint, capability
+_UNTIMED_RUNS = 3  # of a trace: the first inferences allocate
+_LAYOUT = r"_[a-fA-F]{2,6}(?:\d+[a-f])*"  # a memory layout, abcd or aBcd8b: inserted reorders are FROM_abcd_acdb_TO
+
+
+def device_name(asked: str | None, available: Sequence[str]) -> str:
+    """OpenVINO's name of a device given as "cpu", "GPU" or "gpu.1"; CPU when None.
+
+    UnknownName for one that is none of OpenVINO's, Unsupported for one that is not among ``available``.
+    """
+    name = (asked or "cpu").upper()
+    if name.partition(".")[0].lower() not in DEVICES:
+        raise UnknownName("provider of openvino", asked or "", DEVICES)
+    if not any(name in (found, found.partition(".")[0]) for found in available):
+        have = ", ".join(found.lower() for found in available) or "nothing"
+        raise Unsupported(
+            f"needs {name} and its driver; OpenVINO finds {have} here", hint=f"use --provider {have}, or install it"
+        )
+    return name
+
+
+class OpenVinoSession(Session):
+    """One model compiled for one device, with one request: calls run one after another."""
+
+    runtime = "openvino"
+
+    def __init__(self, artifact: Artifact, threads: int, compiled: Any, device: str, traced: Any) -> None:
+        super().__init__(artifact, threads)
+        self._traced = traced
+        self._ports = {spec.name: compiled.input(spec.name) for spec in self.inputs}
+        self._results = {spec.name: compiled.output(spec.name) for spec in self.outputs}
+        self._request = compiled.create_infer_request()
+        self.provider = device
+        self.details = {
+            "openvino": str(ov.__version__),
+            "device": f"{device}: {ov.Core().get_property(device, 'FULL_DEVICE_NAME')}",
+            **{key.lower(): _shown(compiled.get_property(key)) for key in _settings(device, threads, "fp32")},
+        }
+        self.threads = int(self.details.get("inference_num_threads", threads))  # never more than there are cores
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self._request is None:
+            raise EdgeVitError(f"the session on {self.artifact.path} was closed", hint="open another one")
+        try:
+            return self._infer(self._request, feeds)
+        except Exception as exc:
+            raise EdgeVitError(f"OpenVINO could not run {self.artifact.path}: {said_by(exc)}") from exc
+
+    def _infer(self, request: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        for name, array in feeds.items():
+            request.set_tensor(self._ports[name], ov.Tensor(np.ascontiguousarray(array), shared_memory=True))
+        request.infer()
+        # copied: OpenVINO writes the next results to the same memory
+        return {name: request.get_tensor(port).data.copy() for name, port in self._results.items()}
+
+    def layers(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[LayerTime]:
+        """Medians over ``runs`` inferences from OpenVINO's own counters, by a second compilation that has them."""
+        request = self._traced().create_infer_request()
+        times: dict[str, list[float]] = {}
+        found: dict[str, Any] = {}
+        for index in range(_UNTIMED_RUNS + runs):
+            self._infer(request, feeds[index % len(feeds)])
+            for info in request.profiling_info:
+                if info.status == ov.ProfilingInfo.Status.EXECUTED:
+                    times.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e3)
+                    found[info.node_name] = info
+        unit = self.provider.lower()
+        return [
+            LayerTime(name, str(info.node_type), _module(name), unit, median(times[name][-runs:]))
+            for name, info in found.items()
+        ]
+
+    def close(self) -> None:
+        self._request = None
+        self._ports, self._results = {}, {}
+
+
+class OpenVinoRuntime:
+    """Opens onnx artifacts.
+
+    Options: ``precision`` = fp32 (default) | bf16 | fp16, what it computes in, whatever the weights are stored in.
+    """
+
+    name = "openvino"
+
+    def open(self, artifact: Artifact, *, threads: int, provider: str | None, options: Mapping[str, Any]) -> Session:
+        """A session on exactly the device that was asked for. Raises as ``device_name``; Unsupported for a precision
+        that the device does not compute in; BadArtifact for a file that OpenVINO refuses or that is not the
+        manifest's."""
+        precision = _precision(options)
+        core = ov.Core()
+        device = device_name(provider, core.available_devices)
+        _check_precision(core, device, precision)
+        settings = _settings(device, threads, precision)
+        model = _read(core, artifact)
+        _check_names(artifact, model)
+        try:
+            compiled = core.compile_model(model, device, settings)
+        except Exception as exc:
+            raise Unsupported(
+                f"OpenVINO {ov.__version__} cannot compile {artifact.entry} for {device}: {said_by(exc)}",
+                hint="use another --provider or --runtime",
+            ) from exc
+        if (used := _shown(compiled.get_property("INFERENCE_PRECISION_HINT"))) != precision:
+            raise Unsupported(f"OpenVINO would compute in {used} instead of {precision} on {device}", hint=_other(used))
+
+        def traced() -> Any:
+            return core.compile_model(model, device, {**settings, "PERF_COUNT": True})
+
+        return OpenVinoSession(artifact, threads, compiled, device, traced)
+
+
+def _precision(options: Mapping[str, Any]) -> str:
+    for key in options:
+        if key != "precision":
+            raise UnknownName("option of openvino", key, ("precision",))
+    asked = str(options.get("precision", "fp32"))
+    if asked not in PRECISIONS:
+        raise UnknownName("precision of openvino", asked, PRECISIONS)
+    return asked
+
+
+def _check_precision(core: Any, device: str, precision: str) -> None:
+    """Unsupported where the device has no units for it: OpenVINO itself would take another without a word."""
+    able = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    if PRECISIONS[precision][1] in able or (precision == "fp32" and device.startswith("CPU")):
+        return
+    offered = [name for name, (_, capability) in PRECISIONS.items() if capability in able]
+    raise Unsupported(
+        f"needs {precision} arithmetic, which this {device} has not; it offers {', '.join(offered) or 'none of ours'}",
+        hint=_other(offered[0] if offered else "fp32"),
+    )
+
+
+def _other(precision: str) -> str:
+    return f"use the openvino option precision={precision}"
+
+
+def _settings(device: str, threads: int, precision: str) -> dict[str, Any]:
+    """One request at a time, as fast as it goes, in the stated precision. Threads go where the system puts them, as
+    ONNX Runtime's do: pinned ones would stay on a core that another process is using."""
+    found: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": PRECISIONS[precision][0]}
+    if device.startswith("CPU"):
+        found |= {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+    return found
+
+
+def _read(core: Any, artifact: Artifact) -> Any:
+    try:
+        return core.read_model(str(artifact.entry))
+    except Exception as exc:
+        raise BadArtifact(
+            f"OpenVINO {ov.__version__} cannot open {artifact.entry}: {said_by(exc)}", hint="export anew"
+        ) from exc
+
+
+def _check_names(artifact: Artifact, model: Any) -> None:
+    """BadArtifact unless every input and output of the file goes by a name of the manifest's, and none is left."""
+    manifest = artifact.manifest
+    for kind, specs, ports in (("inputs", manifest.inputs, model.inputs), ("outputs", manifest.outputs, model.outputs)):
+        ours, theirs = sorted(spec.name for spec in specs), [port.get_names() for port in ports]
+        if len(ours) != len(theirs) or not all(any(name in names for names in theirs) for name in ours):
+            shown = ", ".join(sorted(" = ".join(sorted(names)) or "unnamed" for names in theirs))
+            raise BadArtifact(
+                f"the {kind} of {artifact.entry} are {shown}; the manifest says {', '.join(ours)}", hint="export anew"
+            )
+
+
+def _shown(value: Any) -> str:
+    """A property of OpenVINO in our words: its f32 is our fp32."""
+    if isinstance(value, ov.Type):
+        known = {ov.Type.f32: "fp32", ov.Type.bf16: "bf16", ov.Type.f16: "fp16"}
+        return known.get(value) or str(value.get_type_name())
+    return str(getattr(value, "name", value)).lower()
+
+
+def _module(node: str) -> str | None:
+    """``module_of``, where a reorder between two nodes belongs to the one that asked for it."""
+    return module_of(re.sub(f"^.+{_LAYOUT}{_LAYOUT}_", "", node))
+
+
+def said_by(exc: Exception) -> str:
+    """OpenVINO's own words without the lines that name its source files."""
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    words = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return (words or lines or [type(exc).__name__])[0][:300]

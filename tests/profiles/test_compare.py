@@ -1,0 +1,319 @@
+"""Comparisons in real workers, with a runtime that takes as long as its artifact says; and what is refused before."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgevit.artifact import (
+    Artifact,
+    BatchRange,
+    Manifest,
+    ModelInfo,
+    Parity,
+    PrecisionReport,
+    TensorSpec,
+    WeightsInfo,
+    hash_tree,
+    write_golden,
+)
+from edgevit.errors import BadArtifact, ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
+from edgevit.profiles.compare import SCHEDULE, _schedule, compare
+from edgevit.profiles.difference import Difference, Side, combined
+from edgevit.profiles.interleave import compare_ratios
+from edgevit.profiles.ranking import differing_fields, rank
+
+# A registered plug-in. model.txt holds milliseconds, "first SLOW QUICK" (who is opened first is slow), or a misdeed.
+PLUGIN = """
+import os, signal, time
+import numpy as np
+from edgevit.registry import Row
+from edgevit.runtimes.base import Session
+
+opened = []
+
+class SpinSession(Session):
+    runtime, provider = "spin", "cpu"
+    def __init__(self, artifact, threads, extra):
+        super().__init__(artifact, threads)
+        opened.append(self)
+        words = artifact.entry.read_text().split()
+        self.misdeed = words[0] if words[0] in ("segfault", "nan") else None
+        if self.misdeed:
+            words = ["0.1"]
+        if words[0] == "first":
+            words = [words[1] if len(opened) == 1 else words[2]]
+        self.seconds = (float(words[0]) + extra) / 1e3
+    def _run(self, feeds):
+        end = time.perf_counter() + self.seconds
+        if self.misdeed == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        while time.perf_counter() < end:
+            pass
+        value = feeds["image"].reshape(len(feeds["image"]), -1)[:, :3]
+        return {"logits": value * np.float32("nan") if self.misdeed == "nan" else value}
+
+class Spin:
+    name, extra = "spin", 0.0
+    def open(self, artifact, *, threads, provider, options):
+        return SpinSession(artifact, threads, self.extra)
+
+class SlowSpin(Spin):
+    name, extra = "slowspin", 3.0
+
+class Reference(Spin):
+    name = "reference"
+
+SPIN = Row("spin", "spinruntime:Spin", "spin", (), "spins", formats=("spin",))
+SLOW = Row("slowspin", "spinruntime:SlowSpin", "spin", (), "spins longer", formats=("spin",))
+REFERENCE = Row("reference", "spinruntime:Reference", "spin", (), "never timed", formats=("spin",), can_profile=False)
+"""
+
+
+@pytest.fixture(autouse=True)
+def spin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "spinruntime.py").write_text(PLUGIN)
+    info = folder / "spinruntime-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spinruntime\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[edgevit.runtimes]\nspin = spinruntime:SPIN\nslowspin = spinruntime:SLOW\nreference = spinruntime:REFERENCE\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def make(
+    folder: Path,
+    mode: str = "1.0",
+    *,
+    parity: Parity | None = None,
+    batch: tuple[int, int] = (1, 1),
+    side: int = 2,
+    dtype: Any = "float32",
+) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.txt").write_text(mode)
+    image = np.random.default_rng(0).integers(0, 9, (4, 3, side, side)).astype(dtype)
+    write_golden(folder, {"image": image, "logits": np.zeros((4, 3), np.float32)}, [])
+    first: Any = batch[0] if batch[0] == batch[1] else "batch"
+    manifest = Manifest(
+        edgevit="0",
+        created="2026-01-01T00:00:00Z",
+        target="spin",
+        precision="fp32",
+        entry="model.txt",
+        model=ModelInfo(
+            name="spin", source="module", form="deploy", task="classifier", image_size=(side, side), classes=3,
+            params=0, macs=0, weights=WeightsInfo(origin="none", state_sha256="0" * 64),
+        ),
+        batch=BatchRange(min=batch[0], max=batch[1]),
+        inputs=(TensorSpec(name="image", dtype=dtype, shape=(first, 3, side, side), role="image"),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=(first, 3), role="logits"),),
+        preprocess=None,
+        parity=parity or Parity(status="verified", tolerance=1e-5),
+        precision_report=PrecisionReport(requested="fp32", layers={}),
+        files=hash_tree(folder),
+    )  # fmt: skip
+    (folder / "edgevit.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+# The differences are large: what is tested is what becomes of them, also on a machine that does much else.
+def quick(first: Path, second: Path | None = None, **options: Any) -> Difference:
+    return compare(first, second, **{"threads": 1, "blocks": 15, "seconds": 2.0, **options})
+
+
+# Real workers.
+
+
+def test_a_slower_artifact_is_found_twice_and_said_in_one_sentence(tmp_path: Path) -> None:
+    stages: list[str] = []
+    found = quick(
+        make(tmp_path / "a"), make(tmp_path / "b", "4.0"), progress=lambda stage, fraction: stages.append(stage)
+    )
+    assert found.claimed
+    assert len(found.rounds) == 2
+    assert found.ratio.low <= found.ratio.value <= found.ratio.high
+    assert re.fullmatch(r"b is \d+\.\d\d× slower than a, 95 % CI \d+\.\d\d–\d+\.\d\d", found.sentence())
+    assert list(dict.fromkeys(stages)) == ["comparing", "comparing again"]
+    record = json.loads(json.dumps(found.record()))
+    assert record["sentence"] == found.sentence()
+    assert [len(one["block_ratios"]) for one in record["rounds"]] == [one.blocks for one in found.rounds]
+    assert record["first"]["runtime"] == record["second"]["runtime"] == "spin"
+    assert found.facts()[-1] == ("", found.sentence())
+
+
+def test_equal_artifacts_differ_by_nothing(tmp_path: Path) -> None:
+    path = make(tmp_path / "a")
+    found = quick(path, path)
+    assert not found.claimed
+    assert found.sentence().startswith("no difference larger than 2 %")
+    assert (found.first.label, found.second.label) == ("a (first)", "a (second)")
+
+
+def test_a_difference_that_stays_with_the_order_of_opening_is_not_claimed(tmp_path: Path) -> None:
+    found = quick(make(tmp_path / "a", "first 4.0 1.0"), make(tmp_path / "b", "first 4.0 1.0"))
+    assert len(found.rounds) == 2
+    assert [one.ratio.value > 1 for one in found.rounds] == [False, True]
+    assert all(one.claimed for one in found.rounds)
+    assert not found.claimed
+    assert "another one did not repeat" in found.sentence()
+
+
+def test_one_artifact_on_two_runtimes(tmp_path: Path) -> None:
+    found = quick(make(tmp_path / "a"), runtimes=("spin", "slowspin"))
+    assert found.sentence().startswith("a on slowspin is ")
+    assert found.sentence().count("slower than a on spin") == 1
+
+
+def test_a_crash_and_outputs_that_are_no_numbers_end_the_comparison_in_words(tmp_path: Path) -> None:
+    fine = make(tmp_path / "a")
+    with pytest.raises(WorkerFailed, match="SIGSEGV"):
+        quick(fine, make(tmp_path / "b", "segfault"))
+    with pytest.raises(WorkerFailed, match="hold NaN or infinity"):
+        quick(fine, make(tmp_path / "c", "nan"))
+
+
+def test_an_altered_artifact_is_refused(tmp_path: Path) -> None:
+    one, two = make(tmp_path / "a"), make(tmp_path / "b")
+    (two / "model.txt").write_text("0.1")
+    with pytest.raises(BadArtifact, match="altered"):
+        quick(one, two)
+
+
+def test_what_is_unverified_is_noted_for_each(tmp_path: Path) -> None:
+    unproved = Parity(status="unverified", reason="needs a moon", tolerance=1e-5)
+    one, two = (make(tmp_path / name, parity=unproved) for name in "ab")
+    assert quick(one, two).notes[:2] == (f"{one} is unverified: needs a moon", f"{two} is unverified: needs a moon")
+
+
+def test_a_batch_that_both_take_is_used(tmp_path: Path) -> None:
+    found = quick(make(tmp_path / "a", batch=(1, 8)), make(tmp_path / "b", batch=(4, 4)))
+    assert found.batch == 4
+
+
+# What is refused before a process is started.
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"batch": (2, 2)}, "takes a batch of 1, .* of 2"),
+        ({"side": 4}, "takes image 3×2×2 float32, .* takes image 3×4×4 float32"),
+        ({"dtype": "uint8"}, "takes image 3×2×2 float32, .* takes image 3×2×2 uint8"),
+    ],
+)
+def test_artifacts_that_do_other_work_are_refused(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        quick(make(tmp_path / "a"), make(tmp_path / "b", **options))
+
+
+def test_a_batch_that_one_does_not_take_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"batch of 1-8, .* of 1-4, not 6"):
+        quick(make(tmp_path / "a", batch=(1, 8)), make(tmp_path / "b", batch=(1, 4)), batch=6)
+
+
+def test_an_artifact_that_failed_its_proof_is_refused(tmp_path: Path) -> None:
+    bad = make(tmp_path / "b", parity=Parity(status="failed", reason="wrong", tolerance=1e-5))
+    with pytest.raises(ParityFailed, match="its speed means nothing"):
+        quick(make(tmp_path / "a"), bad)
+
+
+def test_requests_that_cannot_be_right_are_refused(tmp_path: Path) -> None:
+    path = make(tmp_path / "a")
+    with pytest.raises(UsageError, match="nothing to compare with"):
+        quick(path)
+    with pytest.raises(UsageError, match="nothing to compare with"):
+        quick(path, runtimes=("spin", "spin"))
+    with pytest.raises(UsageError, match="3 runtimes were given"):
+        quick(path, runtimes=("spin", "slowspin", "spin"))
+    with pytest.raises(UsageError, match="at least 9 blocks"):
+        quick(path, path, blocks=8)
+    with pytest.raises(UsageError, match="threads must be 1 or more"):
+        quick(path, path, threads=0)
+    with pytest.raises(UnknownName, match="runtime 'spun'"):
+        quick(path, path, runtimes=("spun",))
+    with pytest.raises(Unsupported, match="reference"):
+        quick(path, path, runtimes=("reference",))
+
+
+def test_more_blocks_than_the_most_are_run_when_they_are_asked_for() -> None:
+    assert _schedule(None, None) == SCHEDULE
+    found = _schedule(1000, 5.0)
+    assert (found.blocks, found.max_blocks, found.limit_s) == (1000, 1000, 5.0)
+
+
+def difference(*rounds: float) -> Difference:
+    """Nine equal blocks in every round."""
+    sides = [Side(name, name, "spin", "1", "cpu", 1, {}, 1.0) for name in ("a", "b")]
+    ratios = [[value] * 9 for value in rounds]
+    found = tuple(compare_ratios("a", "b", one) for one in ratios)
+    return Difference(
+        sides[0], sides[1], found, combined(found, ratios), 1, "golden", {}, (), tuple(map(tuple, ratios))
+    )
+
+
+def test_only_what_two_processes_show_to_the_same_side_is_claimed() -> None:
+    assert not difference(1.5).claimed
+    assert difference(1.5, 1.4).claimed
+    assert difference(0.5, 0.6).claimed
+    assert not difference(1.5, 1.0).claimed
+    assert not difference(1.5, 0.5).claimed
+
+
+def test_the_interval_covers_both_processes() -> None:
+    found = difference(1.5, 1.25)
+    assert (found.ratio.low, found.ratio.high) == (pytest.approx(1.25), pytest.approx(1.5))
+    assert found.sentence() == "b is 1.38× slower than a, 95 % CI 1.25–1.50"
+
+
+# Rankings.
+
+
+def profile(name: str, p50: float | None, **fields: Any) -> dict[str, Any]:
+    return {
+        "artifact": name,
+        "p50_ms": p50,
+        "key_fields": {"device": "cpu", "threads": 1, "runtime": "spin 1", **fields},
+    }
+
+
+def test_profiles_of_one_key_are_ranked_by_their_median() -> None:
+    found = rank([profile("slow", 3.0), profile("failed", None), profile("fast", 1.0)])
+    assert [record["artifact"] for record in found] == ["fast", "slow", "failed"]
+    assert rank([]) == []
+
+
+def test_mixed_keys_are_refused_and_the_fields_named() -> None:
+    with pytest.raises(UsageError, match=r"threads is 1 for a and c, 2 for b") as caught:
+        rank([profile("a", 1.0), profile("b", 2.0, threads=2), profile("c", 3.0)])
+    assert "edgevit compare" in str(caught.value.hint)
+
+
+def test_what_is_compared_may_differ_and_nothing_else() -> None:
+    mixed = [profile("a", 2.0), profile("b", 1.0, runtime="spun 2")]
+    assert [record["artifact"] for record in rank(mixed, across=("runtime",))] == ["b", "a"]
+    with pytest.raises(UsageError, match="runtime is spin 1 for a, spun 2 for b"):
+        rank(mixed)
+
+
+def test_a_field_that_an_older_record_lacks_differs() -> None:
+    old = profile("old", 1.0)
+    del old["key_fields"]["threads"]
+    assert differing_fields([old, profile("new", 1.0)]) == {"threads": {"not recorded": ["old"], "1": ["new"]}}
+
+
+def test_artifacts_of_the_same_folder_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    from edgevit.profiles.compare import _labels
+
+    paths = [make(tmp_path / name / "model") for name in "ab"]
+    one, two = (Artifact.open(path) for path in paths)
+    assert _labels((one, two), ("spin", "spin")) == (str(paths[0]), str(paths[1]))
+    assert _labels((one, one), ("spin", "slowspin")) == ("model on spin", "model on slowspin")

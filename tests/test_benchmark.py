@@ -1,0 +1,362 @@
+"""Benchmarks with real exports and workers, beside a target that crashes and others that cannot be done here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgevit import benchmark, worker
+from edgevit.benchmark import COLUMNS, BenchmarkJob, Row, failures
+from edgevit.benchmark.ledger import FILE, Ledger
+from edgevit.errors import (
+    BadArtifact,
+    ExportFailed,
+    GateMissed,
+    Interrupted,
+    MissingDependency,
+    UnknownName,
+    Unsupported,
+    UsageError,
+    WorkerFailed,
+)
+from edgevit.profiles import latency
+from edgevit.profiles.gates import Figure
+from edgevit.profiles.measure import Plan
+
+# Registered plug-ins: two more engines for onnx, one of which dies, one that is never here; and three targets.
+PLUGIN = """
+import os, signal
+from edgevit.errors import Unsupported
+from edgevit.export.base import Options
+from edgevit.registry import Here, Row
+from edgevit.runtimes.onnxruntime import OnnxRuntime
+
+class Twin(OnnxRuntime):
+    name = "twin"
+
+class Dying(OnnxRuntime):
+    name = "dying"
+    def open(self, artifact, *, threads, provider, options):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+class Crashing:
+    name, precisions, options = "crashing", ("fp32",), Options
+    def write(self, capture, folder, *, precision, options, context):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+class Picky:
+    name, precisions, options = "picky", ("fp32",), Options
+    def write(self, capture, folder, *, precision, options, context):
+        raise Unsupported("picky has no Softmax", hint="use -t onnx")
+
+def nowhere():
+    return Here(False, "needs a moon base")
+
+TWIN = Row("twin", "benchplugin:Twin", "twin", (), "onnxruntime again", formats=("onnx",))
+DYING = Row("dying", "benchplugin:Dying", "dying", (), "dies", formats=("onnx",))
+LUNAR = Row("lunar", "benchplugin:Twin", "lunar", (), "far", formats=("onnx",), here="benchplugin:nowhere")
+CRASHING = Row("crashing", "benchplugin:Crashing", "x", (), "crashes")
+PICKY = Row("picky", "benchplugin:Picky", "x", (), "declines")
+ABSENT = Row("absent", "benchplugin:Nothing", "edgevit[absent]", ("a-package-that-is-not",), "")
+"""
+POINTS = """[edgevit.runtimes]
+twin = benchplugin:TWIN
+dying = benchplugin:DYING
+lunar = benchplugin:LUNAR
+[edgevit.exporters]
+crashing = benchplugin:CRASHING
+picky = benchplugin:PICKY
+absent = benchplugin:ABSENT
+"""
+BRIEF = latency.Tier(Plan(min_s=0.3, min_count=64, limit_s=5, warm_s=0.05, warm_cap_s=0.5, window_s=0.02))
+TARGETS = ("absent", "onnx", "crashing", "picky")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "benchplugin.py").write_text(PLUGIN)
+    info = folder / "benchplugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: benchplugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(POINTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", str(folder))
+        patch.setitem(latency.TIERS, "quick", BRIEF)
+        yield
+
+
+def silent(_subject: str) -> Any:
+    return lambda stage, fraction: None
+
+
+def job(out: Path, **options: Any) -> BenchmarkJob:
+    fields = {"models": ("vit_nano",), "targets": ("onnx",), "weights": "digits", "threads": 1, "out": out}
+    return BenchmarkJob(**{**fields, **options})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("benchmark")
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> list[Row]:
+    """vit_nano on four targets and all runtimes, measured once."""
+    named = ("onnxruntime", "twin", "dying", "lunar")
+    return benchmark.run(job(folder, targets=TARGETS, runtimes=named), silent)
+
+
+def by(rows: list[Row], target: str, runtime: str | None = None) -> Row:
+    (found,) = (row for row in rows if (row.target, row.runtime) == (target, runtime))
+    return found
+
+
+def no_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on an export, or a measurement, in a worker is an error."""
+
+    def refused(target: str, payload: Any, **options: Any) -> Any:
+        raise AssertionError(f"{target} was called again")
+
+    monkeypatch.setattr(worker, "call", refused)
+
+
+def test_a_row_holds_everything_that_was_found(rows: list[Row]) -> None:
+    record = json.loads(json.dumps(by(rows, "onnx", "onnxruntime").record()))
+    assert record["exit_code"] == 0
+    assert record["parity"]["status"] == "verified"
+    assert record["accuracy"]["top1"] >= 0.97  # on the digits that its checkpoint was held out from
+    assert record["accuracy"]["data"] == "digits"
+    assert record["bytes"] > 100_000
+    assert record["p50_ms"] > 0
+    assert record["throughput"] > 0
+    assert record["verdict"] in ("STEADY", "UNSTABLE", "DRIFTING", "THROTTLED", "TOO_SHORT")
+    assert Path(record["profile"]).is_file()
+    assert record["key_fields"]["threads"] == 1
+    assert record["files"]["model.onnx"]
+
+
+def test_every_runtime_that_was_named_has_its_row(rows: list[Row]) -> None:
+    assert [row.runtime for row in rows if row.target == "onnx"] == ["onnxruntime", "twin", "dying", "lunar"]
+    assert by(rows, "onnx", "twin").error is None
+
+
+def test_failures_are_rows_with_their_reason_and_the_others_go_on(rows: list[Row]) -> None:
+    absent = by(rows, "absent").error
+    assert isinstance(absent, MissingDependency)
+    assert absent.hint == "pip install 'edgevit[absent]'"
+    crashed = by(rows, "crashing").error
+    assert isinstance(crashed, ExportFailed)
+    assert "SIGSEGV" in str(crashed)
+    declined = by(rows, "picky").error
+    assert isinstance(declined, Unsupported)
+    assert (str(declined), declined.hint) == ("picky has no Softmax", "use -t onnx")
+    died = by(rows, "onnx", "dying").error
+    assert isinstance(died, WorkerFailed)
+    assert "SIGSEGV" in str(died)
+    away = by(rows, "onnx", "lunar").error
+    assert isinstance(away, Unsupported)
+    assert str(away) == "needs a moon base"
+
+
+def test_the_exit_code_is_that_of_the_first_failure(rows: list[Row]) -> None:
+    codes = [row.error.exit_code for row in failures(rows) if row.error]
+    assert codes == [3, 1, 4, 5, 4]
+
+
+def test_a_line_of_the_table_has_every_column(rows: list[Row]) -> None:
+    for row in rows:
+        assert len(row.cells()) == len(COLUMNS)
+    line = by(rows, "onnx", "dying").cells()
+    assert line[:3] == ("vit_nano", "onnx", "dying")
+    assert line[-1].endswith("(exit 1)")
+    assert by(rows, "absent").cells()[3:-1] == ("—",) * 8
+
+
+def test_what_was_measured_is_not_measured_again(
+    folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_exports(monkeypatch)
+    again = benchmark.run(job(folder, runtimes=("onnxruntime", "twin")), silent)
+    assert [row.reused for row in again] == [True, True]
+    first = by(rows, "onnx", "twin")
+    assert again[1].record() == {**first.record(), "reused": True}
+    assert again[1].cells() == first.cells()
+
+
+def test_another_request_measures_the_same_artifact_again(folder: Path, rows: list[Row]) -> None:
+    stages: list[str] = []
+    (row,) = benchmark.run(
+        job(folder, provider="cpu"), lambda subject: lambda stage, fraction: stages.append(f"{subject}: {stage}")
+    )
+    assert not row.reused
+    assert row.artifact == by(rows, "onnx", "onnxruntime").artifact
+    assert not any(stage.startswith("vit_nano: ") for stage in stages)  # no export
+    assert "vit_nano → onnx on onnxruntime: verify" in stages
+    assert row.record()["accuracy"]["images"] == 360
+
+
+def test_a_gate_that_is_missed_fails_with_10_and_keeps_the_measurement(
+    folder: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_exports(monkeypatch)
+    asked = job(folder, runtimes=("twin",), fail_if=("p50>1us", "size>1GB", "p99>1s"))
+    (row,) = benchmark.run(asked, silent)
+    assert isinstance(row.error, GateMissed)
+    assert row.error.exit_code == 10
+    missed = str(row.error).split("; ", 1)
+    assert missed[0].startswith("p50 is ")
+    assert missed[0].endswith(": p50>1us")
+    assert "p99>1s cannot be judged: needs ≥ 662 samples" in missed[1] or row.figures()["p99"].value is not None
+    assert row.profile is not None
+    assert row.cells()[-1] == f"{row.profile['verdict']}; {row.error} (exit 10)"
+    (passed,) = benchmark.run(job(folder, runtimes=("twin",), fail_if=("size>1GB", "accuracy<90%")), silent)
+    assert passed.error is None
+    assert passed.reused
+
+
+def test_a_row_that_failed_is_tried_again(folder: Path, rows: list[Row]) -> None:
+    (row,) = benchmark.run(job(folder, runtimes=("dying",)), silent)
+    assert not row.reused
+    assert isinstance(row.error, WorkerFailed)
+
+
+def test_the_ledger_lists_every_row(folder: Path, rows: list[Row]) -> None:
+    kept = json.loads((folder / FILE).read_text())["rows"]
+    assert {(row["target"], row["runtime"]) for row in kept} == {(row.target, row.runtime) for row in rows}
+
+
+def test_an_interrupt_keeps_what_was_finished_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = job(tmp_path, models=("vit_nano", "fmvit_nano"))
+
+    def stop_in_the_second(subject: str) -> Any:
+        def progress(stage: str, fraction: float | None) -> None:
+            if subject == "fmvit_nano → onnx on onnxruntime":
+                raise KeyboardInterrupt
+
+        return progress
+
+    with pytest.raises(Interrupted, match="1 rows finished and kept") as caught:
+        benchmark.run(asked, stop_in_the_second)
+    assert caught.value.exit_code == 130
+    assert caught.value.hint == "run the same command again to go on"
+    called: list[str] = []
+    real = worker.call
+    monkeypatch.setattr(
+        worker, "call", lambda target, *args, **more: called.append(target) or real(target, *args, **more)
+    )
+    one, two = benchmark.run(asked, silent)
+    assert (one.reused, two.reused) == (True, False)
+    assert "edgevit.benchmark.exports:export_in_worker" not in called
+    assert len(called) == 2  # verify and profile of the second model
+
+
+@pytest.fixture
+def copied(folder: Path, rows: list[Row], tmp_path: Path) -> Path:
+    """The finished folder, moved to another place."""
+    return shutil.copytree(folder, tmp_path / "copied")
+
+
+def model_file(folder: Path) -> Path:
+    return folder / "vit_nano-onnx-fp32" / "model.onnx"
+
+
+def test_a_folder_that_was_moved_keeps_its_rows(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_exports(monkeypatch)
+    (row,) = benchmark.run(job(copied, runtimes=("twin",)), silent)
+    assert row.reused
+    assert str(row.saved).startswith(str(copied))
+
+
+def test_an_artifact_that_was_published_before_the_interrupt_is_taken(copied: Path) -> None:
+    """As when Ctrl-C comes between two targets: nothing was noted of the first but that it had begun."""
+    ledger = Ledger(copied)
+    del ledger.exports["vit_nano → onnx"]["folder"]
+    ledger.save()
+    made = model_file(copied).stat().st_mtime_ns
+    (again,) = benchmark.run(job(copied, runtimes=("twin",)), silent)
+    assert again.error is None
+    assert again.reused
+    assert model_file(copied).stat().st_mtime_ns == made
+
+
+def test_force_does_everything_again(copied: Path) -> None:
+    made = model_file(copied).stat().st_mtime_ns
+    (again,) = benchmark.run(job(copied, runtimes=("twin",), force=True), silent)
+    assert again.error is None
+    assert not again.reused
+    assert model_file(copied).stat().st_mtime_ns > made
+
+
+def test_an_artifact_of_another_request_is_left_alone(copied: Path) -> None:
+    made = model_file(copied).stat().st_mtime_ns
+    (other,) = benchmark.run(job(copied, batch="1-4"), silent)
+    assert isinstance(other.error, UsageError)
+    assert "exists already" in str(other.error)
+    assert model_file(copied).stat().st_mtime_ns == made
+
+
+def test_an_altered_artifact_is_a_row_that_says_so(copied: Path) -> None:
+    with model_file(copied).open("ab") as stream:
+        stream.write(b"x")
+    (altered,) = benchmark.run(job(copied), silent)
+    assert isinstance(altered.error, BadArtifact)
+    assert altered.error.hint == "add --force to export it again"
+
+
+def test_a_model_that_does_not_exist_is_a_row_for_each_target(tmp_path: Path) -> None:
+    found = benchmark.run(job(tmp_path, models=("vit_nan",), targets=("onnx", "picky")), silent)
+    assert [type(row.error) for row in found] == [UnknownName, UnknownName]
+    assert "vit_nano" in str(found[0].error and found[0].error.hint)
+
+
+def test_targets_that_all_brings_in_fail_no_command() -> None:
+    brought = Row("m", "tensorrt", error=Unsupported("needs an NVIDIA GPU"), elsewhere=True)
+    named = Row("m", "tensorrt", error=Unsupported("needs an NVIDIA GPU"))
+    assert failures([brought]) == []
+    assert failures([brought, named]) == [named]
+    assert brought.record()["exit_code"] == 4
+
+
+def test_all_means_every_known_target_and_none_is_left_out(tmp_path: Path) -> None:
+    assert set(TARGETS) <= set(job(tmp_path, targets=("all",)).target_names())
+    assert job(tmp_path, targets=("onnx", "onnx")).target_names() == ("onnx",)
+
+
+def test_requests_that_cannot_be_right_end_before_any_work(tmp_path: Path) -> None:
+    for wrong, kind in (
+        ({"models": ()}, UsageError),
+        ({"tier": "quik"}, UnknownName),
+        ({"threads": 0}, UsageError),
+        ({"targets": ("onx",)}, UnknownName),
+        ({"runtimes": ("onxruntime",)}, UnknownName),
+        ({"fail_if": ("p9>1ms",)}, UnknownName),
+        ({"options": ("onnx.opset",)}, UsageError),
+    ):
+        with pytest.raises(kind):
+            benchmark.run(job(tmp_path / "new", **wrong), silent)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_hold_the_results_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        benchmark.run(job(tmp_path / "file"), silent)
+    (tmp_path / FILE).write_text("{")
+    with pytest.raises(BadArtifact, match="cannot be read"):
+        benchmark.run(job(tmp_path), silent)
+
+
+def test_a_figure_that_is_missing_says_why() -> None:
+    found = Row("m", "t").figures()
+    assert found["accuracy"] == Figure(None, "there were no labelled images: add --data")
+    unproved = Row("m", "t", parity={"status": "unverified", "reason": "needs a GPU", "max_rel": None})
+    assert unproved.figures()["max_rel"] == Figure(None, "needs a GPU")
+    assert unproved.figures()["parity"].value == "unverified"
