@@ -29,6 +29,7 @@ format: venv
 
 # One thread a worker: torch with more threads than free cores is many times slower than with one.
 test: lint
+	.ci/chromium.sh
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 schema: venv

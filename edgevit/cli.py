@@ -460,6 +460,30 @@ def benchmark(
     _finish(benchmarking.failures(rows))
 
 
+@app.command(short_help="One page of all measurements, with plots.")
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="Artifacts, or parents of them.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="File to write. Default: report.html; stdout for md, csv and json."),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="html, md, csv or json.")] = "html",
+) -> None:
+    """Write the newest measurements of all artifacts as one self-contained page, or as a table.
+
+    Example: edgevit report artifacts -o report.html
+    """
+    from edgevit.profiles.report import report as write
+
+    written = write(folders, out or (Path("report.html") if format == "html" else None), format)
+    if isinstance(written, Path):
+        render.say(f"written: {written}")
+    else:
+        print(written, end="")
+
+
 @app.command(short_help="Show an artifact's manifest in words.")
 def info(artifact: ArtifactDir, json: Json = False) -> None:
     """Show an artifact's manifest in words."""

@@ -1,0 +1,49 @@
+"""The report: every artifact and its newest measurements as one self-contained page, or as Markdown, CSV or JSON."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from edgevit.artifact import write_atomically
+from edgevit.errors import UnknownName, UsageError
+from edgevit.profiles.report.collect import Collection, collect
+
+FORMATS = ("html", "md", "csv", "json")
+
+
+def report(
+    folders: Sequence[Path | str], out: Path | str | None = None, format: str = "html", *, title: str | None = None
+) -> Path | str:
+    """The report of all artifacts in ``folders`` (artifacts, or parents of them), as "html", "md", "csv" or "json".
+
+    Written to ``out``, which is then returned; without ``out`` the text itself is returned. Only html needs plotly.
+    Raises UsageError when there is no artifact or ``out`` cannot be written, UnknownName, MissingDependency.
+    """
+    if format not in FORMATS:
+        raise UnknownName("report format", format, FORMATS)
+    if out is not None and Path(out).is_dir():
+        raise UsageError(f"{out} is a folder", hint=f"name a file: -o {Path(out) / f'report.{format}'}")
+    text = _render(format)(collect([Path(folder) for folder in folders]), title)
+    if out is None:
+        return text
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be written: {(exc.strerror or str(exc)).lower()}") from exc
+    return path
+
+
+def _render(format: str) -> Callable[[Collection, str | None], str]:
+    """The writer of one format. Imported here: only the page needs the plotting library."""
+    if format == "html":
+        from edgevit.profiles.report.page import render
+
+        return lambda found, title: render(found, title=title, now=datetime.datetime.now(datetime.UTC))
+    from edgevit.profiles.report.tables import as_json, comma_separated, markdown
+
+    writers: Mapping[str, Callable[[Collection], str]] = {"md": markdown, "csv": comma_separated, "json": as_json}
+    return lambda found, title: writers[format](found)

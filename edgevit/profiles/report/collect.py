@@ -1,0 +1,195 @@
+"""From folders to rows: each artifact with its newest measurement of a kind, or with the reason why it has none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgevit import registry
+from edgevit.artifact import MANIFEST, Artifact, Manifest
+from edgevit.errors import BadArtifact, UsageError
+from edgevit.profiles.report import stored
+from edgevit.profiles.report.stored import Measurement, Stored
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """``of`` says whose: the artifact's own, or the source model's at export. ``top1`` is a fraction."""
+
+    top1: float
+    data: str
+    images: int
+    of: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.top1:.2%} top-1 of the {self.of} on {self.images} images of {self.data}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One artifact and one measurement of it, or the ``reason`` in words why there are no numbers.
+
+    manifest   None when it cannot be read
+    size       bytes of the model files, or None
+    """
+
+    name: str
+    path: Path
+    manifest: Manifest | None
+    size: int | None
+    measurement: Measurement | None = None
+    reason: str | None = None
+
+    @property
+    def stored(self) -> Stored | None:
+        """The measurement that may be shown: none where there is a reason against it."""
+        return self.measurement.stored if self.measurement and not self.reason else None
+
+    @property
+    def steady(self) -> bool:
+        return self.stored is not None and self.stored.verdict == "STEADY"
+
+    @property
+    def verdict(self) -> str:
+        """The measurement's own verdict; FAILED also for a failed artifact, NOT MEASURED without numbers."""
+        if self.stored:
+            return self.stored.verdict
+        parity = self.manifest.parity.status if self.manifest else "failed"
+        failed = parity == "failed" or (self.measurement and self.measurement.stored.verdict == "FAILED")
+        return "FAILED" if failed else "NOT MEASURED"
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """The artifact's own when its profile has it, else the source model's recorded at export."""
+        if self.stored and (own := self.stored.accuracy):
+            return Accuracy(own.top1, own.data, own.images, "artifact")
+        if self.manifest and (source := self.manifest.accuracy):
+            return Accuracy(source.top1, source.data, source.images, "source model")
+        return None
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All rows, and sentences about files that were left out."""
+
+    rows: tuple[Row, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.stored)
+
+
+def collect(folders: Sequence[Path]) -> Collection:
+    """Rows of every artifact in ``folders``; UsageError when there is none at all, or a folder does not exist."""
+    found: list[Path] = []
+    problems: list[str] = []
+    for folder in folders:
+        here = artifact_folders(folder)
+        found += here
+        if not here:
+            problems.append(f"{folder} holds no artifact")
+    if not found:
+        where = ", ".join(map(str, folders)) or "no folder"
+        raise UsageError(f"no artifact in {where}", hint="edgevit export makes one, edgevit profile measures it")
+    unique = list({path.resolve(): path for path in found}.values())
+    rows: list[Row] = []
+    for path, name in zip(unique, _names(unique), strict=True):
+        made, wrong = rows_of(path, name)
+        rows += made
+        problems += wrong
+    return Collection(tuple(rows), tuple(dict.fromkeys(problems)))
+
+
+def artifact_folders(folder: Path) -> list[Path]:
+    """``folder`` itself when it is an artifact, else every artifact below it; builds in progress are left aside."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", hint="give artifact folders, or parents of them")
+    if (folder / MANIFEST).is_file():
+        return [folder]
+    found = []
+    for parent, names, files in os.walk(folder):
+        if MANIFEST in files:
+            found.append(Path(parent))
+            names.clear()
+        names[:] = sorted(name for name in names if not name.startswith("."))
+    return found
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Folder names, with as many parents as it takes to tell them apart."""
+    resolved = [path.resolve().parts for path in paths]
+    for depth in range(1, max(map(len, resolved)) + 1):
+        names = ["/".join(parts[-depth:]) for parts in resolved]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def rows_of(path: Path, name: str) -> tuple[list[Row], list[str]]:
+    """One row for each newest measurement, or one row with a reason; and sentences about profiles left out."""
+    try:
+        artifact = Artifact.open(path)
+    except BadArtifact as exc:
+        return [Row(name, path, None, None, reason=str(exc))], []
+    manifest = artifact.manifest
+    try:
+        artifact.check_files()
+        size = artifact.size_bytes()
+    except BadArtifact as exc:
+        return [Row(name, path, manifest, None, reason=str(exc))], []
+    if manifest.parity.status != "verified":
+        return [Row(name, path, manifest, size, reason=_unproved(manifest))], []
+    measurements, problems = _measurements(path)
+    if not measurements:
+        reason = problems[-1] if problems else _unmeasured(manifest)
+        return [Row(name, path, manifest, size, reason=reason)], problems
+    return [Row(name, path, manifest, size, one, _against(one, manifest)) for one in measurements], problems
+
+
+def _unproved(manifest: Manifest) -> str:
+    reason = manifest.parity.reason or "no reason was recorded"
+    return reason if manifest.parity.status == "unverified" else f"failed verification: {reason}"
+
+
+def _unmeasured(manifest: Manifest) -> str:
+    """Why a verified artifact has no measurement: no engine here can run it, or nobody asked."""
+    sentences = []
+    for name, row in registry.rows("runtime").items():
+        if manifest.target in row.formats and row.can_profile:
+            here = row.on_this_machine()
+            if here.able:
+                return "not measured yet: edgevit profile measures it"
+            sentences.append(f"{name} {here.sentence}")
+    return f"not measured: {'; '.join(sentences) or f'no runtime for {manifest.target} is installed'}"
+
+
+def _against(measurement: Measurement, manifest: Manifest) -> str | None:
+    """Why a measurement's numbers may not be shown, or None."""
+    it = measurement.stored
+    if it.files and it.files != manifest.files:
+        return "its files changed after this measurement: profile again"
+    if it.verdict == "FAILED" or not it.samples_ms or it.p50_ms is None:
+        return next(iter(it.reasons), "the measurement failed and left no reason").removeprefix("FAILED: ")
+    return None
+
+
+def _measurements(path: Path) -> tuple[list[Measurement], list[str]]:
+    """The newest measurement of each series, by the time in the file names; sentences about unreadable files."""
+    newest: dict[object, Measurement] = {}
+    problems = []
+    for file in _profile_files(path):
+        try:
+            found = stored.read(file)
+        except BadArtifact as exc:
+            problems.append(str(exc))
+            continue
+        newest[found.series] = found
+    return list(newest.values()), problems
+
+
+def _profile_files(path: Path) -> Iterable[Path]:
+    return sorted((path / "profiles").glob("*.json"), key=lambda file: file.name)

@@ -1,0 +1,165 @@
+"""The same rows as Markdown, CSV or JSON. Rows with different comparability keys are kept in tables of their own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from edgevit import render
+from edgevit.profiles.report.collect import Collection, Row
+from edgevit.profiles.report.groups import Group, groups_of, separation, shown
+
+COLUMNS = ("artifact", "target", "verdict", "p50", "p90", "p99", "rows/s", "memory", "size", "top-1", "max rel. error")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
+
+
+def record(row: Row) -> dict[str, Any]:
+    """One row as JSON-ready values; figures that cannot be given are None and ``reason`` or ``reasons`` say why."""
+    manifest, it = row.manifest, row.stored
+    accuracy, parity = row.accuracy, manifest.parity if manifest else None
+    return {
+        "artifact": row.name,
+        "path": str(row.path),
+        "model": manifest.model.name if manifest else None,
+        "target": manifest.target if manifest else None,
+        "precision": manifest.precision if manifest else None,
+        "bytes": row.size,
+        "parity": parity.status if parity else None,
+        "max_rel": parity.max_rel if parity else None,
+        "tolerance": parity.tolerance if parity else None,
+        "top1": accuracy.top1 if accuracy else None,
+        "top1_of": accuracy.of if accuracy else None,
+        "top1_data": accuracy.data if accuracy else None,
+        "verdict": row.verdict,
+        "reason": row.reason,
+        "runtime": it.runtime if it else None,
+        "runtime_and_version": it.key_fields.get("runtime") if it else None,
+        "provider": it.provider if it else None,
+        "threads": it.threads if it else None,
+        "batch": it.batch if it else None,
+        "scenario": it.scenario if it else None,
+        "tier": it.tier if it else None,
+        "p50_ms": it.p50_ms if it else None,
+        "p50_ci95_ms": _interval(row),
+        "p90_ms": it.p90_ms if it else None,
+        "p99_ms": it.p99_ms if it else None,
+        "throughput": it.throughput if it else None,
+        "samples": len(it.samples_ms) if it else None,
+        "load_ms": it.load_ms if it else None,
+        "first_ms": it.first_ms if it else None,
+        "peak_rss_bytes": it.peak_rss_bytes if it else None,
+        "key": row.measurement.key if row.measurement and it else None,
+        "measured": row.measurement.measured if row.measurement and it else None,
+        "profile": str(row.measurement.file) if row.measurement else None,
+        "profile_sha256": row.measurement.sha256 if row.measurement else None,
+        "reasons": it.reasons if it else [],
+    }
+
+
+def _interval(row: Row) -> list[float] | None:
+    found = row.stored.percentiles.get("p50") if row.stored else None
+    return list(found.interval95_ms) if found and found.interval95_ms else None
+
+
+def as_json(found: Collection) -> str:
+    """``{rows, groups: [{letter, key, fields, differs}], problems}``; ranks only within one group."""
+    groups = groups_of(found.rows)
+    apart = ["", *separation(groups)]
+    return (
+        json.dumps(
+            {
+                "rows": [record(row) for row in found.rows],
+                "groups": [
+                    {
+                        "letter": group.letter,
+                        "key": group.key,
+                        "fields": dict(group.fields),
+                        "differs": sentence or None,
+                    }
+                    for group, sentence in zip(groups, apart, strict=False)
+                ],
+                "problems": list(found.problems),
+            },
+            indent=2,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        + "\n"
+    )
+
+
+def comma_separated(found: Collection) -> str:
+    """One line for each row, in the fields of ``record``. Text that a spreadsheet would run gets an apostrophe."""
+    written = io.StringIO()
+    records = [record(row) for row in found.rows]
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(records[0])
+    for line in records:
+        writer.writerow([_cell(value) for value in line.values()])
+    return written.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        value = "; ".join(map(str, value))
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return "" if value is None else value
+
+
+def markdown(found: Collection) -> str:
+    """One table for each comparability key, the rows without numbers with their reasons, and what keeps keys apart."""
+    groups = groups_of(found.rows)
+    lines = ["# edgevit report", ""]
+    for group in groups:
+        lines += [f"## {group.letter}: {_plain(group.conditions)}", ""]
+        lines += [f"Device: {_plain(shown(group.fields.get('device')))}. Key: `{group.key}`.", ""]
+        lines += [*_table(COLUMNS, [_line(row) for row in group.rows]), ""]
+        lines += [*_doubts(group), ""] if _doubts(group) else []
+    if apart := separation(groups):
+        lines += [*(f"- {_plain(sentence)}" for sentence in apart), ""]
+    if blank := [row for row in found.rows if not row.stored]:
+        rows = [(row.name, _target(row), row.verdict, row.reason or "", render.si(row.size, "B")) for row in blank]
+        lines += ["## Not measured", "", *_table(("artifact", "target", "verdict", "reason", "size"), rows), ""]
+    if found.problems:
+        lines += ["## Left out", "", *(f"- {_plain(problem)}" for problem in found.problems), ""]
+    return "\n".join(lines)
+
+
+def _doubts(group: Group) -> list[str]:
+    return [
+        f"- {_plain(row.name)}: {_plain(reason)}" for row in group.rows if row.stored for reason in row.stored.reasons
+    ]
+
+
+def _line(row: Row) -> tuple[str, ...]:
+    it, parity = row.stored, row.manifest.parity if row.manifest else None
+    return (
+        row.name,
+        _target(row),
+        row.verdict,
+        *(render.ms(value) for value in ((it.p50_ms, it.p90_ms, it.p99_ms) if it else (None,) * 3)),
+        "—" if it is None or it.throughput is None else f"{it.throughput:,.1f}",
+        render.si(it.peak_rss_bytes if it else None, "B"),
+        render.si(row.size, "B"),
+        f"{row.accuracy.top1:.2%}" if row.accuracy else "—",
+        "—" if parity is None or parity.max_rel is None else f"{parity.max_rel:.1e}",
+    )
+
+
+def _target(row: Row) -> str:
+    return f"{row.manifest.target} {row.manifest.precision}" if row.manifest else "—"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *([_plain(cell) for cell in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: nothing in a file may become a cell, a link or a tag."""
+    flat = " ".join(text.split())
+    return "".join(f"\\{char}" if char in "\\`*[]|<>#~" else "&amp;" if char == "&" else char for char in flat)
