@@ -331,27 +331,52 @@ def profile(
     runtime: RuntimeName = None,
     provider: Provider = None,
     tier: Annotated[
-        str, typer.Option("--tier", help="quick (≥ 3 s), standard (≥ 60 s) or publish (5 processes, ≥ 600 s).")
+        str, typer.Option("--tier", help="quick (≥ 6 s), standard (≥ 60 s) or publish (5 processes, ≥ 600 s).")
     ] = "quick",
+    scenario: Annotated[
+        str | None,
+        typer.Option("--scenario", help="single-stream, multi-stream, server, offline, paced, cool or sustained."),
+    ] = None,
+    qps: Annotated[float | None, typer.Option("--qps", help="server: mean arrivals a second.")] = None,
+    bound_ms: Annotated[float | None, typer.Option("--bound-ms", help="server: latency that 99 % must keep.")] = None,
+    fps: Annotated[float | None, typer.Option("--fps", help="paced: frames a second.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="sustained: how long.")] = None,
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, help="Rows per call. Default: the artifact's smallest.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Time every layer as well: where did the ms go.")] = False,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="PROVIDER>=SHARE", help='Exit 10 below this share, e.g. "cuda>=95%".'),
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None, typer.Option("--fail-if", metavar="GATE", help='Exit 10 if it holds, e.g. "p90>20ms".')
     ] = None,
     data: Data = None,
     threads: Threads = None,
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Measure latency in a fresh process, with percentile bounds and a verdict; raw samples are kept in profiles/."""
-    from edgevit import jobs
+    """Measure latency in a fresh process, with percentile bounds and a verdict; raw samples are kept in profiles/.
 
+    Example: edgevit profile artifacts/vit_tiny-onnx-fp32 --fps 30 --layers --fail-if "p90>20ms"
+    """
+    from edgevit import jobs
+    from edgevit.profiles.scenarios import parse_scenario
+
+    chosen = parse_scenario(scenario, qps=qps, bound_ms=bound_ms, fps=fps, minutes=minutes)
     with render.progress("profiling") as shown:
         results = jobs.run_profiles(
             artifacts,
             lambda name: render.Stages(shown, name),
+            require=tuple(require or ()),
+            fail_if=tuple(fail_if or ()),
             runtime=runtime,
             provider=provider,
             tier=tier,
+            scenario=chosen,
             batch=batch,
+            layers=layers,
             data=data,
             threads=threads,
             trust=trust,
@@ -362,6 +387,9 @@ def profile(
     elif done:
         render.table(jobs.PROFILE_COLUMNS, [jobs.profile_row(measured) for measured in done])
         for measured in done:
+            if measured.layers:
+                title = f"{measured.artifact}: where the milliseconds went"
+                render.table(jobs.LAYER_COLUMNS, jobs.layer_rows(measured.layers), title=title)
             for reason in measured.reasons:
                 render.say(f"{measured.artifact}: {reason}")
     _finish(results)

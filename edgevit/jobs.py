@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit import registry, render
 from edgevit.artifact import check_vacant
-from edgevit.errors import EdgeVitError, ParityFailed, UsageError
+from edgevit.errors import EdgeVitError, GateMissed, ParityFailed, UsageError
 from edgevit.predict import read_labels
 
 if TYPE_CHECKING:
     from edgevit.artifact import Artifact
     from edgevit.build import Prepared, Target
+    from edgevit.profiles.gates import Gate
     from edgevit.profiles.latency import Profile
+    from edgevit.profiles.layers import Layers, Requirement
 
 Progress = Callable[[str, float | None], None]
 
+LAYER_COLUMNS = ("by", "name", "ms", "share")
+SHOWN_LAYERS = 8
 EXPORT_COLUMNS = ("artifact", "target", "precision", "size", "seconds", "parity", "max rel. error", "tolerance")
 PROFILE_COLUMNS = (
     "artifact",
@@ -245,11 +249,23 @@ class ProfileResult:
 
 
 def run_profiles(
-    artifacts: Sequence[Path], progress_for: Callable[[str], Progress], **options: Any
+    artifacts: Sequence[Path],
+    progress_for: Callable[[str], Progress],
+    *,
+    require: Sequence[str] = (),
+    fail_if: Sequence[str] = (),
+    **options: Any,
 ) -> list[ProfileResult]:
-    """Profile each artifact in turn; an error of one does not stop the others."""
-    from edgevit.profiles.latency import profile
+    """Profile each artifact in turn; an error of one does not stop the others.
 
+    ``require`` ("cuda>=95%") and ``fail_if`` ("p90>20ms") make a measured profile a GateMissed error as well.
+    """
+    from edgevit.profiles import gates
+    from edgevit.profiles.latency import profile
+    from edgevit.profiles.layers import parse_requirement
+
+    requirements, failing = [parse_requirement(text) for text in require], gates.parse_all(fail_if)
+    options["layers"] = options.get("layers", False) or bool(requirements)
     results = []
     for path in artifacts:
         try:
@@ -258,8 +274,34 @@ def run_profiles(
             results.append(ProfileResult(str(path), error=error))
             continue
         failed = EdgeVitError("; ".join(measured.reasons)) if measured.verdict == "FAILED" else None
-        results.append(ProfileResult(str(path), measured, failed))
+        results.append(ProfileResult(str(path), measured, failed or _missed(measured, requirements, failing)))
     return results
+
+
+def _missed(measured: Profile, requirements: Sequence[Requirement], failing: Sequence[Gate]) -> EdgeVitError | None:
+    """The first requirement or gate that a profile misses. Layers that could not be timed meet no requirement."""
+    from edgevit.profiles import gates
+
+    if requirements and measured.layers is None:
+        return GateMissed("where the time was spent is not known, so --require is not met", hint=measured.reasons[-1])
+    try:
+        for requirement in requirements:
+            if measured.layers is not None:
+                requirement.check(measured.layers)
+    except GateMissed as error:
+        return error
+    missed = [sentence for gate in failing if (sentence := gate.missed(gates.figures_of(measured.full_record())))]
+    return GateMissed("; ".join(missed)) if missed else None
+
+
+def layer_rows(layers: Layers) -> list[tuple[str, ...]]:
+    """Lines of the layer table: the operators that take most, then the modules and the units."""
+    total = layers.total_ms or 1.0
+    return [
+        (kind, name, render.ms(ms), f"{ms / total:.0%}")
+        for kind in ("op", "module", "unit")
+        for name, ms in list(layers.by(kind).items())[:SHOWN_LAYERS]
+    ]
 
 
 def profile_row(measured: Profile) -> tuple[str, ...]:

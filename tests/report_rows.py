@@ -74,7 +74,7 @@ def run(taken: tuple[float, ...], **monitors: list[dict[str, float]]) -> Run:
     warm = tuple(1.5 * sample for sample in taken[:40]) + taken[:60]
     named = {"clock": "cpu frequency", "heat": "temperature", "cpu": "load of other processes"}
     series = {named[name]: readings for name, readings in monitors.items()}
-    return Run(taken, warm, True, 80.0, 2 * taken[0], 0.0001, 30 << 20, series, ("temperature",))
+    return Run(taken, warm, True, 80.0, 2 * taken[0], 0.0001, 30 << 20, series, ("temperature",), sum(taken))
 
 
 def measure(

@@ -72,7 +72,7 @@ crashing = benchplugin:CRASHING
 picky = benchplugin:PICKY
 absent = benchplugin:ABSENT
 """
-BRIEF = latency.Tier(Plan(min_s=0.3, min_count=64, limit_s=5, warm_s=0.05, warm_cap_s=0.5, window_s=0.02))
+BRIEF = latency.Tier(Plan(min_s=0.3, min_count=64, limit_s=5, warm_s=0.05, warm_cap_s=0.5))
 TARGETS = ("absent", "onnx", "crashing", "picky")
 
 

@@ -24,7 +24,8 @@ def batches(rows: Array, batch: int) -> Array:
     count = len(rows)
     calls = max(1, -(-count // batch))
     picks = np.arange(calls * batch) % count
-    return rows[picks].reshape(calls, batch, *rows.shape[1:])
+    found: Array = rows[picks].reshape(calls, batch, *rows.shape[1:])
+    return found
 
 
 def _images(artifact: Artifact, data: str) -> dict[str, Array]:

@@ -11,15 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import registry, worker
-from edgevit.artifact import Artifact, write_atomically
+from edgevit.artifact import Artifact, BatchRange, write_atomically
 from edgevit.errors import ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
 from edgevit.profiles import environment, feeds, verdict
+from edgevit.profiles.layers import of_record as layers_of_record
 from edgevit.profiles.measure import Plan, plan_record
 from edgevit.profiles.record import Conditions as Conditions
 from edgevit.profiles.record import Profile as Profile
+from edgevit.profiles.scenarios import (
+    Scenario,
+    bound_sentence,
+    by_minute,
+    calls_of_query,
+    parse_scenario,
+    sustained_sentence,
+)
 from edgevit.profiles.verdict import Finding, Need, Run
 from edgevit.runtimes.base import default_runtime, usable_cores
 
+SINGLE_STREAM = Scenario()
+LAYERS_TIMEOUT_S = 900.0
 Progress = Callable[[str, float | None], None]
 
 
@@ -32,9 +43,9 @@ class Tier:
 
 
 TIERS = {
-    "quick": Tier(Plan(min_s=3, min_count=64, limit_s=120, warm_cap_s=10)),
-    "standard": Tier(Plan(min_s=60, min_count=662, limit_s=900, warm_cap_s=30)),
-    "publish": Tier(Plan(min_s=120, min_count=133, limit_s=900, warm_cap_s=30), processes=5),
+    "quick": Tier(Plan(min_s=6, min_count=64, limit_s=120, warm_cap_s=10, steady_cap_s=24)),
+    "standard": Tier(Plan(min_s=60, min_count=662, limit_s=900, warm_cap_s=30, idle_s=6)),
+    "publish": Tier(Plan(min_s=120, min_count=133, limit_s=900, warm_cap_s=30, idle_s=6), processes=5),
 }
 
 
@@ -48,6 +59,8 @@ class Request:
     threads: int | None = None
     batch: int | None = None
     data: str | None = None
+    scenario: Scenario = SINGLE_STREAM
+    layers: bool = False
 
 
 def profile(
@@ -59,26 +72,33 @@ def profile(
     threads: int | None = None,
     batch: int | None = None,
     data: str | None = None,
+    scenario: Scenario | str = SINGLE_STREAM,
+    layers: bool = False,
     trust: bool = False,
     progress: Progress | None = None,
 ) -> Profile:
     """Measure one artifact in fresh processes and keep the result in its profiles/ folder.
 
-    Inputs are the golden rows in rotation, or the images of ``data``. A worker that crashes or hangs gives a Profile
+    Inputs are the golden rows in rotation, or the images of ``data``. ``layers`` adds the time of every layer, taken in
+    a process of its own after the samples. A worker that crashes or hangs gives a Profile
     with the verdict FAILED. ``trust`` is that of ``open_session``. Raises ParityFailed for an artifact that failed
     verification, Unsupported for a runtime whose time means nothing, UsageError, UnknownName, BadArtifact,
     MissingDependency.
     """
     artifact = Artifact.open(path)
-    chosen = _tier(tier)
-    conditions = _conditions(artifact, Request(runtime, provider, tier, threads, batch, data))
+    chosen_scenario = parse_scenario(scenario) if isinstance(scenario, str) else scenario
+    chosen = lasting(_tier(tier), chosen_scenario)
+    conditions = _conditions(artifact, Request(runtime, provider, tier, threads, batch, data, chosen_scenario, layers))
     measured = Profile(
         str(path), conditions, environment.collect(), (), (), _notes(artifact), dict(artifact.manifest.files)
     )
     with tempfile.TemporaryDirectory(prefix="edgevit-profile-") as folder:
         feed_file = feeds.write(artifact, Path(folder) / "feeds.npz", batch=conditions.batch, data=data)
         opening = {"provider": provider, "trust": trust}
-        measured = _measure(measured, chosen, feed_file, opening, progress or (lambda stage, fraction: None))
+        job = _Job(chosen, chosen_scenario, feed_file, opening, progress or (lambda stage, fraction: None))
+        measured = _measure(measured, job)
+        if layers and measured.runs:
+            measured = _with_layers(measured, job)
     return save(measured, artifact.path)
 
 
@@ -101,7 +121,7 @@ def _conditions(artifact: Artifact, asked: Request) -> Conditions:
         raise Unsupported(f"{name} is a reference, not an engine: its time means nothing", hint="use another --runtime")
     if asked.threads is not None and asked.threads < 1:
         raise UsageError(f"threads must be 1 or more, got {asked.threads}")
-    rows = asked.batch or manifest.batch.min
+    rows = asked.batch or default_rows(asked.scenario, manifest.batch)
     if not manifest.batch.min <= rows <= manifest.batch.max:
         raise UsageError(
             f"{artifact.path} takes a batch of {manifest.batch}, not {rows}", hint=f"export with --batch {rows}"
@@ -110,7 +130,15 @@ def _conditions(artifact: Artifact, asked: Request) -> Conditions:
     version = registry.version_of(packages[0]) if packages else None
     baked = "baked" if manifest.preprocess and manifest.preprocess.baked else "outside"
     threads = asked.threads or usable_cores()
-    return Conditions(name, asked.provider, threads, rows, asked.tier, version, baked, asked.data or "golden")
+    inputs = asked.data or "golden"
+    return Conditions(name, asked.provider, threads, rows, asked.tier, version, baked, inputs, str(asked.scenario))
+
+
+def default_rows(scenario: Scenario, batch: BatchRange) -> int:
+    """Rows per call where none are asked for: one, but as many as fit where a query holds several samples."""
+    if scenario.name == "offline":
+        return batch.max
+    return min(batch.max, max(batch.min, scenario.streams))
 
 
 def _notes(artifact: Artifact) -> tuple[str, ...]:
@@ -118,18 +146,43 @@ def _notes(artifact: Artifact) -> tuple[str, ...]:
     return () if parity.status == "verified" else (f"the artifact is unverified: {parity.reason}",)
 
 
-def _measure(blank: Profile, tier: Tier, feed_file: Path, opening: dict[str, Any], progress: Progress) -> Profile:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the worker processes are given."""
+
+    tier: Tier
+    scenario: Scenario
+    feeds: Path
+    opening: dict[str, Any]
+    progress: Progress
+
+    def payload(self, blank: Profile) -> dict[str, Any]:
+        used = blank.conditions
+        return {
+            "artifact": blank.artifact,
+            "runtime": used.runtime,
+            **self.opening,
+            "threads": used.threads,
+            "feeds": str(self.feeds),
+            "plan": plan_record(self.tier.plan),
+            "scenario": self.scenario.record(),
+            "calls": calls_of_query(self.scenario, used.batch),
+        }
+
+
+def lasting(tier: Tier, scenario: Scenario) -> Tier:
+    """The tier, made to last as long as a sustained scenario asks for."""
+    if scenario.minutes is None:
+        return tier
+    seconds = 60 * scenario.minutes
+    return replace(tier, plan=replace(tier.plan, min_s=seconds, limit_s=2 * seconds, steady_cap_s=0), processes=1)
+
+
+def _measure(blank: Profile, job: _Job) -> Profile:
     """``blank`` with the runs and findings of all processes."""
-    need, plan = Need(tier.plan.min_s, tier.plan.min_count), tier.plan
-    used, cores = blank.conditions, blank.environment.cores
-    payload = {
-        "artifact": blank.artifact,
-        "runtime": used.runtime,
-        **opening,
-        "threads": used.threads,
-        "feeds": str(feed_file),
-        "plan": plan_record(plan),
-    }
+    tier, progress, plan = job.tier, job.progress, job.tier.plan
+    need, used, cores = Need(plan.min_s, plan.min_count), blank.conditions, blank.environment.cores
+    payload = job.payload(blank)
     findings: list[Finding] = []
     for number in range(tier.processes):
         stage = "measuring" if tier.processes == 1 else f"measuring, process {number + 1} of {tier.processes}"
@@ -138,7 +191,7 @@ def _measure(blank: Profile, tier: Tier, feed_file: Path, opening: dict[str, Any
             answer = worker.call(
                 "edgevit.profiles.measure:run",
                 payload,
-                timeout=120 + plan.warm_cap_s + 2 * plan.limit_s,
+                timeout=120 + plan.idle_s + plan.warm_cap_s + 2 * plan.limit_s,
                 on_progress=_forward(progress, stage),
             )
         except WorkerFailed as error:
@@ -149,10 +202,36 @@ def _measure(blank: Profile, tier: Tier, feed_file: Path, opening: dict[str, Any
             return replace(blank, runs=(), findings=(bad,))
         run = _run(answer)
         findings += verdict.judge(run, need, cores)
-        conditions = replace(used, provider=answer["provider"], threads=answer["threads"])
+        conditions = replace(
+            used, provider=answer["provider"], threads=answer["threads"], details=tuple(answer["details"].items())
+        )
         blank = replace(blank, runs=(*blank.runs, run), conditions=conditions)
     findings += verdict.judge_between(blank.runs)
-    return replace(blank, findings=tuple(dict.fromkeys(findings)))
+    notes = (*blank.notes, *scenario_notes(job.scenario, blank))
+    return replace(blank, findings=tuple(dict.fromkeys(findings)), notes=notes)
+
+
+def scenario_notes(scenario: Scenario, measured: Profile) -> list[str]:
+    """What the scenario itself asks about: a bound, dropped frames, the last minute against the first."""
+    notes = []
+    if scenario.bound_ms is not None:
+        notes.append(bound_sentence(measured.samples_ms, scenario.bound_ms))
+    dropped = sum(run.dropped for run in measured.runs)
+    if dropped:
+        notes.append(f"{dropped} of {dropped + len(measured.samples_ms)} frames were dropped: the model was still busy")
+    if scenario.name == "sustained" and len(minutes := by_minute(measured.samples_ms)) > 1:
+        notes.append(sustained_sentence(minutes))
+    return notes
+
+
+def _with_layers(measured: Profile, job: _Job) -> Profile:
+    """``measured`` with the time of every layer, or a note why not."""
+    job.progress("layers", None)
+    try:
+        found = worker.call("edgevit.profiles.layers:run", job.payload(measured), timeout=LAYERS_TIMEOUT_S)
+    except (WorkerFailed, Unsupported) as error:
+        return replace(measured, notes=(*measured.notes, f"layers were not timed: {error}"))
+    return replace(measured, layers=layers_of_record(found))
 
 
 def _forward(progress: Progress, stage: str) -> Progress:
@@ -169,6 +248,9 @@ def _run(answer: dict[str, Any]) -> Run:
         first_ms=answer["first_ns"] / 1e6,
         timer_ms=answer["timer_ns"] / 1e6,
         peak_rss_bytes=answer["peak_rss_bytes"],
+        elapsed_ms=answer["elapsed_ns"] / 1e6,
+        dropped=answer["dropped"],
+        energy=answer["energy"],
         series=answer["monitors"],
         unmonitored=tuple(answer["unmonitored"]),
     )

@@ -8,6 +8,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,11 +17,14 @@ import numpy as np
 
 from edgevit import worker
 from edgevit.artifact import Array, Artifact
+from edgevit.profiles import energy, warmup
 from edgevit.profiles.environment import field, read
 from edgevit.profiles.monitors import Watch, standard_monitors
+from edgevit.profiles.scenarios import BackToBack, Scenario, Timeline, drive, pace_of, several, wait_until
 from edgevit.runtimes.base import open_session
 
-Infer = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+GPU_PROVIDERS = frozenset({"cuda", "tensorrt", "gpu"})
+Infer = Callable[[Mapping[str, Array]], object]
 Clock = Callable[[], int]
 
 
@@ -28,18 +32,19 @@ Clock = Callable[[], int]
 class Plan:
     """How long to measure. Sampling ends when both ``min_s`` and ``min_count`` are reached, or at ``limit_s``.
 
-    Warm-up lasts at least ``warm_s`` and ``warm_runs`` runs, until the medians of 3 consecutive windows (each at least
-    ``window_s`` and ``window_runs`` runs) lie within 1 % of each other, at most ``warm_cap_s``.
+    Warm-up lasts at least ``warm_s`` and ``warm_runs`` runs, until it has settled (``warmup.settled``), at most
+    ``warm_cap_s``. Back-to-back samples that still move are followed by more, up to ``steady_cap_s`` in all. Energy is
+    measured where the machine can be watched idle for ``idle_s`` before the model is opened.
     """
 
     min_s: float = 3.0
     min_count: int = 64
     limit_s: float = 120.0
-    warm_s: float = 0.5
+    warm_s: float = 1.0
     warm_runs: int = 10
     warm_cap_s: float = 10.0
-    window_s: float = 0.15
-    window_runs: int = 10
+    steady_cap_s: float = 0.0
+    idle_s: float = 0.0
 
 
 def sample(
@@ -62,27 +67,6 @@ def sample(
             return taken
 
 
-def warm_up(infer: Infer, feeds: Sequence[Mapping[str, Array]], clock: Clock, plan: Plan) -> tuple[array[int], bool]:
-    """All warm-up samples in ns, and whether they became steady before the cap."""
-    taken, medians = array("q"), []
-    begun = clock()
-    while True:
-        window = sample(infer, feeds, clock, lambda ns, n: ns >= plan.window_s * 1e9 and n >= plan.window_runs)
-        taken.extend(window)
-        medians.append(median(window))
-        spent = clock() - begun
-        if spent >= plan.warm_s * 1e9 and len(taken) >= plan.warm_runs and settled(medians):
-            return taken, True
-        if spent >= plan.warm_cap_s * 1e9:
-            return taken, False
-
-
-def settled(medians: Sequence[float]) -> bool:
-    """Whether the last 3 window medians lie within 1 % of each other."""
-    last = medians[-3:]
-    return len(last) == 3 and max(last) < 1.01 * min(last)
-
-
 def timer_overhead_ns(clock: Clock, runs: int = 1000) -> float:
     """Median time that the loop itself adds to a sample: a run whose inference does nothing."""
     nothing: Mapping[str, Array] = {}
@@ -94,9 +78,11 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
 
     Raises what ``open_session`` raises.
     """
-    plan = Plan(**payload["plan"])
+    plan, scenario = Plan(**payload["plan"]), Scenario(**payload["scenario"])
     feeds = load_feeds(Path(payload["feeds"]))
     artifact = Artifact.open(payload["artifact"])
+    gpu = (payload["provider"] or "").lower() in GPU_PROVIDERS or artifact.manifest.target == "tensorrt"
+    joules = Joules(plan, gpu=gpu)
     idle = resident_bytes("VmRSS")
     clock = time.perf_counter_ns
     begun = clock()
@@ -108,14 +94,18 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
         first_ns = clock() - begun
         if not (ok := all_finite(first.values())):
             return {"finite": ok}
+        query = several(session.infer, feeds, payload["calls"])
         report = Reporter(plan)
         gc.collect()
         gc.disable()
         try:
             overhead = timer_overhead_ns(clock)
-            warm, steady = warm_up(session.infer, feeds, clock, plan)
-            with Watch(standard_monitors(), report) as watch:
-                taken = sample(session.infer, feeds, clock, report.enough)
+            draw = partial(sample, query, feeds, clock)
+            warm, steady = warmup.warm_up(
+                draw, clock, least_s=plan.warm_s, least_runs=plan.warm_runs, cap_s=plan.warm_cap_s
+            )
+            with Watch([*standard_monitors(gpu=gpu), *joules.monitors], report) as watch:
+                taken = measured(query, feeds, clock, report.enough, scenario, plan.steady_cap_s)
         finally:
             gc.enable()
         last = session.infer(feeds[0])
@@ -129,13 +119,58 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
             "first_ns": first_ns,
             "warm_ns": list(warm),
             "warm_steady": steady,
-            "samples_ns": list(taken),
+            "samples_ns": list(taken.samples),
+            "elapsed_ns": taken.elapsed_ns,
+            "dropped": taken.dropped,
             "timer_ns": overhead,
             "idle_rss_bytes": idle,
             "peak_rss_bytes": None if peak is None or idle is None else peak - idle,
+            "energy": joules.record(watch, len(taken.samples)),
             "monitors": watch.series,
             "unmonitored": watch.unmonitored,
         }
+
+
+def measured(
+    query: Infer,
+    feeds: Sequence[Mapping[str, Array]],
+    clock: Clock,
+    enough: Callable[[int, int], bool],
+    scenario: Scenario,
+    steady_cap_s: float,
+) -> Timeline:
+    """The samples of a scenario. Back to back, more are taken while they move; a pace of its own is kept as it is."""
+    pace = pace_of(scenario)
+    if not isinstance(pace, BackToBack):
+        return drive(query, feeds, clock, enough, pace, wait_until)
+    begun = clock()
+    draw = partial(sample, query, feeds, clock)
+    taken, _ = warmup.until_steady(draw, clock, enough, cap_s=steady_cap_s)
+    return Timeline(taken, clock() - begun)
+
+
+class Joules:
+    """Energy above idle: the machine is watched for ``plan.idle_s`` when this is made, before the model is opened."""
+
+    def __init__(self, plan: Plan, *, gpu: bool) -> None:
+        short = energy.NotMeasured("this tier is too short: use --tier standard")
+        self.meter = energy.meter(gpu=gpu) if plan.idle_s > 0 else short
+        self.monitors = [] if isinstance(self.meter, energy.NotMeasured) else [self.meter]
+        self.idle: Sequence[dict[str, float]] = ()
+        if self.monitors:
+            with Watch(self.monitors) as watch:
+                time.sleep(plan.idle_s)
+            self.idle = watch.series.get("energy", ())
+
+    def record(self, watch: Watch, inferences: int) -> dict[str, Any]:
+        """``{joules, watts, idle_watts, seconds, source}``, or ``{not_measured: reason}``."""
+        if isinstance(self.meter, energy.NotMeasured):
+            return {"not_measured": self.meter.reason}
+        series = watch.series.get("energy")
+        if not series or not self.idle:
+            return {"not_measured": f"{self.meter.source} could not be read throughout"}
+        found = energy.joules_per_inference(series, self.idle, inferences, self.meter.source)
+        return {"not_measured": found.reason} if isinstance(found, energy.NotMeasured) else asdict(found)
 
 
 class Reporter:

@@ -10,6 +10,8 @@ from typing import Any
 
 from edgevit.profiles import environment, statistics, verdict
 from edgevit.profiles.environment import Environment
+from edgevit.profiles.layers import Layers
+from edgevit.profiles.scenarios import by_minute
 from edgevit.profiles.verdict import Finding, Run, Verdict
 
 PERCENTILES = (0.5, 0.9, 0.95, 0.97, 0.99, 0.999)
@@ -19,7 +21,11 @@ FORMAT = 1  # of profiles/*.json
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What was asked for and used. ``preprocess`` is "outside" the measured call, or "baked" into the graph."""
+    """What was asked for and used.
+
+    preprocess  "outside" the measured call, or "baked" into the graph
+    details     the session's own settings and versions
+    """
 
     runtime: str
     provider: str | None
@@ -30,6 +36,7 @@ class Conditions:
     preprocess: str
     inputs: str
     scenario: str = SCENARIO
+    details: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Profile:
     notes: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     saved: Path | None = None
+    layers: Layers | None = None
 
     @cached_property
     def samples_ms(self) -> tuple[float, ...]:
@@ -79,9 +87,21 @@ class Profile:
 
     @property
     def throughput(self) -> float | None:
-        """Rows per second of one stream: rows ÷ time spent in calls."""
-        spent = sum(self.samples_ms)
-        return self.conditions.batch * len(self.samples_ms) / spent * 1e3 if spent else None
+        """Rows per second: back to back, rows ÷ time spent in calls; in other scenarios, ÷ the whole time."""
+        closed = self.conditions.scenario == SCENARIO
+        spent = sum(self.samples_ms) if closed else sum(run.elapsed_ms for run in self.runs)
+        return self.rows_per_query * len(self.samples_ms) / spent * 1e3 if spent else None
+
+    @property
+    def rows_per_query(self) -> int:
+        """Rows behind one sample: the batch, or all samples of a multi-stream query."""
+        name, _, streams = self.conditions.scenario.partition(" of ")
+        return max(int(streams), self.conditions.batch) if name == "multi-stream" else self.conditions.batch
+
+    @property
+    def energy(self) -> dict[str, Any] | None:
+        """Joules per query above idle of the first process, or ``{"not_measured": reason}``."""
+        return dict(self.runs[0].energy) if self.runs and self.runs[0].energy else None
 
     @property
     def peak_rss_bytes(self) -> int | None:
@@ -115,6 +135,7 @@ class Profile:
             "tier": used.tier,
             "runtime": f"{used.runtime} {used.runtime_version}",
             "provider": used.provider,
+            "transfers": "host to host",
             "preprocess": used.preprocess,
             "scenario": used.scenario,
         }
@@ -158,6 +179,10 @@ class Profile:
             "key_fields": self.key_fields,
             "environment": self.environment.record(),
             "files": self.files,
+            "details": dict(self.conditions.details),
+            "energy": self.energy,
+            "layers": self.layers.record() if self.layers else None,
+            "minutes": by_minute(self.samples_ms) if self.conditions.scenario.startswith("sustained") else None,
             "percentiles": {
                 figure.name: {
                     "estimate_ms": figure.estimate,
@@ -175,6 +200,8 @@ class Profile:
                     "warm_steady": run.warm_steady,
                     "warm_ms": run.warm_ms,
                     "timer_ms": run.timer_ms,
+                    "elapsed_ms": run.elapsed_ms,
+                    "dropped": run.dropped,
                     "peak_rss_bytes": run.peak_rss_bytes,
                     "monitors": run.series,
                 }

@@ -186,6 +186,11 @@ def wait_until(due: int, clock: Clock) -> None:
         pass
 
 
+def calls_of_query(scenario: Scenario, batch: int) -> int:
+    """Inferences of ``batch`` rows that one query takes."""
+    return -(-scenario.streams // batch)
+
+
 def several(infer: Callable[[Feed], object], feeds: Sequence[Feed], calls: int) -> Callable[[Feed], object]:
     """A query of ``calls`` inferences, one after another, over the feeds in rotation."""
     if calls == 1:

@@ -187,10 +187,10 @@ def drift(samples: Sequence[float]) -> Drift | None:
     pairs = [(i, j) for i in range(TREND_WINDOWS) for j in range(i + 1, TREND_WINDOWS)]
     slope = median((windows[j] - windows[i]) / (j - i) for i, j in pairs)
     concordance = sum(int(windows[j] > windows[i]) - int(windows[j] < windows[i]) for i, j in pairs)
-    return Drift(step, slope * (TREND_WINDOWS - 1) / median(samples), _kendall_p(concordance, TREND_WINDOWS))
+    return Drift(step, slope * (TREND_WINDOWS - 1) / median(samples), kendall_p(concordance, TREND_WINDOWS))
 
 
-def _kendall_p(concordance: int, n: int) -> float:
+def kendall_p(concordance: int, n: int) -> float:
     """Two-sided p of Kendall's S by its normal approximation, continuity-corrected."""
     if concordance == 0:
         return 1.0

@@ -8,19 +8,16 @@ from statistics import median
 from typing import Literal
 
 from edgevit.profiles import statistics
-from edgevit.profiles.monitors import CpuTime, Frequency, Reading, Thermal, others_share, throttle_evidence
+from edgevit.profiles.monitors import MONITORS, Monitor, Reading
+from edgevit.profiles.monitors.base import QUIET
 
 Verdict = Literal["STEADY", "UNSTABLE", "DRIFTING", "THROTTLED", "TOO_SHORT", "FAILED"]
 SEVERITY: tuple[Verdict, ...] = ("STEADY", "UNSTABLE", "DRIFTING", "THROTTLED", "TOO_SHORT", "FAILED")
 
 MAX_SPREAD = 0.10  # 1.4826 MAD of the median
 MAX_OUTLIERS = 0.02
-MAX_OTHERS = 0.10  # of the usable cores
-MAX_STEAL = 0.02
 MAX_BETWEEN = 0.05  # between the processes of a publish run
 MAX_TIMER = 0.02
-
-QUIET = "close other programs and run again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,12 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one worker process measured. Times in ms, in the order they ran."""
+    """What one worker process measured. Times in ms, in the order they ran.
+
+    elapsed_ms  from the first query's start to the last one's end, waiting included
+    dropped     frames of a paced run that no query took
+    energy      joules per query above idle, or why there is none
+    """
 
     samples_ms: tuple[float, ...]
     warm_ms: tuple[float, ...]
@@ -56,6 +58,9 @@ class Run:
     peak_rss_bytes: int | None
     series: Mapping[str, Sequence[Reading]]
     unmonitored: tuple[str, ...]
+    elapsed_ms: float
+    dropped: int = 0
+    energy: Mapping[str, float | str] | None = None
 
 
 def worst(findings: Sequence[Finding]) -> Verdict:
@@ -63,16 +68,19 @@ def worst(findings: Sequence[Finding]) -> Verdict:
     return max((finding.verdict for finding in findings), key=SEVERITY.index, default="STEADY")
 
 
-def judge(run: Run, need: Need, cores: int) -> list[Finding]:
-    """Every doubt about one process's samples."""
+def judge(run: Run, need: Need, cores: int, monitors: Sequence[type[Monitor]] = MONITORS) -> list[Finding]:
+    """Every doubt about one process's samples. ``cores`` are those it may use; ``monitors`` judge their own series."""
     return [
         *_length(run, need),
-        *_throttling(run),
-        *_movement(run),
-        *_scatter(run),
-        *_neighbours(run, cores),
+        *_conditions(run, cores, monitors),
+        *doubts_about(run.samples_ms),
         *_warm_up(run),
     ]
+
+
+def doubts_about(samples_ms: Sequence[float]) -> list[Finding]:
+    """What the samples say against themselves: movement, spread, two modes, outliers."""
+    return [*_movement(samples_ms), *_scatter(samples_ms)]
 
 
 def judge_between(runs: Sequence[Run]) -> list[Finding]:
@@ -85,61 +93,46 @@ def judge_between(runs: Sequence[Run]) -> list[Finding]:
 
 
 def _length(run: Run, need: Need) -> list[Finding]:
-    seconds, count = sum(run.samples_ms) / 1e3, len(run.samples_ms)
-    # the loop's clock starts before the first call and counts its own steps, so it may end within 5 % of the sum
-    if seconds >= 0.95 * need.seconds and count >= need.count:
+    seconds, count = run.elapsed_ms / 1e3, len(run.samples_ms)
+    if seconds >= need.seconds and count >= need.count:
         return []
     evidence = f"{count} samples in {seconds:.1f} s; this tier needs ≥ {need.count} and ≥ {need.seconds:g} s"
     return [Finding("TOO_SHORT", evidence, "use a smaller model or batch, or more threads")]
 
 
-def _throttling(run: Run) -> list[Finding]:
-    evidence = throttle_evidence(run.series.get(Frequency.name, ()), run.series.get(Thermal.name, ()))
-    return [
-        Finding("THROTTLED", sentence, "let it cool, improve cooling or power, and run again") for sentence in evidence
-    ]
+def _conditions(run: Run, cores: int, monitors: Sequence[type[Monitor]]) -> list[Finding]:
+    """What the monitors saw, those first that slow the machine down for good."""
+    doubts = [doubt for kind in monitors for doubt in kind.doubts(run.series.get(kind.name, ()), cores)]
+    findings = [Finding(doubt.verdict, doubt.evidence, doubt.advice) for doubt in doubts]
+    return sorted(findings, key=lambda finding: -SEVERITY.index(finding.verdict))
 
 
-def _movement(run: Run) -> list[Finding]:
-    moved = statistics.drift(run.samples_ms)
+def _movement(samples_ms: Sequence[float]) -> list[Finding]:
+    moved = statistics.drift(samples_ms)
     if moved is None or not moved.drifting:
         return []
     evidence = f"the last third's median is {moved.step:+.1%} from the first third's, trend {moved.trend:+.1%}"
     return [Finding("DRIFTING", evidence, "run again with --tier standard")]
 
 
-def _scatter(run: Run) -> list[Finding]:
+def _scatter(samples_ms: Sequence[float]) -> list[Finding]:
     found = []
-    spread = statistics.relative_spread(run.samples_ms)
+    spread = statistics.relative_spread(samples_ms)
     if spread >= MAX_SPREAD:
         found.append(Finding("UNSTABLE", f"1.4826·MAD is {spread:.1%} of the median", QUIET))
-    if modes := statistics.two_modes(run.samples_ms):
+    if modes := statistics.two_modes(samples_ms):
         evidence = f"two modes, {modes.low:.3g} ms and {modes.high:.3g} ms ({modes.upper_share:.0%} of the samples)"
         found.append(Finding("UNSTABLE", evidence, f"{QUIET}, or try fewer --threads"))
-    share = len(statistics.outliers(run.samples_ms)) / len(run.samples_ms)
+    share = len(statistics.outliers(samples_ms)) / len(samples_ms)
     if share > MAX_OUTLIERS:
         found.append(Finding("UNSTABLE", f"{share:.1%} of the samples are outliers (beyond 14.826 MAD)", QUIET))
-    return found
-
-
-def _neighbours(run: Run, cores: int) -> list[Finding]:
-    shares = others_share(run.series.get(CpuTime.name, ()), cores)
-    if shares is None:
-        return []
-    others, steal = shares
-    found = []
-    if others > MAX_OTHERS * cores:
-        found.append(Finding("UNSTABLE", f"other processes took {others:.2f} of {cores} cores meanwhile", QUIET))
-    if steal > MAX_STEAL:
-        evidence = f"the hypervisor took {steal:.1%} of the CPU time for other guests"
-        found.append(Finding("UNSTABLE", evidence, "run again at another hour or on another host"))
     return found
 
 
 def _warm_up(run: Run) -> list[Finding]:
     if run.warm_steady:
         return []
-    evidence = f"warm-up did not settle in {sum(run.warm_ms) / 1e3:.1f} s (3 windows within 1 %)"
+    evidence = f"warm-up did not settle in {sum(run.warm_ms) / 1e3:.1f} s"
     return [Finding("UNSTABLE", evidence, f"{QUIET}, or use --tier standard")]
 
 

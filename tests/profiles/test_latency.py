@@ -29,6 +29,7 @@ from edgevit.profiles import feeds, latency, measure, verdict
 from edgevit.profiles.environment import collect
 from edgevit.profiles.measure import Plan
 from edgevit.profiles.record import Conditions, Profile
+from edgevit.profiles.scenarios import parse_scenario
 from edgevit.profiles.verdict import Need, Run
 
 # A registered plug-in: its sessions do what the one word in model.txt says.
@@ -71,7 +72,7 @@ FAKE = Row("fake", "fakeruntime:Fake", "fake", (), "does as told", formats=("fak
 REFERENCE = Row("reference", "fakeruntime:Reference", "fake", (), "never timed", formats=("fake",), can_profile=False)
 """
 
-BRIEF = latency.Tier(Plan(min_s=0.9, min_count=64, limit_s=5, warm_s=0.05, warm_cap_s=1.0, window_s=0.02))
+BRIEF = latency.Tier(Plan(min_s=0.9, min_count=64, limit_s=5, warm_s=0.05, warm_cap_s=1.0))
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def test_a_profile_holds_samples_conditions_and_the_promised_record(fake: None, 
 
 
 def test_publish_pools_several_processes(fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(latency.TIERS, "publish", latency.Tier(Plan(0.2, 64, 5, 0.05, 10, 0.5, 0.02), processes=2))
+    monkeypatch.setitem(latency.TIERS, "publish", latency.Tier(Plan(0.2, 64, 5, 0.05, 10, 0.5), processes=2))
     measured = latency.profile(make(tmp_path / "a"), tier="publish", threads=1)
     assert [len(run.samples_ms) >= 64 for run in measured.runs] == [True, True]
     assert len(measured.samples_ms) == sum(len(run.samples_ms) for run in measured.runs)
@@ -259,32 +260,6 @@ def test_sampling_ends_at_its_limit_for_a_model_that_is_too_slow() -> None:
     assert len(taken) == 12
 
 
-def test_warm_up_lasts_until_three_windows_agree() -> None:
-    bench = Bench(lambda call: 20.0 if call < 100 else 10.0)
-    taken, steady = measure.warm_up(bench.infer, FEEDS, bench.clock, Plan(warm_s=3.0))  # type: ignore[arg-type]
-    assert steady
-    assert sum(taken) >= 3e9
-    assert len(taken) >= 100 + 3 * 10
-    quick, steady = measure.warm_up(Bench(lambda call: 0).infer, FEEDS, iter(range(0, 10**12, 10**7)).__next__, Plan())  # type: ignore[arg-type]
-    assert steady
-    assert len(quick) >= 10
-
-
-def test_warm_up_that_never_settles_ends_at_the_cap() -> None:
-    bench = Bench(lambda call: 10.0 * 1.01**call)
-    taken, steady = measure.warm_up(bench.infer, FEEDS, bench.clock, Plan(warm_cap_s=5.0))  # type: ignore[arg-type]
-    assert not steady
-    assert sum(taken) >= 5e9
-
-
-@pytest.mark.parametrize(
-    ("medians", "expected"),
-    [([10, 10], False), ([10, 10, 10.09], True), ([10, 10.06, 10.12], False), ([50, 10, 10, 10], True)],
-)
-def test_settled_means_three_windows_within_one_percent(medians: list[float], expected: bool) -> None:
-    assert measure.settled(medians) is expected
-
-
 def test_a_loop_that_does_nothing_costs_little() -> None:
     assert measure.timer_overhead_ns(iter(range(0, 10**9, 25)).__next__) == 25
 
@@ -299,7 +274,7 @@ def made(samples: list[float] | None = None, *, steady: bool = True, **series: l
     chosen = samples or (10 + 0.1 * rng.standard_normal(400)).tolist()
     named = {"cpu": "load of other processes", "clock": "cpu frequency", "heat": "temperature"}
     monitors = {named[name]: readings for name, readings in series.items()}
-    return Run(tuple(chosen), (10.0,) * 100, steady, 5.0, 12.0, 0.0001, 1 << 20, monitors, ())
+    return Run(tuple(chosen), (10.0,) * 100, steady, 5.0, 12.0, 0.0001, 1 << 20, monitors, (), sum(chosen))
 
 
 def cpu(others: float, steal: float) -> list[dict[str, float]]:
@@ -426,3 +401,60 @@ def test_feeds_cross_to_the_worker_unchanged(tmp_path: Path) -> None:
     for row, call in enumerate(calls):
         assert np.array_equal(call["image"], artifact.golden()[0]["image"][row : row + 1])
         assert call["image"].flags["C_CONTIGUOUS"]
+
+
+# Scenarios and layers, in real workers.
+
+
+def test_a_server_run_says_whether_its_bound_is_kept(fake: None, tmp_path: Path) -> None:
+    chosen = parse_scenario("server", qps=200, bound_ms=1000)
+    measured = latency.profile(make(tmp_path / "a"), threads=1, scenario=chosen)
+    assert measured.record()["scenario"] == "server 200 qps ≤ 1000 ms"
+    assert measured.throughput is not None
+    assert measured.throughput < 400
+    assert any("1000 ms" in note for note in measured.notes)
+
+
+def test_a_paced_run_counts_the_frames_that_a_slow_model_drops(fake: None, tmp_path: Path) -> None:
+    measured = latency.profile(make(tmp_path / "a"), threads=1, scenario=parse_scenario(fps=1500))
+    assert sum(run.dropped for run in measured.runs) > 0
+    assert any("frames were dropped" in note for note in measured.notes)
+
+
+def test_an_offline_run_takes_the_largest_batch(fake: None, tmp_path: Path) -> None:
+    measured = latency.profile(make(tmp_path / "a", batch=(1, 8)), threads=1, scenario="offline")
+    assert measured.conditions.batch == 8
+
+
+def test_a_multi_stream_query_is_eight_rows_in_as_few_calls_as_fit(fake: None, tmp_path: Path) -> None:
+    measured = latency.profile(make(tmp_path / "a", batch=(1, 4)), threads=1, scenario="multi-stream")
+    assert (measured.conditions.batch, measured.rows_per_query) == (4, 8)
+    assert measured.p50 is not None
+    assert measured.p50 >= 2.0  # two calls of 1 ms
+
+
+def test_scenarios_are_never_ranked_against_each_other(fake: None, tmp_path: Path) -> None:
+    path = make(tmp_path / "a")
+    single, cool = (latency.profile(path, threads=1, scenario=name) for name in ("single-stream", "offline"))
+    assert single.key != cool.key
+
+
+def test_a_runtime_that_is_mute_about_layers_makes_a_note(fake: None, tmp_path: Path) -> None:
+    measured = latency.profile(make(tmp_path / "a"), threads=1, layers=True)
+    assert measured.layers is None
+    assert any("fake does not tell the time of single layers" in note for note in measured.notes)
+
+
+def test_layers_are_kept_with_the_samples(make_artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(latency.TIERS, "quick", BRIEF)
+    measured = latency.profile(make_artifact(), threads=1, layers=True)
+    assert measured.saved is not None
+    stored = json.loads(measured.saved.read_text())["layers"]
+    assert stored["source"] == "onnxruntime"
+    assert stored["total_ms"] > 0
+    assert "Conv" in {layer["op"] for layer in stored["layers"]}
+
+
+def test_energy_of_a_short_run_is_said_not_to_be_measured(fake: None, tmp_path: Path) -> None:
+    measured = latency.profile(make(tmp_path / "a"), threads=1)
+    assert measured.energy == {"not_measured": "this tier is too short: use --tier standard"}

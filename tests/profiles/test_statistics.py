@@ -7,7 +7,7 @@ import random
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgevit.profiles import statistics
@@ -31,6 +31,7 @@ def test_an_order_statistic_interval_exists_from_the_known_count_on(p: float, ne
     assert statistics.order_interval(range(needs), p) is not None
 
 
+@settings(deadline=None)  # exact arithmetic takes its time
 @given(n=st.integers(2, 300), percent=st.sampled_from([1, 5, 10, 50, 90, 99]), risk=st.sampled_from([0.01, 0.025]))
 def test_the_binomial_tail_equals_exact_arithmetic(n: int, percent: int, risk: float) -> None:
     t = statistics.largest_below(n, percent / 100, risk)
@@ -44,6 +45,7 @@ def test_a_million_samples_are_no_trouble() -> None:
     assert t == pytest.approx(10_000 - 2.326 * math.sqrt(9_900), abs=5)
 
 
+@settings(deadline=None)  # exact arithmetic takes its time
 @given(n=st.integers(29, 700), percent=st.sampled_from([50, 90]))
 def test_the_interval_covers_with_at_least_95_percent(n: int, percent: int) -> None:
     """P(low order statistic ≤ true percentile ≤ high) by the binomial, for ranks 0-based."""
