@@ -1,10 +1,10 @@
 """Every model on every target: built, verified, error, size, seconds; or why not. Run alone; hours on two cores.
 
-    python benchmarks/matrix.py [--only TEXT] [--targets onnx,tvm] [--precision default|fp16|fp32] [--fresh]
+    python benchmarks/matrix.py [--only TEXT] [--targets onnx,tvm] [--precision fp16] [--results FILE] [--fresh]
 
 Each model runs in a process of its own (``edgevit export MODEL -t … --json`` in library form), so that a crash or a
-lack of memory is one line of the table. Rows already in benchmarks/results/matrix.json are kept unless --fresh is
-given, so an interrupted run goes on where it stopped. Prints the table as Markdown.
+lack of memory is one line of the table. Rows already in the results (benchmarks/results/matrix.json) are kept unless
+--fresh is given, so an interrupted run goes on where it stopped. Prints the table as Markdown.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def main() -> None:
         print(json.dumps(export_model(asked.child, targets, precision)))
         return
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
-    if RESULTS.exists():
-        found = {_key(row): row for row in json.loads(RESULTS.read_text())["rows"]}
+    if asked.results.exists():
+        found = {_key(row): row for row in json.loads(asked.results.read_text())["rows"]}
     for model in (name for name in MODELS if asked.only in name):
         todo = [one for one in targets if asked.fresh or (model, one, asked.precision) not in found]
         for row in in_child(model, todo, asked.precision) if todo else []:
             found[_key(row)] = row
             print(_line(row), file=sys.stderr, flush=True)
-        _save(found)
+        _save(asked.results, found)
     rows = _ordered(found)
     print("\n".join([_cells(COLUMNS), _cells(["---"] * len(COLUMNS)), *(_line(row) for row in rows)]))
 
@@ -107,6 +107,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--targets", default=",".join(registry.EXPORTERS))
     parser.add_argument("--precision", default=DEFAULT_PRECISION, help="default (each target's own), fp32 or fp16")
     parser.add_argument("--fresh", action="store_true", help="measure again what the results file has")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file to go on with and to write")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -120,9 +121,9 @@ def _ordered(found: dict[tuple[str, str, str], dict[str, Any]]) -> list[dict[str
     return sorted(found.values(), key=lambda row: (MODELS.index(row["model"]), targets.index(row["target"])))
 
 
-def _save(found: dict[tuple[str, str, str], dict[str, Any]]) -> None:
+def _save(path: Path, found: dict[tuple[str, str, str], dict[str, Any]]) -> None:
     record = {"environment": environment.collect().record(), "rows": _ordered(found)}
-    write_atomically(RESULTS, json.dumps(record, indent=1) + "\n")
+    write_atomically(path, json.dumps(record, indent=1) + "\n")
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -163,6 +163,7 @@ RUNTIMES: Mapping[str, Row] = {
         ("coremltools",),
         "reference evaluator: proves a Core ML package on any machine, says nothing about speed",
         formats=("coreml",),
+        here="edgevit.runtimes.coreml.here:here_reference",
         can_profile=False,
     ),
     "tvm": Row(

@@ -65,17 +65,20 @@ def max_rel(got: Array, want: Array) -> float:
 
 def _in_chunks(module: nn.Module, inputs: Mapping[str, Array], dtype: torch.dtype) -> list[Array]:
     rows = len(next(iter(inputs.values())))
-    parts: list[list[Tensor]] = []
+    parts: list[list[Array]] = []
     for start in range(0, rows, CHUNK):
         chunk = (torch.from_numpy(np.ascontiguousarray(array[start : start + CHUNK])) for array in inputs.values())
         arguments = tuple(value.to(dtype) if value.is_floating_point() else value for value in chunk)
-        parts.append(list(output_names(run(module, arguments), classifier=False).values()))
-    return [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+        outputs = output_names(run(module, arguments), classifier=False)
+        parts.append([value.numpy() for value in outputs.values()])  # joined outside torch: _Rounding would round it
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
 def _half_outputs(single: nn.Module, inputs: Mapping[str, Array], keep: frozenset[str]) -> list[Array]:
     if isinstance(single, Baked):
         keep = frozenset(path for path, _ in single.named_modules() if unbaked(path) in keep)
+    if "model" in keep:  # how reports name the module whose path is ""
+        keep = keep | {""}
     _round_weights(single, keep)
     rounding = _Rounding(keep)
     for path, child in single.named_modules():

@@ -1,0 +1,31 @@
+"""What a Core ML build can be asked for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgevit.export.base import Options
+
+ComputeUnits = Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"]
+
+
+class CoreMlOptions(Options):
+    """Options of the Core ML target."""
+
+    ios: Literal["16", "17", "18"] = Field(
+        default="17", description="oldest iOS that runs the package (with macOS 13, 14, 15); 18 keeps attention whole"
+    )
+    compute_units: ComputeUnits = Field(
+        default="all", description="what the runtime uses by default: all, cpu_only, cpu_and_gpu or cpu_and_ne"
+    )
+    image_input: bool = Field(
+        default=False, description="take a picture instead of a tensor; needs --bake-preprocess and --batch 1"
+    )
+    ane_layout: bool = Field(
+        default=False, description="token streams as (B, C, 1, N) with 1x1 convolutions, for the Neural Engine"
+    )
+    author: str = Field(default="", description="author in the package's metadata")
+    license: str = Field(default="", description="licence in the package's metadata")
+    version: str = Field(default="", description="version in the package's metadata; default: edgevit and its version")

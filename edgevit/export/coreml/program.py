@@ -1,0 +1,111 @@
+"""The captured program as coremltools reads it: whole operators, no aliases, and a number on every node.
+
+coremltools carries ``debug_handle`` of an fx node through all of its passes, so that an operation of the finished
+package leads back to the node, and by it to the PyTorch module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from edgevit.artifact import TensorSpec
+from edgevit.errors import Unsupported
+from edgevit.export.base import Capture
+from edgevit.export.capture import Baked, unbaked
+from edgevit.export.coreml.operators import is_known
+from edgevit.export.coreml.quiet import silence
+from edgevit.export.precision import module_path
+
+_ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.detach.default)
+_TAKES = ("float32", "int32", "uint8")
+_GIVES = ("float32", "int32", "int64")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is handed to coremltools.
+
+    modules  ``debug_handle`` -> path of the module in the model ("" is the model itself)
+    """
+
+    program: ExportedProgram
+    modules: Mapping[int, str]
+
+
+def prepare(capture: Capture) -> Source:
+    """The program in operators that coremltools knows. Unsupported naming the operators that it does not."""
+    _check_types(capture)
+    with silence():
+        program = _in_known_operators(capture.program)
+    _drop_aliases(program.graph_module)
+    _widen_pixels(program)
+    baked = isinstance(capture.module, Baked)
+    modules: dict[int, str] = {}
+    for handle, node in enumerate(program.graph_module.graph.nodes):
+        node.meta["debug_handle"] = handle
+        path = module_path(node)
+        modules[handle] = unbaked(path) if baked else path
+    return Source(program, modules)
+
+
+def _in_known_operators(captured: ExportedProgram) -> ExportedProgram:
+    """Whole operators where coremltools knows them, PyTorch's own decompositions of those that it does not."""
+    program: ExportedProgram = captured.run_decompositions({})
+    if unknown := _unknown(program):
+        table = torch.export.default_decompositions()
+        program = program.run_decompositions({target: table[target] for target in unknown if target in table})
+    _check_operators(program)
+    return program
+
+
+def _check_types(capture: Capture) -> None:
+    for kind, specs, known in (("input", capture.inputs, _TAKES), ("output", capture.outputs, _GIVES)):
+        for spec in specs:
+            if spec.dtype not in known:
+                raise _no_such_tensor(kind, spec, known)
+
+
+def _no_such_tensor(kind: str, spec: TensorSpec, known: tuple[str, ...]) -> Unsupported:
+    return Unsupported(
+        f"{kind} {spec.name} is {spec.dtype}, which a Core ML package cannot hold",
+        hint=f"convert it inside the model ({', '.join(known)} can be had), or export to onnx",
+    )
+
+
+def _unknown(program: ExportedProgram) -> dict[fx.node.Target, fx.Node]:
+    """Operators without a translation, each with the first node that uses it."""
+    found: dict[fx.node.Target, fx.Node] = {}
+    for node in program.graph_module.graph.nodes:
+        if node.op == "call_function" and node.target not in _ALIASES and not is_known(node):
+            found.setdefault(node.target, node)
+    return found
+
+
+def _check_operators(program: ExportedProgram) -> None:
+    if missing := _unknown(program):
+        named = ", ".join(f"{target} (in {module_path(node) or 'the model'})" for target, node in missing.items())
+        raise Unsupported(
+            f"coremltools has no translation of {named}",
+            hint="write the model without it, or export to onnx or tvm",
+        )
+
+
+def _drop_aliases(module: fx.GraphModule) -> None:
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and node.target in _ALIASES:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+
+
+def _widen_pixels(program: ExportedProgram) -> None:
+    """uint8 inputs as float32: Core ML has no uint8 tensors, and float32 holds every pixel value exactly."""
+    inputs = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT}
+    for node in program.graph_module.graph.nodes:
+        if node.op == "placeholder" and node.name in inputs and node.meta["val"].dtype is torch.uint8:
+            node.meta["val"] = node.meta["val"].float()
