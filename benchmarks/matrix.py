@@ -27,6 +27,15 @@ TIMM = (
     "resnet50", "mobileone_s1", "fastvit_t8", "convnext_atto", "mobilevit_xs", "levit_128s", "repvit_m0_9",
     "swin_tiny_patch4_window7_224",
 )  # fmt: skip
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "matrix.md"
+HEAD = """# Which model builds on which target
+
+Written by `benchmarks/matrix.py` from `benchmarks/results/matrix.json`, which also has versions and layer counts.
+Untrained weights (seed 0), each target's default precision, batch 1, 16 images. The seconds are of a whole export,
+preparation included, on two cores of an AMD EPYC virtual machine that did other work as well: they show the order, not
+the speed.
+`unverified` is what this machine cannot run; sizes are of the model files.
+"""
 MODELS = (*zoo.names(), *(f"timm:{name}" for name in TIMM))
 DEFAULT_PRECISION = "default"
 TIMEOUT_S = 3600.0
@@ -97,8 +106,10 @@ def main() -> None:
             found[_key(row)] = row
             print(_line(row), file=sys.stderr, flush=True)
         _save(asked.results, found)
-    rows = _ordered(found)
-    print("\n".join([_cells(COLUMNS), _cells(["---"] * len(COLUMNS)), *(_line(row) for row in rows)]))
+    table = "\n".join([_cells(COLUMNS), _cells(["---"] * len(COLUMNS)), *map(_line, _ordered(found))])
+    if asked.results == RESULTS:
+        PAGE.write_text(f"{HEAD}\n{table}\n")
+    print(table)
 
 
 def _arguments() -> argparse.Namespace:

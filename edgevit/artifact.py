@@ -309,12 +309,13 @@ def write_golden(folder: Path, arrays: Mapping[str, Array], pixels: list[Array])
     from PIL import Image
 
     # Not np.savez: it cannot store an array called "file", and writes the time, so that no two exports would be equal.
+    write: Any = np.lib.format.write_array  # numpy before 2.4 has no types for it
     with zipfile.ZipFile(folder / GOLDEN, "w") as archive:
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy")
             member.compress_type = zipfile.ZIP_DEFLATED
             with archive.open(member, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.asarray(array), allow_pickle=False)
+                write(stream, np.asarray(array), allow_pickle=False)
     if pixels:
         (folder / "golden").mkdir()
     for row, image in enumerate(pixels):

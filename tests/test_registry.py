@@ -64,7 +64,7 @@ def test_a_plug_in_adds_a_row_but_takes_no_built_in_name(monkeypatch: pytest.Mon
     monkeypatch.setattr(registry.metadata, "entry_points", lambda group: points if "runtimes" in group else [])
     assert registry.row("runtime", "mine") is mine
     assert registry.row("runtime", "torch") is registry.RUNTIMES["torch"]
-    assert registry.runtimes_for("onnx") == ["onnxruntime", "mine", "torch"]
+    assert registry.runtimes_for("onnx") == ["onnxruntime", "openvino", "mine", "torch"]
 
 
 def test_a_plug_in_that_offers_something_else_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,10 +75,10 @@ def _in_chunks(module: nn.Module, inputs: Mapping[str, Array], dtype: torch.dtyp
 
 
 def _half_outputs(single: nn.Module, inputs: Mapping[str, Array], keep: frozenset[str]) -> list[Array]:
-    if isinstance(single, Baked):
-        keep = frozenset(path for path, _ in single.named_modules() if unbaked(path) in keep)
     if "model" in keep:  # how reports name the module whose path is ""
         keep = keep | {""}
+    if isinstance(single, Baked):
+        keep = frozenset(path for path, _ in single.named_modules() if unbaked(path) in keep)
     _round_weights(single, keep)
     rounding = _Rounding(keep)
     for path, child in single.named_modules():

@@ -1,0 +1,117 @@
+"""The worker's side of a TVM build: the jobs that ``exporter`` sends to a process of their own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import tvm
+from tvm.target import codegen
+
+from edgevit import worker
+from edgevit.errors import EdgeVitError, ExportFailed
+from edgevit.export.tvm import cuda, schedules, targets, tuning
+from edgevit.export.tvm.compile import build, calls_of, lower
+from edgevit.export.tvm.link import find_linker, link
+from edgevit.export.tvm.records.database import Database
+from edgevit.export.tvm.schedules.stages import loads, read
+
+PACKAGES = ("apache-tvm", "apache-tvm-ffi")
+
+
+def build_in_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Compile ``job["program"]`` into ``job["library"]``; what the manifest says about it."""
+    begun = time.monotonic()
+    target = target_of(job)
+    find_linker(target.arch)
+    module = _lowered(job)
+    worker.report("schedules", None)
+    scheduled, notes = schedule(module, target)
+    worker.report(f"compile {len(kernels(module))} kernels for {target.describe()}", None)
+    try:
+        library = build(scheduled, target)
+    except EdgeVitError:
+        raise
+    except Exception as exc:
+        raise ExportFailed(
+            f"TVM cannot compile the model: {_first_line(exc)}", hint="please report this model"
+        ) from exc
+    worker.report("link", None)
+    link(library, Path(job["library"]), target)
+    seconds = time.monotonic() - begun
+    return {
+        "layers": compute_layers(module),
+        "versions": {**{name: metadata.version(name) for name in PACKAGES}, "llvm": str(codegen.llvm_version_major())},
+        "notes": [f"compiled for {target.describe()} in {seconds:.1f} s", *notes],
+        "lock": target.lock(),
+    }
+
+
+def tune_in_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Search for schedules of ``job["program"]``; what is found is in the user's database."""
+    target = target_of(job)
+    tuning.tune(
+        _lowered(job),
+        target,
+        trials=job["trials"] or None,
+        minutes=job["minutes"] or None,
+        threads=target.cores,
+        progress=worker.report,
+        database=Database.of(target),
+    )
+    return {}
+
+
+def target_of(job: dict[str, Any]) -> targets.BuildTarget:
+    """The target that the options name, for the threads that the build may use."""
+    return targets.choose(arch=job["arch"], target=job["target"], cores=int(job["threads"] or usable_cores()))
+
+
+def usable_cores() -> int:
+    """Those this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _lowered(job: dict[str, Any]) -> Any:
+    worker.report("import", None)
+    return lower(torch.export.load(job["program"]))
+
+
+def schedule(module: Any, target: targets.BuildTarget) -> tuple[Any, list[str]]:
+    """The scheduled module, by the database's records where it has some, and notes on where the schedules are from."""
+    if target.kind != "llvm":
+        return cuda.schedule(module, target), ["scheduled by TVM's default rules for GPUs; not tested by us"]
+    database = Database.of(target)
+    choices = tuning.known(module, target, database)
+    found = tuning.sources(module, target, database)
+    counted = ", ".join(f"{count} {_CALLED[name]}" for name, count in found.items() if count)
+    return schedules.apply(module, target, choices), [f"tunable kernels scheduled {counted}"] if counted else []
+
+
+_CALLED = {"own": "by this machine's records", "shipped": "by records that edgevit ships", "rules": "by the rules"}
+
+
+def kernels(module: Any) -> list[Any]:
+    return [function for _, function in module.functions_items() if isinstance(function, tvm.tirx.PrimFunc)]
+
+
+def compute_layers(module: Any) -> dict[str, int]:
+    """Matrix products and convolutions in ``main``, by the type that they multiply."""
+    counts: Counter[str] = Counter()
+    for call in calls_of(module):
+        kernel = read(module[call.args[0]])
+        for stage in kernel.stages if kernel else ():
+            factors = loads(stage.value) if isinstance(stage.value, tvm.tirx.Mul) else []
+            if stage.combiner == "sum" and len(factors) == 2 and not factors[0].source.same_as(factors[1].source):
+                counts[str(stage.buffer.dtype)] += 1
+    return dict(counts)
+
+
+def _first_line(exc: Exception) -> str:
+    text = str(exc).strip()
+    return text.splitlines()[0][:300] if text else type(exc).__name__

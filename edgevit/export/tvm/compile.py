@@ -1,0 +1,109 @@
+"""From a captured program to TVM's executable: import, layout, fusion, schedules, code.
+
+``lower`` gives the unit that is tuned: a Relax ``main`` that calls unscheduled functions. ``schedules.apply`` writes
+their loops, and ``build`` compiles the result.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import tvm
+from tvm import relax
+from tvm.ir import GenericConst
+from tvm.relax.frontend.torch import from_exported_program
+
+from edgevit.errors import ExportFailed, Unsupported
+from edgevit.export.tvm.channels import channels_last
+from edgevit.export.tvm.operators import legalizations
+from edgevit.export.tvm.schedules.stages import CONSTANTS
+from edgevit.export.tvm.targets import BuildTarget
+
+if TYPE_CHECKING:
+    import torch
+
+UNKNOWN_OPERATOR = "Unsupported function types"
+
+
+def lower(program: torch.export.ExportedProgram) -> Any:
+    """``program`` as Relax with one unscheduled function for each fused group of operators, weights as constants.
+
+    Unsupported for an operator that TVM cannot import, ExportFailed when the import fails otherwise.
+    """
+    module = relax.transform.DecomposeOpsForInference()(imported(program))
+    module = channels_last(module)
+    passes = [
+        relax.transform.LegalizeOps(dict(legalizations())),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.RewriteDataflowReshape(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    with tvm.target.Target("llvm"):
+        return mark_constants(tvm.transform.Sequential(passes)(module))
+
+
+def imported(program: torch.export.ExportedProgram) -> Any:
+    try:
+        return from_exported_program(program, unwrap_unit_return_tuple=True, run_ep_decomposition=False)
+    except Exception as exc:
+        said = str(exc).strip().splitlines()
+        last = next((line for line in said if UNKNOWN_OPERATOR in line), said[-1] if said else type(exc).__name__)
+        if UNKNOWN_OPERATOR in last:
+            raise Unsupported(
+                f"TVM cannot import {last.partition(UNKNOWN_OPERATOR)[2].strip(' []')}",
+                hint="export to onnx, or replace that operator in the model",
+            ) from exc
+        raise ExportFailed(f"TVM cannot import the model: {last[:300]}", hint="export to onnx") from exc
+
+
+def calls_of(module: Any) -> list[Any]:
+    """Every ``call_tir`` of ``main``, in order."""
+    found: list[Any] = []
+
+    def seen(node: Any) -> None:
+        if isinstance(node, relax.Call) and getattr(node.op, "name", "") == "relax.call_tir":
+            found.append(node)
+
+    relax.analysis.post_order_visit(module["main"], seen)
+    return found
+
+
+def mark_constants(module: Any) -> Any:
+    """Functions marked with the parameters that are constants in every call of them."""
+    marked: dict[Any, set[int]] = {}
+    for call in calls_of(module):
+        here = {at for at, each in enumerate(call.args[1].fields) if isinstance(each, GenericConst)}
+        marked[call.args[0]] = marked.get(call.args[0], here) & here
+    for variable, numbers in marked.items():
+        module.update_func(variable, module[variable].with_attr(CONSTANTS, sorted(numbers)))
+    return module
+
+
+def build(module: Any, target: BuildTarget) -> Any:
+    """The executable of a scheduled ``module``; ``link`` writes it as a library."""
+    made = target.tvm()
+    with made, tvm.transform.PassContext(opt_level=3):
+        return tvm.compile(module, target=made, relax_pipeline=_pipeline())
+
+
+def _pipeline() -> Any:
+    passes = relax.transform
+    return tvm.transform.Sequential(
+        [
+            passes.ToNonDataflow(),
+            passes.RemovePurityChecking(),
+            passes.CallTIRRewrite(),
+            passes.StaticPlanBlockMemory(),
+            passes.LowerAllocTensor(),
+            passes.KillAfterLastUse(),
+            passes.LowerRuntimeBuiltin(),
+            passes.ComputePrimValue(),
+            passes.VMShapeLower(),
+            passes.AttachGlobalSymbol(),
+        ]
+    )

@@ -1,0 +1,93 @@
+"""The TVM target: the captured program compiled to one shared library, ``model.so``, in worker processes.
+
+Nothing here imports TVM: a process that has opened a session holds TVM's runtime library without its compiler.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from edgevit import worker
+from edgevit.artifact import PrecisionReport
+from edgevit.errors import ExportFailed, Unsupported, UsageError, WorkerFailed
+from edgevit.export.base import Built, Capture, Context, Options
+
+ENTRY = "model.so"
+PROGRAM = "program.pt2"
+TUNE = "edgevit.export.tvm.building:tune_in_worker"
+BUILD = "edgevit.export.tvm.building:build_in_worker"
+
+
+class TvmOptions(Options):
+    """Options of the TVM target."""
+
+    arch: str = Field(default="host", description="instruction set to build for: host, aarch64 or armv7")
+    target: str = Field(default="", description="the target in TVM's own words, instead of arch (a tag, JSON, or cuda)")
+    trials: int = Field(default=0, ge=0, description="kernels to time while searching for faster schedules")
+    minutes: float = Field(default=0.0, ge=0, description="minutes to search for faster schedules")
+
+
+class TvmExporter:
+    """Captured program -> ``model.so``. CPUs have no float16 arithmetic worth compiling for, so fp32 it is."""
+
+    name = "tvm"
+    precisions = ("fp32",)
+    options: type[Options] = TvmOptions
+
+    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
+        """Compile. Raises Unsupported, ExportFailed, MissingDependency, UsageError."""
+        if not isinstance(options, TvmOptions):
+            raise UsageError(f"the TVM exporter takes TvmOptions, not {type(options).__name__}")
+        if precision not in self.precisions:
+            raise Unsupported(f"tvm cannot be built in {precision}", hint="use fp32")
+        begun = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="edgevit-tvm-") as scratch:
+            program = Path(scratch) / PROGRAM
+            torch.export.save(capture.program, program)
+            job = {
+                "program": str(program),
+                "library": str(folder / ENTRY),
+                "threads": context.threads,
+                **options.model_dump(),
+            }
+            notes = tune(job, context, begun) if options.trials or options.minutes else []
+            answer = run(BUILD, job, context, begun)
+        return Built(
+            entry=ENTRY,
+            precision=PrecisionReport(requested=precision, layers=answer["layers"]),
+            versions={"torch": torch.__version__, **answer["versions"]},
+            notes=(*notes, *answer["notes"]),
+            lock=answer["lock"],
+        )
+
+
+def tune(job: dict[str, Any], context: Context, begun: float) -> list[str]:
+    """Search for schedules; the database keeps what is found, so that Ctrl-C only ends the search. A note if it did."""
+    try:
+        run(TUNE, job, context, begun)
+    except KeyboardInterrupt:
+        return ["the search for schedules was stopped early; what it had found is used"]
+    return []
+
+
+def run(function: str, job: dict[str, Any], context: Context, begun: float) -> dict[str, Any]:
+    """The worker's answer. ``context.timeout_s`` counts from ``begun`` (``time.monotonic()``)."""
+    left = None if context.timeout_s is None else context.timeout_s - (time.monotonic() - begun)
+    late = f"the TVM build did not finish within {context.timeout_s or 0:g} s"
+    hint = "give it more with --timeout"
+    if left is not None and left <= 0:
+        raise ExportFailed(late, hint=hint)
+    try:
+        return worker.call(
+            function, job, timeout=left, on_progress=lambda stage, done: context.progress(f"TVM: {stage}", done)
+        )
+    except WorkerFailed as exc:
+        if "did not finish" in str(exc):
+            raise ExportFailed(late, hint=hint) from exc
+        raise ExportFailed(f"the TVM build failed: {exc}", hint=exc.hint or "please report this model") from exc

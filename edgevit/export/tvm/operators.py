@@ -1,0 +1,266 @@
+"""Relax operators as tensor expressions in the form that the schedules read, where TVM's own form is another one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tvm import relax, te, tirx, topi
+
+Expr = Any
+Builder = Any
+REDUCES, ELEMENTWISE, OPAQUE = 4, 0, 8  # TVM's kinds of functions, for fusion: what follows a reduction joins it
+
+
+def legalizations() -> Mapping[str, Callable[[Builder, Any], Expr]]:
+    """Operator name -> the function that writes it, for ``relax.transform.LegalizeOps``."""
+    return {
+        "relax.nn.conv2d": _convolution,
+        "relax.matmul": _matmul,
+        "relax.nn.avg_pool2d": _pooling("avg"),
+        "relax.nn.max_pool2d": _pooling("max"),
+        "relax.mean": _mean,
+        "relax.nn.layer_norm": _layer_norm,
+        "relax.nn.softmax": _softmax,
+        "relax.nn.gelu": _elementwise("gelu", gelu),
+        "relax.nn.gelu_tanh": _elementwise("gelu_tanh", gelu_tanh),
+        "relax.nn.silu": _elementwise("silu", lambda x: x * tirx.sigmoid(x)),
+    }
+
+
+def gelu(x: Expr) -> Expr:
+    """x · Φ(x), exact."""
+    return x * (tirx.erf(x * _like(x, math.sqrt(0.5))) * _like(x, 0.5) + _like(x, 0.5))
+
+
+def gelu_tanh(x: Expr) -> Expr:
+    inner = x * (x * x * _like(x, 0.044715) + _like(x, 1.0)) * _like(x, math.sqrt(2 / math.pi))
+    return x * (tirx.tanh(inner) * _like(x, 0.5) + _like(x, 0.5))
+
+
+def _like(x: Expr, value: float) -> Expr:
+    return tirx.const(value, "float32")
+
+
+def _elementwise(name: str, function: Callable[[Expr], Expr]) -> Callable[[Builder, Any], Expr]:
+    def write(builder: Builder, call: Any) -> Expr:
+        def compute(x: Any) -> Any:
+            return te.compute(x.shape, lambda *at: function(x(*at)), name=name)
+
+        return builder.call_te(
+            compute, call.args[0], primfunc_name_hint=name, primfunc_attrs={"op_pattern": ELEMENTWISE}
+        )
+
+    return write
+
+
+def _matmul(builder: Builder, call: Any) -> Expr:
+    return builder.call_te(matmul, *call.args, primfunc_name_hint="matmul", primfunc_attrs={"op_pattern": REDUCES})
+
+
+def matmul(first: Any, second: Any) -> Any:
+    """(… M, K) × (… K, N), batch axes broadcast; a one-dimensional operand is a row, or a column."""
+    a, b = list(first.shape), list(second.shape)
+    if len(a) < 2 or len(b) < 2:
+        return topi.matmul(first, second)
+    batch = _broadcast(a[:-2], b[:-2])
+    k = te.reduce_axis((0, a[-1]), name="k")
+
+    def element(*at: Expr) -> Expr:
+        *lead, m, n = at
+        return te.sum(first(*_batch(lead, a[:-2]), m, k) * second(*_batch(lead, b[:-2]), k, n), axis=k)
+
+    return te.compute([*batch, a[-2], b[-1]], element, name="matmul")
+
+
+def _broadcast(first: list[Any], second: list[Any]) -> list[Any]:
+    count = max(len(first), len(second))
+    padded = [[1] * (count - len(each)) + each for each in (first, second)]
+    return [b if _one(a) else a for a, b in zip(*padded, strict=True)]
+
+
+def _one(extent: Any) -> bool:
+    return isinstance(extent, int | tirx.IntImm) and int(extent) == 1
+
+
+def _batch(at: list[Expr], extents: list[Any]) -> list[Expr]:
+    mine = at[len(at) - len(extents) :]
+    return [tirx.const(0, "int64") if _one(extent) else each for each, extent in zip(mine, extents, strict=True)]
+
+
+def _convolution(builder: Builder, call: Any) -> Expr:
+    attributes = call.attrs
+    if attributes.data_layout != "NHWC" or attributes.kernel_layout != "HWIO":
+        return relax.transform.legalize_ops.nn._nn_conv2d(builder, call)
+    pads, strides, dilation = (
+        [int(each) for each in v] for v in (attributes.padding, attributes.strides, attributes.dilation)
+    )
+    groups = int(attributes.groups)
+
+    def compute(data: Any, kernel: Any) -> Any:
+        return convolution(data, kernel, strides, pads, dilation, groups)
+
+    name = (
+        "conv2d" if groups == 1 else "depthwise" if groups == int(call.args[0].ty.shape.values[3]) else "group_conv2d"
+    )
+    return builder.call_te(compute, *call.args, primfunc_name_hint=name, primfunc_attrs={"op_pattern": REDUCES})
+
+
+def convolution(data: Any, kernel: Any, strides: list[int], pads: list[int], dilation: list[int], groups: int) -> Any:
+    """(B, H, W, C) by (KH, KW, C / groups, O); ``pads`` is top, left, bottom, right."""
+    padded = pad(data, pads)
+    batch, high, wide, _ = padded.shape
+    kh, kw, inputs, outputs = kernel.shape
+    oh = (high - (kh - 1) * dilation[0] - 1) // strides[0] + 1
+    ow = (wide - (kw - 1) * dilation[1] - 1) // strides[1] + 1
+    down, along = te.reduce_axis((0, kh), "kh"), te.reduce_axis((0, kw), "kw")
+
+    def at(y: Expr, x: Expr) -> tuple[Expr, Expr]:
+        return y * strides[0] + down * dilation[0], x * strides[1] + along * dilation[1]
+
+    multiplier = int(outputs) // groups
+    if int(inputs) == 1 and groups > 1 and multiplier == 1:
+        return te.compute(
+            (batch, oh, ow, outputs),
+            lambda b, y, x, o: te.sum(padded(b, *at(y, x), o) * kernel(down, along, 0, o), axis=[down, along]),
+            name="depthwise",
+        )
+    channel = te.reduce_axis((0, inputs), "channel")
+    if groups == 1:
+        return te.compute(
+            (batch, oh, ow, outputs),
+            lambda b, y, x, o: te.sum(
+                padded(b, *at(y, x), channel) * kernel(down, along, channel, o), axis=[down, along, channel]
+            ),
+            name="conv2d",
+        )
+    whole = te.compute(
+        (batch, groups, oh, ow, multiplier),
+        lambda b, g, y, x, o: te.sum(
+            padded(b, *at(y, x), g * inputs + channel) * kernel(down, along, channel, g * multiplier + o),
+            axis=[down, along, channel],
+        ),
+        name="group_conv2d",
+    )
+    return te.compute(
+        (batch, oh, ow, outputs), lambda b, y, x, o: whole(b, o // multiplier, y, x, o % multiplier), name="ungroup"
+    )
+
+
+def pad(data: Any, pads: list[int], value: float = 0.0) -> Any:
+    """(B, H, W, C) with ``pads`` top, left, bottom, right around; the data itself where there are none."""
+    if not any(pads):
+        return data
+    batch, high, wide, channels = data.shape
+    top, left, bottom, right = pads
+
+    def element(b: Expr, y: Expr, x: Expr, c: Expr) -> Expr:
+        inside = tirx.all(y >= top, y < high + top, x >= left, x < wide + left)
+        return tirx.if_then_else(inside, data(b, y - top, x - left, c), tirx.const(value, str(data.dtype)))
+
+    return te.compute((batch, high + top + bottom, wide + left + right, channels), element, name="padded")
+
+
+def _pooling(kind: str) -> Callable[[Builder, Any], Expr]:
+    def write(builder: Builder, call: Any) -> Expr:
+        attributes = call.attrs
+
+        def compute(data: Any) -> Any:
+            return topi.nn.pool2d(
+                data,
+                kernel=attributes.pool_size,
+                stride=attributes.strides,
+                dilation=attributes.dilation,
+                padding=attributes.padding,
+                pool_type=kind,
+                ceil_mode=attributes.ceil_mode,
+                layout=attributes.layout,
+                count_include_pad=attributes.count_include_pad,
+            )
+
+        return builder.call_te(
+            compute, call.args[0], primfunc_name_hint=f"{kind}_pool2d", primfunc_attrs={"op_pattern": REDUCES}
+        )
+
+    return write
+
+
+def _mean(builder: Builder, call: Any) -> Expr:
+    """A sum and one multiplication, in one function."""
+    data = call.args[0]
+    count = int(data.ty.ndim)
+    axes = sorted(int(each) % count for each in (call.attrs.axis or range(count)))
+    keep = bool(call.attrs.keepdims)
+
+    def compute(x: Any) -> Any:
+        steps = [te.reduce_axis((0, x.shape[axis]), "k") for axis in axes]
+        size: Any = 1
+        for axis in axes:
+            size = size * x.shape[axis]
+        shape = [extent for axis, extent in enumerate(x.shape) if axis not in axes]
+
+        def element(*at: Expr) -> Expr:
+            kept, gone = iter(at), iter(steps)
+            return te.sum(x(*[next(gone) if axis in axes else next(kept) for axis in range(count)]), axis=steps)
+
+        total = te.compute(shape, element, name="total")
+        scale = tirx.const(1.0, "float32") / tirx.Cast("float32", size)
+        if not keep:
+            return te.compute(shape, lambda *at: total(*at) * scale, name="mean")
+        full = [1 if axis in axes else extent for axis, extent in enumerate(x.shape)]
+        return te.compute(
+            full, lambda *at: total(*[each for axis, each in enumerate(at) if axis not in axes]) * scale, name="mean"
+        )
+
+    return builder.call_te(compute, data, primfunc_name_hint="mean", primfunc_attrs={"op_pattern": OPAQUE})
+
+
+def _layer_norm(builder: Builder, call: Any) -> Expr:
+    axes = [int(each) % int(call.args[0].ty.ndim) for each in call.attrs.axes]
+    if axes != [int(call.args[0].ty.ndim) - 1]:
+        return relax.transform.legalize_ops.nn._nn_layer_norm(builder, call)
+    epsilon = float(call.attrs.epsilon)
+    return builder.call_te(
+        lambda x, gamma, beta: layer_norm(x, gamma, beta, epsilon),
+        *call.args,
+        primfunc_name_hint="layer_norm",
+        primfunc_attrs={"op_pattern": OPAQUE},
+    )
+
+
+def layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """Over the last axis: mean first, then the mean squared distance from it."""
+    *rows, size = x.shape
+    inverse = tirx.const(1 / int(size), "float32")
+    k, j = te.reduce_axis((0, size), "k"), te.reduce_axis((0, size), "j")
+    total = te.compute(rows, lambda *at: te.sum(x(*at, k), axis=k), name="total")
+    mean = te.compute(rows, lambda *at: total(*at) * inverse, name="mean")
+
+    def away(*at: Expr) -> Expr:
+        return x(*at) - mean(*at[:-1])
+
+    squares = te.compute(rows, lambda *at: te.sum(away(*at, j) * away(*at, j), axis=j), name="squares")
+    scale = te.compute(
+        [*rows, 1], lambda *at: tirx.rsqrt(squares(*at[:-1]) * inverse + tirx.const(epsilon, "float32")), name="scale"
+    )
+    return te.compute(
+        x.shape, lambda *at: away(*at) * scale(*at[:-1], 0) * gamma(at[-1]) + beta(at[-1]), name="layer_norm"
+    )
+
+
+def _softmax(builder: Builder, call: Any) -> Expr:
+    if int(call.attrs.axis) not in (-1, int(call.args[0].ty.ndim) - 1):
+        return relax.transform.legalize_ops.nn._nn_softmax(builder, call)
+    return builder.call_te(softmax, call.args[0], primfunc_name_hint="softmax", primfunc_attrs={"op_pattern": OPAQUE})
+
+
+def softmax(x: Any) -> Any:
+    """Over the last axis."""
+    *rows, size = x.shape
+    k, j = te.reduce_axis((0, size), "k"), te.reduce_axis((0, size), "j")
+    biggest = te.compute(rows, lambda *at: te.max(x(*at, k), axis=k), name="biggest")
+    power = te.compute(x.shape, lambda *at: tirx.exp(x(*at) - biggest(*at[:-1])), name="power")
+    total = te.compute(rows, lambda *at: te.sum(power(*at, j), axis=j), name="total")
+    scale = te.compute([*rows, 1], lambda *at: tirx.const(1.0, "float32") / total(*at[:-1]), name="scale")
+    return te.compute(x.shape, lambda *at: power(*at) * scale(*at[:-1], 0), name="softmax")

@@ -1,0 +1,1 @@
+"""Tuned schedules: the database below ``$EDGEVIT_HOME``, and the records that ship with edgevit."""

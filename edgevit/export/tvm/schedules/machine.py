@@ -1,0 +1,36 @@
+"""What a schedule has to know of a CPU: vector width, vector registers, threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgevit.export.tvm.targets import BuildTarget
+
+PARALLEL_FROM = 100_000  # multiply-adds (or elements, eight times over) from which starting threads pays
+
+
+@dataclass(frozen=True)
+class Machine:
+    """lanes       float32 values in a vector register
+    registers   vector registers
+    threads     that the work is divided among
+    """
+
+    lanes: int
+    registers: int
+    threads: int
+
+    def parallel(self, work: int | None) -> bool:
+        """Whether a loop over ``work`` (None: unknown at build time) multiply-adds is worth the threads' start."""
+        return self.threads > 1 and (work is None or work >= PARALLEL_FROM)
+
+
+def machine_of(target: BuildTarget) -> Machine:
+    features = set(target.features())
+    if "avx512f" in features:
+        lanes, registers = 16, 32
+    elif "avx" in features:
+        lanes, registers = 8, 16
+    else:
+        lanes, registers = 4, 32 if target.arch == "aarch64" else 16
+    return Machine(lanes, registers, max(1, target.cores))

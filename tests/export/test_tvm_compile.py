@@ -1,0 +1,151 @@
+"""Captured programs through TVM's import, our layout and fusion, and the exporter's worker processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("tvm")
+import tvm
+from tvm import relax
+
+from edgevit.artifact import BatchRange
+from edgevit.errors import ExportFailed, Unsupported
+from edgevit.export.base import Context
+from edgevit.export.capture import capture
+from edgevit.export.tvm import compile as compiling
+from edgevit.export.tvm import schedules, targets
+from edgevit.export.tvm.exporter import TvmExporter, TvmOptions
+
+FIXED, DYNAMIC = BatchRange(min=1, max=1), BatchRange(min=1, max=8)
+
+
+class Mixed(nn.Module):
+    """What the model families are made of: convolution, pooling, tokens, attention, channels split and joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 12, 3, 2, 1)
+        self.depth = nn.Conv2d(12, 12, 3, 1, 1, groups=12)
+        self.grouped = nn.Conv2d(12, 12, 3, 1, 1, groups=3)
+        self.gate = nn.Conv2d(12, 12, 1)
+        self.norm = nn.LayerNorm(12)
+        self.keys = nn.Linear(12, 36)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = torch.relu(self.stem(image))
+        x = x + nn.functional.avg_pool2d(self.depth(x), 3, 1, 1, count_include_pad=False)
+        first, second = self.grouped(x).split([4, 8], 1)
+        x = torch.cat([second, first], 1) * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        tokens = self.norm(x.flatten(2).transpose(1, 2))
+        query, key, value = self.keys(tokens).unflatten(-1, (3, 2, 6)).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + nn.functional.gelu(mixed.transpose(1, 2).flatten(2))
+        return self.head(tokens.mean(1))
+
+
+def program_of(model: nn.Module, batch: BatchRange = FIXED, size: int = 18) -> Any:
+    rows = np.random.default_rng(0).normal(size=(16, 3, size, size)).astype(np.float32)
+    return capture(model.eval(), {"image": rows}, batch, classifier=True)
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def outputs(captured: Any, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the compiled program and the float64 module give."""
+    target = targets.host(1)
+    module = schedules.apply(compiling.lower(captured.program), target, {})
+    machine = relax.VirtualMachine(compiling.build(module, target), tvm.cpu())
+    images = np.ascontiguousarray(captured.calibration["image"][:rows])
+    with torch.no_grad():
+        exact = captured.module.double()(torch.from_numpy(images).double()).numpy()
+    captured.module.float()
+    return machine["main"](tvm.runtime.tensor(images)).numpy(), exact
+
+
+def error(got: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.abs(got - exact).max() / np.abs(exact).max())
+
+
+def test_a_compiled_model_computes_what_its_module_does() -> None:
+    assert error(*outputs(program_of(randomised(Mixed())), 1)) < 2e-6
+
+
+def test_one_build_serves_every_batch_of_a_range() -> None:
+    captured = program_of(randomised(Mixed()), DYNAMIC)
+    for rows in (1, 3, 8):
+        assert error(*outputs(captured, rows)) < 2e-6
+
+
+def test_equal_layers_share_one_kernel_and_keep_their_own_weights() -> None:
+    layers = nn.Sequential(nn.Flatten(), *[nn.Linear(27, 27) for _ in range(4)])
+    captured = program_of(randomised(layers), size=3)
+    module = compiling.lower(captured.program)
+    names = [str(call.args[0].name_hint) for call in compiling.calls_of(module)]
+    assert len([name for name in names if "matmul" in name]) == 4
+    assert len({name for name in names if "matmul" in name}) == 1
+    assert error(*outputs(captured, 1)) < 2e-6
+
+
+def test_permutations_between_convolutions_cancel() -> None:
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten()
+    )
+    names = [str(call.args[0].name_hint) for call in compiling.calls_of(compiling.lower(program_of(layers).program))]
+    assert sum("transpose" in name for name in names) == 2, "one in front, one behind"
+
+
+class Strange(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.special.i0(image).flatten(1)
+
+
+def test_an_operator_that_tvm_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="i0") as caught:
+        TvmExporter().write(
+            program_of(Strange()), tmp_path, precision="fp32", options=TvmOptions(), context=Context(threads=1)
+        )
+    assert caught.value.hint
+    assert "onnx" in caught.value.hint
+
+
+def test_the_exporter_writes_a_library_and_says_what_it_needs(tmp_path: Path) -> None:
+    stages: list[str] = []
+    context = Context(progress=lambda stage, _: stages.append(stage), threads=1)
+    built = TvmExporter().write(
+        program_of(randomised(Mixed())), tmp_path, precision="fp32", options=TvmOptions(), context=context
+    )
+    assert [each.name for each in tmp_path.iterdir()] == [built.entry] == ["model.so"]
+    assert built.precision.layers == {"float32": 8}
+    assert {"apache-tvm", "apache-tvm-ffi", "llvm", "torch"} <= built.versions.keys()
+    assert {"arch", "features", "system", "device", "cores"} <= built.lock.keys()
+    assert any("compiled for" in note for note in built.notes)
+    assert any("kernels" in stage for stage in stages)
+
+
+def test_a_build_past_its_time_is_an_export_that_failed(tmp_path: Path) -> None:
+    context = Context(timeout_s=0.5, threads=1)
+    with pytest.raises(ExportFailed, match=r"did not finish within 0\.5 s"):
+        TvmExporter().write(
+            program_of(randomised(Mixed())), tmp_path, precision="fp32", options=TvmOptions(), context=context
+        )
+    assert not os.listdir(tmp_path)
+
+
+def test_fp16_is_declined(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="fp16"):
+        TvmExporter().write(
+            program_of(Mixed()), tmp_path, precision="fp16", options=TvmOptions(), context=Context(threads=1)
+        )
