@@ -34,6 +34,7 @@ test: lint
 
 schema: venv
 	$(BIN)/python -c "import json; from edgevit.artifact import Manifest; print(json.dumps(Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
+	$(BIN)/python -c "import json; from edgevit.split.manifest import BundleManifest; print(json.dumps(BundleManifest.model_json_schema(), indent=2))" > docs/reference/bundle.schema.json
 
 clean:
 	rm -rf $(VENV) artifacts build dist *.egg-info

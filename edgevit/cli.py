@@ -15,10 +15,12 @@ from typing import Annotated, Any
 import typer
 
 from edgevit import render
-from edgevit.errors import EdgeVitError, ParityFailed
+from edgevit.errors import EdgeVitError, UsageError
+from edgevit.split.options import SplitJob, SplitOptions, parse_bytes
 from edgevit.train.options import TrainOptions
 
 RECIPE = TrainOptions()  # the defaults of `edgevit train`
+SPLIT = SplitOptions(parts=1)  # the defaults of `edgevit split`
 
 app = typer.Typer(
     name="edgevit",
@@ -34,6 +36,9 @@ ModelName = Annotated[
     str, typer.Argument(help="A zoo name (fmvit_s), timm:NAME, or path/to/file.py:factory.", show_default=False)
 ]
 ArtifactDir = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="An artifact folder.", show_default=False)]
+ArtifactOrBundle = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT|BUNDLE", help="An artifact's folder, or a bundle's.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads to run the model with. Default: all usable cores.")
@@ -52,6 +57,10 @@ Provider = Annotated[
 Trust = Annotated[
     bool,
     typer.Option("--trust", help="Open an engine or compiled library that no known key signed. It runs code."),
+]
+RuntimeOptions = Annotated[
+    list[str] | None,
+    typer.Option("--runtime-option", metavar="KEY=VALUE", help="Repeat for several; OpenVINO has precision=bf16."),
 ]
 Weights = Annotated[
     str | None, typer.Option("--weights", help="A .safetensors or .pth file, or 'digits' for the shipped checkpoint.")
@@ -255,11 +264,12 @@ def export(
     _finish(results)
 
 
-@app.command(short_help="Prove an artifact on this machine.")
+@app.command(short_help="Prove an artifact or a bundle on this machine.")
 def verify(
-    artifact: ArtifactDir,
+    artifact: ArtifactOrBundle,
     runtime: RuntimeName = None,
     provider: Provider = None,
+    runtime_option: RuntimeOptions = None,
     data: Data = None,
     against: Annotated[
         str | None,
@@ -269,16 +279,36 @@ def verify(
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Prove an artifact: hashes, golden pair, then real data. Exit 7 when it is not what it says."""
-    from edgevit.profiles.verify import verify as run
+    """Prove an artifact: hashes, golden pair, then real data. Exit 7 when it is not what it says.
 
+    Of a bundle, every member is proved, then all together; --data gives the accuracy of the fused answers.
+    """
+    from edgevit.profiles.verify import verify as run
+    from edgevit.runtimes.base import parse_options
+    from edgevit.split.bundle import is_bundle
+    from edgevit.split.proof import verify_bundle
+
+    opening: dict[str, Any] = {
+        "runtime": runtime, "threads": threads, "data": data, "provider": provider, "trust": trust
+    }  # fmt: skip
+    together = is_bundle(artifact)
+    if together and against:
+        raise UsageError("--against compares artifacts, not bundles", hint="give a member's folder, such as part-0")
+    options = parse_options(runtime_option or ())
+    if together and options:
+        raise UsageError("--runtime-option is of artifacts, not bundles", hint="give a member's folder, such as part-0")
+    result: Any  # of an artifact or a bundle: both have record() and facts()
     try:
-        result = run(
-            artifact, runtime=runtime, threads=threads, data=data, against=against, provider=provider, trust=trust
-        )
-    except ParityFailed as exc:
-        if json and (failed := getattr(exc, "verification", None)):
-            render.emit_json(failed.record())
+        if together:
+            result = verify_bundle(artifact, **opening)
+        else:
+            result = run(artifact, against=against, options=options, **opening)
+    except EdgeVitError as exc:
+        if failed := getattr(exc, "verification", None):
+            if json:
+                render.emit_json(failed.record())
+            elif together:
+                render.facts(failed.facts())
         raise
     if json:
         render.emit_json(result.record())
@@ -286,19 +316,26 @@ def verify(
     render.facts(result.facts())
 
 
-@app.command(short_help="Classify images with an artifact.")
+@app.command(short_help="Classify images with an artifact or a bundle.")
 def predict(
-    artifact: ArtifactDir,
+    artifact: ArtifactOrBundle,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False)],
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
     labels: Annotated[Path | None, typer.Option("--labels", help="Class names, instead of the artifact's own.")] = None,
     runtime: RuntimeName = None,
     provider: Provider = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="PART", help="Leave this part of a bundle out, e.g. part-2."),
+    ] = None,
     threads: Threads = None,
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Classify images: top-5 with labels. A broken image is one line and does not stop the others."""
+    """Classify images: top-5 with labels. A broken image is one line and does not stop the others.
+
+    A bundle also says how many of its sub-models answered; the classes of a missing one suffer.
+    """
     from edgevit import predict as prediction
 
     results = prediction.predict(
@@ -310,11 +347,16 @@ def predict(
         provider=provider,
         labels=prediction.read_labels(labels),
         trust=trust,
+        without=without or (),
     )
-    records, failures = [], 0
+    records, failures, said = [], 0, set()
     for result in results:
         failures += isinstance(result, prediction.Failure)
         records.append(result.record())
+        for note in result.notes():
+            if note not in said:
+                render.say(note)
+            said.add(note)
         if not json:
             (render.say if isinstance(result, prediction.Failure) else print)(result.line())
     if json:
@@ -330,6 +372,7 @@ def profile(
     ],
     runtime: RuntimeName = None,
     provider: Provider = None,
+    runtime_option: RuntimeOptions = None,
     tier: Annotated[
         str, typer.Option("--tier", help="quick (≥ 6 s), standard (≥ 60 s) or publish (5 processes, ≥ 600 s).")
     ] = "quick",
@@ -363,6 +406,7 @@ def profile(
     """
     from edgevit import jobs
     from edgevit.profiles.scenarios import parse_scenario
+    from edgevit.runtimes.base import parse_options
 
     chosen = parse_scenario(scenario, qps=qps, bound_ms=bound_ms, fps=fps, minutes=minutes)
     with render.progress("profiling") as shown:
@@ -380,6 +424,7 @@ def profile(
             data=data,
             threads=threads,
             trust=trust,
+            options=parse_options(runtime_option or ()),
         )
     done = [result.profile for result in results if result.profile]
     if json:
@@ -387,6 +432,8 @@ def profile(
     elif done:
         render.table(jobs.PROFILE_COLUMNS, [jobs.profile_row(measured) for measured in done])
         for measured in done:
+            if measured.accuracy:
+                render.say(jobs.accuracy_line(measured.artifact, measured.accuracy))
             if measured.layers:
                 title = f"{measured.artifact}: where the milliseconds went"
                 render.table(jobs.LAYER_COLUMNS, jobs.layer_rows(measured.layers), title=title)
@@ -403,6 +450,7 @@ def compare(
     ] = None,
     runtime: Runtimes = None,
     provider: Provider = None,
+    runtime_option: RuntimeOptions = None,
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, help="Rows per call. Default: the smallest that both take.")
     ] = None,
@@ -420,11 +468,13 @@ def compare(
     Example: edgevit compare A --runtime onnxruntime --runtime openvino
     """
     from edgevit.profiles.compare import compare as run
+    from edgevit.runtimes.base import parse_options
 
     with render.progress("comparing") as shown:
         found = run(
             first, second, runtimes=tuple(runtime or ()), provider=provider, batch=batch, data=data, blocks=blocks,
-            seconds=seconds, threads=threads, trust=trust, progress=render.Stages(shown, "compare"),
+            seconds=seconds, threads=threads, trust=trust, options=parse_options(runtime_option or ()),
+            progress=render.Stages(shown, "compare"),
         )  # fmt: skip
     if json:
         render.emit_json(found.record())
@@ -488,6 +538,121 @@ def benchmark(
     _finish(benchmarking.failures(rows))
 
 
+@app.command(short_help="Split a vision transformer by classes over small devices.")
+def split(
+    model: Annotated[str, typer.Argument(help="A ViT: vit_edvit, vit_base, timm:deit_…, …", show_default=False)],
+    parts: Annotated[int, typer.Option("--parts", min=1, help="How many sub-models.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Bundle folder to write.", show_default=False)],
+    data: Annotated[
+        str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH.")
+    ] = "digits",
+    weights: Weights = None,
+    target: Annotated[
+        list[str] | None, typer.Option("-t", "--target", help="Repeat for several. Default: onnx.")
+    ] = None,
+    partition: Annotated[
+        str, typer.Option("--partition", help="balanced, similar, confusable, or a JSON file with every part's labels.")
+    ] = SPLIT.partition,
+    heads_pruned: Annotated[
+        int | None, typer.Option("--heads-pruned", min=0, help="Heads cut from every block; all widths shrink alike.")
+    ] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option("--memory-budget", help="Of all sub-models' weights together, e.g. 180MB.")
+    ] = None,
+    fleet: Annotated[
+        Path | None, typer.Option("--fleet", help="A fleet.toml: prune until every sub-model fits a node.")
+    ] = None,
+    importance: Annotated[
+        str, typer.Option("--importance", help="exact, taylor, random or magnitude.")
+    ] = SPLIT.importance,
+    images: Annotated[
+        int, typer.Option("--images", min=1, help="Images of a class that scores are taken on.")
+    ] = SPLIT.images,
+    retrain: Annotated[str, typer.Option("--retrain", help="negatives, or distil from the trunk.")] = SPLIT.mode,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of every sub-model. Default: fitted.")] = None,
+    batch_size: Annotated[int, typer.Option(min=2)] = SPLIT.retraining.batch_size,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = SPLIT.retraining.lr,
+    amp: Annotated[
+        str, typer.Option("--amp", help="Mixed precision: no, bf16 or fp16 (needs edgevit[split]).")
+    ] = SPLIT.amp,
+    seed: Annotated[int, typer.Option(help="Of the partition, order and augmentation.")] = SPLIT.seed,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Sub-models retrained at a time. Default: one per core or GPU.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto (GPUs if there are any), cpu or cuda.")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32 or fp16. Default: each target's own.")
+    ] = None,
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Prove every artifact equal to its model.")
+    ] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from an interrupted run of the same command.")
+    ] = False,
+    threads: Threads = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Split a vision transformer (ED-ViT): sub-models, each an expert in some classes, and a head that fuses them.
+
+    Example: edgevit split vit_edvit --weights trunk.safetensors --data digits --parts 5 -o bundle
+    """
+    _need_torch("splitting")
+    from dataclasses import replace
+
+    from edgevit.split import job as splitting
+
+    asked: dict[str, Any] = {
+        "parts": parts, "partition": partition, "heads_pruned": heads_pruned, "fleet": fleet, "importance": importance,
+        "images": images, "mode": retrain, "amp": amp, "seed": seed, "device": device, "threads": threads, "jobs": jobs,
+        "memory_budget": None if memory_budget is None else parse_bytes(memory_budget),
+        "retraining": replace(SPLIT.retraining, epochs=epochs, batch_size=batch_size, lr=lr),
+    }  # fmt: skip
+    request = SplitJob(
+        model, data, out, SplitOptions(**asked), weights=weights, classes=classes, image_size=image_size,
+        targets=tuple(target or ("onnx",)), precision=precision, verify=verify, resume=resume, force=force,
+    )  # fmt: skip
+    with render.progress(f"splitting {model}") as shown:
+        result = splitting.run_split(request, render.Stages(shown, f"{model} → {parts} parts"))
+    if json:
+        render.emit_json(result.record())
+        return
+    render.table(splitting.COLUMNS, result.rows())
+    render.facts(result.facts())
+    for step in result.sizing.steps:
+        render.say(step)
+
+
+@app.command(short_help="Place a bundle's sub-models on a fleet of devices.")
+def assign(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What edgevit split wrote.", show_default=False)],
+    fleet: Annotated[Path, typer.Option("--fleet", help="A fleet.toml with the devices.", show_default=False)],
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, help="Copies of every sub-model, each on another device.")
+    ] = 1,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The plan to write.")] = Path("plan.json"),
+    json: Json = False,
+) -> None:
+    """Say which device runs which sub-models, how fast and in how much memory, and what the loss of each one costs.
+
+    Example: edgevit assign digits-bundle --fleet examples/fleet.toml
+    """
+    from edgevit.split import plan as planning
+    from edgevit.split.bundle import Bundle
+    from edgevit.split.fleet_file import read_fleet
+
+    plan = planning.plan_bundle(Bundle.open(bundle), read_fleet(fleet), replicas=replicas)
+    planning.write_plan(plan, out)
+    if json:
+        render.emit_json(plan.model_dump(mode="json"))
+        return
+    render.table(planning.COLUMNS, plan.rows())
+    print(plan.summary())
+    render.say(f"written: {out}")
+
+
 @app.command(short_help="One page of all measurements, with plots.")
 def report(
     folders: Annotated[
@@ -512,17 +677,18 @@ def report(
         print(written, end="")
 
 
-@app.command(short_help="Show an artifact's manifest in words.")
-def info(artifact: ArtifactDir, json: Json = False) -> None:
-    """Show an artifact's manifest in words."""
+@app.command(short_help="Show an artifact's or a bundle's manifest in words.")
+def info(artifact: ArtifactOrBundle, json: Json = False) -> None:
+    """Show the manifest of an artifact or a bundle in words."""
     from edgevit.artifact import Artifact
-    from edgevit.info import describe
+    from edgevit.info import describe, describe_bundle
+    from edgevit.split.bundle import Bundle, is_bundle
 
-    opened = Artifact.open(artifact)
+    opened = Bundle.open(artifact) if is_bundle(artifact) else Artifact.open(artifact)
     if json:
         render.emit_json(opened.manifest.model_dump(mode="json"))
         return
-    render.facts(describe(opened))
+    render.facts(describe_bundle(opened) if isinstance(opened, Bundle) else describe(opened))
 
 
 @app.command(short_help="The whole story on handwritten digits.")

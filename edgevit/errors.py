@@ -8,6 +8,7 @@
     ├── ExportFailed             5   the build itself failed
     ├── BadArtifact              6   missing, altered, or written by a newer edgevit
     ├── ParityFailed             7   the artifact does not compute what its model computes
+    ├── PlacementImpossible      8   a sub-model fits on no node; carries needed and free bytes
     ├── GateMissed              10   a measured figure missed what --fail-if or --require asks
     ├── WorkerFailed             1   a worker process crashed, hung or was killed
     └── Interrupted            130   Ctrl-C; the message says what is kept
@@ -76,6 +77,19 @@ class ParityFailed(EdgeVitError):
     """Outputs differ from the reference by more than the tolerance."""
 
     exit_code = 7
+
+
+class PlacementImpossible(EdgeVitError):
+    """No node has room for a sub-model: its name, its need, and the node that comes nearest with its free bytes."""
+
+    exit_code = 8
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, part: str, node: str, needed_bytes: int, free_bytes: int
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.part, self.node = part, node
+        self.needed_bytes, self.free_bytes = needed_bytes, free_bytes
 
 
 class GateMissed(EdgeVitError):

@@ -1,4 +1,4 @@
-"""A manifest in words."""
+"""The manifest of an artifact or a bundle in words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from edgevit import render
 from edgevit.artifact import Artifact, Manifest, Parity, ReparamSummary, TensorSpec
+from edgevit.split.bundle import Bundle
+from edgevit.split.manifest import BundleAccuracy, Remaining
 
 
 def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:
@@ -85,3 +87,50 @@ def _inside(manifest: Manifest) -> Iterator[tuple[str, str]]:
         for module, reason in manifest.reparam.left.items():
             yield "left as is", f"{module}: {reason}"
     yield "built with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+
+
+def describe_bundle(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """(topic, sentence) pairs of a bundle, in the order a reader asks for them."""
+    manifest, trunk = bundle.manifest, bundle.manifest.trunk
+    written = f"schema {manifest.schema_version}, edgevit {manifest.edgevit}, {manifest.created}"
+    yield "bundle", f"{bundle.path} ({written}, revision {bundle.sha256[:12]})"
+    yield "trunk", f"{trunk.name}, {_counts(trunk.params, trunk.macs, trunk.bytes)}; weights: {trunk.weights.origin}"
+    yield "classes", f"{len(manifest.classes)}, shared out: {manifest.partition.method}, seed {manifest.partition.seed}"
+    for part, feature in zip(manifest.parts, manifest.features, strict=True):
+        ratios = f"{trunk.params / part.params:.1f}× smaller, {trunk.macs / part.macs:.1f}× fewer MACs than the trunk"
+        yield (
+            part.name,
+            f"classes {', '.join(part.classes)}; {part.heads_pruned} heads pruned, "
+            f"{_counts(part.params, part.macs, part.bytes)} ({ratios}), {feature.size} features",
+        )
+    fusion = manifest.fusion
+    yield "fusion", _counts(fusion.params, fusion.macs, fusion.bytes)
+    yield "targets", ", ".join(bundle.targets)
+    for target in bundle.targets:
+        for artifact in (*bundle.parts(target), bundle.fusion(target)):
+            if artifact.manifest.parity.status != "verified":
+                yield "parity", f"{artifact.path.name} is {parity_sentence(artifact.manifest.parity)}"
+    if manifest.accuracy:
+        yield from _fused(manifest.accuracy)
+    yield "made from", f"{manifest.lineage.data}, seed {manifest.lineage.seed}"
+    for command in manifest.lineage.commands:
+        yield "made by", command
+    for note in manifest.lineage.notes:
+        yield "note", note
+
+
+def _counts(params: int, macs: int, size: int) -> str:
+    return f"{render.si(params)} parameters, {render.si(macs)} MACs, {render.si(size, 'B')}"
+
+
+def _fused(accuracy: BundleAccuracy) -> Iterator[tuple[str, str]]:
+    what = f"on {accuracy.images} images of {accuracy.data}"
+    yield "accuracy", f"{accuracy.fused:.2%} top-1 fused, {accuracy.trunk:.2%} of the trunk, {what}"
+    for count, left in (("one part", accuracy.missing_one), ("two parts", accuracy.missing_two)):
+        if left:
+            yield f"without {count}", _left(left)
+
+
+def _left(left: Remaining) -> str:
+    worst = f" ({', '.join(left.worst_parts)})" if left.worst_parts else ""
+    return f"{left.mean:.2%} on average, {left.worst:.2%} in the worst case{worst}"

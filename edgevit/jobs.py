@@ -16,6 +16,7 @@ from edgevit.predict import read_labels
 if TYPE_CHECKING:
     from edgevit.artifact import Artifact
     from edgevit.build import Prepared, Target
+    from edgevit.profiles.accuracy import FileAccuracy
     from edgevit.profiles.gates import Gate
     from edgevit.profiles.latency import Profile
     from edgevit.profiles.layers import Layers, Requirement
@@ -42,11 +43,15 @@ PROFILE_COLUMNS = (
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What ``edgevit export`` was asked for; fields are its options."""
+    """What ``edgevit export`` was asked for; fields are its options.
+
+    ``parent``: ``out`` holds a folder for each target even when there is only one.
+    """
 
     model: str
     targets: tuple[str, ...]
     out: Path | None = None
+    parent: bool = False
     weights: str | None = None
     pretrained: bool = False
     precision: str | None = None
@@ -177,11 +182,18 @@ def _plan(job: ExportJob, name: str, options: Mapping[str, str]) -> _Plan:
 
         target = build.choose_target(name, job.precision, dict(options))
         default = build.default_out(job.model, name, target.precision)
-        folder = default if job.out is None else job.out if len(job.targets) == 1 else job.out / default.name
+        folder = _folder(job, default)
         check_vacant(folder, force=job.force)
     except EdgeVitError as error:
         return _Plan(name, error=error)
     return _Plan(name, target, folder)
+
+
+def _folder(job: ExportJob, default: Path) -> Path:
+    """Where a target's artifact goes: ``out`` itself for one target, in it for several."""
+    if job.out is None:
+        return default
+    return job.out / default.name if job.parent or len(job.targets) > 1 else job.out
 
 
 def _prepared(job: ExportJob, progress: Progress) -> Prepared:
@@ -304,13 +316,22 @@ def layer_rows(layers: Layers) -> list[tuple[str, ...]]:
     ]
 
 
+def accuracy_line(artifact: str, found: FileAccuracy) -> str:
+    """Top-1 and top-5 of the file that was timed, in words."""
+    best = "" if found.top5 is None else f", top-5 {found.top5:.2%}"
+    return (
+        f"{artifact}: top-1 {found.top1:.2%}{best} on {render.counted(found.images, 'image')} of {found.data} "
+        f"(model sha256 {found.sha256[:12]}…)"
+    )
+
+
 def profile_row(measured: Profile) -> tuple[str, ...]:
     """A line of the profile table; a figure that cannot be given is a dash and the reasons say why."""
     record = measured.record()
     rate = record["throughput"]
     return (
         str(record["artifact"]),
-        record["runtime"],
+        " ".join([record["runtime"], *(f"{key}={value}" for key, value in measured.conditions.options)]),
         str(record["threads"]),
         *(render.ms(record[key]) for key in ("p50_ms", "p90_ms", "p99_ms")),
         "—" if rate is None else f"{rate:,.1f}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.images import ImageError, decode
 from edgevit.profiles.parity import run_rows
 from edgevit.runtimes.base import Session, open_session
+from edgevit.split.bundle import Bundle, is_bundle
+from edgevit.split.embedded import Answer, BundleSession
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,34 @@ class Prediction:
     def line(self) -> str:
         return f"{self.image}: " + ", ".join(f"{guess.label} {guess.probability:.1%}" for guess in self.top)
 
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should be told once, whatever the number of images."""
+        return ()
+
+
+@dataclass(frozen=True)
+class BundlePrediction(Prediction):
+    """What a bundle says: how many of its sub-models answered, and which are missing."""
+
+    answer: Answer
+
+    def record(self) -> dict[str, Any]:
+        return {
+            **super().record(),
+            "where": "embedded",
+            "parts": self.answer.parts,
+            "answered": self.answer.answered,
+            "degraded": self.answer.degraded,
+            "missing": [missing.record() for missing in self.answer.missing],
+            "latency_ms": self.answer.latency_ms,
+        }
+
+    def line(self) -> str:
+        return f"{super().line()}; {self.answer.sentence()}"
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(f"{one.part} did not answer: {one.reason}" for one in self.answer.missing if not one.left_out)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -54,6 +85,9 @@ class Failure:
     def line(self) -> str:
         return f"error: {self.error}"
 
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
 
 def predict(
     path: Path | str,
@@ -65,12 +99,24 @@ def predict(
     provider: str | None = None,
     labels: Sequence[str] | None = None,
     trust: bool = False,
+    without: Sequence[str] = (),
 ) -> Iterator[Prediction | Failure]:
     """One result per image, in order, as each is done. ``trust`` is that of ``open_session``.
 
-    What cannot work is raised at once: Unsupported for an artifact that is no classifier, ParityFailed for one that
-    failed its proof, UsageError, BadArtifact. The session is opened when the first result is asked for.
+    A bundle runs in this process; the parts in ``without`` are left out. What cannot work is raised at once:
+    Unsupported for an artifact that is no classifier, ParityFailed for one that failed its proof, UsageError,
+    BadArtifact. The session is opened when the first result is asked for.
     """
+    if top < 1:
+        raise UsageError(f"top must be 1 or more, got {top}")
+    opening: dict[str, Any] = {"runtime": runtime, "threads": threads, "provider": provider, "trust": trust}
+    if is_bundle(path):
+        bundle = Bundle.open(path, without=without)
+        _check_labels(labels, len(bundle.manifest.classes))
+        together = partial(BundleSession, bundle, without=without, **opening)
+        return _answers(together, partial(_fused, names=labels or bundle.manifest.classes, top=top), images)
+    if without:
+        raise UsageError(f"{path} is not a bundle, so it has no parts to leave out", hint="drop --without")
     artifact = Artifact.open(path)
     manifest = artifact.manifest
     image, logits, preprocess = manifest.image_input(), manifest.logits_output(), manifest.preprocess
@@ -80,29 +126,43 @@ def predict(
         raise ParityFailed(
             f"{path} failed its proof ({manifest.parity.reason}), so its answers mean nothing", hint="export it again"
         )
-    if labels is not None and len(labels) != logits.shape[-1]:
-        raise UsageError(f"{len(labels)} labels for {logits.shape[-1]} classes", hint="one label per class, in order")
-    if top < 1:
-        raise UsageError(f"top must be 1 or more, got {top}")
-    opened = partial(open_session, artifact, runtime, threads=threads, provider=provider, trust=trust)
-    return _answers(opened, images, labels or manifest.labels, top)
+    _check_labels(labels, logits.shape[-1])
+    alone = partial(open_session, artifact, **opening)
+    return _answers(alone, partial(_single, names=labels or manifest.labels, top=top), images)
+
+
+def _check_labels(labels: Sequence[str] | None, classes: int | str) -> None:
+    if labels is not None and len(labels) != classes:
+        raise UsageError(f"{len(labels)} labels for {classes} classes", hint="one label per class, in order")
 
 
 def _answers(
-    opened: Callable[[], Session], images: Sequence[Path], labels: Sequence[str] | None, top: int
+    opened: Callable[[], AbstractContextManager[Any]],
+    classify: Callable[[Any, Path], Prediction | None],
+    images: Sequence[Path],
 ) -> Iterator[Prediction | Failure]:
     with opened() as session:
         for file in images:
             try:
-                scores = _scores(session, Path(file))
+                found = classify(session, Path(file))
             except ImageError as error:
                 said = str(error)
                 yield Failure(str(file), said if said.startswith(str(file)) else f"{file}: {said}")
                 continue
-            if np.isfinite(scores).all():
-                yield Prediction(str(file), best(scores, labels, top))
-            else:
-                yield Failure(str(file), f"{file}: the model's output holds NaN or infinity; run edgevit verify")
+            yield found or Failure(str(file), f"{file}: the model's output holds NaN or infinity; run edgevit verify")
+
+
+def _single(session: Session, file: Path, *, names: Sequence[str] | None, top: int) -> Prediction | None:
+    """One artifact's answer; None when it is not a number."""
+    scores = _scores(session, file)
+    return Prediction(str(file), best(scores, names, top)) if np.isfinite(scores).all() else None
+
+
+def _fused(session: BundleSession, file: Path, *, names: Sequence[str], top: int) -> Prediction | None:
+    """A bundle's answer; None when it is not a number."""
+    answer = session.answer(session.rows([decode(file)]))
+    scores = answer.logits[0]
+    return BundlePrediction(str(file), best(scores, names, top), answer) if np.isfinite(scores).all() else None
 
 
 def _scores(session: Session, file: Path) -> Array:

@@ -114,6 +114,11 @@ def si(value: float | None, unit: str = "") -> str:
     return f"{value:.3g} {unit}".strip()
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 row", "2 rows", "1,300 images"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def ms(value: float | None) -> str:
     """Milliseconds with three significant digits, or a dash."""
     return "—" if value is None else f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"

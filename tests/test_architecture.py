@@ -11,6 +11,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "edgevit"
 
+_TORCH_FREE = {"torch", "timm", "edgevit.models", "edgevit.export", "edgevit.build", "edgevit.train", "edgevit.cli"}
+_ON_DEVICES = ("assign", "bundle", "embedded", "fleet_file", "local_search", "manifest", "plan", "proof")
+
 # What the files of a room may never import. `edgevit/export/__init__.py` has one door, see test below.
 FORBIDDEN = {
     "export/": {"edgevit.runtimes", "edgevit.profiles", "edgevit.build", "edgevit.cli"},
@@ -24,6 +27,8 @@ FORBIDDEN = {
     "images.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
     "predict.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
     "registry.py": {"torch", "numpy", "pydantic"},
+    "info.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
+    **{f"split/{name}.py": _TORCH_FREE for name in _ON_DEVICES},
     "signing.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
     "worker.py": {"torch", "numpy", "edgevit.models", "edgevit.export", "edgevit.build"},
 }
@@ -114,6 +119,7 @@ DEVICE_MODULES = (
     "profiles.environment", "runtimes.tensorrt.device", "runtimes.coreml.device", "runtimes.tvm.device",
     "runtimes.coreml.evaluator", "runtimes.coreml.program", "runtimes.tensorrt.here",
     "runtimes.coreml.here", "runtimes.tvm.here", "benchmark", "profiles.compare", "profiles.gates", "runtimes.openvino",
+    *(f"split.{name}" for name in _ON_DEVICES),
 )  # fmt: skip
 
 

@@ -20,13 +20,18 @@ from edgevit.artifact import sha256_of
 JSON_PROFILE_KEYS = {
     "artifact", "runtime", "provider", "threads", "scenario", "tier", "verdict", "unmonitored", "p50_ms", "p90_ms",
     "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "key", "reasons",
+    "precision", "accuracy",
 }  # fmt: skip
+BRIEF = Path(__file__).parent / "brief.py"
 PARITY_KEYS = {"status", "reason", "max_abs", "max_rel", "cosine", "top1_agreement", "tolerance", "images"}
 
 
 def edgevit(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the installed command; a traceback in its output is always a failure."""
-    command = [str(Path(sys.executable).parent / "edgevit"), *map(str, arguments)]
+    """Run the installed command (its quick tier is a brief one); a traceback in its output is always a failure."""
+    installed = [str(Path(sys.executable).parent / "edgevit")]
+    command = [
+        str(part) for part in (*([sys.executable, BRIEF] if "profile" in arguments[:1] else installed), *arguments)
+    ]
     ran = subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, timeout=300
     )

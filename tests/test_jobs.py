@@ -72,6 +72,17 @@ def test_nothing_is_loaded_when_no_target_can_be_built(tmp_path: Path) -> None:
     assert isinstance(only.error, MissingDependency)
 
 
+@pytest.mark.parametrize(("parent", "folder"), [(False, "out"), (True, "out/vit_nano-onnx-fp32")])
+def test_out_is_the_folder_of_a_single_target_or_its_parent(tmp_path: Path, parent: bool, folder: str) -> None:
+    """Both are taken already, so each is named without a build."""
+    taken = tmp_path / "out" / "vit_nano-onnx-fp32"
+    taken.mkdir(parents=True)
+    (taken / "thesis.txt").write_text("years of work")
+    (result,) = jobs.run_export(jobs.ExportJob("vit_nano", ("onnx",), out=tmp_path / "out", parent=parent), silent)
+    assert isinstance(result.error, UsageError)
+    assert str(result.error).startswith(f"{tmp_path / folder} ")
+
+
 def test_an_unproved_artifact_is_an_error_only_where_proof_is_required(tmp_path: Path) -> None:
     for required in (False, True):
         out = tmp_path / str(required)

@@ -6,14 +6,23 @@ import json
 from pathlib import Path
 
 import pytest
+from brief import BRIEF
 
+from edgevit.profiles import latency
 from edgevit.quickstart import run
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory):
-    stages: list[str] = []
-    told = run(tmp_path_factory.mktemp("quickstart"), threads=1, progress=lambda stage, fraction: stages.append(stage))
+    """Told in a folder that has the remains of an earlier run."""
+    out, stages = tmp_path_factory.mktemp("quickstart"), list[str]()
+    for folder in ("fmvit_nano-train", "fmvit_nano-deploy"):
+        (out / folder).mkdir()
+        for file in ("edgevit.json", "earlier.onnx"):
+            (out / folder / file).write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(latency.TIERS, "quick", BRIEF)
+        told = run(out, threads=1, progress=lambda stage, fraction: stages.append(stage))
     assert len(stages) >= 7
     return told
 
@@ -47,8 +56,8 @@ def test_the_table_has_both_forms_and_the_record_is_json(story) -> None:
 
 
 def test_a_second_run_replaces_the_first(story) -> None:
-    again = run(story.out, threads=1, progress=lambda stage, fraction: None)
-    assert again.artifacts["deploy"].path == story.artifacts["deploy"].path
+    assert [artifact.path.name for artifact in story.artifacts.values()] == ["fmvit_nano-train", "fmvit_nano-deploy"]
+    assert not any((artifact.path / "earlier.onnx").exists() for artifact in story.artifacts.values())
 
 
 def test_nothing_else_appears_in_the_folder(story) -> None:

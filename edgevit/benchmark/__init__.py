@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from edgevit import jobs, registry
+from edgevit import jobs, registry, render
 from edgevit.artifact import Artifact
 from edgevit.benchmark.exports import Built, exports
 from edgevit.benchmark.job import COLUMNS as COLUMNS
@@ -61,7 +61,8 @@ def run(job: BenchmarkJob, progress_for: Callable[[str], Progress]) -> list[Row]
                     ledger.keep(rows[-1].record())
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped with {len(rows)} rows finished and kept in {job.out}", hint="run the same command again to go on"
+            f"stopped with {render.counted(len(rows), 'row')} finished and kept in {job.out}",
+            hint="run the same command again to go on",
         ) from None
     return rows
 

@@ -114,8 +114,9 @@ def export_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     names = ("weights", "pretrained", "precision", "batch", "image_size", "classes", "data", "threads", "timeout_s")
     request = jobs.ExportJob(
         model=asked["model"],
-        targets=(*rest, rest[0]),  # two or more, so that ``out`` is the parent of a folder for each
+        targets=tuple(rest),
         out=out,
+        parent=True,
         options=tuple(
             f"{target}.{key}={value}" for target in rest for key, value in payload["options"][target].items()
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -15,6 +16,8 @@ from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, UsageError
 from edgevit.export.base import Capture
 from edgevit.images import Preprocess
 
+_INPUT_ROLES: tuple[tuple[str, Role], ...] = ((r"features_\d+", "features"), ("present", "mask"))  # of a fusion head
+_OUTPUT_ROLES: Mapping[str, Role] = {"logits": "logits", "features": "features"}
 DTYPES = frozenset(get_args(TensorSpec.model_fields["dtype"].annotation))
 _SPECIALISED = ("Constraints violated", "specialized", "specialised", "not all values of", "guard on data-dependent")
 
@@ -75,9 +78,10 @@ def capture(
     """Trace ``module`` (eval mode, float32) with ``torch.export``; a dynamic batch is traced at two rows.
 
     ``inputs`` holds at least one row (16 or more for a useful activation scan) per argument, in the order of the
-    module's arguments. A classifier is ``image`` -> ``logits``; ``image`` says whether the inputs are preprocessed
-    images (default: for a classifier they are). Raises Unsupported (outputs that are not tensors, a
-    batch axis that the model fixes), UsageError (ragged inputs), ExportFailed (torch.export itself failed).
+    module's arguments. A classifier's one output is called ``logits``; ``image`` says whether the inputs are
+    preprocessed images (default: for a classifier they are). Outputs called features, and inputs called features_N or
+    present, have the roles they have in a split model. Raises Unsupported (outputs that are not tensors, a batch axis
+    that the model fixes), UsageError (ragged inputs), ExportFailed (torch.export itself failed).
     """
     module = module.eval()
     rows = max(2, batch.min) if batch.dynamic else batch.min
@@ -155,7 +159,8 @@ def _checked(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
 
 def _input_spec(name: str, array: Array, batch: BatchRange, image: bool) -> TensorSpec:
     shape = ("batch" if batch.dynamic else batch.min, *array.shape[1:])
-    return TensorSpec(name=name, dtype=_dtype(name, str(array.dtype)), shape=shape, role="image" if image else "tensor")
+    named: Role = next((role for pattern, role in _INPUT_ROLES if re.fullmatch(pattern, name)), "tensor")
+    return TensorSpec(name=name, dtype=_dtype(name, str(array.dtype)), shape=shape, role="image" if image else named)
 
 
 def _output_spec(name: str, tensor: Tensor, rows: int, batch: BatchRange) -> TensorSpec:
@@ -164,11 +169,9 @@ def _output_spec(name: str, tensor: Tensor, rows: int, batch: BatchRange) -> Ten
             f"output {name} has shape {tuple(tensor.shape)} for {rows} rows: its first axis is not the batch",
             hint="wrap the model so that every output has one row per input row",
         )
-    role: Role = "logits" if name == "logits" else "tensor"
     dtype = _dtype(name, str(tensor.dtype).removeprefix("torch."))
-    return TensorSpec(
-        name=name, dtype=dtype, shape=("batch" if batch.dynamic else batch.min, *tensor.shape[1:]), role=role
-    )
+    shape = ("batch" if batch.dynamic else batch.min, *tensor.shape[1:])
+    return TensorSpec(name=name, dtype=dtype, shape=shape, role=_OUTPUT_ROLES.get(name, "tensor"))
 
 
 def _dtype(name: str, dtype: str) -> Any:

@@ -89,11 +89,13 @@ def prepare(model: str | nn.Module, request: Request) -> Prepared:
 
 
 def _spec(source: nn.Module, request: Request) -> ModelSpec:
-    """The module's own spec, or one for a bare module: a classifier of images unless ``inputs`` were given."""
+    """The module's own spec, or one for a bare module: a classifier of images unless ``inputs`` were given.
+
+    With ``inputs``, a module that has a spec stays the classifier that it says it is, of other things than images.
+    """
     found = spec_of(source)
     if request.inputs is not None:
-        name = found.name if found else type(source).__name__
-        return replace(found, image_size=None, preprocess=None, num_classes=None) if found else _bare_spec(name)
+        return replace(found, image_size=None, preprocess=None) if found else _bare_spec(type(source).__name__)
     if found is not None:
         return _resized(found, request)
     from edgevit.models.file_models import classes_of
@@ -162,7 +164,7 @@ def _captured(
     if request.bake_preprocess and preprocess is not None:
         form, source = baked(form, preprocess), baked(source, preprocess)
     request.progress("trace", None)
-    classifier = request.inputs is None and spec.num_classes is not None
+    classifier = spec.num_classes is not None
     metadata = _metadata(spec, _stored_preprocess(preprocess, request), _labels(spec, request))
     image = preprocess is not None
     return capture(form, rows.inputs, request.batch, classifier=classifier, image=image, metadata=metadata), source
@@ -194,7 +196,7 @@ def _model_info(source: nn.Module, form: nn.Module, spec: ModelSpec, rows: Rows,
         name=spec.name,
         source=spec.source,
         form=request.form,
-        task="classifier" if request.inputs is None and spec.num_classes is not None else "tensors",
+        task="classifier" if spec.num_classes is not None else "tensors",
         image_size=spec.image_size,
         classes=spec.num_classes,
         params=count_params(form),
@@ -208,4 +210,4 @@ def _accuracy(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None,
     if preprocess is None or data is None or request.inputs is not None:
         return None
     request.progress(f"accuracy on {data}", None)
-    return measure_accuracy(source, data, preprocess, spec.num_classes)
+    return measure_accuracy(source, data, preprocess, spec.num_classes, _labels(spec, request))

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgevit.artifact import Accuracy, Array
 from edgevit.data import LabelledData, open_data
 from edgevit.errors import UsageError
-from edgevit.export.capture import run
+from edgevit.export.capture import output_names, run
 from edgevit.images import Preprocess, shrink
 
 MIN_ROWS, MAX_ROWS = 16, 32
@@ -54,11 +54,16 @@ def image_rows(data: str, preprocess: Preprocess, wanted: int) -> Rows:
 
 
 def tensor_rows(module: nn.Module, inputs: Mapping[str, Array]) -> Rows:
-    """The caller's own arrays, in the order of forward's arguments. UsageError unless names and row counts fit."""
+    """The caller's own arrays, in the order of forward's arguments. UsageError unless names and row counts fit.
+
+    A forward that takes ``*args`` gets those it does not name in the order given, under the caller's names.
+    """
     import inspect
 
     parameters = inspect.signature(module.forward).parameters.values()
     names = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        names += [name for name in inputs if name not in names]
     if not set(inputs) <= set(names) or list(names[: len(inputs)]) != [name for name in names if name in inputs]:
         raise UsageError(
             f"inputs are {', '.join(inputs) or 'missing'}; the model's forward takes {', '.join(names)}",
@@ -71,12 +76,23 @@ def tensor_rows(module: nn.Module, inputs: Mapping[str, Array]) -> Rows:
     return Rows(ordered, "given inputs")
 
 
-def measure_accuracy(module: nn.Module, data: str, preprocess: Preprocess, classes: int | None) -> Accuracy | None:
-    """Top-1 of the eager float32 model on the held-out part; None where the labels are not this model's classes."""
+def measure_accuracy(
+    module: nn.Module,
+    data: str,
+    preprocess: Preprocess,
+    classes: int | None,
+    labels: tuple[str, ...] | None = None,
+) -> Accuracy | None:
+    """Top-1 of the eager float32 model on the held-out part; None where the labels are not this model's classes.
+
+    A model that shares only some ``labels`` with the data, as a sub-model of a split one does, has other classes.
+    """
     held = open_data(data, split="held-out")
     if held.labels is None or classes is None or len(held) == 0 or int(held.labels.max()) >= classes:
         return None
     if held.classes is not None and len(held.classes) != classes:
+        return None
+    if labels and held.classes and set(labels) != set(held.classes) and set(labels) & set(held.classes):
         return None
     if len(held) > ACCURACY_IMAGES:
         held = held.take(np.linspace(0, len(held) - 1, ACCURACY_IMAGES).round().astype(np.int64))
@@ -86,7 +102,8 @@ def measure_accuracy(module: nn.Module, data: str, preprocess: Preprocess, class
 
 def _right(module: nn.Module, held: LabelledData, start: int, preprocess: Preprocess) -> int:
     part = held.take(range(start, min(start + _CHUNK, len(held))))
-    logits = run(module, (torch.from_numpy(preprocess.batch(list(part.images))),))
-    if not isinstance(logits, Tensor) or part.labels is None:
+    outputs = run(module, (torch.from_numpy(preprocess.batch(list(part.images))),))
+    logits = output_names(outputs, classifier=True).get("logits")
+    if logits is None or part.labels is None:
         return 0
     return int((logits.argmax(1).numpy() == part.labels).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,26 @@ class AccuracyCheck:
     images: int
     recorded: float | None
     top5: float | None = None
+
+
+@dataclass(frozen=True)
+class FileAccuracy:
+    """Top-1 and top-5 of exactly the model whose file has ``sha256``; ``top5`` is None for five classes or fewer."""
+
+    data: str
+    images: int
+    top1: float
+    top5: float | None
+    sha256: str
+
+
+def model_sha256(manifest: Manifest) -> str:
+    """Hash of the artifact's model: its entry's, or of the sorted ``hash  path`` lines where the entry is a folder."""
+    if manifest.entry in manifest.files:
+        return manifest.files[manifest.entry]
+    inside = sorted(path for path in manifest.files if path.startswith(f"{manifest.entry}/"))
+    lines = "".join(f"{manifest.files[path]}  {path}\n" for path in inside)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def spread(data: LabelledData, count: int) -> LabelledData:

@@ -44,13 +44,14 @@ def compare(
     blocks: int | None = None,
     seconds: float | None = None,
     trust: bool = False,
+    options: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Difference:
     """Measure two artifacts, or one on two runtimes, in turns.
 
     ``runtimes`` is none (each target's own), one for both, or one each. Every artifact gets its own golden rows, or the
     images of ``data``, in rotation. ``blocks`` is the fewest blocks, at least 9; ``seconds`` the time after which a
-    round gets no more than it has. ``trust`` is that of ``open_session``.
+    round gets no more than it has. ``trust`` and ``options`` (for both) are those of ``open_session``.
     Raises ParityFailed for an artifact that failed verification; UsageError when the two do not take the same inputs;
     Unsupported for a runtime whose time means nothing; WorkerFailed when the process crashed; open_session's errors.
     """
@@ -79,6 +80,7 @@ def compare(
             "threads": threads or usable_cores(),
             "provider": provider,
             "trust": trust,
+            "options": dict(options or {}),
         }
         answers = _rounds(payload, schedule, progress or (lambda stage, fraction: None))
     return _difference(opened, names, answers, rows, data or "golden")
@@ -168,7 +170,7 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
     Raises what ``open_session`` raises, and WorkerFailed for outputs that are no numbers.
     """
     sides, schedule = payload["sides"], Schedule(**payload["schedule"])
-    opening = {key: payload[key] for key in ("threads", "provider", "trust")}
+    opening = {key: payload[key] for key in ("threads", "provider", "trust", "options")}
     sessions: dict[int, Session] = {}
     try:
         for index in payload["order"]:
@@ -226,7 +228,12 @@ def _answer(found: Interleaved, sessions: Sequence[Session], watch: Watch) -> di
         "ratios": [other / base for base, other in zip(one, two, strict=True)],
         "p50_ms": [found.p50_ms("0"), found.p50_ms("1")],
         "sides": [
-            {"provider": session.provider, "threads": session.threads, "details": session.details}
+            {
+                "provider": session.provider,
+                "threads": session.threads,
+                "precision": session.precision,
+                "details": session.details,
+            }
             for session in sessions
         ],
         "others": None if shares is None else shares[0] / cores,
@@ -293,6 +300,9 @@ def _notes(
     }
     found = list(unverified.values())
     one, two = sides
+    precisions = [answers[0]["sides"][index]["precision"] for index in (0, 1)]
+    if precisions[0] != precisions[1]:
+        found.append(f"{one.label} computed in {precisions[0]}, {two.label} in {precisions[1]}")
     if one.threads != two.threads:
         found.append(f"{one.label} ran on {one.threads} threads, {two.label} on {two.threads}")
     known = [answer["others"] for answer in answers if answer["others"] is not None]

@@ -21,6 +21,7 @@ class Environment:
 
     machine      first 8 digits of a hash of the machine's id: tells machines apart without naming them
     governor     cpufreq governor of the first core
+    clocks       who sets the clocks and within which limits, e.g. "powersave, 400–3600 MHz, boost on", or "unreadable"
     load_1min    load average when the environment was collected
     virtual      hints of a virtual machine or container, e.g. ("hypervisor", "docker")
     """
@@ -37,6 +38,7 @@ class Environment:
     governor: str | None
     load_1min: float | None
     virtual: tuple[str, ...]
+    clocks: str = "unreadable"
 
     def record(self) -> dict[str, Any]:
         """As JSON-ready values."""
@@ -59,7 +61,27 @@ def collect(root: Path = Path("/")) -> Environment:
         governor=read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         load_1min=_load(root),
         virtual=_virtual(root),
+        clocks=clocks_policy(root),
     )
+
+
+def clocks_policy(root: Path) -> str:
+    """Governor, boost and limits of the cores as one phrase; "mixed: …" where they are not alike; "unreadable" where
+    cpufreq shows nothing (most virtual machines): the host may then do anything."""
+    cpus = root / "sys/devices/system/cpu"
+    found = list(dict.fromkeys(filter(None, map(_policy, sorted(cpus.glob("cpu[0-9]*/cpufreq"))))))
+    if not found:
+        return "unreadable"
+    limits = found[0] if len(found) == 1 else f"mixed: {'; '.join(found)}"
+    boost, no_turbo = read(cpus / "cpufreq/boost"), read(cpus / "intel_pstate/no_turbo")
+    on = boost == "1" if boost in ("0", "1") else no_turbo == "0" if no_turbo in ("0", "1") else None
+    return limits + ("" if on is None else f", boost {'on' if on else 'off'}")
+
+
+def _policy(folder: Path) -> str:
+    low, high = (read(folder / f"scaling_{end}_freq") or "" for end in ("min", "max"))
+    limits = f"{int(low) // 1000}–{int(high) // 1000} MHz" if low.isdigit() and high.isdigit() else ""
+    return ", ".join(part for part in (read(folder / "scaling_governor"), limits) if part)
 
 
 def read(path: Path) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from edgevit import registry, worker
 from edgevit.artifact import Artifact, BatchRange, write_atomically
 from edgevit.errors import ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
 from edgevit.profiles import environment, feeds, verdict
+from edgevit.profiles.accuracy import FileAccuracy, model_sha256
 from edgevit.profiles.layers import of_record as layers_of_record
 from edgevit.profiles.measure import Plan, plan_record
 from edgevit.profiles.record import Conditions as Conditions
@@ -31,6 +32,7 @@ from edgevit.runtimes.base import default_runtime, usable_cores
 
 SINGLE_STREAM = Scenario()
 LAYERS_TIMEOUT_S = 900.0
+ACCURACY_TIMEOUT_S = 3600.0
 Progress = Callable[[str, float | None], None]
 
 
@@ -61,6 +63,7 @@ class Request:
     data: str | None = None
     scenario: Scenario = SINGLE_STREAM
     layers: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def profile(
@@ -75,30 +78,36 @@ def profile(
     scenario: Scenario | str = SINGLE_STREAM,
     layers: bool = False,
     trust: bool = False,
+    options: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Measure one artifact in fresh processes and keep the result in its profiles/ folder.
 
-    Inputs are the golden rows in rotation, or the images of ``data``. ``layers`` adds the time of every layer, taken in
-    a process of its own after the samples. A worker that crashes or hangs gives a Profile
-    with the verdict FAILED. ``trust`` is that of ``open_session``. Raises ParityFailed for an artifact that failed
-    verification, Unsupported for a runtime whose time means nothing, UsageError, UnknownName, BadArtifact,
-    MissingDependency.
+    Inputs are the golden rows in rotation, or the images of ``data``, on which the accuracy is measured as well where
+    they are labelled. ``layers`` adds the time of every layer. Both are taken in processes of their own after the
+    samples. A worker that crashes or hangs gives a Profile with the verdict FAILED. ``trust`` and ``options`` (of the
+    runtime, such as OpenVINO's precision) are those of ``open_session``.
+    Raises ParityFailed for an artifact that failed verification, Unsupported for a runtime whose time means nothing,
+    UsageError, UnknownName, BadArtifact, MissingDependency.
     """
     artifact = Artifact.open(path)
     chosen_scenario = parse_scenario(scenario) if isinstance(scenario, str) else scenario
     chosen = lasting(_tier(tier), chosen_scenario)
-    conditions = _conditions(artifact, Request(runtime, provider, tier, threads, batch, data, chosen_scenario, layers))
+    given = dict(options or {})
+    asked = Request(runtime, provider, tier, threads, batch, data, chosen_scenario, layers, given)
+    conditions = _conditions(artifact, asked)
     measured = Profile(
         str(path), conditions, environment.collect(), (), (), _notes(artifact), dict(artifact.manifest.files)
     )
     with tempfile.TemporaryDirectory(prefix="edgevit-profile-") as folder:
         feed_file = feeds.write(artifact, Path(folder) / "feeds.npz", batch=conditions.batch, data=data)
-        opening = {"provider": provider, "trust": trust}
+        opening = {"provider": provider, "trust": trust, "options": given}
         job = _Job(chosen, chosen_scenario, feed_file, opening, progress or (lambda stage, fraction: None))
         measured = _measure(measured, job)
         if layers and measured.runs:
             measured = _with_layers(measured, job)
+        if data and measured.runs:
+            measured = _with_accuracy(measured, job, artifact, data)
     return save(measured, artifact.path)
 
 
@@ -131,7 +140,19 @@ def _conditions(artifact: Artifact, asked: Request) -> Conditions:
     baked = "baked" if manifest.preprocess and manifest.preprocess.baked else "outside"
     threads = asked.threads or usable_cores()
     inputs = asked.data or "golden"
-    return Conditions(name, asked.provider, threads, rows, asked.tier, version, baked, inputs, str(asked.scenario))
+    return Conditions(
+        name,
+        asked.provider,
+        threads,
+        rows,
+        asked.tier,
+        version,
+        baked,
+        inputs,
+        str(asked.scenario),
+        precision=manifest.precision,
+        options=tuple(asked.options.items()),
+    )
 
 
 def default_rows(scenario: Scenario, batch: BatchRange) -> int:
@@ -203,7 +224,11 @@ def _measure(blank: Profile, job: _Job) -> Profile:
         run = _run(answer)
         findings += verdict.judge(run, need, cores)
         conditions = replace(
-            used, provider=answer["provider"], threads=answer["threads"], details=tuple(answer["details"].items())
+            used,
+            provider=answer["provider"],
+            threads=answer["threads"],
+            precision=answer["precision"],
+            details=tuple(answer["details"].items()),
         )
         blank = replace(blank, runs=(*blank.runs, run), conditions=conditions)
     findings += verdict.judge_between(blank.runs)
@@ -234,6 +259,19 @@ def _with_layers(measured: Profile, job: _Job) -> Profile:
     return replace(measured, layers=layers_of_record(found))
 
 
+def _with_accuracy(measured: Profile, job: _Job, artifact: Artifact, data: str) -> Profile:
+    """``measured`` with the accuracy of the very file that was timed, or a note why not."""
+    job.progress("accuracy", None)
+    payload = {**job.payload(measured), "data": data}
+    try:
+        found = worker.call("edgevit.profiles.labelled:run", payload, timeout=ACCURACY_TIMEOUT_S)
+    except (WorkerFailed, Unsupported) as error:
+        found = {"reason": str(error)}
+    if "reason" in found:
+        return replace(measured, notes=(*measured.notes, f"accuracy was not measured: {found['reason']}"))
+    return replace(measured, accuracy=FileAccuracy(data, **found, sha256=model_sha256(artifact.manifest)))
+
+
 def _forward(progress: Progress, stage: str) -> Progress:
     """The worker's own progress under the name that says which process of how many it is."""
     return lambda _, fraction: progress(stage, fraction)
@@ -251,6 +289,7 @@ def _run(answer: dict[str, Any]) -> Run:
         elapsed_ms=answer["elapsed_ns"] / 1e6,
         dropped=answer["dropped"],
         energy=answer["energy"],
+        working_memory=answer["working_memory"],
         series=answer["monitors"],
         unmonitored=tuple(answer["unmonitored"]),
     )

@@ -64,7 +64,7 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
     """Worker target: ``Layers.record()`` of ``payload["artifact"]``. Raises what ``open_session`` raises, and
     Unsupported when the runtime does not tell."""
     feeds = load_feeds(Path(payload["feeds"]))
-    opening = {key: payload[key] for key in ("threads", "provider", "trust")}
+    opening = {key: payload[key] for key in ("threads", "provider", "trust", "options")}
     with open_session(Artifact.open(payload["artifact"]), payload["runtime"], **opening) as session:
         return Layers(session.runtime, RUNS, tuple(session.layers(feeds, RUNS))).record()
 

@@ -17,11 +17,12 @@ import numpy as np
 
 from edgevit import worker
 from edgevit.artifact import Array, Artifact
+from edgevit.errors import Unsupported
 from edgevit.profiles import energy, warmup
 from edgevit.profiles.environment import field, read
 from edgevit.profiles.monitors import Watch, standard_monitors
 from edgevit.profiles.scenarios import BackToBack, Scenario, Timeline, drive, pace_of, several, wait_until
-from edgevit.runtimes.base import open_session
+from edgevit.runtimes.base import Session, open_session
 
 GPU_PROVIDERS = frozenset({"cuda", "tensorrt", "gpu"})
 Infer = Callable[[Mapping[str, Array]], object]
@@ -86,7 +87,7 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
     idle = resident_bytes("VmRSS")
     clock = time.perf_counter_ns
     begun = clock()
-    opening = {key: payload[key] for key in ("threads", "provider", "trust")}
+    opening = {key: payload[key] for key in ("threads", "provider", "trust", "options")}
     with open_session(artifact, payload["runtime"], **opening) as session:
         load_ns = clock() - begun
         begun = clock()
@@ -110,10 +111,13 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
             gc.enable()
         last = session.infer(feeds[0])
         peak = resident_bytes("VmHWM")
+        working = working_memory(session, feeds[0])  # after the peak: it may open a second machine
         return {
             "finite": all_finite(last.values()),
             "provider": session.provider,
             "threads": session.threads,
+            "precision": session.precision,
+            "working_memory": working,
             "details": session.details,
             "load_ns": load_ns,
             "first_ns": first_ns,
@@ -214,6 +218,14 @@ def resident_bytes(name: str) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def working_memory(session: Session, feed: Mapping[str, Array]) -> dict[str, Any]:
+    """``{bytes, source}``, or ``{not_measured: reason}``."""
+    try:
+        return {"bytes": session.working_memory(feed), "source": session.runtime}
+    except Unsupported as reason:
+        return {"not_measured": str(reason)}
 
 
 def plan_record(plan: Plan) -> dict[str, float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from edgevit.profiles import environment, statistics, verdict
+from edgevit.profiles.accuracy import FileAccuracy
 from edgevit.profiles.environment import Environment
 from edgevit.profiles.layers import Layers
 from edgevit.profiles.scenarios import by_minute
@@ -24,6 +25,8 @@ class Conditions:
     """What was asked for and used.
 
     preprocess  "outside" the measured call, or "baked" into the graph
+    precision   what the engine computed in, as it said itself once it was open
+    options     of the runtime, as they were given
     details     the session's own settings and versions
     """
 
@@ -37,6 +40,8 @@ class Conditions:
     inputs: str
     scenario: str = SCENARIO
     details: tuple[tuple[str, str], ...] = ()
+    precision: str | None = None
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Profile:
     files: dict[str, str] = field(default_factory=dict)
     saved: Path | None = None
     layers: Layers | None = None
+    accuracy: FileAccuracy | None = None
 
     @cached_property
     def samples_ms(self) -> tuple[float, ...]:
@@ -104,6 +110,11 @@ class Profile:
         return dict(self.runs[0].energy) if self.runs and self.runs[0].energy else None
 
     @property
+    def working_memory(self) -> dict[str, Any] | None:
+        """``{"bytes", "source"}`` of one inference by the engine's own word, or ``{"not_measured": reason}``."""
+        return dict(self.runs[0].working_memory) if self.runs and self.runs[0].working_memory else None
+
+    @property
     def peak_rss_bytes(self) -> int | None:
         """Largest resident memory of any worker above what it held before the model was opened."""
         return max((run.peak_rss_bytes for run in self.runs if run.peak_rss_bytes is not None), default=None)
@@ -129,12 +140,14 @@ class Profile:
         device = f"{here.cpu}, {here.cores} cores, {here.arch}, {here.system}"
         return {
             "device": device,
-            "governor": here.governor,
+            "clocks": here.clocks,
             "threads": used.threads,
             "batch": used.batch,
             "tier": used.tier,
             "runtime": f"{used.runtime} {used.runtime_version}",
             "provider": used.provider,
+            "precision": used.precision,
+            "options": ", ".join(f"{key}={value}" for key, value in sorted(used.options)) or None,
             "transfers": "host to host",
             "preprocess": used.preprocess,
             "scenario": used.scenario,
@@ -152,6 +165,7 @@ class Profile:
             "runtime": used.runtime,
             "provider": used.provider,
             "threads": used.threads,
+            "precision": used.precision,
             "scenario": used.scenario,
             "tier": used.tier,
             "verdict": self.verdict,
@@ -164,6 +178,7 @@ class Profile:
             "load_ms": median([run.load_ms for run in self.runs]) if self.runs else None,
             "first_ms": median([run.first_ms for run in self.runs]) if self.runs else None,
             "peak_rss_bytes": self.peak_rss_bytes,
+            "accuracy": asdict(self.accuracy) if self.accuracy else None,
             "key": self.key,
             "reasons": list(self.reasons),
         }
@@ -181,6 +196,7 @@ class Profile:
             "files": self.files,
             "details": dict(self.conditions.details),
             "energy": self.energy,
+            "working_memory": self.working_memory,
             "layers": self.layers.record() if self.layers else None,
             "minutes": by_minute(self.samples_ms) if self.conditions.scenario.startswith("sustained") else None,
             "percentiles": {

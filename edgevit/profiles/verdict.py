@@ -47,6 +47,7 @@ class Run:
     elapsed_ms  from the first query's start to the last one's end, waiting included
     dropped     frames of a paced run that no query took
     energy      joules per query above idle, or why there is none
+    working_memory  bytes that one inference works in by the engine's own word, or why they are not known
     """
 
     samples_ms: tuple[float, ...]
@@ -61,6 +62,7 @@ class Run:
     elapsed_ms: float
     dropped: int = 0
     energy: Mapping[str, float | str] | None = None
+    working_memory: Mapping[str, int | str] | None = None
 
 
 def worst(findings: Sequence[Finding]) -> Verdict:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgevit import worker
+from edgevit import render, worker
 from edgevit.artifact import GOLDEN, GOLDEN_ROWS, Array, Artifact, Parity
-from edgevit.data import LabelledData, open_data
+from edgevit.data import LabelledData
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
 from edgevit.images import decode
 from edgevit.profiles.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, taken_in_order, top_shares
 from edgevit.profiles.diagnosis import preprocessing_differs
+from edgevit.profiles.labelled import MAX_IMAGES as MAX_IMAGES
+from edgevit.profiles.labelled import held_out, logits_on, preprocessed
 from edgevit.profiles.parity import Reference, batches_to_prove, ceiling, compare, run_rows
 from edgevit.runtimes.base import Session, open_session
 
-MAX_IMAGES = 2000  # as many as the accuracy recorded at export was measured on, spread over the data in the same way
 MAX_COMPARED = 64  # images for --against
 TIMEOUT_S = 3600.0
 
@@ -63,6 +64,7 @@ def verify(
     against: Path | str | None = None,
     provider: str | None = None,
     trust: bool = False,
+    options: Mapping[str, str] | None = None,
 ) -> Verification:
     """Check an artifact in a worker process and return what was found.
 
@@ -70,8 +72,8 @@ def verify(
     or "source" for the torch model it came from; both run on the same images, each with its own preprocessing.
     Success turns an ``unverified`` manifest into a verified one, but not with the torch runtime, which runs the source
     and not the artifact; a manifest that says ``failed`` stays so, because its export compared more rows than are kept.
-    ``trust`` is that of ``open_session``. Raises ParityFailed (its ``verification`` attribute has the details),
-    BadArtifact, Unsupported, MissingDependency, WorkerFailed, UsageError.
+    ``trust`` and ``options`` are those of ``open_session``. Raises ParityFailed (its ``verification`` attribute has
+    the details), BadArtifact, Unsupported, MissingDependency, WorkerFailed, UsageError.
     """
     artifact = Artifact.open(path)
     payload = {
@@ -82,6 +84,7 @@ def verify(
         "against": str(against) if against else None,
         "provider": provider,
         "trust": trust,
+        "options": dict(options or {}),
     }
     found = _revived(worker.call("edgevit.profiles.verify:verify_in_worker", payload, timeout=TIMEOUT_S))
     if found.problems:
@@ -113,7 +116,7 @@ def verify_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     artifact = Artifact.open(payload["artifact"])
     checks = _Checks(artifact, payload)
     checks.record()
-    opening = {key: payload[key] for key in ("threads", "provider", "trust")}
+    opening = {key: payload[key] for key in ("threads", "provider", "trust", "options")}
     with open_session(artifact, payload["runtime"], **opening) as session:
         checks.say(f"{len(artifact.manifest.files)} files have the manifest's hashes")
         checks.golden(session)
@@ -192,7 +195,7 @@ class _Checks:
 
     def data(self, session: Session) -> None:
         """Accuracy on labelled images, judged against the recorded one when the data is the same."""
-        found = spread(self._opened(), MAX_IMAGES)
+        found = spread(held_out(self.artifact, self.payload["data"]), MAX_IMAGES)
         if found.labels is None:
             if not self.payload["against"]:
                 self._unlabelled(session, spread(found, MAX_COMPARED))
@@ -204,26 +207,16 @@ class _Checks:
                 )
             return
         labels = class_indices(found, self.artifact.manifest)
-        top1, top5 = top_shares(self._logits(session, found), labels)
+        top1, top5 = top_shares(logits_on(session, found), labels)
         if taken_in_order(found, self.artifact.manifest):
             self.say(f"the classes of {found.name} have other names than the artifact's and are taken in order")
         self._judge_accuracy(top1, top5, len(labels))
-
-    def _opened(self) -> LabelledData:
-        """--data: the part that was held out in training, where that is known, else all of it."""
-        source, recorded = self.payload["data"], self.artifact.manifest.accuracy
-        fixed = source.partition(":")[0] in ("digits", "cifar10")
-        same = recorded is not None and recorded.data == source
-        found = open_data(source, split="held-out" if same or fixed else "all")
-        if not len(found):
-            raise UsageError(f"{source} holds no images", hint="use another --data")
-        return found
 
     def _judge_accuracy(self, top1: float, top5: float | None, count: int) -> None:
         source, recorded = self.payload["data"], self.artifact.manifest.accuracy
         same = recorded if recorded is not None and recorded.data == source else None
         self.accuracy = AccuracyCheck(source, top1, count, same.top1 if same else None, top5)
-        sentence = f"accuracy {top1:.2%} on {count} images of {source}"
+        sentence = f"accuracy {top1:.2%} on {render.counted(count, 'image')} of {source}"
         if same is None:
             self.say(sentence + (f"; at export {recorded.top1:.2%} on {recorded.data}" if recorded else ""))
             return
@@ -236,25 +229,15 @@ class _Checks:
 
     def _unlabelled(self, session: Session, found: LabelledData) -> None:
         """Without labels or another artifact, outputs can only be absurd or not."""
-        rows = _preprocessed(self.artifact, list(found.images))
+        rows = preprocessed(self.artifact, list(found.images))
         outputs = run_rows(session, rows, self.artifact.manifest.batch.max)
         for name, values in outputs.items():
             if not np.isfinite(values).all():
                 self.say(f"{name} holds NaN or infinity on images of {self.payload['data']}", problem=True)
         self.say(
-            f"{len(found)} images of {self.payload['data']} ran; they have no labels, so nothing says whether the "
-            "outputs are right: add --against to compare them"
+            f"{render.counted(len(found), 'image')} of {self.payload['data']} ran; they have no labels, so nothing "
+            "says whether the outputs are right: add --against to compare them"
         )
-
-    def _logits(self, session: Session, found: LabelledData) -> Array:
-        logits = self.artifact.manifest.logits_output()
-        batch = self.artifact.manifest.batch.max
-        step = max(64 // batch, 1) * batch
-        parts = []
-        for start in range(0, len(found), step):
-            rows = _preprocessed(self.artifact, list(found.images[start : start + step]))
-            parts.append(run_rows(session, rows, batch)[logits.name if logits else ""])
-        return np.concatenate(parts)
 
     def against(self, session: Session) -> None:
         """Outputs beside those of another artifact, or of the source model, on the same images."""
@@ -287,12 +270,12 @@ class _Checks:
         """Rows to compare on, preprocessed by the artifact they are for: --data, else the golden pair."""
         golden = self.artifact.golden_images()
         if self.payload["data"]:
-            pictures = list(spread(self._opened(), MAX_COMPARED).images)
+            pictures = list(spread(held_out(self.artifact, self.payload["data"]), MAX_COMPARED).images)
         elif golden:
             pictures = [decode(path) for path in golden]
         else:
             return lambda artifact: self.artifact.golden()[0]
-        return lambda artifact: _preprocessed(artifact, pictures)
+        return lambda artifact: preprocessed(artifact, pictures)
 
     def result(self, session: Session) -> Verification:
         if self.parity is None:
@@ -306,10 +289,3 @@ class _Checks:
             tuple(self.sentences),
             tuple(self.problems),
         )
-
-
-def _preprocessed(artifact: Artifact, pictures: list[Array]) -> dict[str, Array]:
-    spec, preprocess = artifact.manifest.image_input(), artifact.manifest.preprocess
-    if spec is None or preprocess is None or len(artifact.manifest.inputs) != 1:
-        raise Unsupported(f"{artifact.path} does not take one image", hint="leave --data out")
-    return {spec.name: preprocess.batch(pictures).astype(spec.dtype, copy=False)}

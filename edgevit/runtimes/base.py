@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -46,11 +46,24 @@ def module_of(node: str) -> str | None:
     return None if not slash else "" if path == "model" else path
 
 
+def parse_options(texts: Iterable[str]) -> dict[str, str]:
+    """``KEY=VALUE`` strings as a runtime's options; UsageError for anything else. The runtime knows the keys."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (equals and key and value):
+            raise UsageError(f"--runtime-option {text!r} is not KEY=VALUE", hint="for example precision=bf16")
+        if found.setdefault(key, value) != value:
+            raise UsageError(f"--runtime-option {key} is given twice", hint="give it once")
+    return found
+
+
 class Session:
     """An opened model. Subclasses implement ``_run`` (and ``close``); ``infer`` checks what goes in.
 
     runtime, provider   who runs it, e.g. "onnxruntime", "CPUExecutionProvider"
     threads             threads it was opened with
+    precision           what it computes in: the file's own unless the engine was told otherwise
     details             versions and settings, for the record
     """
 
@@ -62,6 +75,7 @@ class Session:
         self.inputs: tuple[TensorSpec, ...] = artifact.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = artifact.manifest.outputs
         self.threads = threads
+        self.precision: str = artifact.manifest.precision
         self.details: dict[str, str] = {}
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in self.inputs}
 
@@ -96,6 +110,11 @@ class Session:
     def layers(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[LayerTime]:
         """Time of every layer over ``runs`` inferences, in the order they run; Unsupported where the engine is mute."""
         raise Unsupported(f"{self.runtime} does not tell the time of single layers", hint="leave --layers out")
+
+    def working_memory(self, feeds: Mapping[str, Array]) -> int:
+        """Bytes that the engine allocates for one inference besides weights, inputs and outputs; Unsupported where it
+        does not tell."""
+        raise Unsupported(f"{self.runtime} does not tell how much memory an inference works in")
 
     def close(self) -> None:
         """Release what the runtime holds."""

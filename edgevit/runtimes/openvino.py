@@ -77,6 +77,7 @@ class OpenVinoSession(Session):
             "device": f"{device}: {ov.Core().get_property(device, 'FULL_DEVICE_NAME')}",
             **{key.lower(): _shown(compiled.get_property(key)) for key in _settings(device, threads, "fp32")},
         }
+        self.precision = self.details["inference_precision_hint"]
         self.threads = int(self.details.get("inference_num_threads", threads))  # never more than there are cores
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -41,10 +41,19 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def shuffled(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order, in nearly equal parts of at most ``size``: BatchNorm never sees a single image."""
-        order = torch.randperm(len(self), generator=generator)
-        return self._each(torch.tensor_split(order, step_count(len(self), size)))
+    def shuffled(
+        self, size: int, generator: torch.Generator, among: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """One epoch in random order, in nearly equal parts of at most ``size``: BatchNorm never sees a single image.
+
+        Gives images, labels and their rows. ``among`` are the rows that the epoch shows; all by default.
+        """
+        count = len(self) if among is None else len(among)
+        order = torch.randperm(count, generator=generator)
+        order = order if among is None else among[order]
+        parts = torch.tensor_split(order, step_count(count, size))
+        for part, (images, labels) in zip(parts, self._each(parts), strict=True):
+            yield images, labels, part
 
     def ordered(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order."""

@@ -6,10 +6,9 @@ that accuracy is an honest estimate.
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,23 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from edgevit.data import LabelledData, open_data
-from edgevit.errors import EdgeVitError, Interrupted, Unsupported, UsageError
+from edgevit.errors import Unsupported, UsageError
 from edgevit.images import Preprocess
 from edgevit.models.checkpoint import CheckpointMeta, save_checkpoint
 from edgevit.models.source import create_model
 from edgevit.models.spec import spec_of
-from edgevit.train.augment import Augment, mixed
-from edgevit.train.batches import Batches, make_batches, step_count
-from edgevit.train.optim import Ema, learning_rate, parameter_groups
+from edgevit.train.batches import Batches, make_batches
+from edgevit.train.epochs import Progress, Run, adamw, run_epochs
+from edgevit.train.optim import Ema
 from edgevit.train.options import TrainOptions, command_line
-from edgevit.train.state import load_state, resume_path, save_state
-
-Progress = Callable[[int, int, float, float | None], None]
-"""``progress(epoch, epochs, mean loss, held-out accuracy or None where it was not measured)``, after each epoch."""
+from edgevit.train.state import resume_path
 
 SPLIT_SEED = 0  # fixed whatever --seed says, so that accuracies of two runs are of the same images
 
@@ -67,21 +62,6 @@ class TrainResult:
         ]
 
 
-@dataclass
-class _Run:
-    """Everything the epochs share."""
-
-    model: nn.Module
-    ema: Ema
-    optimizer: torch.optim.Optimizer
-    train: Batches
-    held_out: Batches
-    options: TrainOptions
-    epochs: int
-    classes: int
-    device: torch.device
-
-
 def fit(
     model_name: str,
     data_spec: str,
@@ -98,9 +78,9 @@ def fit(
     """
     options, out, started = options or TrainOptions(), Path(out), time.perf_counter()
     _check_out(out, options)
-    device = _device(options.device)
-    train, held_out = _open(data_spec)
-    with _threads(options.threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    device = training_device(options.device)
+    train, held_out = open_split(data_spec)
+    with torch_threads(options.threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         run, preprocess = _prepare(model_name, train, held_out, options, device)
         recipe = {
             "model": model_name,
@@ -109,8 +89,8 @@ def fit(
             "total_epochs": run.epochs,
             **options.recipe(),
         }
-        loss = _epochs(run, resume_path(out), recipe, progress)
-        accuracy = evaluate(run.ema.module, run.held_out, device)
+        loss = run_epochs(run, resume_path(out), recipe, progress)
+        accuracy = run.measure(run.ema.module)
     meta = CheckpointMeta(
         model=model_name,
         num_classes=run.classes,
@@ -157,7 +137,7 @@ def _check_out(out: Path, options: TrainOptions) -> None:
         )
 
 
-def _device(name: str) -> torch.device:
+def training_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -171,7 +151,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _open(spec: str) -> tuple[LabelledData, LabelledData]:
+def open_split(spec: str) -> tuple[LabelledData, LabelledData]:
     train, held_out = (
         open_data(spec, split="train", seed=SPLIT_SEED),
         open_data(spec, split="held-out", seed=SPLIT_SEED),
@@ -186,7 +166,7 @@ def _open(spec: str) -> tuple[LabelledData, LabelledData]:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -197,7 +177,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 def _prepare(
     name: str, train: LabelledData, held_out: LabelledData, options: TrainOptions, device: torch.device
-) -> tuple[_Run, Preprocess]:
+) -> tuple[Run, Preprocess]:
     classes = len(train.classes or ())
     # A shipped or own checkpoint knows its preprocessing; the seed decides order and augmentation, never the start.
     model = create_model(name, num_classes=classes, image_size=options.image_size, weights=options.weights)
@@ -206,90 +186,16 @@ def _prepare(
     preprocess = (spec and spec.preprocess) or Preprocess(size=size)
     model = model.to(device).train()
     workers = 0 if device.type == "cpu" else min(8, len(os.sched_getaffinity(0)))
-    run = _Run(
+    unseen = make_batches(held_out, preprocess, workers=workers)
+    run = Run(
         model=model,
         ema=Ema(model, options.ema),
-        optimizer=torch.optim.AdamW(parameter_groups(model, options.weight_decay), lr=options.lr, fused=True),
+        optimizer=adamw(model, options),
         train=make_batches(train, preprocess, workers=workers),
-        held_out=make_batches(held_out, preprocess, workers=workers),
         options=options,
         epochs=options.epochs_for(len(train)),
         classes=classes,
         device=device,
+        measure=lambda averaged: evaluate(averaged, unseen, device),
     )
     return run, preprocess
-
-
-def _epochs(run: _Run, state_file: Path, recipe: dict[str, Any], progress: Progress | None) -> float:
-    """Run the epochs that are left; mean loss of the last one."""
-    done, loss = _restore(run, load_state(state_file, recipe)) if run.options.resume else (0, math.nan)
-    try:
-        for epoch in range(done, run.epochs):
-            loss = _epoch(run, epoch)
-            save_state(state_file, _state(run, epoch + 1, loss), recipe)
-            done = epoch + 1
-            if progress is not None:
-                measured = done == run.epochs or done % max(1, run.epochs // 10) == 0
-                progress(
-                    done, run.epochs, loss, evaluate(run.ema.module, run.held_out, run.device) if measured else None
-                )
-    except KeyboardInterrupt:
-        hint = "the same command with --resume goes on from there" if done else "nothing was kept"
-        raise Interrupted(f"stopped after epoch {done} of {run.epochs}", hint=hint) from None
-    return loss
-
-
-def _epoch(run: _Run, epoch: int) -> float:
-    """One pass over the training images; its mean loss. Randomness follows from (seed, epoch), so runs can resume."""
-    seed = (run.options.seed << 20) + epoch
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # dropout and the like
-    augment = Augment(hflip=run.options.hflip) if run.options.augment else None
-    steps = step_count(len(run.train), run.options.batch_size)
-    run.model.train()
-    losses = []
-    for index, (images, labels) in enumerate(run.train.shuffled(run.options.batch_size, generator)):
-        rate = learning_rate(epoch * steps + index, run.epochs * steps, run.options.lr, run.options.warmup)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
-        images, targets = images.to(run.device), F.one_hot(labels, run.classes).float().to(run.device)
-        images = augment(images, generator) if augment else images
-        if run.options.mixup:
-            images, targets = mixed(images, targets, run.options.mixup, generator)
-        losses.append(_step(run, images, targets))
-    mean = float(torch.stack(losses).mean())
-    if not math.isfinite(mean):
-        raise EdgeVitError(
-            f"the loss became {mean} in epoch {epoch + 1}",
-            hint=f"start over with --force --lr {run.options.lr / 3:.1g}",
-        )
-    return mean
-
-
-def _step(run: _Run, images: Tensor, targets: Tensor) -> Tensor:
-    loss = F.cross_entropy(run.model(images), targets, label_smoothing=run.options.smoothing)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(run.model.parameters(), run.options.clip)
-    run.optimizer.step()
-    run.ema.update(run.model)
-    return loss.detach()
-
-
-def _state(run: _Run, epoch: int, loss: float) -> dict[str, Any]:
-    return {
-        "epoch": epoch,
-        "loss": loss,
-        "model": run.model.state_dict(),
-        "ema": run.ema.module.state_dict(),
-        "ema_updates": run.ema.updates,
-        "optimizer": run.optimizer.state_dict(),
-    }
-
-
-def _restore(run: _Run, state: dict[str, Any]) -> tuple[int, float]:
-    run.model.load_state_dict(state["model"])
-    run.ema.module.load_state_dict(state["ema"])
-    run.ema.updates = state["ema_updates"]
-    run.optimizer.load_state_dict(state["optimizer"])
-    return state["epoch"], state["loss"]

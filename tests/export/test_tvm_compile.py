@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from tvm import relax
 from edgevit.artifact import BatchRange
 from edgevit.errors import ExportFailed, Unsupported
 from edgevit.export.base import Context
-from edgevit.export.capture import capture
+from edgevit.export.capture import bake_preprocess, capture
 from edgevit.export.tvm import compile as compiling
 from edgevit.export.tvm import schedules, targets
 from edgevit.export.tvm.exporter import TvmExporter, TvmOptions
+from edgevit.images import Preprocess
 
 FIXED, DYNAMIC = BatchRange(min=1, max=1), BatchRange(min=1, max=8)
 
@@ -99,6 +101,49 @@ def test_equal_layers_share_one_kernel_and_keep_their_own_weights() -> None:
     assert error(*outputs(captured, 1)) < 2e-6
 
 
+def test_calls_of_one_kernel_keep_the_modules_that_they_came_from() -> None:
+    layers = nn.Sequential(nn.Flatten(), *[nn.Linear(27, 27) for _ in range(4)])
+    _, found = compiling.lower_with_origins(program_of(layers, size=3).program)
+    products = [origin for origin in found if "matmul" in origin.kernel]
+    assert len({origin.kernel for origin in products}) == 1
+    assert [origin.module for origin in products] == ["1", "2", "3", "4"]
+
+
+class Branches(nn.Module):
+    """Three equal products of one input, told apart by their weights alone, and twice the same one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(27, 27, bias=False) for _ in range(3))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.flatten(1)
+        return torch.cat([self.v(x), self.q(x), self.k(x), self.q(x + 1)], 1)
+
+
+def test_equal_branches_are_told_apart_by_their_weights() -> None:
+    _, found = compiling.lower_with_origins(program_of(Branches(), size=3).program)
+    assert [origin.module for origin in found if "matmul" in origin.kernel] == ["v", "q", "k", "q"]
+
+
+def test_a_fused_kernel_belongs_to_its_product_and_lists_what_was_fused_into_it() -> None:
+    _, found = compiling.lower_with_origins(program_of(randomised(Mixed())).program)
+    by_kernel = {origin.kernel: origin for origin in found}
+    assert by_kernel["fused_conv2d_add_relu"].module == "stem"
+    assert by_kernel["fused_conv2d_add_relu"].modules == ("stem", "")
+    assert {"stem", "depth", "grouped", "gate", "norm", "keys", "head"} <= {origin.module for origin in found}
+    assert None not in {origin.module for origin in found}
+
+
+def test_modules_of_a_model_with_its_normalisation_inside_are_the_model_s_own() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(27, 5))
+    preprocess = Preprocess(size=(3, 3), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), crop="squash")
+    rows = np.random.default_rng(0).integers(0, 256, (16, 3, 3, 3), np.uint8)
+    captured = capture(bake_preprocess(model, preprocess), {"image": rows}, FIXED, classifier=True)
+    _, found = compiling.lower_with_origins(captured.program, baked=True)
+    assert [origin.module for origin in found if "matmul" in origin.kernel] == ["1"]
+
+
 def test_permutations_between_convolutions_cancel() -> None:
     layers = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten()
@@ -127,7 +172,11 @@ def test_the_exporter_writes_a_library_and_says_what_it_needs(tmp_path: Path) ->
     built = TvmExporter().write(
         program_of(randomised(Mixed())), tmp_path, precision="fp32", options=TvmOptions(), context=context
     )
-    assert [each.name for each in tmp_path.iterdir()] == [built.entry] == ["model.so"]
+    assert (
+        sorted(each.name for each in tmp_path.iterdir()) == ["layers.json", built.entry] == ["layers.json", "model.so"]
+    )
+    rows = json.loads((tmp_path / "layers.json").read_text())
+    assert {"stem", "head"} <= {row["module"] for row in rows}
     assert built.precision.layers == {"float32": 8}
     assert {"apache-tvm", "apache-tvm-ffi", "llvm", "torch"} <= built.versions.keys()
     assert {"arch", "features", "system", "device", "cores"} <= built.lock.keys()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from edgevit.profiles import environment
 
 CPUINFO = (
@@ -53,6 +55,34 @@ def test_an_unreadable_machine_gives_none_and_no_error(tmp_path: Path) -> None:
     found = environment.collect(tmp_path)
     assert (found.ram_bytes, found.governor, found.load_1min, found.machine) == (None, None, None, None)
     assert found.cpu
+
+
+CPUS = "sys__devices__system__cpu__"
+
+
+def cpufreq(governors: list[str], **files: str) -> dict[str, str]:
+    """Files of a sysfs tree: one core for each governor, 400 to 3600 MHz."""
+    found = {f"{CPUS}{name}": text for name, text in files.items()}
+    for core, governor in enumerate(governors):
+        folder = f"{CPUS}cpu{core}__cpufreq__scaling_"
+        found |= {f"{folder}governor": governor, f"{folder}min_freq": "400000\n", f"{folder}max_freq": "3600000\n"}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("governors", "files", "policy"),
+    [
+        (["performance"] * 2, {}, "performance, 400–3600 MHz"),
+        (["powersave"], {"cpufreq__boost": "1\n"}, "powersave, 400–3600 MHz, boost on"),
+        (["powersave"], {"intel_pstate__no_turbo": "1\n"}, "powersave, 400–3600 MHz, boost off"),
+        (["schedutil", "performance"], {}, "mixed: schedutil, 400–3600 MHz; performance, 400–3600 MHz"),
+        ([], {"cpufreq__boost": "1"}, "unreadable"),
+    ],
+)
+def test_who_sets_the_clocks_and_within_which_limits(
+    tmp_path: Path, governors: list[str], files: dict[str, str], policy: str
+) -> None:
+    assert environment.collect(tree(tmp_path, **cpufreq(governors, **files))).clocks == policy
 
 
 def test_the_key_is_equal_for_equal_conditions_and_differs_for_each_field() -> None:

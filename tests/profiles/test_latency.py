@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
+from brief import BRIEF
+from PIL import Image
 
 from edgevit.artifact import (
     Artifact,
@@ -22,10 +25,13 @@ from edgevit.artifact import (
     TensorSpec,
     WeightsInfo,
     hash_tree,
+    sha256_of,
     write_golden,
 )
+from edgevit.data import open_data
 from edgevit.errors import BadArtifact, ParityFailed, UnknownName, Unsupported, UsageError
 from edgevit.profiles import feeds, latency, measure, verdict
+from edgevit.profiles.accuracy import model_sha256
 from edgevit.profiles.environment import collect
 from edgevit.profiles.measure import Plan
 from edgevit.profiles.record import Conditions, Profile
@@ -36,7 +42,7 @@ from edgevit.profiles.verdict import Need, Run
 PLUGIN = """
 import os, signal, time
 import numpy as np
-from edgevit.errors import Unsupported
+from edgevit.errors import UnknownName, Unsupported
 from edgevit.registry import Row
 from edgevit.runtimes.base import Session
 
@@ -63,7 +69,12 @@ class Fake:
     def open(self, artifact, *, threads, provider, options):
         if provider == "gpu":
             raise Unsupported("no gpu here", hint="leave --provider out")
-        return FakeSession(artifact, threads)
+        for key in options:
+            if key != "precision":
+                raise UnknownName("option of fake", key, ("precision",))
+        session = FakeSession(artifact, threads)
+        session.precision = options.get("precision", session.precision)
+        return session
 
 class Reference(Fake):
     name = "reference"
@@ -72,7 +83,7 @@ FAKE = Row("fake", "fakeruntime:Fake", "fake", (), "does as told", formats=("fak
 REFERENCE = Row("reference", "fakeruntime:Reference", "fake", (), "never timed", formats=("fake",), can_profile=False)
 """
 
-BRIEF = latency.Tier(Plan(min_s=0.9, min_count=64, limit_s=5, warm_s=0.05, warm_cap_s=1.0))
+MONITORED = latency.Tier(Plan(min_s=0.9, min_count=64, limit_s=5, warm_s=0.05, warm_cap_s=1.0))
 
 
 @pytest.fixture
@@ -122,14 +133,18 @@ def make(folder: Path, mode: str = "work", parity: Parity | None = None, batch: 
 # Real workers.
 
 
-def test_a_profile_holds_samples_conditions_and_the_promised_record(fake: None, tmp_path: Path) -> None:
+def test_a_profile_holds_samples_conditions_and_the_promised_record(
+    fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(latency.TIERS, "quick", MONITORED)
     path = make(tmp_path / "a", batch=(1, 8))
     stages: list[tuple[str, float | None]] = []
     measured = latency.profile(path, threads=1, batch=2, progress=lambda stage, part: stages.append((stage, part)))
     record = measured.record()
     assert list(record) == [
-        "artifact", "runtime", "provider", "threads", "scenario", "tier", "verdict", "unmonitored", "p50_ms", "p90_ms",
-        "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "key", "reasons",
+        "artifact", "runtime", "provider", "threads", "precision", "scenario", "tier", "verdict", "unmonitored",
+        "p50_ms", "p90_ms", "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "accuracy",
+        "key", "reasons",
     ]  # fmt: skip
     assert (record["runtime"], record["provider"], record["threads"]) == ("fake", "cpu", 1)
     assert record["verdict"] != "FAILED"
@@ -150,6 +165,7 @@ def test_a_profile_holds_samples_conditions_and_the_promised_record(fake: None, 
     assert kept["key_fields"]["batch"] == 2
     assert "load of other processes" in kept["processes"][0]["monitors"]
     assert kept["files"]["model.txt"]
+    assert kept["working_memory"] == {"not_measured": "fake does not tell how much memory an inference works in"}
     Artifact.open(path).check_files()
 
 
@@ -190,6 +206,71 @@ def test_an_altered_artifact_and_an_absent_provider_keep_their_own_errors(fake: 
     (path / "model.txt").write_text("altered")
     with pytest.raises(BadArtifact, match="altered"):
         latency.profile(path)
+
+
+def test_options_reach_the_runtime_and_what_it_computed_in_is_stated(fake: None, tmp_path: Path) -> None:
+    path = make(tmp_path / "a")
+    measured = latency.profile(path, threads=1, options={"precision": "bf16"})
+    record = measured.full_record()
+    assert record["precision"] == record["key_fields"]["precision"] == "bf16"
+    assert record["key_fields"]["options"] == "precision=bf16"
+    with pytest.raises(UnknownName, match="option of fake 'precison'") as caught:
+        latency.profile(path, threads=1, options={"precison": "bf16"})
+    assert caught.value.nearest == ("precision",)
+
+
+def test_the_accuracy_of_the_file_that_was_timed_is_bound_to_its_hash(fake: None, make_artifact: Any) -> None:
+    path = make_artifact()
+    data = labelled(path.parent / "images")
+    measured = latency.profile(path, threads=1, data=data)
+    stated = measured.record()["accuracy"]
+    assert stated == labelled_accuracy(path, data)
+    assert stated["sha256"] == sha256_of(path / "model.onnx")
+    assert (stated["images"], stated["data"], stated["top5"]) == (8, data, None)
+
+
+def labelled_accuracy(path: Path, data: str) -> dict[str, Any]:
+    """By ONNX Runtime directly."""
+    artifact, found = Artifact.open(path), open_data(data, split="all")
+    session = ort.InferenceSession(str(artifact.entry))
+    assert artifact.manifest.preprocess is not None
+    answers = [session.run(None, {"image": artifact.manifest.preprocess(image)[None]})[0] for image in found.images]
+    right = [int(answer.argmax()) == label for answer, label in zip(answers, found.labels, strict=True)]
+    return {
+        "data": data,
+        "images": len(right),
+        "top1": sum(right) / len(right),
+        "top5": None,
+        "sha256": sha256_of(artifact.entry),
+    }
+
+
+def labelled(folder: Path) -> str:
+    rng = np.random.default_rng(3)
+    for name in ("ant", "bee", "cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for index in range(2):
+            Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).save(folder / name / f"{index}.png")
+    return f"folder:{folder}"
+
+
+def test_images_without_labels_are_timed_and_the_missing_accuracy_is_explained(fake: None, make_artifact: Any) -> None:
+    path = make_artifact()
+    bare = path.parent / "bare.npz"
+    np.savez(bare, images=np.zeros((2, 8, 8, 3), np.uint8))
+    measured = latency.profile(path, threads=1, data=f"npz:{bare}")
+    assert measured.accuracy is None
+    assert any("accuracy was not measured" in note and "no labels" in note for note in measured.notes)
+    assert measured.p50 is not None
+
+
+def test_a_model_in_a_folder_is_known_by_all_of_its_files(fake: None, tmp_path: Path) -> None:
+    manifest = Artifact.open(make(tmp_path / "a")).manifest
+    files = {"model.ml/a": "1" * 64, "model.ml/b": "2" * 64, "golden.npz": "3" * 64}
+    packaged = manifest.model_copy(update={"entry": "model.ml", "files": files})
+    other = packaged.model_copy(update={"files": files | {"golden.npz": "4" * 64}})
+    changed = packaged.model_copy(update={"files": files | {"model.ml/b": "4" * 64}})
+    assert model_sha256(packaged) == model_sha256(other) != model_sha256(changed)
 
 
 # What is refused before anything runs.
@@ -365,7 +446,10 @@ def test_processes_are_pooled_in_order() -> None:
 
 def test_other_conditions_give_another_key_and_other_inputs_do_not() -> None:
     key = profiled().key
-    for changes in ({"threads": 1}, {"batch": 2}, {"tier": "standard"}, {"runtime_version": "2"}, {"provider": "x"}):
+    for changes in (
+        {"threads": 1}, {"batch": 2}, {"tier": "standard"}, {"runtime_version": "2"}, {"provider": "x"},
+        {"precision": "bf16"}, {"options": (("graph_optimization", "none"),)},
+    ):  # fmt: skip
         assert profiled(**changes).key != key
     assert profiled(inputs="digits").key == key
 

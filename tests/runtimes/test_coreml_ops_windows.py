@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -14,25 +16,15 @@ CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d}
 MAXIMUM = {1: F.max_pool1d, 2: F.max_pool2d}
 PADS = st.integers(0, 3)
+PADDINGS = ([0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 2, 0], [3, 0, 0, 3])
 
 
 def per_axis(draw, rank: int, low: int, high: int) -> list[int]:
     return [draw(st.integers(low, high)) for _ in range(rank)]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_conv_is_pytorch_s_for_every_padding_stride_dilation_and_group(data) -> None:
-    draw = data.draw
-    rank = draw(st.sampled_from([1, 2, 2, 2, 3]))
-    groups, inside, outside = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    kernel, strides, dilations = per_axis(draw, rank, 1, 4), per_axis(draw, rank, 1, 3), per_axis(draw, rank, 1, 3)
-    sides, pads = per_axis(draw, rank, 1, 9), per_axis(draw, 2 * rank, 0, 3)
-    for axis in range(rank):
-        assume(sides[axis] + pads[2 * axis] + pads[2 * axis + 1] > (kernel[axis] - 1) * dilations[axis])
-    x = values(0, draw(st.integers(1, 3)), groups * inside, *sides)
-    weight = values(1, groups * outside, inside, *kernel)
-    bias = values(2, groups * outside) if draw(st.booleans()) else None
+def check_conv(x, weight, bias, strides, pads, dilations, groups) -> None:
+    rank = x.ndim - 2
     got = compute(
         "conv",
         x=x,
@@ -57,7 +49,33 @@ def test_conv_is_pytorch_s_for_every_padding_stride_dilation_and_group(data) -> 
     assert error(got, expected) <= 1e-5
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_conv_is_pytorch_s_for_every_padding_stride_dilation_and_group(groups) -> None:
+    """Every combination of them on a picture that is not square."""
+    x, cases = values(0, 2, 6, 9, 11), itertools.product((1, 3, 4), (1, 2, 3), (1, 2, 3), PADDINGS)
+    for kernel, stride, dilation, pads in cases:
+        weight, bias = values(1, 12, 6 // groups, kernel, max(1, kernel - 1)), values(2, 12)
+        if 9 + pads[0] + pads[1] > (kernel - 1) * dilation:
+            check_conv(x, weight, bias, [stride, 1], pads, [dilation] * 2, groups)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_conv_is_pytorch_s_for_any_shape_in_one_to_three_dimensions(data) -> None:
+    draw = data.draw
+    rank = draw(st.sampled_from([1, 2, 2, 2, 3]))
+    groups, inside, outside = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    kernel, strides, dilations = per_axis(draw, rank, 1, 4), per_axis(draw, rank, 1, 3), per_axis(draw, rank, 1, 3)
+    sides, pads = per_axis(draw, rank, 1, 9), per_axis(draw, 2 * rank, 0, 3)
+    for axis in range(rank):
+        assume(sides[axis] + pads[2 * axis] + pads[2 * axis + 1] > (kernel[axis] - 1) * dilations[axis])
+    x = values(0, draw(st.integers(1, 3)), groups * inside, *sides)
+    weight = values(1, groups * outside, inside, *kernel)
+    bias = values(2, groups * outside) if draw(st.booleans()) else None
+    check_conv(x, weight, bias, strides, pads, dilations, groups)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_depthwise_conv_is_pytorch_s_with_any_multiplier(data) -> None:
     draw = data.draw
@@ -75,15 +93,14 @@ def test_depthwise_conv_is_pytorch_s_with_any_multiplier(data) -> None:
     assert error(got, expected) <= 1e-5
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
-@given(
-    side=st.integers(1, 12),
-    kernel=st.integers(1, 5),
-    stride=st.integers(1, 3),
-    dilation=st.integers(1, 2),
-    lower=st.booleans(),
-)
-def test_same_padding_gives_as_many_windows_as_strides_fit(side, kernel, stride, dilation, lower) -> None:
+@pytest.mark.parametrize("side", [1, 2, 5, 8, 12])
+@pytest.mark.parametrize("lower", [False, True])
+def test_same_padding_gives_as_many_windows_as_strides_fit(side, lower) -> None:
+    for kernel, stride, dilation in itertools.product(range(1, 6), range(1, 4), (1, 2)):
+        check_same_padding(side, kernel, stride, dilation, lower)
+
+
+def check_same_padding(side, kernel, stride, dilation, lower) -> None:
     x, weight = values(0, 2, 3, side), values(1, 4, 3, kernel)
     got = compute(
         "conv",
@@ -128,13 +145,18 @@ def pools(draw):
     return values(draw(st.integers(0, 9)), 2, 3, *sides), kernel, strides, pads, draw(st.booleans())
 
 
+def every_pool():
+    """Windows, strides and paddings of one axis, with and without ceil mode: all that PyTorch has."""
+    for kernel, ceil_mode in itertools.product(range(1, 5), (False, True)):
+        for stride, pad in itertools.product(range(1, kernel + 1), range(kernel // 2 + 1)):
+            yield values(0, 2, 3, 10), [kernel], [stride], [pad], ceil_mode
+
+
 def both_sides(pads: list[int]) -> list[int]:
     return [side for pad in pads for side in (pad, pad)]
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(pool=pools(), excluded=st.booleans())
-def test_avg_pool_is_pytorch_s_with_and_without_padding_and_ceil_mode(pool, excluded) -> None:
+def check_avg_pool(pool, excluded) -> None:
     x, kernel, strides, pads, ceil_mode = pool
     got = compute(
         "avg_pool",
@@ -152,9 +174,7 @@ def test_avg_pool_is_pytorch_s_with_and_without_padding_and_ceil_mode(pool, excl
     assert error(got, expected) <= 1e-5
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
-@given(pool=pools())
-def test_max_pool_is_pytorch_s(pool) -> None:
+def check_max_pool(pool) -> None:
     x, kernel, strides, pads, ceil_mode = pool
     x = x - 5  # all negative: a padding of zero would win
     got = compute(
@@ -169,6 +189,20 @@ def test_max_pool_is_pytorch_s(pool) -> None:
     expected = MAXIMUM[len(kernel)](torch.from_numpy(x), kernel, strides, pads, ceil_mode=ceil_mode)
     assert got.shape == tuple(expected.shape)
     assert (got == expected.numpy()).all()
+
+
+def test_pools_are_pytorch_s_for_every_window_stride_padding_and_ceil_mode() -> None:
+    for pool in every_pool():
+        check_max_pool(pool)
+        for excluded in (False, True):
+            check_avg_pool(pool, excluded)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(pool=pools(), excluded=st.booleans())
+def test_pools_are_pytorch_s_for_any_shape_in_one_or_two_dimensions(pool, excluded) -> None:
+    check_avg_pool(pool, excluded)
+    check_max_pool(pool)
 
 
 @pytest.mark.parametrize("name", ["avg_pool", "max_pool"])

@@ -102,6 +102,7 @@ def test_a_precision_that_the_processor_has_not_is_refused_and_never_replaced(ma
     folder = make_artifact()
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         with opened(folder, precision="bf16") as session:
+            assert session.precision == "bf16"
             assert session.details["inference_precision_hint"] == "bf16"
         return
     with pytest.raises(Unsupported, match=r"^needs bf16 .* offers fp32") as caught:

@@ -12,13 +12,14 @@ import pytest
 
 from edgevit.artifact import Artifact, TensorSpec, sha256_of
 from edgevit.errors import BadArtifact, MissingDependency, UnknownName, Unsupported, UsageError
+from edgevit.module_paths import shared_module
 from edgevit.nvidia import Gpu, find_gpu
 from edgevit.registry import version_of
 from edgevit.runtimes.tensorrt.buffers import ALIGNMENT, choose_profile, plan_buffers
 from edgevit.runtimes.tensorrt.device import TensorRtRuntime
 from edgevit.runtimes.tensorrt.engine import invalidity, write_whole
 from edgevit.runtimes.tensorrt.here import here
-from edgevit.runtimes.tensorrt.layers import Kernel, layer_times, parse_inspection, read_kernels, shared_module
+from edgevit.runtimes.tensorrt.layers import Kernel, layer_times, parse_inspection, read_kernels
 from edgevit.runtimes.tensorrt.lock import Machine, check_lock, read_lock, rebuild_command, this_machine, version_fits
 from edgevit.runtimes.tensorrt.options import check_provider, parse_options
 

@@ -19,7 +19,7 @@ from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, 
 from edgevit.export.tvm import targets
 from edgevit.runtimes.base import Session
 from edgevit.runtimes.tvm import library, lock
-from edgevit.runtimes.tvm.device import TvmRuntime, layer_times
+from edgevit.runtimes.tvm.device import TvmRuntime, layer_times, read_modules
 from edgevit.runtimes.tvm.here import here
 
 
@@ -78,7 +78,7 @@ def test_layers_are_the_kernels_of_one_inference_in_running_order(built: Path) -
 
 def test_a_kernel_that_is_called_again_is_numbered_and_keeps_its_operator() -> None:
     samples = [[("fused_matmul12", ms), ("softmax", 2.0), ("fused_matmul12", 5.0)] for ms in (3.0, 1.0, 9.0)]
-    layers = layer_times(samples, "cpu")
+    layers = layer_times(samples, "cpu", {})
     assert [(layer.name, layer.op, layer.ms) for layer in layers] == [
         ("fused_matmul12", "matmul", 3.0),
         ("softmax", "softmax", 2.0),
@@ -86,11 +86,33 @@ def test_a_kernel_that_is_called_again_is_numbered_and_keeps_its_operator() -> N
     ]
 
 
+def test_each_call_of_a_shared_kernel_has_its_own_module(copied: Path) -> None:
+    rows = [{"name": "matmul", "module": "q"}, {"name": "relu", "module": ""}, {"name": "matmul", "module": None}]
+    (copied / "layers.json").write_text(json.dumps(rows))
+    modules = read_modules(copied)
+    samples = [[("matmul", 1.0), ("relu", 1.0), ("matmul", 1.0), ("matmul", 1.0)]]
+    assert [layer.module for layer in layer_times(samples, "cpu", modules)] == ["q", "", None, None]
+    (copied / "layers.json").write_text("[{}]")
+    with pytest.raises(BadArtifact, match=r"layers\.json cannot be read"):
+        read_modules(copied)
+
+
+def test_an_artifact_without_a_table_has_no_modules(built: Path) -> None:
+    assert read_modules(built) == {}
+
+
+def test_the_memory_of_an_inference_is_what_the_compiled_code_asks_for(built: Path) -> None:
+    feeds, _ = Artifact.open(built).golden()
+    tensor = tvm_tiny.ROWS * tvm_tiny.WIDTH * 4
+    with opened(built) as session:
+        assert session.working_memory(feeds) == session.working_memory(feeds) == 3 * tensor
+
+
 RUN = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 from edgevit.artifact import Artifact
-from edgevit.runtimes.tvm.device import TvmRuntime, layer_times
+from edgevit.runtimes.tvm.device import TvmRuntime, layer_times, read_modules
 
 def busy():
     tasks = Path("/proc/self/task").iterdir()
@@ -101,6 +123,7 @@ feeds, expected = artifact.golden()
 before = os.sched_getaffinity(0)
 with TvmRuntime().open(artifact, threads=int(sys.argv[2]), provider=None, options={}) as session:
     session.infer(feeds)
+    time.sleep(0.5)  # new threads of the pool spin for a moment before they sleep
     idle = busy()
     for _ in range(int(sys.argv[3])):
         session.infer(feeds)

@@ -285,10 +285,10 @@ def test_batches_from_disk_equal_batches_from_memory() -> None:
             list(b.shuffled(16, torch.Generator().manual_seed(0)) if batches == "shuffled" else b.ordered(16))
             for b in (kept, made)
         ]
-        for (x, y), (x2, y2) in zip(*pairs, strict=True):
+        for (x, y, *_), (x2, y2, *_) in zip(*pairs, strict=True):
             assert torch.equal(x, x2)
             assert torch.equal(y, y2)
-    sizes = [len(y) for _, y in kept.shuffled(49, torch.Generator())]
+    sizes = [len(y) for _, y, _ in kept.shuffled(49, torch.Generator())]
     assert sizes == [25, 25], "no batch of one, which BatchNorm could not learn from"
 
 

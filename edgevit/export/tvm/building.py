@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import Counter
@@ -16,8 +17,9 @@ from tvm.target import codegen
 from edgevit import worker
 from edgevit.errors import EdgeVitError, ExportFailed
 from edgevit.export.tvm import cuda, schedules, targets, tuning
-from edgevit.export.tvm.compile import build, calls_of, lower
+from edgevit.export.tvm.compile import build, calls_of, lower_with_origins
 from edgevit.export.tvm.link import find_linker, link
+from edgevit.export.tvm.origins import Origin
 from edgevit.export.tvm.records.database import Database
 from edgevit.export.tvm.schedules.stages import loads, read
 
@@ -29,9 +31,9 @@ def build_in_worker(job: dict[str, Any]) -> dict[str, Any]:
     begun = time.monotonic()
     target = target_of(job)
     find_linker(target.arch)
-    module = _lowered(job)
+    module, origins = _lowered(job)
     worker.report("schedules", None)
-    scheduled, notes = schedule(module, target)
+    scheduled, notes = schedule(module, target, job["records"])
     worker.report(f"compile {len(kernels(module))} kernels for {target.describe()}", None)
     try:
         library = build(scheduled, target)
@@ -43,6 +45,8 @@ def build_in_worker(job: dict[str, Any]) -> dict[str, Any]:
         ) from exc
     worker.report("link", None)
     link(library, Path(job["library"]), target)
+    rows = [origin.record() for origin in origins]
+    Path(job["layers"]).write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     seconds = time.monotonic() - begun
     return {
         "layers": compute_layers(module),
@@ -56,13 +60,13 @@ def tune_in_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Search for schedules of ``job["program"]``; what is found is in the user's database."""
     target = target_of(job)
     tuning.tune(
-        _lowered(job),
+        _lowered(job)[0],
         target,
         trials=job["trials"] or None,
         minutes=job["minutes"] or None,
         threads=target.cores,
         progress=worker.report,
-        database=Database.of(target),
+        database=Database.of(target, shipped=job["records"] == "all"),
     )
     return {}
 
@@ -77,16 +81,19 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _lowered(job: dict[str, Any]) -> Any:
+def _lowered(job: dict[str, Any]) -> tuple[Any, list[Origin]]:
     worker.report("import", None)
-    return lower(torch.export.load(job["program"]))
+    return lower_with_origins(torch.export.load(job["program"]), baked=job["baked"])
 
 
-def schedule(module: Any, target: targets.BuildTarget) -> tuple[Any, list[str]]:
-    """The scheduled module, by the database's records where it has some, and notes on where the schedules are from."""
+def schedule(module: Any, target: targets.BuildTarget, records: str = "all") -> tuple[Any, list[str]]:
+    """The scheduled module, by the ``records`` (all, own or none) of the database where it has some, and notes on where
+    the schedules are from."""
     if target.kind != "llvm":
         return cuda.schedule(module, target), ["scheduled by TVM's default rules for GPUs; not tested by us"]
-    database = Database.of(target)
+    if records == "none":
+        return schedules.apply(module, target, {}), ["all kernels scheduled by the rules: records=none"]
+    database = Database.of(target, shipped=records == "all")
     choices = tuning.known(module, target, database)
     found = tuning.sources(module, target, database)
     counted = ", ".join(f"{count} {_CALLED[name]}" for name, count in found.items() if count)

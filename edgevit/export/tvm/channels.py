@@ -16,6 +16,7 @@ from tvm import relax, tirx
 from tvm.ir import GenericConst
 
 from edgevit.export.tvm.folding import fold
+from edgevit.export.tvm.origins import Modules
 
 Expr = Any
 
@@ -39,9 +40,12 @@ class Value:
     last: Expr = None
 
 
-def channels_last(module: Any) -> Any:
-    """``module`` (one dataflow function ``main``) with convolutions and pooling on (B, H, W, C)."""
-    return _Rewrite(module["main"]).run()
+def channels_last(module: Any, modules: Modules | None = None) -> Any:
+    """``module`` (one dataflow function ``main``) with convolutions and pooling on (B, H, W, C).
+
+    ``modules`` gets the new variables: each belongs to the module of the one that it was made for.
+    """
+    return _Rewrite(module["main"], {} if modules is None else modules).run()
 
 
 def shape_of(expression: Expr) -> list[Any]:
@@ -62,8 +66,10 @@ def to_first(count: int) -> list[int]:
 
 
 class _Rewrite:
-    def __init__(self, main: Any) -> None:
+    def __init__(self, main: Any, modules: Modules) -> None:
         self.main = main
+        self.modules = modules
+        self.current: Any = None
         self.builder = relax.BlockBuilder()
         self.values: dict[Any, Value | list[Value]] = {}
         self.rules: Mapping[str, Callable[[Any], Value | list[Value] | None]] = {
@@ -89,6 +95,7 @@ class _Rewrite:
             with self.builder.dataflow():
                 for block in self.main.body.blocks:
                     for binding in block.bindings:
+                        self.current = binding.var
                         self.values[binding.var] = self.rewritten(binding.value)
                 result = self.builder.emit_output(self.plain(self.main.body.body))
             self.builder.emit_func_output(result)
@@ -108,7 +115,7 @@ class _Rewrite:
             rule = self.rules.get(getattr(value.op, "name", ""))
             if rule is not None and (found := rule(value)) is not None:
                 return found
-        return Value(self.builder.emit(self.plain(value)))
+        return Value(self.emit(self.plain(value)))
 
     def constants_in(self, value: Expr) -> Expr:
         """A call with the arguments that have turned out constant in place of their variables."""
@@ -135,14 +142,14 @@ class _Rewrite:
 
     def first(self, value: Value) -> Expr:
         if value.first is None:
-            value.first = self.builder.emit(relax.op.permute_dims(value.last, to_first(rank(value.last))))
+            value.first = self.emit(relax.op.permute_dims(value.last, to_first(rank(value.last))))
         return value.first
 
     def last(self, value: Value) -> Expr:
         if value.last is None:
             if isinstance(value.first, GenericConst):
                 return _constant(np.moveaxis(value.first.value.numpy(), 1, -1))
-            value.last = self.builder.emit(relax.op.permute_dims(value.first, to_last(rank(value.first))))
+            value.last = self.emit(relax.op.permute_dims(value.first, to_last(rank(value.first))))
         return value.last
 
     def of(self, argument: Expr) -> Value:
@@ -150,8 +157,14 @@ class _Rewrite:
             return known
         return Value(argument)
 
+    def emit(self, expression: Expr) -> Expr:
+        made = self.builder.emit(expression)
+        if (path := self.modules.get(self.current)) is not None:
+            self.modules[made] = path
+        return made
+
     def emit_last(self, expression: Expr) -> Value:
-        return Value(last=self.builder.emit(expression))
+        return Value(last=self.emit(expression))
 
     # --- operators ---------------------------------------------------------------------------------------------------
 
@@ -162,7 +175,7 @@ class _Rewrite:
         if isinstance(weight, GenericConst):
             kernel = _constant(weight.value.numpy().transpose(2, 3, 1, 0))
         else:
-            kernel = self.builder.emit(relax.op.permute_dims(self.plain(weight), [2, 3, 1, 0]))
+            kernel = self.emit(relax.op.permute_dims(self.plain(weight), [2, 3, 1, 0]))
         return self.emit_last(
             relax.op.nn.conv2d(
                 self.last(self.of(data)),
@@ -253,7 +266,7 @@ class _Rewrite:
         if call.attrs.keepdims:
             return self.emit_last(operator(data.last, moved, keepdims=True))
         if sorted(axes) == list(range(2, count)):
-            return Value(self.builder.emit(operator(data.last, moved, keepdims=False)))
+            return Value(self.emit(operator(data.last, moved, keepdims=False)))
         return None
 
     def concat(self, call: Any) -> Value | None:
@@ -273,7 +286,7 @@ class _Rewrite:
         pieces = call.attrs.indices_or_sections
         where = int(pieces) if isinstance(pieces, int | tirx.IntImm) else _numbers(pieces)
         axis = _moved(int(call.attrs.axis), rank(data.last))
-        made = self.builder.emit(relax.op.split(data.last, where, axis))
+        made = self.emit(relax.op.split(data.last, where, axis))
         count = len(made.ty.fields)
         return [self.emit_last(relax.TupleGetItem(made, at)) for at in range(count)]
 
@@ -295,7 +308,7 @@ class _Rewrite:
             return None
         sizes = shape_of(data.last)
         if all(each == 1 for each in sizes[1:-1]):
-            return Value(self.builder.emit(relax.op.reshape(data.last, target)))
+            return Value(self.emit(relax.op.reshape(data.last, target)))
         if len(target) >= 3 and _same(target[0], sizes[0]) and _same(target[1], sizes[-1]):
             return self.emit_last(relax.op.reshape(data.last, [target[0], *target[2:], target[1]]))
         return None
@@ -303,7 +316,7 @@ class _Rewrite:
     def attention(self, call: Any) -> Value:
         """softmax(q kᵀ · scale + bias) v on (B, S, H, D)."""
         query, key, value = (self.plain(each) for each in call.args[:3])
-        emit, turn = self.builder.emit, relax.op.permute_dims
+        emit, turn = self.emit, relax.op.permute_dims
         scale = float(call.attrs.scale) if call.attrs.scale is not None else 1 / math.sqrt(shape_of(query)[-1])
         scores = emit(relax.op.matmul(emit(turn(query, [0, 2, 1, 3])), emit(turn(key, [0, 2, 3, 1]))))
         scores = emit(relax.op.multiply(scores, _constant(np.float32(scale))))

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import tvm
 from tvm import relax
 from tvm.ir import GenericConst
-from tvm.relax.frontend.torch import from_exported_program
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from edgevit.errors import ExportFailed, Unsupported
+from edgevit.export.tvm import origins
 from edgevit.export.tvm.channels import channels_last
 from edgevit.export.tvm.operators import legalizations
+from edgevit.export.tvm.origins import Modules, Origin
 from edgevit.export.tvm.schedules.stages import CONSTANTS
 from edgevit.export.tvm.targets import BuildTarget
 
@@ -30,26 +32,51 @@ def lower(program: torch.export.ExportedProgram) -> Any:
 
     Unsupported for an operator that TVM cannot import, ExportFailed when the import fails otherwise.
     """
-    module = relax.transform.DecomposeOpsForInference()(imported(program))
-    module = channels_last(module)
-    passes = [
+    return lower_with_origins(program)[0]
+
+
+def lower_with_origins(program: torch.export.ExportedProgram, *, baked: bool = False) -> tuple[Any, list[Origin]]:
+    """``lower``, and where each of ``calls_of`` the result came from. ``baked``: the normalisation is in the graph."""
+    module, modules = imported(program, baked=baked)
+    module = relax.transform.DecomposeOpsForInference()(module)
+    modules = origins.kept(module, modules)
+    module = channels_last(module, modules)
+    legalized = _passes(
+        module,
         relax.transform.LegalizeOps(dict(legalizations())),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),
-        relax.transform.FuseOps(),
+    )
+    fused = _passes(legalized, relax.transform.FuseOps())
+    found = origins.of_kernels(legalized, fused, origins.kept(legalized, modules))
+    lowered = _passes(
+        fused,
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         relax.transform.RewriteDataflowReshape(),
         relax.transform.DeadCodeElimination(),
-    ]
+    )
+    kernels = [str(call.args[0].name_hint) for call in calls_of(lowered)]
+    return mark_constants(lowered), origins.in_order(kernels, found)
+
+
+def _passes(module: Any, *passes: Any) -> Any:
     with tvm.target.Target("llvm"):
-        return mark_constants(tvm.transform.Sequential(passes)(module))
+        return tvm.transform.Sequential(list(passes))(module)
 
 
-def imported(program: torch.export.ExportedProgram) -> Any:
+def imported(program: torch.export.ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:
+    """``program`` in Relax operators, and the modules that its variables came from. Raises as ``lower``."""
+    importer = ExportedProgramImporter()  # what from_exported_program calls; it keeps node -> variable
     try:
-        return from_exported_program(program, unwrap_unit_return_tuple=True, run_ep_decomposition=False)
+        module = importer.from_exported_program(
+            program,
+            keep_params_as_input=False,
+            unwrap_unit_return_tuple=True,
+            no_bind_return_tuple=False,
+            custom_convert_map=None,
+        )
     except Exception as exc:
         said = str(exc).strip().splitlines()
         last = next((line for line in said if UNKNOWN_OPERATOR in line), said[-1] if said else type(exc).__name__)
@@ -59,6 +86,7 @@ def imported(program: torch.export.ExportedProgram) -> Any:
                 hint="export to onnx, or replace that operator in the model",
             ) from exc
         raise ExportFailed(f"TVM cannot import the model: {last[:300]}", hint="export to onnx") from exc
+    return module, origins.of_import(importer.env, baked=baked)
 
 
 def calls_of(module: Any) -> list[Any]:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from edgevit import worker
 from edgevit.artifact import PrecisionReport
 from edgevit.errors import ExportFailed, Unsupported, UsageError, WorkerFailed
 from edgevit.export.base import Built, Capture, Context, Options
+from edgevit.export.capture import Baked
 
 ENTRY = "model.so"
+LAYERS = "layers.json"  # the PyTorch module of every kernel call
 PROGRAM = "program.pt2"
 TUNE = "edgevit.export.tvm.building:tune_in_worker"
 BUILD = "edgevit.export.tvm.building:build_in_worker"
@@ -31,6 +33,16 @@ class TvmOptions(Options):
     target: str = Field(default="", description="the target in TVM's own words, instead of arch (a tag, JSON, or cuda)")
     trials: int = Field(default=0, ge=0, description="kernels to time while searching for faster schedules")
     minutes: float = Field(default=0.0, ge=0, description="minutes to search for faster schedules")
+    records: Literal["all", "own", "none"] = Field(
+        default="all", description="tuning records to use: all, own (not those that ship with edgevit) or none"
+    )
+
+    @field_validator("records")
+    @classmethod
+    def _search_has_a_use(cls, records: str, info: ValidationInfo) -> str:
+        if records == "none" and (info.data.get("trials") or info.data.get("minutes")):
+            raise ValueError("none would leave out what the search finds; own searches from the rules")
+        return records
 
 
 class TvmExporter:
@@ -53,6 +65,8 @@ class TvmExporter:
             job = {
                 "program": str(program),
                 "library": str(folder / ENTRY),
+                "layers": str(folder / LAYERS),
+                "baked": isinstance(capture.module, Baked),
                 "threads": context.threads,
                 **options.model_dump(),
             }

@@ -124,7 +124,7 @@ def _heading(title: str, *lines: str) -> Markup:
 
 def _group_body(group: Group, cut: str) -> Markup:
     slowest = max(map(p50, group.rows))
-    fields = f"{shown(group.fields.get('device'))} · governor {shown(group.fields.get('governor'))} · key {group.key}"
+    fields = f"{shown(group.fields.get('device'))} · clocks {shown(group.fields.get('clocks'))} · key {group.key}"
     head = _heading(f"{group.letter} · {group.conditions}", fields, cut)
     return tag("tbody", head, *(_line(row, slowest) for row in group.rows), role="rowgroup", data_key=group.key)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from edgevit.module_paths import shared_module
 from edgevit.runtimes.base import LayerTime, module_of
 
 LAYERS = "layers.json"
@@ -68,17 +69,6 @@ def read_kernels(folder: Path) -> dict[str, Kernel]:
         return {}
     stored = json.loads(path.read_text("utf-8"))
     return {layer["name"]: Kernel(layer["kind"], shared_module(layer["modules"])) for layer in stored["engine"]}
-
-
-def shared_module(modules: Sequence[str]) -> str:
-    """The innermost module that holds all of them: blocks.0.attn for its q and k; "" is the model itself."""
-    paths = [module.split(".") for module in modules if module]
-    common = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return ".".join(common)
 
 
 def layer_times(samples: Mapping[str, Sequence[float]], kernels: Mapping[str, Kernel], unit: str) -> list[LayerTime]:

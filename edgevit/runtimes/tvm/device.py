@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,7 +20,9 @@ from edgevit.runtimes.tvm import library, lock
 
 ENTRY_FUNCTION = "main"
 PROVIDERS = ("cpu", "cuda")
+LAYERS = "layers.json"  # written by the exporter: the module of every kernel call
 BUILTIN = "vm.builtin."  # allocation and shapes: no kernels
+ALLOCATE = "vm.builtin.alloc_storage"
 
 
 class TvmSession(Session):
@@ -65,7 +69,8 @@ class TvmSession(Session):
     def layers(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[LayerTime]:
         """Median time of every kernel call, in running order, by the instrument of a second virtual machine.
 
-        The parts of one kernel are not told apart: a layer is what TVM fused, and its module is not known.
+        The parts of one kernel are not told apart: a layer is what TVM fused. Its module is that of its product,
+        convolution or reduction, from the artifact's ``layers.json``.
         """
         for feed in feeds:
             self.check(feed)
@@ -73,7 +78,16 @@ class TvmSession(Session):
         traced = self._opened().traced()
         traced.calls(self._bound(feeds[0]))  # not counted: what is allocated on first use
         samples = [traced.calls(self._bound(feeds[run % len(feeds)])) for run in range(runs)]
-        return layer_times(samples, self.provider)
+        return layer_times(samples, self.provider, read_modules(self.artifact.path))
+
+    def working_memory(self, feeds: Mapping[str, Array]) -> int:
+        """Bytes of the blocks that the compiled function asks for in one inference: the planned memory of its
+        intermediate values, one block serving several, and of its outputs."""
+        self.check(feeds)
+        library.use_threads(self.threads)
+        traced = self._opened().traced()
+        traced.calls(self._bound(feeds))
+        return traced.allocated
 
     def close(self) -> None:
         self._machine = None
@@ -148,10 +162,13 @@ class _Traced:
         self._synchronise = synchronise
         self._started = 0.0
         self._calls: list[tuple[str, float]] = []
+        self.allocated = 0  # bytes, by the last inference
         machine.set_instrument(self._instrument)
 
-    def _instrument(self, _function: Any, symbol: str, before: bool, _result: Any, *_arguments: Any) -> None:
+    def _instrument(self, _function: Any, symbol: str, before: bool, _result: Any, *arguments: Any) -> None:
         if before:
+            if symbol == ALLOCATE:
+                self.allocated += int(arguments[1][0])  # (machine, (bytes,), device, type, scope)
             self._started = time.perf_counter()
         elif not symbol.startswith(BUILTIN):
             self._synchronise()
@@ -159,21 +176,45 @@ class _Traced:
 
     def calls(self, inputs: list[Any]) -> list[tuple[str, float]]:
         """(kernel, ms) of one inference, in order."""
-        self._calls = []
+        self._calls, self.allocated = [], 0
         self._function(*inputs)
         return self._calls
 
 
-def layer_times(samples: Sequence[Sequence[tuple[str, float]]], unit: str) -> list[LayerTime]:
-    """Medians over inferences. A kernel called again is ``NAME#2``; its operator is its name without numbers."""
+def read_modules(folder: Path) -> dict[str, list[str | None]]:
+    """Kernel -> the PyTorch module of each of its calls, in order; empty for an artifact that has no ``layers.json``.
+
+    BadArtifact for one that cannot be read.
+    """
+    path = folder / LAYERS
+    if not path.is_file():
+        return {}
+    found: dict[str, list[str | None]] = {}
+    try:
+        for row in json.loads(path.read_text("utf-8")):
+            found.setdefault(str(row["name"]), []).append(row["module"])
+    except (ValueError, TypeError, KeyError) as exc:
+        raise BadArtifact(f"{path} cannot be read: {first_line(exc)}", hint="export anew") from exc
+    return found
+
+
+def layer_times(
+    samples: Sequence[Sequence[tuple[str, float]]], unit: str, modules: Mapping[str, Sequence[str | None]]
+) -> list[LayerTime]:
+    """Medians over inferences. A kernel called again is ``NAME#2``; its operator is its name without numbers.
+
+    ``modules``: kernel -> the module of each call.
+    """
     found: list[LayerTime] = []
     seen: Counter[str] = Counter()
     for each in zip(*samples, strict=True):
         symbol = each[0][0]
+        known = modules.get(symbol, ())
+        module = known[seen[symbol]] if seen[symbol] < len(known) else None
         seen[symbol] += 1
         name = symbol if seen[symbol] == 1 else f"{symbol}#{seen[symbol]}"
         operator = re.sub(r"\d+$", "", symbol).removeprefix("fused_")
-        found.append(LayerTime(name, operator, None, unit, median(ms for _, ms in each)))
+        found.append(LayerTime(name, operator, module, unit, median(ms for _, ms in each)))
     return found
 
 

@@ -76,9 +76,9 @@ class Database:
         self._shipped = _index(read(shipped)) if shipped is not None else {}
 
     @classmethod
-    def of(cls, target: BuildTarget) -> Database:
-        """The database of a target, as an export uses it."""
-        return cls(user_file(target), shipped_file(target.family()))
+    def of(cls, target: BuildTarget, *, shipped: bool = True) -> Database:
+        """The database of a target, as an export uses it; without what ships, only what was measured on it."""
+        return cls(user_file(target), shipped_file(target.family()) if shipped else None)
 
     def find(self, workload: str, space: str) -> Record | None:
         """The user's record of a workload, else the shipped one; None when there is none for these knobs."""

@@ -1,0 +1,65 @@
+"""An artifact on labelled images: what it answers, for its accuracy beside its parity and beside its latency."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgevit.artifact import Array, Artifact
+from edgevit.data import LabelledData, open_data
+from edgevit.errors import Unsupported, UsageError
+from edgevit.profiles.accuracy import class_indices, spread, top_shares
+from edgevit.profiles.parity import run_rows
+from edgevit.runtimes.base import Session, open_session
+
+MAX_IMAGES = 2000  # as many as the accuracy recorded at export was measured on, spread over the data in the same way
+
+
+def run(payload: dict[str, Any]) -> dict[str, Any]:
+    """Worker target: ``{images, top1, top5}`` of ``payload["artifact"]`` on ``payload["data"]``, or ``{reason}``
+    where it has no accuracy there. Raises what ``open_session`` raises."""
+    artifact = Artifact.open(payload["artifact"])
+    try:
+        found = spread(held_out(artifact, payload["data"]), MAX_IMAGES)
+        if artifact.manifest.logits_output() is None:
+            return {"reason": f"{artifact.path} is not a classifier"}
+        labels = class_indices(found, artifact.manifest)
+    except UsageError as reason:
+        return {"reason": str(reason)}
+    opening = {key: payload[key] for key in ("threads", "provider", "trust", "options")}
+    with open_session(artifact, payload["runtime"], **opening) as session:
+        top1, top5 = top_shares(logits_on(session, found), labels)
+    return {"images": len(labels), "top1": top1, "top5": top5}
+
+
+def held_out(artifact: Artifact, source: str) -> LabelledData:
+    """The part of ``source`` that was held out in training, where that is known, else all of it; UsageError for
+    none."""
+    recorded = artifact.manifest.accuracy
+    fixed = source.partition(":")[0] in ("digits", "cifar10")
+    same = recorded is not None and recorded.data == source
+    found = open_data(source, split="held-out" if same or fixed else "all")
+    if not len(found):
+        raise UsageError(f"{source} holds no images", hint="use another --data")
+    return found
+
+
+def logits_on(session: Session, found: LabelledData) -> Array:
+    """(N, classes) of all images, preprocessed as the artifact says, in its largest batches."""
+    manifest = session.artifact.manifest
+    logits, batch = manifest.logits_output(), manifest.batch.max
+    step = max(64 // batch, 1) * batch
+    parts = []
+    for start in range(0, len(found), step):
+        rows = preprocessed(session.artifact, list(found.images[start : start + step]))
+        parts.append(run_rows(session, rows, batch)[logits.name if logits else ""])
+    return np.concatenate(parts)
+
+
+def preprocessed(artifact: Artifact, pictures: list[Array]) -> dict[str, Array]:
+    """Images as the artifact's only input; Unsupported where it takes anything else."""
+    spec, preprocess = artifact.manifest.image_input(), artifact.manifest.preprocess
+    if spec is None or preprocess is None or len(artifact.manifest.inputs) != 1:
+        raise Unsupported(f"{artifact.path} does not take one image", hint="leave --data out")
+    return {spec.name: preprocess.batch(pictures).astype(spec.dtype, copy=False)}

@@ -1,0 +1,75 @@
+"""How accurate a fused prediction is with all parts, and with one or two of them missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from edgevit.split.features import Features
+
+NOTICEABLE = 0.10  # a class suffers when at least this share of its images is no longer recognised
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """Accuracy over all ways to miss so many parts: their mean, and the worst of them."""
+
+    mean: float
+    worst: float
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Fused top-1 accuracy on held-out images, fractions.
+
+    losses      accuracy without exactly these parts (indices, ascending): all single ones and all pairs
+    suffering   classes (indices) that suffer noticeably without them
+    """
+
+    fused: float
+    losses: Mapping[tuple[int, ...], float]
+    suffering: Mapping[tuple[int, ...], tuple[int, ...]]
+
+    def missing(self, count: int) -> Remaining | None:
+        """Accuracy with ``count`` parts missing; None where that would leave none."""
+        shares = [share for parts, share in self.losses.items() if len(parts) == count]
+        return Remaining(sum(shares) / len(shares), min(shares)) if shares else None
+
+
+def degradation(head: nn.Module, features: Features) -> Degradation:
+    """Measure a fusion head on held-out features, with all parts and without every one and every two of them."""
+    count = len(features.parts)
+    fused = _right(head, features, ())
+    cases = [case for lost in (1, 2) if lost < count for case in combinations(range(count), lost)]
+    right = {case: _right(head, features, case) for case in cases}
+    return Degradation(
+        fused=_share(fused),
+        losses={case: _share(answers) for case, answers in right.items()},
+        suffering={case: _suffering(fused, answers, features.labels) for case, answers in right.items()},
+    )
+
+
+@torch.no_grad()
+def _right(head: nn.Module, features: Features, missing: Sequence[int]) -> Tensor:
+    """(N,) booleans: which images are recognised without the parts ``missing``."""
+    present = torch.ones(len(features), len(features.parts))
+    present[:, list(missing)] = 0.0
+    head.eval()
+    answers: Tensor = head(*features.parts, present).argmax(1)
+    return answers == features.labels
+
+
+def _share(right: Tensor) -> float:
+    return float(right.double().mean())
+
+
+def _suffering(before: Tensor, after: Tensor, labels: Tensor) -> tuple[int, ...]:
+    lost = {
+        label: _share(before[labels == label]) - _share(after[labels == label])
+        for label in sorted(set(labels.tolist()))
+    }
+    return tuple(label for label, share in lost.items() if share >= NOTICEABLE)

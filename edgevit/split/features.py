@@ -1,0 +1,60 @@
+"""Features of the sub-models on all images, computed once: what the fusion head learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgevit.models.vit import VisionTransformer
+from edgevit.train.augment import Augment
+from edgevit.train.batches import Batches
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Features:
+    """``parts[i]`` is (N, D_i), the class tokens of sub-model i; ``labels`` (N,) of all classes."""
+
+    parts: tuple[Tensor, ...]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def copies_of(batches: Batches, views: int, seed: int) -> Iterator[Tensor]:
+    """The images in order, chunk by chunk: as they are, then ``views`` augmented copies of all, which ``seed`` alone
+    decides."""
+    augment = Augment()
+    for view in range(1 + views):
+        generator = torch.Generator().manual_seed((seed << 20) + view)
+        for images, _ in batches.ordered(_CHUNK):
+            yield augment(images, generator) if view else images
+
+
+@torch.no_grad()
+def features_of(sub: nn.Module, batches: Batches, device: torch.device, *, views: int = 0, seed: int = 0) -> Tensor:
+    """((1 + views) · N, D) class tokens of a sub-model: of the images, then of their augmented copies.
+
+    All sub-models see the same copies. A sub-model has learnt its training images by heart; what the fusion head meets
+    later looks more like what it makes of the copies.
+    """
+    sub.to(device).eval()
+    return torch.cat([sub(images.to(device))["features"].float().cpu() for images in copies_of(batches, views, seed)])
+
+
+@torch.no_grad()
+def tokens_of(trunk: VisionTransformer, batches: Batches, device: torch.device, *, views: int, seed: int) -> Tensor:
+    """((1 + views) · N, D) class tokens of the trunk, for the same copies."""
+    trunk.to(device).eval()
+    copies = copies_of(batches, views, seed)
+    return torch.cat([trunk.forward_features(images.to(device)).cpu() for images in copies])
+
+
+def gather(parts: Sequence[Tensor], labels: Tensor) -> Features:
+    """Features of all parts with their labels, repeated for every augmented copy."""
+    return Features(tuple(parts), labels.repeat(len(parts[0]) // len(labels)))

@@ -1,0 +1,181 @@
+"""What a split is asked for, and the part of it that decides what comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from edgevit.errors import UnknownName, UsageError
+from edgevit.train.options import TrainOptions
+
+Mode = Literal["negatives", "distil"]
+Scoring = Literal["exact", "taylor", "random", "magnitude"]
+Amp = Literal["no", "bf16", "fp16"]
+PARTITIONS = ("balanced", "similar", "confusable")
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+RETRAINING = TrainOptions()
+
+
+@dataclass(frozen=True)
+class FusionOptions:
+    """How the fusion head is trained.
+
+    missing     how many parts are left out of an image's prediction on average; 0 trains with all parts only
+    views       augmented copies of every image whose features it sees
+    """
+
+    epochs: int = 30
+    lr: float = 2e-3
+    batch_size: int = 128
+    views: int = 4
+    missing: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Recipe and circumstances of one split.
+
+    partition       balanced, similar, confusable, or a JSON file with the labels of every part
+    heads_pruned    of every block of every sub-model; at most one of this, ``memory_budget`` (bytes of all sub-models'
+                    weights together) and ``fleet`` (a fleet.toml that the sub-models must fit) is given. With none, it
+                    is the smallest number at which all sub-models together take 55 % of the trunk
+    importance      how units are scored: exact (one at a time), taylor; random and magnitude are there to compare with
+    images          images of each class that scores are taken on
+    retraining      recipe of every sub-model; epochs None shows each about 20,000 images; its seed, device and threads
+                    are not looked at
+    jobs            sub-models retrained at the same time, each in its own process; None: as many as there are cores,
+                    or GPUs
+    """
+
+    parts: int
+    partition: str = "balanced"
+    heads_pruned: int | None = None
+    memory_budget: int | None = None
+    fleet: Path | None = None
+    importance: Scoring = "taylor"
+    images: int = 16
+    mode: Mode = "negatives"
+    retraining: TrainOptions = RETRAINING
+    fusion: FusionOptions = field(default_factory=FusionOptions)
+    amp: Amp = "no"
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for kind, value, known in (
+            ("importance", self.importance, get_args(Scoring)),
+            ("way to retrain", self.mode, get_args(Mode)),
+            ("mixed precision", self.amp, get_args(Amp)),
+        ):
+            if value not in known:
+                raise UnknownName(kind, value, known)
+        if self.partition not in PARTITIONS and not self.partition.endswith(".json"):
+            raise UnknownName("partition", self.partition, PARTITIONS)
+        given = [self.heads_pruned is not None, self.memory_budget is not None, self.fleet is not None]
+        if sum(given) > 1:
+            raise UsageError(
+                "--heads-pruned, --memory-budget and --fleet each decide how much is pruned", hint="give one of them"
+            )
+        ranges = {"--parts": self.parts >= 1, "--images": self.images >= 1, "--seed": 0 <= self.seed < 2**32}
+        ranges["--jobs"] = self.jobs is None or self.jobs >= 1
+        for name, fine in ranges.items():
+            if not fine:
+                raise UsageError(f"{name} is out of range", hint="see edgevit split --help")
+
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the sub-models and the fusion head, as plain JSON values."""
+        kept = {name: value for name, value in asdict(self).items() if name not in _NOT_THE_RECIPE}
+        kept["retraining"] = {
+            name: value for name, value in self.retraining.recipe().items() if name not in ("seed", "weights")
+        }
+        kept["fleet"] = None if self.fleet is None else sha256_of_text(self.fleet)
+        if self.partition not in PARTITIONS:
+            kept["partition"] = sha256_of_text(Path(self.partition))
+        return kept
+
+
+_NOT_THE_RECIPE = frozenset({"device", "threads", "jobs", "retraining", "fleet"})
+
+
+@dataclass(frozen=True)
+class SplitJob:
+    """What ``edgevit split`` was asked for."""
+
+    model: str
+    data: str
+    out: Path
+    options: SplitOptions
+    weights: str | None = None
+    classes: int | None = None
+    image_size: int | None = None
+    targets: tuple[str, ...] = ("onnx",)
+    precision: str | None = None
+    verify: bool = True
+    resume: bool = False
+    force: bool = False
+
+    def work(self) -> Path:
+        """Where finished sub-models wait until the bundle is whole: ``OUT.split``."""
+        return self.out.with_name(self.out.name + ".split")
+
+
+def parse_bytes(text: str) -> int:
+    """ "180MB", "64 KiB" or a plain number of bytes; kB, MB, GB are powers of 1000. UsageError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = found and _UNITS.get(found[2].upper() or "B")
+    if not found or not unit or float(found[1]) <= 0:
+        raise UsageError(f"{text!r} is not an amount of memory", hint="for example 180MB, 64KiB, or a number of bytes")
+    return int(float(found[1]) * unit)
+
+
+def sha256_of_text(path: Path) -> str:
+    """Digest of a file that is part of the recipe; UsageError where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be read: {exc.strerror}", hint="check the path") from exc
+
+
+def fingerprint(recipe: dict[str, Any]) -> str:
+    """Short digest of a recipe."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def command_line(job: SplitJob) -> str:
+    """The shell command that makes the same bundle; options at their defaults are left out."""
+    words = ["edgevit", "split", job.model, "--data", job.data, "--parts", str(job.options.parts)]
+    plain = SplitOptions(parts=job.options.parts)
+    if job.weights:
+        words += ["--weights", job.weights]
+    for flag, value in (("--classes", job.classes), ("--image-size", job.image_size), ("--precision", job.precision)):
+        if value is not None:
+            words += [flag, str(value)]
+    for target in job.targets:
+        words += ["-t", target]
+    for name, flag in (
+        ("partition", "--partition"), ("heads_pruned", "--heads-pruned"), ("memory_budget", "--memory-budget"),
+        ("fleet", "--fleet"), ("importance", "--importance"), ("images", "--images"), ("mode", "--retrain"),
+        ("amp", "--amp"), ("seed", "--seed"),
+    ):  # fmt: skip
+        chosen = getattr(job.options, name)
+        if chosen != getattr(plain, name):
+            words += [flag, str(chosen)]
+    for name in ("epochs", "lr", "batch_size"):
+        chosen = getattr(job.options.retraining, name)
+        if chosen != getattr(RETRAINING, name):
+            words += ["--" + name.replace("_", "-"), str(chosen)]
+    return shlex.join([*words, "-o", job.out.name])

@@ -1,0 +1,194 @@
+"""From trained sub-models and a fusion head to a bundle: every member is exported and proved like any other model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgevit import build
+from edgevit.artifact import GOLDEN_ROWS, Array, Artifact, BatchRange, WeightsInfo, staged
+from edgevit.errors import EdgeVitError
+from edgevit.export.rows import MAX_ROWS
+from edgevit.models.edvit import FusionHead, SubModel
+from edgevit.models.macs import count_macs, count_params
+from edgevit.models.reparam import reparameterize
+from edgevit.models.source import state_sha256
+from edgevit.models.spec import ModelSpec, attach_spec, spec_of
+from edgevit.models.vit import VisionTransformer
+from edgevit.split.accuracy import Degradation
+from edgevit.split.bundle import Bundle, PartFacts, check_vacant, folder_of, golden_features, write_bundle
+from edgevit.split.features import Features
+from edgevit.split.fuse import draw_present
+from edgevit.split.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk
+from edgevit.split.options import SplitJob
+from edgevit.split.parts import Progress
+
+NONE_LABEL = "none of mine"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """All that a bundle is made of.
+
+    held_out   features of held-out images: rows that the fusion head is proved on
+    """
+
+    trunk: VisionTransformer
+    labels: tuple[str, ...]
+    partition: tuple[tuple[int, ...], ...]
+    heads_pruned: tuple[int, ...]
+    subs: Sequence[SubModel]
+    head: FusionHead
+    held_out: Features
+
+
+def check_targets(job: SplitJob) -> list[build.Target]:
+    """The exporters asked for. UsageError, Unsupported or MissingDependency before any work is done."""
+    return [build.choose_target(name, job.precision, {}) for name in job.targets]
+
+
+def publish_bundle(
+    job: SplitJob, trained: Trained, accuracy: BundleAccuracy, lineage: Lineage, progress: Progress
+) -> Bundle:
+    """Export all members for every target and write the bundle at ``job.out``. Errors of ``build.export``."""
+    targets = check_targets(job)
+    check_vacant(job.out, force=job.force)
+    with staged(job.out) as staging:
+        for target in targets:
+            progress(f"export the sub-models to {target.exporter.name}", None)
+            _export_all(job, trained, target, staging, several=len(targets) > 1)
+        trunk = _trunk_facts(job, trained.trunk, targets[0], staging, progress)
+        return write_bundle(
+            staging,
+            job.out,
+            classes=trained.labels,
+            trunk=trunk,
+            parts=[
+                PartFacts(tuple(trained.labels[label] for label in classes), pruned)
+                for classes, pruned in zip(trained.partition, trained.heads_pruned, strict=True)
+            ],
+            partition=Partition(method=job.options.partition, seed=job.options.seed),
+            accuracy=accuracy,
+            lineage=lineage,
+            default_target=f"{targets[0].exporter.name}-{targets[0].precision}",
+            force=job.force,
+        )
+
+
+def bundle_accuracy(data: str, trunk: float, found: Degradation, labels: Sequence[str], images: int) -> BundleAccuracy:
+    """The accuracy table of bundle.json."""
+    losses = tuple(
+        Loss(
+            missing=tuple(f"part-{part}" for part in case),
+            top1=share,
+            suffering=tuple(labels[label] for label in found.suffering[case]),
+        )
+        for case, share in found.losses.items()
+    )
+    return BundleAccuracy(
+        data=data,
+        images=images,
+        trunk=trunk,
+        fused=found.fused,
+        missing_one=_remaining(losses, 1),
+        missing_two=_remaining(losses, 2),
+        losses=losses,
+    )
+
+
+def _remaining(losses: Sequence[Loss], count: int) -> Remaining | None:
+    cases = [loss for loss in losses if len(loss.missing) == count]
+    if not cases:
+        return None
+    worst = min(cases, key=lambda loss: loss.top1)
+    mean = sum(loss.top1 for loss in cases) / len(cases)
+    return Remaining(mean=mean, worst=worst.top1, worst_parts=worst.missing)
+
+
+# --- members -----------------------------------------------------------------------------------------------------
+
+
+def _export_all(job: SplitJob, trained: Trained, target: build.Target, staging: Path, *, several: bool) -> None:
+    spec = _trunk_spec(trained.trunk)
+
+    def folder(member: str) -> Path:
+        return staging / folder_of(member, target.exporter.name, target.precision, several=several)
+
+    parts = []
+    for index, (sub, classes) in enumerate(zip(trained.subs, trained.partition, strict=True)):
+        name = f"part-{index}"
+        labels = (NONE_LABEL, *(trained.labels[label] for label in classes))
+        about = replace(
+            spec, name=f"{spec.name} {name}", num_classes=len(labels), labels=labels, data=job.data, accuracy=None
+        )
+        request = _request(job)
+        parts.append(_export(attach_spec(sub, replace(about, source="module")), request, target, folder(name)))
+    head = attach_spec(trained.head, _head_spec(spec, trained.labels))
+    inputs = {name: np.ascontiguousarray(rows) for name, rows in _head_rows(parts, trained.held_out).items()}
+    _export(head, _request(job, inputs), target, folder("fusion"))
+
+
+def _export(module: nn.Module, request: build.Request, target: build.Target, folder: Path) -> Artifact:
+    with build.torch_threads(request.threads):
+        return build.build_target(build.prepare(module, request), target, folder)
+
+
+def _request(job: SplitJob, inputs: Mapping[str, Array] | None = None) -> build.Request:
+    return build.Request(
+        batch=BatchRange(min=1, max=1),
+        data=None if inputs else job.data,
+        inputs=inputs,
+        threads=job.options.threads,
+        verify=job.verify,
+    )
+
+
+def _head_spec(spec: ModelSpec, labels: tuple[str, ...]) -> ModelSpec:
+    return ModelSpec(
+        f"{spec.name} fusion", "module", None, None, len(labels), labels=labels, origin=spec.origin, data=spec.data
+    )
+
+
+def _head_rows(parts: Sequence[Artifact], held_out: Features) -> dict[str, Array]:
+    """The parts' golden features, then held-out ones with parts missing at random."""
+    golden = golden_features(parts)
+    count = min(len(held_out), MAX_ROWS - GOLDEN_ROWS)
+    present = draw_present(count, len(parts), 1.0, torch.Generator().manual_seed(0)).numpy()
+    rows = [part[:count].numpy() for part in held_out.parts]
+    more = {f"features_{index}": row for index, row in enumerate(rows)} | {"present": present}
+    return {name: np.concatenate([first, more[name]]) for name, first in golden.items()}
+
+
+def _trunk_facts(
+    job: SplitJob, trunk: VisionTransformer, target: build.Target, staging: Path, progress: Progress
+) -> Trunk:
+    """Sizes of the trunk in deploy form, its files as the default target writes them."""
+    progress("size of the trunk", None)
+    spec = _trunk_spec(trunk)
+    folder = staging.with_name(f"{staging.name}-trunk")
+    try:
+        artifact = _export(trunk, replace(_request(job), verify=False), target, folder)
+        file_bytes = artifact.size_bytes()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    deploy = reparameterize(trunk)
+    return Trunk(
+        name=spec.name,
+        params=count_params(deploy),
+        macs=count_macs(deploy, trunk.config.image_size),
+        bytes=file_bytes,
+        weights=WeightsInfo(origin=spec.origin, state_sha256=state_sha256(trunk)),
+    )
+
+
+def _trunk_spec(trunk: VisionTransformer) -> ModelSpec:
+    spec = spec_of(trunk)
+    if spec is None:
+        raise EdgeVitError("the trunk does not say what it is")
+    return spec

@@ -1,0 +1,160 @@
+"""The epochs of a training run: steps, averaged weights, state after every epoch, and going on from it.
+
+``edgevit.train.loop`` trains classifiers with it, ``edgevit.split`` the sub-models and fusion heads of ED-ViT.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgevit.errors import EdgeVitError, Interrupted
+from edgevit.train.augment import Augment, mixed
+from edgevit.train.batches import Batches, step_count
+from edgevit.train.optim import Ema, learning_rate, parameter_groups
+from edgevit.train.options import TrainOptions
+from edgevit.train.state import load_state, save_state
+
+Progress = Callable[[int, int, float, float | None], None]
+"""``progress(epoch, epochs, mean loss, held-out accuracy or None where it was not measured)``, after each epoch."""
+
+Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+"""``loss(model, images, targets, rows)``: the mean loss of a batch; targets are (B, classes) and sum to one, rows (B,)
+say which images of the training set these are."""
+
+
+class Steps(Protocol):
+    """How a loss is computed and followed: in full precision, or in mixed precision (``edgevit.train.amp``)."""
+
+    def autocast(self) -> AbstractContextManager[Any]: ...
+
+    def follow(self, loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> None:
+        """One step of the optimiser against the gradient of ``loss``, its norm clipped."""
+
+
+class FullPrecision:
+    """Steps in the weights' own precision."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def follow(self, loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+
+
+@dataclass
+class Run:
+    """Everything the epochs share.
+
+    measure   held-out accuracy of the averaged model
+    loss      None is cross entropy with the options' label smoothing
+    sample    rows of ``train`` that one epoch shows, drawn from its generator; None shows all of them
+    """
+
+    model: nn.Module
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+    train: Batches
+    options: TrainOptions
+    epochs: int
+    classes: int
+    device: torch.device
+    measure: Callable[[nn.Module], float]
+    loss: Loss | None = None
+    sample: Callable[[torch.Generator], Tensor] | None = None
+    steps: Steps = field(default_factory=FullPrecision)
+
+
+def adamw(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    """The optimiser of every run here: AdamW, weight decay on the weights of linear and convolution layers only."""
+    return torch.optim.AdamW(parameter_groups(model, options.weight_decay), lr=options.lr, fused=True)
+
+
+def run_epochs(run: Run, state_file: Path, recipe: dict[str, Any], progress: Progress | None) -> float:
+    """Run the epochs that are left; mean loss of the last one.
+
+    The state is kept in ``state_file`` after each; with ``run.options.resume`` the run goes on from there. Raises
+    UsageError (nothing to resume, or a state of another recipe), EdgeVitError (the loss became infinite), Interrupted.
+    """
+    done, loss = _restore(run, load_state(state_file, recipe)) if run.options.resume else (0, math.nan)
+    try:
+        for epoch in range(done, run.epochs):
+            loss = _epoch(run, epoch)
+            save_state(state_file, _state(run, epoch + 1, loss), recipe)
+            done = epoch + 1
+            if progress is not None:
+                measured = done == run.epochs or done % max(1, run.epochs // 10) == 0
+                progress(done, run.epochs, loss, run.measure(run.ema.module) if measured else None)
+    except KeyboardInterrupt:
+        hint = "the same command with --resume goes on from there" if done else "nothing was kept"
+        raise Interrupted(f"stopped after epoch {done} of {run.epochs}", hint=hint) from None
+    return loss
+
+
+def _epoch(run: Run, epoch: int) -> float:
+    """One pass over the training images; its mean loss. Randomness follows from (seed, epoch), so runs can resume."""
+    seed = (run.options.seed << 20) + epoch
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # dropout and the like
+    augment = Augment(hflip=run.options.hflip) if run.options.augment else None
+    among = None if run.sample is None else run.sample(generator)
+    steps = step_count(len(run.train) if among is None else len(among), run.options.batch_size)
+    run.model.train()
+    losses = []
+    for index, (images, labels, rows) in enumerate(run.train.shuffled(run.options.batch_size, generator, among)):
+        rate = learning_rate(epoch * steps + index, run.epochs * steps, run.options.lr, run.options.warmup)
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        images, targets = images.to(run.device), F.one_hot(labels, run.classes).float().to(run.device)
+        images = augment(images, generator) if augment else images
+        if run.options.mixup:
+            images, targets = mixed(images, targets, run.options.mixup, generator)
+        losses.append(_step(run, images, targets, rows))
+    mean = float(torch.stack(losses).mean())
+    if not math.isfinite(mean):
+        raise EdgeVitError(
+            f"the loss became {mean} in epoch {epoch + 1}",
+            hint=f"start over with --force --lr {run.options.lr / 3:.1g}",
+        )
+    return mean
+
+
+def _step(run: Run, images: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+    with run.steps.autocast():
+        if run.loss is None:
+            loss = F.cross_entropy(run.model(images), targets, label_smoothing=run.options.smoothing)
+        else:
+            loss = run.loss(run.model, images, targets, rows)
+    run.steps.follow(loss, run.model, run.optimizer, run.options.clip)
+    run.ema.update(run.model)
+    return loss.detach()
+
+
+def _state(run: Run, epoch: int, loss: float) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "loss": loss,
+        "model": run.model.state_dict(),
+        "ema": run.ema.module.state_dict(),
+        "ema_updates": run.ema.updates,
+        "optimizer": run.optimizer.state_dict(),
+    }
+
+
+def _restore(run: Run, state: dict[str, Any]) -> tuple[int, float]:
+    run.model.load_state_dict(state["model"])
+    run.ema.module.load_state_dict(state["ema"])
+    run.ema.updates = state["ema_updates"]
+    run.optimizer.load_state_dict(state["optimizer"])
+    return state["epoch"], state["loss"]
