@@ -62,7 +62,7 @@ class SplitOptions:
     fleet: Path | None = None
     importance: Scoring = "taylor"
     images: int = 16
-    mode: Mode = "negatives"
+    mode: Mode = "distil"
     retraining: TrainOptions = RETRAINING
     fusion: FusionOptions = field(default_factory=FusionOptions)
     amp: Amp = "no"

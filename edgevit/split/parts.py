@@ -86,9 +86,9 @@ def make_part(task: PartTask, source: Source, progress: Progress) -> float:
     name, options = f"part-{task.index}", task.job.options
     if task.work.finished(task.index):
         return task.work.load_part(task.index)[1]
-    progress(f"{name}: importance", None)
     scores = task.work.load_importance(task.index)
     if scores is None:
+        progress(f"{name}: importance", None)
         scores = score(source, task.classes, options.importance, options.images, options.seed + task.index)
         task.work.save_importance(task.index, scores)
     sub = SubModel(prune(source.trunk, scores, task.heads_pruned, len(task.classes)))

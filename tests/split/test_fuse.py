@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 WIDTH = 10
 
 
-def expert_features(rows: int, seed: int, parts: int = 3, own: int = 2, noise: float = 0.35) -> Features:
+def expert_features(rows: int, seed: int, parts: int = 6, own: int = 1, noise: float = 0.6) -> Features:
     """What ideal sub-models give, with noise: which of its classes it sees, or that it sees none of them."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(parts * own, (rows,), generator=generator)
@@ -66,13 +66,13 @@ def test_both_heads_learn_the_classes(heads: tuple[FusionHead, FusionHead]) -> N
         assert degradation(head, held_out).fused > 0.85
 
 
-def test_a_head_that_met_missing_parts_loses_less_when_one_is_missing(heads: tuple[FusionHead, FusionHead]) -> None:
+def test_a_head_that_met_missing_parts_loses_less_when_some_are_missing(heads: tuple[FusionHead, FusionHead]) -> None:
     held_out = expert_features(600, seed=1)
-    with_training, without = (degradation(head, held_out).missing(1) for head in heads)
+    with_training, without = (degradation(head, held_out).missing(2) for head in heads)
     assert with_training is not None
     assert without is not None
-    assert with_training.mean > without.mean + 0.05
-    assert with_training.mean > 0.7  # two classes can no longer be told apart: 5/6 at most, near that in practice
+    assert with_training.mean > without.mean + 0.03
+    assert with_training.mean > 4 / 6, "even the classes of missing parts are found, by elimination"
 
 
 def test_the_same_seed_gives_the_same_head() -> None:

@@ -2,20 +2,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 from tiny_split import write_digits, write_model
 from typer.testing import CliRunner
 
 from edgevit.cli import app
 from edgevit.data import open_data
 from edgevit.errors import Interrupted, PlacementImpossible, UnknownName, UsageError
-from edgevit.models.vit import ViTConfig, uniform_blocks, vit_base
+from edgevit.models.vit import ViTConfig, uniform_blocks
 from edgevit.split.assign import Node
 from edgevit.split.bundle import Bundle
 from edgevit.split.embedded import BundleSession
@@ -70,69 +68,16 @@ def job(model: str, data: str, tmp_path: Path) -> Make:
     return make
 
 
-@pytest.fixture(scope="module")
-def split(model: str, data: str, shared: Path) -> tuple[SplitResult, list[str]]:
-    """One whole split, with what it said on the way."""
-    said: list[str] = []
-    result = run_split(
-        SplitJob(model, data, shared / "whole", replace(QUICK, mode="distil")), lambda what, share: said.append(what)
-    )
-    return result, said
+@dataclass(frozen=True)
+class Story:
+    """A split that was interrupted in its second part, refused twice, and gone on with by other means."""
 
-
-# --- the whole of it -----------------------------------------------------------------------------
-
-
-def test_a_split_is_a_bundle_whose_members_are_all_proved(split: tuple[SplitResult, list[str]]) -> None:
-    bundle = Bundle.open(split[0].bundle.path)
-    assert sorted(label for part in bundle.manifest.parts for label in part.classes) == ["0", "1", "2", "3"]
-    for artifact in (*bundle.parts(), bundle.fusion()):
-        assert artifact.manifest.parity.status == "verified"
-    assert [part.heads_pruned for part in bundle.manifest.parts] == [1, 1]
-
-
-def test_its_accuracy_table_is_what_the_artifacts_do_on_held_out_images(
-    split: tuple[SplitResult, list[str]], data: str
-) -> None:
-    result, _ = split
-    held_out = open_data(data, split="held-out")
-    assert held_out.labels is not None
-    with BundleSession(result.bundle.path) as session:
-        feeds = session.rows(list(held_out.images))
-        for lost, expected in (((), result.accuracy.fused), ((0,), result.accuracy.losses[0].top1)):
-            present = [part not in lost for part in range(2)]
-            right = session.infer(feeds, present)["logits"].argmax(1) == held_out.labels
-            assert np.mean(right) == pytest.approx(expected, abs=1 / len(held_out) + 1e-9)
-
-
-def test_what_is_going_on_is_said_part_by_part_and_epoch_by_epoch(split: tuple[SplitResult, list[str]]) -> None:
-    for sentence in ("part-0: importance", "part-1: epoch 2/2, accuracy", "train the fusion head"):
-        assert any(said.startswith(sentence) for said in split[1]), sentence
-
-
-def test_the_record_and_the_table_name_every_part(split: tuple[SplitResult, list[str]]) -> None:
-    result, _ = split
-    record = json.loads(json.dumps(result.record()))
-    assert [part["name"] for part in record["parts"]] == [row[0] for row in result.rows()] == ["part-0", "part-1"]
-    assert record["accuracy"]["fused"] == result.accuracy.fused
-    assert record["trunk"]["bytes"] > record["parts"][0]["bytes"]
-    assert any("one missing" in name for name, _ in result.facts())
-
-
-def test_the_work_folder_is_gone_once_the_bundle_is_there(split: tuple[SplitResult, list[str]], shared: Path) -> None:
-    assert (shared / "whole" / "bundle.json").is_file()
-    assert not (shared / "whole.split").exists()
-
-
-def test_the_lineage_holds_a_command_that_makes_the_same(split: tuple[SplitResult, list[str]]) -> None:
-    (command,) = split[0].bundle.manifest.lineage.commands
-    assert command.startswith("edgevit split ")
-    assert "--parts 2" in command
-    assert "--epochs 2" in command
-    assert "--retrain" not in command, "the default"
-
-
-# --- interrupted ---------------------------------------------------------------------------------
+    job: SplitJob
+    stopped: Interrupted
+    kept: tuple[str, ...]
+    refusals: tuple[str, ...]
+    result: SplitResult
+    said: tuple[str, ...]
 
 
 def interrupted_at(sentence: str) -> Callable[[str, float | None], None]:
@@ -143,23 +88,107 @@ def interrupted_at(sentence: str) -> Callable[[str, float | None], None]:
     return progress
 
 
-def test_an_interrupted_split_goes_on_where_it_was(job: Make) -> None:
-    asked = job()
-    with pytest.raises(Interrupted, match="part-1") as stopped:
-        run_split(asked, interrupted_at("part-1: epoch 1/2"))
-    assert "--resume" in str(stopped.value.hint)
-    assert not asked.out.exists()
-    kept = load_file(asked.work() / "part-0.safetensors")
-    with pytest.raises(UsageError, match="unfinished split"):
-        run_split(asked, quiet)
-    with pytest.raises(UsageError, match="seed 0"):
-        run_split(replace(asked, resume=True, options=replace(QUICK, seed=1)), quiet)
+@pytest.fixture(scope="module")
+def story(model: str, data: str, shared: Path) -> Story:
+    job = SplitJob(model, data, shared / "whole", replace(QUICK, mode="distil"))
+    with pytest.raises(Interrupted) as stopped:
+        run_split(job, interrupted_at("part-1: epoch 1/2"))
+    kept = tuple(sorted(path.name for path in job.work().iterdir()))
+    refusals = []
+    for again in (job, replace(job, resume=True, options=replace(job.options, seed=1))):
+        with pytest.raises(UsageError) as refused:
+            run_split(again, quiet)
+        refusals.append(str(refused.value))
     said: list[str] = []
-    result = run_split(replace(asked, resume=True), lambda what, share: said.append(what))
-    assert not [what for what in said if what.startswith(("part-0: ", "part-1: importance", "part-1: epoch 1/2"))]
-    assert [what for what in said if what.startswith("part-1: epoch 2/2")]
-    assert kept.keys()
-    assert Bundle.open(result.bundle.path).manifest.accuracy == result.accuracy
+    by_processes = replace(job, resume=True, options=replace(job.options, jobs=2))
+    result = run_split(by_processes, lambda what, share: said.append(what))
+    return Story(job, stopped.value, kept, tuple(refusals), result, tuple(said))
+
+
+# --- the whole of it -----------------------------------------------------------------------------
+
+
+def test_a_split_is_a_bundle_whose_members_are_all_proved(story: Story) -> None:
+    bundle = Bundle.open(story.result.bundle.path)
+    assert sorted(label for part in bundle.manifest.parts for label in part.classes) == ["0", "1", "2", "3"]
+    for artifact in (*bundle.parts(), bundle.fusion()):
+        assert artifact.manifest.parity.status == "verified"
+    assert tuple(part.heads_pruned for part in bundle.manifest.parts) == story.result.sizing.heads_pruned
+
+
+def test_its_accuracy_table_is_what_the_artifacts_do_on_held_out_images(story: Story, data: str) -> None:
+    result = story.result
+    held_out = open_data(data, split="held-out")
+    assert held_out.labels is not None
+    with BundleSession(result.bundle.path) as session:
+        feeds = session.rows(list(held_out.images))
+        for lost, expected in (((), result.accuracy.fused), ((0,), result.accuracy.losses[0].top1)):
+            present = [part not in lost for part in range(2)]
+            right = session.infer(feeds, present)["logits"].argmax(1) == held_out.labels
+            assert np.mean(right) == pytest.approx(expected, abs=1 / len(held_out) + 1e-9)
+
+
+def test_what_is_going_on_is_said_part_by_part_and_epoch_by_epoch(story: Story) -> None:
+    for sentence in ("part-1: epoch 2/2, accuracy", "features of part-0", "train the fusion head", "export"):
+        assert any(said.startswith(sentence) for said in story.said), sentence
+
+
+def test_the_record_and_the_table_name_every_part(story: Story) -> None:
+    result = story.result
+    record = json.loads(json.dumps(result.record()))
+    assert [part["name"] for part in record["parts"]] == [row[0] for row in result.rows()] == ["part-0", "part-1"]
+    assert record["accuracy"]["fused"] == result.accuracy.fused
+    assert record["trunk"]["bytes"] > record["parts"][0]["bytes"]
+    assert any("one missing" in name for name, _ in result.facts())
+
+
+def test_the_work_folder_is_gone_once_the_bundle_is_there(story: Story, shared: Path) -> None:
+    assert (shared / "whole" / "bundle.json").is_file()
+    assert not (shared / "whole.split").exists()
+
+
+def test_the_lineage_holds_a_command_that_makes_the_same(story: Story) -> None:
+    (command,) = story.result.bundle.manifest.lineage.commands
+    assert command.startswith("edgevit split ")
+    assert "--parts 2" in command
+    assert "--epochs 2" in command
+    assert "--seed" not in command, "the default"
+
+
+# --- interrupted ---------------------------------------------------------------------------------
+
+
+def test_ctrl_c_says_where_it_stopped_and_how_to_go_on(story: Story) -> None:
+    assert "part-1: stopped after epoch 1 of 2" in str(story.stopped)
+    assert "--resume" in str(story.stopped.hint)
+    assert story.stopped.exit_code == 130
+
+
+def test_finished_parts_scores_and_the_last_epoch_are_kept(story: Story) -> None:
+    assert {"part-0.safetensors", "part-1.resume", "importance-1.safetensors", "recipe.json"} <= set(story.kept)
+    assert "part-1.safetensors" not in story.kept
+
+
+def test_an_unfinished_split_is_neither_overwritten_nor_gone_on_with_by_another_recipe(story: Story) -> None:
+    assert "unfinished split" in story.refusals[0]
+    assert "seed 0" in story.refusals[1]
+
+
+def test_resuming_does_only_what_was_left(story: Story) -> None:
+    assert not [what for what in story.said if what.startswith(("part-0: ", "part-1: importance", "part-1: epoch 1/2"))]
+    assert [what for what in story.said if what.startswith("part-1: epoch 2/2")]
+
+
+def test_parts_finished_in_other_processes_after_a_break_are_as_good_as_uninterrupted_ones(
+    story: Story, tmp_path: Path
+) -> None:
+    source, work = load_source(story.job), open_work(tmp_path / "work", {}, resume=False, force=False)
+    groups = [
+        tuple(source.labels.index(label) for label in part.classes) for part in story.result.bundle.manifest.parts
+    ]
+    pruned = story.result.sizing.heads_pruned
+    tasks = [PartTask(story.job, work, index, groups[index], pruned[index], "cpu") for index in range(2)]
+    assert make_parts(tasks, source, quiet) == list(story.result.own)
 
 
 def test_there_must_be_something_to_resume(job: Make) -> None:
@@ -173,21 +202,6 @@ def test_force_starts_an_unfinished_split_over(job: Make) -> None:
     with pytest.raises(Interrupted):
         run_split(job(force=True, seed=3), interrupted_at("part-0: epoch 1/2"))
     assert json.loads((job().work() / "recipe.json").read_text())["seed"] == 3
-
-
-def test_parts_made_in_processes_of_their_own_are_the_same(job: Make, tmp_path: Path) -> None:
-    made = []
-    for jobs in (1, 2):
-        asked = job(jobs=jobs, retraining=TrainOptions(epochs=1, batch_size=32))
-        work = open_work(tmp_path / f"work-{jobs}", {}, resume=False, force=False)
-        tasks = [PartTask(asked, work, index, classes, 1, "cpu") for index, classes in enumerate(((0, 2), (1, 3)))]
-        said: list[str] = []
-        accuracies = make_parts(tasks, load_source(asked), lambda what, share, said=said: said.append(what))
-        assert any(what.startswith("part-1: epoch 1/1") for what in said)
-        made.append((accuracies, [load_file(work.folder / f"part-{index}.safetensors") for index in range(2)]))
-    assert made[0][0] == made[1][0]
-    for one, other in zip(made[0][1], made[1][1], strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 # --- refused before any long work ----------------------------------------------------------------
@@ -251,7 +265,7 @@ SMALL = ViTConfig((8, 8), 4, 96, uniform_blocks(4, 12, 8, 384), 10)
 
 
 def test_by_default_the_fewest_heads_go_that_leave_the_parts_together_55_percent() -> None:
-    config = vit_base().config
+    config = ViTConfig((224, 224), 16, 768, uniform_blocks(12, 12, 64, 3072), 1000)
     for parts, expected in ((1, 4), (2, 6), (3, 7), (5, 9), (10, 10)):
         groups = [tuple(range(index, 1000, parts)) for index in range(parts)]
         assert choose_heads(config, groups, SplitOptions(parts=parts)).heads_pruned == (expected,) * parts
