@@ -211,7 +211,7 @@ def test_an_interrupt_keeps_what_was_finished_and_the_same_command_goes_on(
 
         return progress
 
-    with pytest.raises(Interrupted, match="1 rows finished and kept") as caught:
+    with pytest.raises(Interrupted, match="1 row finished and kept") as caught:
         benchmark.run(asked, stop_in_the_second)
     assert caught.value.exit_code == 130
     assert caught.value.hint == "run the same command again to go on"

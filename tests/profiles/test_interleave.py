@@ -98,8 +98,8 @@ def simulated(slowdown: float, seed: int) -> Comparison:
 
 
 def test_a_against_a_claims_nothing_and_a_true_slowdown_is_claimed() -> None:
-    assert sum(simulated(1.0, seed).claimed for seed in range(25)) == 0
-    assert sum(simulated(1.05, seed).claimed for seed in range(25)) >= 23
+    assert sum(simulated(1.0, seed).claimed for seed in range(10)) == 0
+    assert sum(simulated(1.05, seed).claimed for seed in range(10)) >= 9
 
 
 def test_sentences_say_what_may_be_said() -> None:

@@ -83,7 +83,7 @@ def test_open_gates_change_nothing(trunk, images):
 
 @pytest.mark.parametrize(("kind", "index"), UNITS)
 def test_exact_scores_are_the_divergence_without_the_unit(trunk, images, exact, kind, index):
-    expected = float(divergence(trunk, images, gates_with(kind, index, 0.0, 3)))
+    expected = divergence(trunk, images, gates_with(kind, index, 0.0, 3)).item()
     assert expected > 0
     assert score(exact, kind, index) == pytest.approx(expected, rel=1e-8)
 
