@@ -1,6 +1,6 @@
 """Our p50 beside three outside tools on the same file, in turns, in one run. Run alone.
 
-    python benchmarks/latency_witnesses.py [--models vit_tiny,fmvit_s] [--rounds 6] [--seconds 6] [--threads 2]
+    python benchmarks/latency_witnesses.py [--models vit_tiny,fmvit_s] [--rounds 6] [--seconds 6] [--threads 1]
 
 Each round runs ours and the witness in fresh processes, in the order A B B A; the figure is the median over rounds of
 ours ÷ theirs with a bootstrap 95 % interval. The aim is agreement within 3 %.
@@ -31,6 +31,7 @@ import edgevit
 from edgevit import registry
 from edgevit.profiles import environment, latency
 from edgevit.profiles.measure import Plan
+from edgevit.profiles.scenarios import parse_scenario
 from edgevit.profiles.statistics import bootstrap_median
 
 RESULTS = Path(__file__).parent / "results" / "latency_witnesses.json"
@@ -171,7 +172,7 @@ def witnesses(path: Path, threads: int, seconds: float, rounds: int) -> dict[str
     rate = 0.6e3 / median(pair[0] for pair in found["loadgen single-stream p50"]["pairs"])
     say(f"{path.name}: LoadGen, server at {rate:.1f} qps")
     found[f"loadgen server p50 at {rate:.1f} qps"] = agreement(
-        lambda: ours(path, "onnxruntime", threads, scenario="server", qps=rate),
+        lambda: ours(path, "onnxruntime", threads, scenario=parse_scenario("server", qps=rate)),
         lambda: in_child("loadgen", path, threads, 4 * seconds, "Server", rate),
         rounds,
     )
@@ -199,7 +200,7 @@ def main() -> None:
     parser.add_argument("--models", default="vit_tiny,fmvit_s")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=6)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="the tools' own threads need a core, too")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
