@@ -4,8 +4,8 @@
     python benchmarks/edvit_sizes.py speed [--quick]                    (run alone)
     python benchmarks/edvit_sizes.py scores --weights trunk.safetensors [--images N]
 
-sizes   the table of shared/PAPERS.md §2.4 from exported ONNX artifacts: split → prune → export with random weights and
-        two synthetic images. Bytes are those of the graph's weights, MACs those of its Conv, MatMul and Gemm nodes;
+sizes   the table of docs/reference/edvit.md from exported ONNX artifacts: split → prune → export with random weights
+        and two synthetic images. Bytes are those of the graph's weights, MACs those of its Conv, MatMul and Gemm nodes;
         seconds and peak memory are those of a process that loads, prunes, exports and verifies. ViT-B also in train
         form, the textbook network that the paper's own arithmetic counts; the deploy form is what is shipped
 speed   ViT-Base against its ten sub-models at hp = 10, ONNX Runtime, one thread, interleaved: the slowest sub-model's

@@ -4,7 +4,7 @@ A device's predicted latency is the sum over the parts it holds of compute time 
 rate) plus the time to send the part's features over its link. Memory and energy budgets are never exceeded, and the
 replicas of a part are on different devices. Energy is counted in MACs per inference, as ED-ViT does.
 
-    greedy    ED-ViT's rule (a reconstruction, PAPERS §2.4): parts by MACs, largest first, each on the device with the
+    greedy    ED-ViT's rule (a reconstruction): parts by MACs, largest first, each on the device with the
               most energy left that has the memory. Devices without a budget have unlimited energy; among equals the
               one that would finish first is taken
     improved  the better of two starts, that one and earliest finish, after local improvement; it finds a placement

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, Self
 
-PERIOD_S = 0.4  # 2.5 Hz: at least the 2 Hz that PEERS.md asks for
+PERIOD_S = 0.4  # 2.5 Hz: often enough to see a throttle of half a second
 Reading = dict[str, float]
 Series = Sequence[Reading]
 
