@@ -1,12 +1,12 @@
 """Does `edgevit compare` claim what is not there, and find what is? Run alone, on a machine that does nothing else.
 
-    python benchmarks/compare_power.py [--trials 100] [--only real|simulated] [--seconds 0.8] [--note TEXT]
+    python benchmarks/compare_power.py [--trials 100] [--only real|simulated] [--seconds S] [--note TEXT]
 
 A is vit_nano on ONNX Runtime with one thread. B is A itself (nothing may be claimed), or A whose every call is followed
 by a busy-wait of 5 % of the call's own time (it has to be found). Targets: at most 1 claim in 100 of the former, at
 least 95 in 100 of the latter.
 
-real       edgevit.profiles.compare as users call it, end to end, each trial in fresh processes of at most ``--seconds``
+real       edgevit.profiles.compare as users call it, end to end, each trial in a fresh process, with its defaults
 simulated  the same blocks and statistics on the times of single calls that were recorded here one after another,
            replayed from random places: the machine's own noise, with its bursts and drifts, as often as one likes
 
@@ -87,7 +87,7 @@ def export(folder: Path) -> Artifact:
 def real_trial(path: Path, kind: str, seconds: float) -> dict[str, Any]:
     """One comparison by users' own means."""
     begun = time.perf_counter()
-    found = compare(path, path, runtimes=KINDS[kind], threads=1, blocks=9, seconds=seconds)
+    found = compare(path, path, runtimes=KINDS[kind], threads=1, seconds=seconds)
     return {
         "claimed": found.claimed,
         "right": found.claimed and found.ratio.value > 1,
@@ -173,7 +173,7 @@ def say(sentence: str) -> None:
 
 def main() -> None:
     asked = _arguments()
-    schedule = replace(SCHEDULE, blocks=9, limit_s=asked.seconds)
+    schedule = replace(SCHEDULE, limit_s=asked.seconds)
     record: dict[str, Any] = {
         "environment": environment.collect().record(),
         "versions": {name: version_of(name) for name in ("edgevit", "onnxruntime", "numpy")},
@@ -230,7 +230,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=100, help="of each kind and way")
     parser.add_argument("--only", default="", choices=("real", "simulated"), help="one way only")
-    parser.add_argument("--seconds", type=float, default=0.8, help="of each round, at least 9 blocks")
+    parser.add_argument("--seconds", type=float, default=SCHEDULE.limit_s, help="that a round may take at most")
     parser.add_argument("--note", default="", help="what else is to be known about this run")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()

@@ -98,7 +98,7 @@ def test_exact_scores_do_not_depend_on_how_many_units_share_a_forward(trunk, ima
 def test_slopes_are_the_second_order_of_the_divergence(trunk, images, kind, index):
     """KL(gate 1 - ε) / ε² tends to half the Fisher information of the gate."""
     step = 1e-4
-    found = float(divergence(trunk, images, gates_with(kind, index, 1 - step, 3))) / step**2
+    found = divergence(trunk, images, gates_with(kind, index, 1 - step, 3)).item() / step**2
     assert score(taylor_importance(trunk, images), kind, index) == pytest.approx(found, rel=2e-3)
 
 
