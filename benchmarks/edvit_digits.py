@@ -21,6 +21,7 @@ partition, the order and augmentation of images, and the fusion head. One thread
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import multiprocessing
@@ -40,11 +41,13 @@ from torch import Tensor, nn
 
 from edgevit.models.edvit import SubModel
 from edgevit.models.macs import count_macs, count_params
+from edgevit.profiles import environment
+from edgevit.registry import version_of
 from edgevit.split.accuracy import degradation
 from edgevit.split.features import Features, features_of, gather, tokens_of
 from edgevit.split.fuse import train_fusion
 from edgevit.split.job import choose_partition, run_split
-from edgevit.split.options import FusionOptions, SplitJob, SplitOptions, fingerprint
+from edgevit.split.options import FusionOptions, SplitJob, SplitOptions
 from edgevit.split.parts import Source, load_source, part_seed, score
 from edgevit.split.prune import Size, prune, size_of, smallest_hp
 from edgevit.split.retrain import TOKEN_SEED, TOKEN_VIEWS, Lesson, retrain
@@ -57,6 +60,7 @@ TRUNK = ROOT / "artifacts" / "edvit" / "trunk.safetensors"
 _TRUNK = ""  # of this process
 CPU = torch.device("cpu")
 SEEDS = range(5)
+PACKAGES = ("edgevit", "torch", "numpy")
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "exact": {"importance": "exact"},
@@ -306,26 +310,19 @@ def run(keys: Sequence[Key], trunk: str, processes: int) -> None:
 
 
 def about() -> dict[str, Any]:
-    import os
-    import platform
-
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
     recipe = asdict(SplitOptions(parts=1))
     recipe.pop("parts")
     return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
+        "environment": environment.collect().record(),
+        "versions": {name: version_of(name) for name in PACKAGES},
         "threads_per_process": 1,
-        "torch": torch.__version__,
         "defaults": json.loads(json.dumps(recipe, default=str)),
     }
+
+
+def fingerprint(recipe: dict[str, Any]) -> str:
+    """Short digest of a recipe."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def interval(values: Sequence[float]) -> str:

@@ -48,10 +48,8 @@ def export_model(model: str, targets: list[str], precision: str | None) -> list[
 
     with tempfile.TemporaryDirectory() as folder:
         request = jobs.ExportJob(
-            model=model, targets=tuple(targets), out=Path(folder), precision=precision, timeout_s=TIMEOUT_S
+            model=model, targets=tuple(targets), out=Path(folder), parent=True, precision=precision, timeout_s=TIMEOUT_S
         )
-        if len(targets) == 1:
-            request = jobs.ExportJob(**{**vars(request), "out": Path(folder) / "artifact"})
         results = jobs.run_export(request, lambda target: lambda stage, fraction: None)
         return [_row(model, result) for result in results]
 

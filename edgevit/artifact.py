@@ -22,7 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -37,6 +37,7 @@ GOLDEN = "golden.npz"
 GOLDEN_ROWS = 4
 
 Array = np.ndarray[Any, Any]
+Checked = TypeVar("Checked", bound=BaseModel)
 Role = Literal["image", "logits", "features", "mask", "tensor"]
 
 
@@ -258,26 +259,35 @@ class Artifact:
 
 def parse_manifest(text: str, path: Path) -> Manifest:
     """The manifest in ``text``; BadArtifact names the first field that is wrong."""
+    return parse_versioned(text, path / MANIFEST, Manifest, SCHEMA_VERSION, "manifest", "folder", "export anew")
+
+
+def parse_versioned(
+    text: str, file: Path, schema: type[Checked], newest: int, kind: str, copied: str, anew: str
+) -> Checked:
+    """The ``schema`` in ``text``, which is ``file``'s: JSON with a ``schema_version`` up to ``newest``.
+
+    BadArtifact names the first field that is wrong. ``kind`` is what errors call it; they say to copy the ``copied``
+    again, or how to make it ``anew``.
+    """
     import json
 
     try:
         raw = json.loads(text)
     except ValueError as exc:
-        raise BadArtifact(
-            f"{path / MANIFEST} is not JSON: {exc}", hint="copy the folder again, or export anew"
-        ) from exc
+        raise BadArtifact(f"{file} is not JSON: {exc}", hint=f"copy the {copied} again, or {anew}") from exc
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if isinstance(version, int) and version > newest:
         raise BadArtifact(
-            f"{path} has manifest schema {version}; this edgevit reads up to {SCHEMA_VERSION}",
+            f"{file.parent} has {kind} schema {version}; this edgevit reads up to {newest}",
             hint="pip install -U edgevit",
         )
     try:
-        return Manifest.model_validate_json(text)
+        return schema.model_validate_json(text)
     except ValidationError as exc:
         first = exc.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the manifest"
-        raise BadArtifact(f"{path / MANIFEST}: {field}: {first['msg'].lower()}", hint="export anew") from exc
+        field = ".".join(str(part) for part in first["loc"]) or f"the {kind}"
+        raise BadArtifact(f"{file}: {field}: {first['msg'].lower()}", hint=anew) from exc
 
 
 def sha256_of(path: Path) -> str:

@@ -1,7 +1,8 @@
-"""What the CPU of this machine is, in the words that compiled artifacts are locked to."""
+"""What the CPU of this machine is, in the words that compiled artifacts are locked to, and how much of it is ours."""
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,3 +28,8 @@ def flags() -> frozenset[str]:
         if name.strip() in ("flags", "Features"):
             return frozenset(values.split())
     return frozenset()
+
+
+def usable_cores() -> int:
+    """Cores this process may use: the affinity mask, not the machine's total."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,19 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tiny_manifest import write_manifest
 
-from edgevit.artifact import (
-    MANIFEST,
-    BatchRange,
-    Manifest,
-    ModelInfo,
-    Parity,
-    PrecisionReport,
-    TensorSpec,
-    WeightsInfo,
-    hash_tree,
-    write_golden,
-)
+from edgevit.artifact import BatchRange, Parity, PrecisionReport, TensorSpec, write_golden
 from edgevit.images import Preprocess
 
 SIZE, CLASSES = 8, 4
@@ -84,23 +74,14 @@ def make_artifact(tmp_path: Path) -> Make:
         images = preprocess.batch(pixels)
         golden = {"image": images, "logits": tiny_outputs(images, weights).astype(np.float32)}
         write_golden(folder, golden, pixels)
-        manifest = Manifest(
-            edgevit="0",
-            created="2026-01-01T00:00:00+00:00",
+        return write_manifest(
+            folder,
+            fields,
             target="onnx",
-            precision="fp32",
             entry="model.onnx",
-            model=ModelInfo(
-                name="tiny",
-                source="module",
-                form="deploy",
-                task="classifier",
-                image_size=(SIZE, SIZE),
-                classes=CLASSES,
-                params=190,
-                macs=10_000,
-                weights=WeightsInfo(origin="random (seed 0)", state_sha256="0" * 64),
-            ),
+            model={
+                "task": "classifier", "image_size": (SIZE, SIZE), "classes": CLASSES, "params": 190, "macs": 10_000
+            },
             labels=("ant", "bee", "cat", "dog"),
             batch=BatchRange(min=batch[0], max=batch[1]),
             inputs=(TensorSpec(name="image", dtype="float32", shape=(rows, 3, SIZE, SIZE), role="image"),),
@@ -108,9 +89,6 @@ def make_artifact(tmp_path: Path) -> Make:
             preprocess=preprocess,
             parity=Parity(status="verified", tolerance=1e-5, max_rel=1e-7, images=16, runtime="onnxruntime"),
             precision_report=PrecisionReport(requested="fp32", layers={"float32": 2}),
-            files=hash_tree(folder),
-        )
-        (folder / MANIFEST).write_text(manifest.model_copy(update=fields).model_dump_json())
-        return folder
+        )  # fmt: skip
 
     return make

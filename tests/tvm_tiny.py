@@ -8,20 +8,10 @@ from typing import Any
 
 import numpy as np
 import tvm
+from tiny_manifest import write_manifest
 from tvm import relax, s_tir
 
-from edgevit.artifact import (
-    MANIFEST,
-    BatchRange,
-    Manifest,
-    ModelInfo,
-    Parity,
-    PrecisionReport,
-    TensorSpec,
-    WeightsInfo,
-    hash_tree,
-    write_golden,
-)
+from edgevit.artifact import MANIFEST, BatchRange, Parity, PrecisionReport, TensorSpec, write_golden
 from edgevit.export.tvm.link import link
 from edgevit.export.tvm.targets import BuildTarget
 
@@ -73,23 +63,12 @@ def write_artifact(folder: Path, target: BuildTarget, **fields: Any) -> Path:
     expected = outputs(image)
     write_golden(folder, {"image": image, **expected}, [])
     shape = (ROWS, WIDTH)
-    manifest = Manifest(
-        edgevit="0",
-        created="2026-01-01T00:00:00+00:00",
+    return write_manifest(
+        folder,
+        fields,
         target="tvm",
-        precision="fp32",
         entry="model.so",
-        model=ModelInfo(
-            name="tiny",
-            source="module",
-            form="deploy",
-            task="tensors",
-            image_size=None,
-            classes=None,
-            params=WIDTH * WIDTH,
-            macs=WIDTH * WIDTH,
-            weights=WeightsInfo(origin="random (seed 0)", state_sha256="0" * 64),
-        ),
+        model={"task": "tensors", "image_size": None, "classes": None, "params": WIDTH**2, "macs": WIDTH**2},
         batch=BatchRange(min=ROWS, max=ROWS),
         inputs=(TensorSpec(name="image", dtype="float32", shape=shape, role="tensor"),),
         outputs=tuple(TensorSpec(name=name, dtype="float32", shape=shape, role="tensor") for name in expected),
@@ -97,10 +76,7 @@ def write_artifact(folder: Path, target: BuildTarget, **fields: Any) -> Path:
         parity=Parity(status="verified", tolerance=1e-5, max_rel=1e-7, images=16, runtime="tvm"),
         precision_report=PrecisionReport(requested="fp32", layers={"float32": 1}),
         lock=target.lock(),
-        files=hash_tree(folder),
     )
-    (folder / MANIFEST).write_text(manifest.model_copy(update=fields).model_dump_json())
-    return folder
 
 
 def change_lock(folder: Path, **entries: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import registry
-from edgevit.runtimes.base import usable_cores
+from edgevit.cpu import usable_cores
 
 
 @dataclass(frozen=True, slots=True)

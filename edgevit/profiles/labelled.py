@@ -37,12 +37,16 @@ def held_out(artifact: Artifact, source: str) -> LabelledData:
     """The part of ``source`` that was held out in training, where that is known, else all of it; UsageError for
     none."""
     recorded = artifact.manifest.accuracy
-    fixed = source.partition(":")[0] in ("digits", "cifar10")
-    same = recorded is not None and recorded.data == source
-    found = open_data(source, split="held-out" if same or fixed else "all")
+    found = held_out_from(source, recorded.data if recorded else None)
     if not len(found):
         raise UsageError(f"{source} holds no images", hint="use another --data")
     return found
+
+
+def held_out_from(source: str, trained_on: str | None) -> LabelledData:
+    """Without what a model trained on ``trained_on`` has seen, where the source has a fixed part for that."""
+    fixed = source.partition(":")[0] in ("digits", "cifar10")
+    return open_data(source, split="held-out" if fixed or source == trained_on else "all")
 
 
 def logits_on(session: Session, found: LabelledData) -> Array:

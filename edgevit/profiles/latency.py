@@ -12,6 +12,7 @@ from typing import Any
 
 from edgevit import registry, worker
 from edgevit.artifact import Artifact, BatchRange, write_atomically
+from edgevit.cpu import usable_cores
 from edgevit.errors import ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
 from edgevit.profiles import environment, feeds, verdict
 from edgevit.profiles.accuracy import FileAccuracy, model_sha256
@@ -28,7 +29,7 @@ from edgevit.profiles.scenarios import (
     sustained_sentence,
 )
 from edgevit.profiles.verdict import Finding, Need, Run
-from edgevit.runtimes.base import default_runtime, usable_cores
+from edgevit.runtimes.base import default_runtime
 
 SINGLE_STREAM = Scenario()
 LAYERS_TIMEOUT_S = 900.0

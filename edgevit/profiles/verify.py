@@ -17,8 +17,7 @@ from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
 from edgevit.images import decode
 from edgevit.profiles.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, taken_in_order, top_shares
 from edgevit.profiles.diagnosis import preprocessing_differs
-from edgevit.profiles.labelled import MAX_IMAGES as MAX_IMAGES
-from edgevit.profiles.labelled import held_out, logits_on, preprocessed
+from edgevit.profiles.labelled import MAX_IMAGES, held_out, logits_on, preprocessed
 from edgevit.profiles.parity import Reference, batches_to_prove, ceiling, compare, run_rows
 from edgevit.runtimes.base import Session, open_session
 

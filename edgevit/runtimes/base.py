@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,8 @@ import numpy as np
 
 from edgevit import registry, signing
 from edgevit.artifact import Array, Artifact, TensorSpec
+from edgevit.cpu import usable_cores
 from edgevit.errors import Unsupported, UsageError
-
-
-def usable_cores() -> int:
-    """Cores this process may use: the affinity mask, not the machine's total."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from edgevit.models.edvit import FusionHead
 from edgevit.split.features import Features
 from edgevit.split.options import FusionOptions
 from edgevit.train.epochs import adamw
-from edgevit.train.optim import Ema, learning_rate
+from edgevit.train.optim import Ema, learning_rate, set_learning_rate
 from edgevit.train.options import TrainOptions
 
 
@@ -39,8 +39,7 @@ def _trained(head: FusionHead, features: Features, options: FusionOptions) -> Fu
     for epoch in range(options.epochs):
         for index, chosen in enumerate(torch.tensor_split(torch.randperm(rows, generator=generator), steps)):
             rate = learning_rate(epoch * steps + index, options.epochs * steps, options.lr, recipe.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_learning_rate(optimizer, rate)
             present = draw_present(len(chosen), parts, options.missing, generator)
             logits = head(*(part[chosen] for part in features.parts), present)
             loss = F.cross_entropy(logits, features.labels[chosen], label_smoothing=recipe.smoothing)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from edgevit import registry, render
+from edgevit.cpu import usable_cores
 from edgevit.errors import Interrupted, UsageError
 from edgevit.models.edvit import FusionHead, SubModel
 from edgevit.models.source import state_sha256
@@ -22,7 +23,7 @@ from edgevit.split.bundle import Bundle, check_vacant
 from edgevit.split.features import features_of, gather
 from edgevit.split.fuse import train_fusion
 from edgevit.split.manifest import BundleAccuracy, Lineage
-from edgevit.split.options import PARTITIONS, SplitJob, SplitOptions, command_line, usable_cores
+from edgevit.split.options import PARTITIONS, SplitJob, SplitOptions, command_line
 from edgevit.split.partition import partition, read_partition
 from edgevit.split.parts import (
     RESUME_HINT,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edgevit.artifact import RelativePath, Sha256, WeightsInfo
-from edgevit.errors import BadArtifact
+from edgevit.artifact import RelativePath, Sha256, WeightsInfo, parse_versioned
 
 BUNDLE = "bundle.json"
 BUNDLE_SCHEMA: Literal[1] = 1
@@ -156,19 +154,4 @@ class BundleManifest(_Model):
 
 def parse_bundle(text: str, path: Path) -> BundleManifest:
     """The manifest in ``text`` of the bundle at ``path``; BadArtifact names the first field that is wrong."""
-    try:
-        raw = json.loads(text)
-    except ValueError as exc:
-        raise BadArtifact(f"{path / BUNDLE} is not JSON: {exc}", hint="copy the bundle again, or split anew") from exc
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version > BUNDLE_SCHEMA:
-        raise BadArtifact(
-            f"{path} has bundle schema {version}; this edgevit reads up to {BUNDLE_SCHEMA}",
-            hint="pip install -U edgevit",
-        )
-    try:
-        return BundleManifest.model_validate_json(text)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        place = ".".join(str(step) for step in first["loc"]) or "the bundle"
-        raise BadArtifact(f"{path / BUNDLE}: {place}: {first['msg'].lower()}", hint="split anew") from exc
+    return parse_versioned(text, path / BUNDLE, BundleManifest, BUNDLE_SCHEMA, "bundle", "bundle", "split anew")

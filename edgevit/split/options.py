@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
 import shlex
 from dataclasses import asdict, dataclass, field
@@ -98,9 +95,9 @@ class SplitOptions:
         kept["retraining"] = {
             name: value for name, value in self.retraining.recipe().items() if name not in ("seed", "weights")
         }
-        kept["fleet"] = None if self.fleet is None else sha256_of_text(self.fleet)
+        kept["fleet"] = None if self.fleet is None else file_digest(self.fleet)
         if self.partition not in PARTITIONS:
-            kept["partition"] = sha256_of_text(Path(self.partition))
+            kept["partition"] = file_digest(Path(self.partition))
         return kept
 
 
@@ -138,21 +135,14 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * unit)
 
 
-def sha256_of_text(path: Path) -> str:
-    """Digest of a file that is part of the recipe; UsageError where there is none."""
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file that is part of the recipe; UsageError where there is none."""
+    from edgevit.artifact import sha256_of  # the command line starts without numpy
+
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     except OSError as exc:
         raise UsageError(f"{path} cannot be read: {exc.strerror}", hint="check the path") from exc
-
-
-def fingerprint(recipe: dict[str, Any]) -> str:
-    """Short digest of a recipe."""
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def command_line(job: SplitJob) -> str:

@@ -17,11 +17,12 @@ import numpy as np
 
 from edgevit import render, worker
 from edgevit.artifact import Accuracy, Array, Parity
-from edgevit.data import LabelledData, open_data
+from edgevit.data import LabelledData
 from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, UsageError
 from edgevit.profiles.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, top_shares
+from edgevit.profiles.labelled import MAX_IMAGES, held_out_from
 from edgevit.profiles.parity import Reference, ceiling, judge
-from edgevit.profiles.verify import MAX_IMAGES, TIMEOUT_S, Verification, verify
+from edgevit.profiles.verify import TIMEOUT_S, Verification, verify
 from edgevit.split.bundle import Bundle, wired
 from edgevit.split.embedded import BundleSession, target_for
 
@@ -236,8 +237,7 @@ class _Checks:
         """Fused top-1 on labelled images, judged against bundle.json's where that is of the same data."""
         recorded = self.bundle.manifest.accuracy
         same = recorded if recorded and recorded.data == source else None
-        held_out = same is not None or source.partition(":")[0] in ("digits", "cifar10")
-        found = spread(open_data(source, split="held-out" if held_out else "all"), MAX_IMAGES)
+        found = spread(held_out_from(source, recorded.data if recorded else None), MAX_IMAGES)
         if found.labels is None or not len(found):
             raise UsageError(f"{source} has no labelled images", hint="put every image into its class's sub-folder")
         labels = class_indices(found, self.fusion.manifest.model_copy(update={"labels": self.bundle.manifest.classes}))

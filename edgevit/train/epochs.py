@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from edgevit.errors import EdgeVitError, Interrupted
 from edgevit.train.augment import Augment, mixed
 from edgevit.train.batches import Batches, step_count
-from edgevit.train.optim import Ema, learning_rate, parameter_groups
+from edgevit.train.optim import Ema, learning_rate, parameter_groups, set_learning_rate
 from edgevit.train.options import TrainOptions
 from edgevit.train.state import load_state, save_state
 
@@ -114,8 +114,7 @@ def _epoch(run: Run, epoch: int) -> float:
     losses = []
     for index, (images, labels, rows) in enumerate(run.train.shuffled(run.options.batch_size, generator, among)):
         rate = learning_rate(epoch * steps + index, run.epochs * steps, run.options.lr, run.options.warmup)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(run.optimizer, rate)
         images, targets = images.to(run.device), F.one_hot(labels, run.classes).float().to(run.device)
         images = augment(images, generator) if augment else images
         if run.options.mixup:

@@ -6,7 +6,6 @@ that accuracy is an honest estimate.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgevit.cpu import usable_cores
 from edgevit.data import LabelledData, open_data
 from edgevit.errors import Unsupported, UsageError
 from edgevit.images import Preprocess
@@ -185,7 +185,7 @@ def _prepare(
     size = (spec and spec.image_size) or (224, 224)
     preprocess = (spec and spec.preprocess) or Preprocess(size=size)
     model = model.to(device).train()
-    workers = 0 if device.type == "cpu" else min(8, len(os.sched_getaffinity(0)))
+    workers = 0 if device.type == "cpu" else min(8, usable_cores())
     unseen = make_batches(held_out, preprocess, workers=workers)
     run = Run(
         model=model,

@@ -29,6 +29,12 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """For all of its parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 class Ema:
     """A copy of a model whose weights (and BatchNorm statistics) are the running average of the model's.
 

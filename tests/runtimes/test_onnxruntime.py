@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 
 from edgevit.artifact import sha256_of
+from edgevit.cpu import usable_cores
 from edgevit.errors import BadArtifact, EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError
-from edgevit.runtimes.base import open_session, usable_cores
+from edgevit.runtimes.base import open_session
 from edgevit.runtimes.onnxruntime import layer_times, provider_name, session_options
 
 IMAGE = np.zeros((1, 3, 8, 8), np.float32)

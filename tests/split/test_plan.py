@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import split.test_bundle as written
+from tiny_bundle import FACTS, fill
 
 from edgevit.artifact import sha256_of, staged
 from edgevit.errors import PlacementImpossible, UsageError
@@ -107,8 +107,8 @@ def test_an_older_plan_is_replaced_and_nothing_else(tmp_path: Path) -> None:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("plan") / "bundle"
     with staged(out) as staging:
-        written.fill(staging)
-        write_bundle(staging, out, **written.FACTS)
+        fill(staging)
+        write_bundle(staging, out, **FACTS)
     return out
 
 

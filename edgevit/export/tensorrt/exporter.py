@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgevit import worker
 from edgevit.artifact import BatchRange, PrecisionReport, TensorSpec, sha256_of
-from edgevit.errors import ExportFailed, Unsupported, UsageError, WorkerFailed
+from edgevit.errors import Unsupported, UsageError
 from edgevit.export.base import Built, Capture, Context, Options
+from edgevit.export.compiler import run_compiler
 from edgevit.export.onnx import ENTRY as ONNX_FILE
 from edgevit.export.onnx import OnnxExporter, OnnxOptions
 from edgevit.export.tensorrt.compile import LAYERS, Job
@@ -23,6 +23,7 @@ from edgevit.export.tensorrt.targets import choose_sms, sm_names
 from edgevit.nvidia import Flavor, find_gpu
 
 ENTRY = "model.engine"
+COMPILE = "edgevit.export.tensorrt.compile:compile_engine"
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -120,24 +121,8 @@ def make_job(
 
 def run(job: dict[str, Any], flavor: Flavor, context: Context, begun: float) -> dict[str, Any]:
     """The worker's answer. ``context.timeout_s`` counts from ``begun`` (``time.monotonic()``)."""
-    left = None if context.timeout_s is None else context.timeout_s - (time.monotonic() - begun)
-    late = f"the {flavor.title} build did not finish within {context.timeout_s or 0:g} s"
-    hint = "give it more with --timeout, or build faster with --option tensorrt.optimization_level=0"
-    if left is not None and left <= 0:
-        raise ExportFailed(late, hint=hint)
-    try:
-        return worker.call(
-            "edgevit.export.tensorrt.compile:compile_engine",
-            job,
-            timeout=left,
-            on_progress=lambda stage, done: context.progress(f"{flavor.title}: {stage}", done),
-        )
-    except WorkerFailed as exc:
-        if "did not finish" in str(exc):
-            raise ExportFailed(late, hint=hint) from exc
-        raise ExportFailed(
-            f"the {flavor.title} build failed: {exc}", hint=exc.hint or "please report this model"
-        ) from exc
+    faster = "build faster with --option tensorrt.optimization_level=0"
+    return run_compiler(COMPILE, job, context, begun, title=flavor.title, faster=faster)
 
 
 def notes(

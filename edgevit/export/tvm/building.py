@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from importlib import metadata
@@ -15,6 +14,7 @@ import tvm
 from tvm.target import codegen
 
 from edgevit import worker
+from edgevit.cpu import usable_cores
 from edgevit.errors import EdgeVitError, ExportFailed
 from edgevit.export.tvm import cuda, schedules, targets, tuning
 from edgevit.export.tvm.compile import build, calls_of, lower_with_origins
@@ -74,11 +74,6 @@ def tune_in_worker(job: dict[str, Any]) -> dict[str, Any]:
 def target_of(job: dict[str, Any]) -> targets.BuildTarget:
     """The target that the options name, for the threads that the build may use."""
     return targets.choose(arch=job["arch"], target=job["target"], cores=int(job["threads"] or usable_cores()))
-
-
-def usable_cores() -> int:
-    """Those this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _lowered(job: dict[str, Any]) -> tuple[Any, list[Origin]]:

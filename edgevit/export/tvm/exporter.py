@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 
-from edgevit import worker
 from edgevit.artifact import PrecisionReport
-from edgevit.errors import ExportFailed, Unsupported, UsageError, WorkerFailed
+from edgevit.errors import Unsupported, UsageError
 from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.export.capture import Baked
+from edgevit.export.compiler import run_compiler
 
 ENTRY = "model.so"
 LAYERS = "layers.json"  # the PyTorch module of every kernel call
@@ -71,7 +71,7 @@ class TvmExporter:
                 **options.model_dump(),
             }
             notes = tune(job, context, begun) if options.trials or options.minutes else []
-            answer = run(BUILD, job, context, begun)
+            answer = run_compiler(BUILD, job, context, begun, title="TVM")
         return Built(
             entry=ENTRY,
             precision=PrecisionReport(requested=precision, layers=answer["layers"]),
@@ -84,24 +84,7 @@ class TvmExporter:
 def tune(job: dict[str, Any], context: Context, begun: float) -> list[str]:
     """Search for schedules; the database keeps what is found, so that Ctrl-C only ends the search. A note if it did."""
     try:
-        run(TUNE, job, context, begun)
+        run_compiler(TUNE, job, context, begun, title="TVM")
     except KeyboardInterrupt:
         return ["the search for schedules was stopped early; what it had found is used"]
     return []
-
-
-def run(function: str, job: dict[str, Any], context: Context, begun: float) -> dict[str, Any]:
-    """The worker's answer. ``context.timeout_s`` counts from ``begun`` (``time.monotonic()``)."""
-    left = None if context.timeout_s is None else context.timeout_s - (time.monotonic() - begun)
-    late = f"the TVM build did not finish within {context.timeout_s or 0:g} s"
-    hint = "give it more with --timeout"
-    if left is not None and left <= 0:
-        raise ExportFailed(late, hint=hint)
-    try:
-        return worker.call(
-            function, job, timeout=left, on_progress=lambda stage, done: context.progress(f"TVM: {stage}", done)
-        )
-    except WorkerFailed as exc:
-        if "did not finish" in str(exc):
-            raise ExportFailed(late, hint=hint) from exc
-        raise ExportFailed(f"the TVM build failed: {exc}", hint=exc.hint or "please report this model") from exc

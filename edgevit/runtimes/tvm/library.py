@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+from edgevit.cpu import usable_cores
 from edgevit.errors import Unsupported
-from edgevit.runtimes.base import usable_cores
 
 _RUNTIME_ONLY = "TVM_USE_RUNTIME_LIB"
 _BIND = "TVM_BIND_THREADS"
