@@ -9,6 +9,7 @@
     ├── BadArtifact              6   missing, altered, or written by a newer edgevit
     ├── ParityFailed             7   the artifact does not compute what its model computes
     ├── PlacementImpossible      8   a sub-model fits on no node; carries needed and free bytes
+    ├── FleetError               9   no node answers, or fewer than asked for
     ├── GateMissed              10   a measured figure missed what --fail-if or --require asks
     ├── WorkerFailed             1   a worker process crashed, hung or was killed
     └── Interrupted            130   Ctrl-C; the message says what is kept
@@ -90,6 +91,12 @@ class PlacementImpossible(EdgeVitError):
         super().__init__(message, hint=hint)
         self.part, self.node = part, node
         self.needed_bytes, self.free_bytes = needed_bytes, free_bytes
+
+
+class FleetError(EdgeVitError):
+    """The fleet cannot do it: no node is found, one refuses, or not all sub-models answered where all must."""
+
+    exit_code = 9
 
 
 class GateMissed(EdgeVitError):
