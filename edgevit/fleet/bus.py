@@ -133,7 +133,7 @@ def gather(
     expected: int | None = 1,
     bulk: bool = False,
 ) -> Reply:
-    """Ask and wait until ``expected`` answers have come (None: until all have), or ``timeout_s``. Never in a callback."""
+    """Ask and wait for ``expected`` answers (None: all there are), or ``timeout_s``. Never in a callback."""
     lock, over = threading.Lock(), threading.Event()
     found: list[Answer] = []
 
