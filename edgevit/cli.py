@@ -16,6 +16,7 @@ import typer
 
 from edgevit import render
 from edgevit.errors import EdgeVitError, UsageError
+from edgevit.fleet.cli import mount
 from edgevit.split.options import SplitJob, SplitOptions, parse_bytes
 from edgevit.train.options import TrainOptions
 
@@ -710,6 +711,8 @@ def quickstart(
     for line in story.lines():
         print(line)
 
+
+mount(app)
 
 keys = typer.Typer(
     name="keys",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
 
 
 def stdout() -> Console:
@@ -50,7 +51,11 @@ def _finite(value: Any) -> Any:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """A plain table on stdout; columns whose name ends in a space-separated unit or number are right-aligned."""
+    """A plain table on stdout; columns of numbers are right-aligned."""
+    stdout().print(_table(columns, rows, title))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -62,7 +67,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
         shown.add_column(column, justify="right" if numeric and body else "left", overflow="fold")
     for row in body:
         shown.add_row(*(escape(cell) for cell in row))
-    stdout().print(shown)
+    return shown
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:
@@ -102,6 +107,35 @@ class Stages:
             total=None if fraction is None else 1.0,
             completed=fraction or 0.0,
         )
+
+
+class Rows:
+    """``rows(who, stage, fraction)``: a bar for everyone on a terminal, a line per stage when piped."""
+
+    def __init__(self, shown: Progress) -> None:
+        self.shown = shown
+        self.tasks: dict[str, Any] = {}
+        self.stages: dict[str, str] = {}
+
+    def __call__(self, who: str, stage: str, fraction: float | None = None) -> None:
+        if self.stages.get(who) != stage and not self.shown.console.is_terminal:
+            self.shown.console.print(f"{who}: {stage} …", markup=False)
+        self.stages[who] = stage
+        if who not in self.tasks:
+            self.tasks[who] = self.shown.add_task(who, total=None)
+        total = None if fraction is None else 1.0
+        self.shown.update(self.tasks[who], description=f"{who}: {stage}", total=total, completed=fraction or 0.0)
+
+
+def live(frames: Iterable[tuple[Sequence[str], Iterable[Sequence[str]], Sequence[str]]]) -> None:
+    """Show (columns, rows, lines below) again and again, in place on a terminal, until the frames or the user end."""
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    with suppress(KeyboardInterrupt), Live(console=stdout(), auto_refresh=False) as shown:
+        for columns, rows, lines in frames:
+            shown.update(Group(_table(columns, rows), *map(Text, lines)), refresh=True)
 
 
 def si(value: float | None, unit: str = "") -> str:

@@ -1,4 +1,4 @@
-"""How accurate a fused prediction is with all parts, and with one or two of them missing."""
+"""How accurate a fused prediction is with all parts, and with some of them missing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from edgevit.split.features import Features
 
 NOTICEABLE = 0.10  # a class suffers when at least this share of its images is no longer recognised
+LOOKED_AT = 2  # missing parts up to which the classes that suffer are looked at
+ALL_SUBSETS = 10  # parts up to which every subset is measured: a node may hold any of them
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Remaining:
 class Degradation:
     """Fused top-1 accuracy on held-out images, fractions.
 
-    losses      accuracy without exactly these parts (indices, ascending): all single ones and all pairs
-    suffering   classes (indices) that suffer noticeably without them
+    losses      accuracy without exactly these parts (indices, ascending): all single ones and all pairs; of at most
+                ``ALL_SUBSETS`` parts also all larger subsets
+    suffering   classes (indices) that suffer noticeably without them, for single ones and pairs
     """
 
     fused: float
@@ -41,15 +44,20 @@ class Degradation:
 
 
 def degradation(head: nn.Module, features: Features) -> Degradation:
-    """Measure a fusion head on held-out features, with all parts and without every one and every two of them."""
+    """Measure a fusion head on held-out features, with all parts and without the subsets that ``losses`` names."""
     count = len(features.parts)
+    most = count - 1 if count <= ALL_SUBSETS else min(LOOKED_AT, count - 1)
     fused = _right(head, features, ())
-    cases = [case for lost in (1, 2) if lost < count for case in combinations(range(count), lost)]
+    cases = [case for lost in range(1, most + 1) for case in combinations(range(count), lost)]
     right = {case: _right(head, features, case) for case in cases}
     return Degradation(
         fused=_share(fused),
         losses={case: _share(answers) for case, answers in right.items()},
-        suffering={case: _suffering(fused, answers, features.labels) for case, answers in right.items()},
+        suffering={
+            case: _suffering(fused, answers, features.labels)
+            for case, answers in right.items()
+            if len(case) <= LOOKED_AT
+        },
     )
 
 

@@ -52,6 +52,14 @@ def _rate(value: Any) -> float:
     return _quantity(value, _named("MACs/s"), 'a rate in MACs per second such as "6G"')
 
 
+def parse_rate(text: str) -> float:
+    """MACs per second of "6G" or a plain number; UsageError for anything else."""
+    try:
+        return _rate(float(text) if text.replace(".", "", 1).isdigit() else text)
+    except ValueError as exc:
+        raise UsageError(str(exc), hint='for example "6G"') from exc
+
+
 def _energy(value: Any) -> float:
     return _quantity(value, _named("MACs"), 'a number of MACs such as "3G"')
 

@@ -93,13 +93,23 @@ class BundleAccuracy(_Model):
     fused: Share
     missing_one: Remaining | None = Field(default=None, description="null for a single part")
     missing_two: Remaining | None = Field(default=None, description="null for fewer than three parts")
-    losses: tuple[Loss, ...] = Field(default=(), description="by the parts that are missing: each one, and more")
+    losses: tuple[Loss, ...] = Field(default=(), description="by the parts that are missing: each one, and each two")
+    many_missing: dict[str, Share] = Field(
+        default_factory=dict,
+        description="names of three and more missing parts, sorted, with spaces between -> fused top-1",
+    )
 
     def if_lost(self, parts: Collection[str]) -> float | None:
         """Fused top-1 without ``parts`` (names), where it was measured; None where not."""
         if not parts:
             return self.fused
-        return next((loss.top1 for loss in self.losses if set(loss.missing) == set(parts)), None)
+        found = next((loss.top1 for loss in self.losses if set(loss.missing) == set(parts)), None)
+        return self.many_missing.get(joined(parts)) if found is None else found
+
+
+def joined(parts: Collection[str]) -> str:
+    """The key of ``many_missing`` for these parts, whatever their order."""
+    return " ".join(sorted(parts))
 
 
 class Lineage(_Model):

@@ -25,7 +25,7 @@ from edgevit.split.accuracy import Degradation
 from edgevit.split.bundle import Bundle, PartFacts, check_vacant, folder_of, golden_features, write_bundle
 from edgevit.split.features import Features
 from edgevit.split.fuse import draw_present
-from edgevit.split.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk
+from edgevit.split.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk, joined
 from edgevit.split.options import SplitJob
 from edgevit.split.parts import Progress
 
@@ -86,10 +86,10 @@ def bundle_accuracy(data: str, trunk: float, found: Degradation, labels: Sequenc
     losses = tuple(
         Loss(
             missing=tuple(f"part-{part}" for part in case),
-            top1=share,
-            suffering=tuple(labels[label] for label in found.suffering[case]),
+            top1=found.losses[case],
+            suffering=tuple(labels[label] for label in suffering),
         )
-        for case, share in found.losses.items()
+        for case, suffering in found.suffering.items()
     )
     return BundleAccuracy(
         data=data,
@@ -99,6 +99,11 @@ def bundle_accuracy(data: str, trunk: float, found: Degradation, labels: Sequenc
         missing_one=_remaining(losses, 1),
         missing_two=_remaining(losses, 2),
         losses=losses,
+        many_missing={
+            joined([f"part-{part}" for part in case]): share
+            for case, share in found.losses.items()
+            if case not in found.suffering
+        },
     )
 
 

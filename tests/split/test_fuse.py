@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import comb
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -119,6 +121,17 @@ def test_every_way_to_lose_one_or_two_parts_is_measured() -> None:
     assert two is not None
     assert (one.mean, one.worst) == pytest.approx((7 / 9, 1 / 2))
     assert (two.mean, two.worst) == pytest.approx((5 / 9, 1 / 3))
+
+
+def eyes(parts: int) -> Features:
+    return Features(tuple(torch.ones(2, 1) for _ in range(parts)), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(("parts", "most"), [(4, 3), (10, 9), (11, 2)])
+def test_up_to_ten_parts_every_subset_is_measured_since_a_node_may_hold_any(parts: int, most: int) -> None:
+    found = degradation(FusionHead([1] * parts, 2).eval(), eyes(parts))
+    assert len(found.losses) == sum(comb(parts, lost) for lost in range(1, most + 1))
+    assert {len(case) for case in found.suffering} == {1, 2}
 
 
 def test_the_classes_that_suffer_are_named() -> None:
