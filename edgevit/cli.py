@@ -16,7 +16,7 @@ import typer
 
 from edgevit import render
 from edgevit.errors import EdgeVitError, UsageError
-from edgevit.fleet.cli import mount
+from edgevit.fleet import cli as fleet
 from edgevit.split.options import SplitJob, SplitOptions, parse_bytes
 from edgevit.train.options import TrainOptions
 
@@ -399,6 +399,14 @@ def profile(
     data: Data = None,
     threads: Threads = None,
     trust: Trust = False,
+    on: Annotated[
+        list[str] | None,
+        typer.Option("--on", metavar="NODE[,NODE]", help="Measure on these nodes of the fleet instead of here."),
+    ] = None,
+    connect: fleet.Connect = None,
+    identity: fleet.IdentityDir = None,
+    insecure: fleet.Insecure = False,
+    cluster: fleet.Cluster = "default",
     json: Json = False,
 ) -> None:
     """Measure latency in a fresh process, with percentile bounds and a verdict; raw samples are kept in profiles/.
@@ -410,6 +418,18 @@ def profile(
     from edgevit.runtimes.base import parse_options
 
     chosen = parse_scenario(scenario, qps=qps, bound_ms=bound_ms, fps=fps, minutes=minutes)
+    if on:
+        only_here = {
+            "--qps": qps, "--fps": fps, "--minutes": minutes, "--require": require, "--fail-if": fail_if,
+            "--data": data, "--trust": trust, "--runtime-option": runtime_option,
+        }  # fmt: skip
+        if given := [name for name, value in only_here.items() if value]:
+            raise UsageError(f"{given[0]} is not available with --on", hint="leave it out, or profile on the device")
+        fleet.profile_on(
+            on, artifacts, fleet.link_of(None, connect, identity, insecure, cluster), json, runtime=runtime,
+            provider=provider, tier=tier, scenario=chosen.name, batch=batch, layers=layers, threads=threads,
+        )  # fmt: skip
+        return
     with render.progress("profiling") as shown:
         results = jobs.run_profiles(
             artifacts,
@@ -712,7 +732,7 @@ def quickstart(
         print(line)
 
 
-mount(app)
+fleet.mount(app)
 
 keys = typer.Typer(
     name="keys",

@@ -365,6 +365,27 @@ def infer(
         raise typer.Exit(1)
 
 
+def profile_on(on: list[str], artifacts: list[Path], link: Any, json: bool, **options: Any) -> None:
+    """``edgevit profile … --on``."""
+    from edgevit.fleet import remote_profile as module
+
+    nodes = [name for text in on for name in text.split(",") if name]
+    with render.progress("profiling") as shown:
+        rows = render.Rows(shown)
+        found = module.profile_on(
+            nodes, artifacts, link=link, **options,
+            on_progress=lambda node, artifact, stage, share: rows(f"{node} {artifact}", stage, share),
+        )  # fmt: skip
+    if json:
+        render.emit_json(found.record())
+    else:
+        render.table(module.COLUMNS, found.rows())
+        for line in found.lines():
+            render.say(line)
+    if found.failed:
+        raise typer.Exit(1)
+
+
 # --- looking at it -----------------------------------------------------------------------------------------------
 
 
