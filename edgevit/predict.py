@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -48,16 +48,20 @@ class Prediction:
         return ()
 
 
+P = TypeVar("P", bound=Prediction)
+
+
 @dataclass(frozen=True)
 class BundlePrediction(Prediction):
-    """What a bundle says: how many of its sub-models answered, and which are missing."""
+    """What a bundle says: where it ran, how many of its sub-models answered, and which are missing."""
 
     answer: Answer
+    where: str = "embedded"
 
     def record(self) -> dict[str, Any]:
         return {
             **super().record(),
-            "where": "embedded",
+            "where": self.where,
             "parts": self.answer.parts,
             "answered": self.answer.answered,
             "degraded": self.answer.degraded,
@@ -112,11 +116,19 @@ def predict(
     opening: dict[str, Any] = {"runtime": runtime, "threads": threads, "provider": provider, "trust": trust}
     if is_bundle(path):
         bundle = Bundle.open(path, without=without)
-        _check_labels(labels, len(bundle.manifest.classes))
+        check_labels(labels, len(bundle.manifest.classes))
         together = partial(BundleSession, bundle, without=without, **opening)
-        return _answers(together, partial(_fused, names=labels or bundle.manifest.classes, top=top), images)
+        return answers(together, partial(_fused, names=labels or bundle.manifest.classes, top=top), images)
     if without:
         raise UsageError(f"{path} is not a bundle, so it has no parts to leave out", hint="drop --without")
+    artifact = classifier(path, labels)
+    alone = partial(open_session, artifact, **opening)
+    return answers(alone, partial(single, names=labels or artifact.manifest.labels, top=top), images)
+
+
+def classifier(path: Path | str, labels: Sequence[str] | None) -> Artifact:
+    """The artifact at ``path``. Unsupported where it is no image classifier, ParityFailed where it failed its proof,
+    UsageError for ``labels`` of another number than its classes."""
     artifact = Artifact.open(path)
     manifest = artifact.manifest
     image, logits, preprocess = manifest.image_input(), manifest.logits_output(), manifest.preprocess
@@ -126,21 +138,22 @@ def predict(
         raise ParityFailed(
             f"{path} failed its proof ({manifest.parity.reason}), so its answers mean nothing", hint="export it again"
         )
-    _check_labels(labels, logits.shape[-1])
-    alone = partial(open_session, artifact, **opening)
-    return _answers(alone, partial(_single, names=labels or manifest.labels, top=top), images)
+    check_labels(labels, logits.shape[-1])
+    return artifact
 
 
-def _check_labels(labels: Sequence[str] | None, classes: int | str) -> None:
+def check_labels(labels: Sequence[str] | None, classes: int | str) -> None:
+    """UsageError where ``labels`` are of another number."""
     if labels is not None and len(labels) != classes:
         raise UsageError(f"{len(labels)} labels for {classes} classes", hint="one label per class, in order")
 
 
-def _answers(
+def answers(
     opened: Callable[[], AbstractContextManager[Any]],
-    classify: Callable[[Any, Path], Prediction | None],
+    classify: Callable[[Any, Path], P | None],
     images: Sequence[Path],
-) -> Iterator[Prediction | Failure]:
+) -> Iterator[P | Failure]:
+    """What ``classify`` makes of each image in an opened session; a Failure for a broken one, and where it is None."""
     with opened() as session:
         for file in images:
             try:
@@ -152,7 +165,7 @@ def _answers(
             yield found or Failure(str(file), f"{file}: the model's output holds NaN or infinity; run edgevit verify")
 
 
-def _single(session: Session, file: Path, *, names: Sequence[str] | None, top: int) -> Prediction | None:
+def single(session: Session, file: Path, *, names: Sequence[str] | None, top: int) -> Prediction | None:
     """One artifact's answer; None when it is not a number."""
     scores = _scores(session, file)
     return Prediction(str(file), best(scores, names, top)) if np.isfinite(scores).all() else None

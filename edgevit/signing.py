@@ -76,6 +76,30 @@ def signer(artifact: Artifact) -> str:
     return key.hex()
 
 
+def sign_content(domain: str, content: bytes) -> tuple[str, str]:
+    """This user's public key and its signature of ``content``, both in hex. ``domain`` says what is signed, in one line
+    that nothing else is signed under: a signature made for one purpose is then good for no other."""
+    private = _private_key()
+    return private.public_key().public_bytes_raw().hex(), private.sign(_under(domain, content)).hex()
+
+
+def content_fits(domain: str, content: bytes, key: str, signature: str) -> bool:
+    """Whether ``signature`` is that of ``key`` (both hex) for ``content``; False for what is no key or signature."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        _public_key(bytes.fromhex(key)).verify(bytes.fromhex(signature), _under(domain, content))
+    except (ValueError, InvalidSignature):
+        return False
+    return True
+
+
+def _under(domain: str, content: bytes) -> bytes:
+    if "\n" in domain:
+        raise ValueError("a signature's domain is one line")
+    return domain.encode() + b"\n" + content
+
+
 def signed_content(folder: Path) -> bytes:
     """What is signed: the manifest without its parity record, in one canonical spelling."""
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
@@ -97,20 +121,21 @@ def own_key() -> str:
 
 def trust_key(key: str, name: str) -> None:
     """Accept artifacts signed by ``key`` (64 hex digits) from now on. UsageError for anything else."""
-    key = _checked(key)
+    key = checked_key(key)
     _write_trusted({**_trusted(), key: name})
 
 
 def forget_key(key: str) -> None:
     """Accept ``key`` no longer; UsageError if it was not trusted."""
-    key, trusted = _checked(key), _trusted()
+    key, trusted = checked_key(key), _trusted()
     if key not in trusted:
         raise UsageError(f"{key[:_SHOWN]}… is not a trusted key", hint="edgevit keys show lists them")
     del trusted[key]
     _write_trusted(trusted)
 
 
-def _checked(key: str) -> str:
+def checked_key(key: str) -> str:
+    """A public key in lower-case hex; UsageError for what is none."""
     try:
         _public_key(bytes.fromhex(key))
     except ValueError as exc:

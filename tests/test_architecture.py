@@ -21,6 +21,7 @@ FORBIDDEN = {
     "train/": {"edgevit.export", "edgevit.runtimes", "edgevit.profiles", "edgevit.build", "edgevit.cli"},
     "runtimes/": {"torch", "timm", "edgevit.models", "edgevit.export", "edgevit.build", "edgevit.cli"},
     "profiles/": {"torch", "timm", "edgevit.models", "edgevit.export", "edgevit.build", "edgevit.cli"},
+    "fleet/": _TORCH_FREE,
     "artifact.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.runtimes", "edgevit.build"},
     "data.py": {"torch", "edgevit.models", "edgevit.export", "edgevit.build"},
     "cifar.py": {"torch", "pickle.load", "edgevit.models", "edgevit.export", "edgevit.build"},
@@ -120,6 +121,8 @@ DEVICE_MODULES = (
     "runtimes.coreml.evaluator", "runtimes.coreml.program", "runtimes.tensorrt.here",
     "runtimes.coreml.here", "runtimes.tvm.here", "benchmark", "profiles.compare", "profiles.gates", "runtimes.openvino",
     *(f"split.{name}" for name in _ON_DEVICES),
+    "fleet.node", "fleet.router", "fleet.infer", "fleet.up", "fleet.deploy", "fleet.status", "fleet.remote_profile",
+    "fleet.simulate", "fleet.renewal", "fleet.gateway.server", "fleet.gateway.app",
 )  # fmt: skip
 
 

@@ -131,3 +131,25 @@ def test_an_export_of_a_code_carrying_target_is_signed(monkeypatch: pytest.Monke
     artifact = edgevit.export(model, "onnx", out=tmp_path / "signed", threads=1)
     assert signing.signer(artifact) == signing.own_key()
     assert SIGNATURE not in artifact.manifest.files
+
+
+def test_content_signed_for_one_purpose_is_good_for_that_alone() -> None:
+    key, signature = signing.sign_content("one purpose", b"content")
+    assert key == signing.own_key()
+    assert signing.content_fits("one purpose", b"content", key, signature)
+    assert not signing.content_fits("another", b"content", key, signature)
+    assert not signing.content_fits("one purpose", b"other", key, signature)
+    assert not signing.content_fits("one purpose", b"content", STRANGER, signature)
+    for changed in ("", "zz", "0" * 128, signature[:-2]):
+        assert not signing.content_fits("one purpose", b"content", key, changed)
+    with pytest.raises(ValueError, match="one line"):
+        signing.sign_content("one\npurpose", b"")
+
+
+def test_a_manifest_signature_is_no_signature_of_content(signed: Path) -> None:
+    record = json.loads((signed / SIGNATURE).read_text())
+    domain, _, content = signing.signed_content(signed).partition(b"\n")
+    assert signing.content_fits(domain.decode(), content, record["key"], record["signature"])
+    assert not signing.content_fits(
+        "edgevit placement, signature version 1", content, record["key"], record["signature"]
+    )

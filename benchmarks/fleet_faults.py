@@ -1,0 +1,367 @@
+"""What requests see when nodes die, stall, crawl or lie: 4 node processes, 150,528-byte frames at 30 a second.
+
+    python benchmarks/fleet_faults.py [SCENARIO …] [--seconds 3]
+    python benchmarks/fleet_faults.py --soak MINUTES
+
+kill      one node gets SIGKILL, with 1 and with 2 replicas of every part, and is started again
+stall     one node gets SIGSTOP, and later SIGCONT, with 1 replica and with 2
+cut       one node's link is cut in its network namespace, and healed; TCP and mTLS
+slow      one node's link has 10 Mbit/s: a frame takes 120 ms
+lie       one of two replicas answers wrong shapes, NaN, a replayed id, or late
+soak      50 requests a second, 2 replicas; a node is killed every 20 s and started again 5 s later
+
+Frames are due at fixed times and their latency counts from then, whether or not a thread was free: nothing that waits
+is left out. "in time" is an answer, whole or degraded, within the deadline of 200 ms (cut, slow: 500 ms) and 10 ms.
+Detection is from the fault until the node's tokens are gone; rejoin from the repair until an answer is whole again.
+Network namespaces need root. Writes results/fleet_faults.json, or results/fleet_soak.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fleet_processes import Site, site, wait, wait_live, wait_parts
+
+from edgevit.errors import FleetError
+from edgevit.fleet.bus import Bus
+from edgevit.fleet.client import FleetClient
+from edgevit.fleet.deploy import deploy
+from edgevit.fleet.link import open_bus
+from edgevit.fleet.names import Names
+from edgevit.fleet.session import FleetSession
+from edgevit.profiles import environment
+
+RESULTS = Path(__file__).parent / "results"
+NODES, FPS, DEADLINE_S, THREADS = 4, 30.0, 0.2, 16
+PATIENCE_S = 15.0  # for a repaired fleet
+LATER_S = 0.010  # of a deadline, for a busy machine's scheduler
+FIRST = "node-0"
+
+
+class Frames:
+    """Requests: when each was due, how long it took from then, how many sub-models answered (0: none), and what went
+    wrong. Room for all of them is taken at once, so that a soak's memory is the client's."""
+
+    def __init__(self, room: int) -> None:
+        self._rows, self._count = np.full((room, 3), np.nan), 0
+        self._lock = threading.Lock()
+        self.errors: list[tuple[float, str]] = []
+
+    def add(self, due: float, ms: float, answered: int, error: str | None) -> None:
+        with self._lock:
+            self._rows[self._count] = due, ms, answered
+            self._count += 1
+            if error:
+                self.errors.append((due, error))
+
+    def rows(self, begin: float, end: float = np.inf) -> np.ndarray:
+        """(frames, 3), in the order they were due."""
+        rows = self._rows[: self._count]
+        rows = rows[(rows[:, 0] >= begin) & (rows[:, 0] < end)]
+        return rows[np.argsort(rows[:, 0])]
+
+    def last(self, count: int) -> np.ndarray:
+        return self._rows[max(0, self._count - count) : self._count]
+
+
+class Timed:
+    """A bus that notes how long asking blocks."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus, self.longest_ms = bus, 0.0
+
+    def ask(self, *given: Any, **named: Any) -> None:
+        begun = time.perf_counter()
+        self.bus.ask(*given, **named)
+        self.longest_ms = max(self.longest_ms, (time.perf_counter() - begun) * 1e3)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bus, name)
+
+
+@dataclass
+class Run:
+    """A deployment that is asked for frames in the background."""
+
+    place: Site
+    session: FleetSession
+    client: FleetClient
+    bus: Timed
+    deadline_s: float
+    frames: Frames = field(default_factory=lambda: Frames(20_000))
+    gone: dict[str, float] = field(default_factory=dict)  # node -> when its live token went
+
+    def ask(self, due: float, image: np.ndarray) -> None:
+        answered, error = 0, None
+        try:
+            answer = self.session.answer(image, self.deadline_s)
+            answered = answer.answered
+            error = "; ".join(f"{one.part}: {one.reason}" for one in answer.missing) or None
+        except FleetError as exc:
+            error = str(exc)
+        except Exception as exc:  # a lost request, whatever it was
+            error = f"{type(exc).__name__}: {exc}"
+        self.frames.add(due, (time.perf_counter() - due) * 1e3, answered, error)
+
+    @contextmanager
+    def frames_of(self, fps: float) -> Iterator[None]:
+        """Ask for frames while the block runs; all are answered when it ends."""
+        image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+        over = threading.Event()
+
+        def tick() -> None:
+            due = time.perf_counter()
+            while not over.wait(max(0.0, due - time.perf_counter())):
+                pool.submit(self.ask, due, image)
+                due += 1 / fps
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            ticking = threading.Thread(target=tick)
+            ticking.start()
+            try:
+                yield
+            finally:
+                over.set()
+                ticking.join()
+
+    def summary(self, begin: float, end: float) -> dict[str, Any]:
+        _, ms, answered = self.frames.rows(begin, end).T
+        return {
+            "frames": len(ms),
+            "whole": int((answered == NODES).sum()),
+            "degraded": int(((answered > 0) & (answered < NODES)).sum()),
+            "lost": int((answered == 0).sum()),
+            "late": int((ms > (self.deadline_s + LATER_S) * 1e3).sum()),
+            "p50_ms": float(np.percentile(ms, 50)),
+            "p99_ms": float(np.percentile(ms, 99)),
+            "max_ms": float(ms.max()),
+            "fewest_sub_models": int(answered.min()),
+            "errors": dict(Counter(error for due, error in self.frames.errors if begin <= due < end).most_common(20)),
+        }
+
+    def well(self, at_most: float) -> bool:
+        """Whether the newest answers are whole, or it is too late to wait for that."""
+        return time.perf_counter() > at_most or bool((self.frames.last(10)[:, 2] == NODES).all())
+
+    def whole_again(self, since: float) -> float | None:
+        """Seconds from ``since`` until the first whole answer from which on all are whole; None: never."""
+        due, ms, answered = self.frames.rows(since).T
+        bad = np.flatnonzero(answered != NODES)
+        first = int(bad[-1]) + 1 if len(bad) else 0
+        return float(due[first] + ms[first] / 1e3 - since) if first < len(due) else None
+
+
+@contextmanager
+def running(
+    place: Site, *, replicas: int = 1, deadline_s: float = DEADLINE_S, names: Sequence[str] | None = None
+) -> Iterator[Run]:
+    """Nodes with the no-op bundle, and a client."""
+    from fleet.tiny_fleet import noop_bundle
+
+    bundle = noop_bundle(place.folder / "noop", NODES)
+    nodes = list(names or (f"node-{index}" for index in range(NODES)))
+    for name in nodes:
+        place.edgevit(name)
+    wait_live(place, place.link("operator", "operator"), nodes)
+    deploy(bundle, place.link("operator", "operator"), replicas=replicas, replace_after_s=60.0)
+    bus = Timed(open_bus(place.link("client", "client"), "client"))
+    client = FleetClient(bus, Names())
+    session = FleetSession(bundle, client)
+    run = Run(place, session, client, bus, deadline_s)
+
+    def live(key: str, here: bool) -> None:
+        if not here:
+            run.gone[Names().steps(key)[1]] = time.perf_counter()
+
+    watch = bus.watch(Names().live(), live)
+    wait_parts(client, session.revision, session.parts)
+    wait(lambda: all(len(client.replicas(session.revision, part)) >= replicas for part in session.parts))
+    image = np.zeros((1, 224, 224, 3), np.uint8)
+    for _ in range(100):
+        session.answer(image, 5.0)
+    run.bus.longest_ms = 0.0
+    try:
+        yield run
+    finally:
+        watch.close()
+        session.close()
+        client.close()
+        bus.close()
+
+
+def fault(run: Run, seconds: float, harm: Callable[[], None], repair: Callable[[], None] | None) -> dict[str, Any]:
+    """Normal, harmed and repaired, for ``seconds`` each."""
+    with run.frames_of(FPS):
+        time.sleep(0.3)
+        began = time.perf_counter()
+        time.sleep(seconds)
+        harmed = time.perf_counter()
+        harm()
+        time.sleep(seconds)
+        repaired = time.perf_counter()
+        if repair:
+            repair()
+            while time.perf_counter() < repaired + seconds or not run.well(repaired + PATIENCE_S):
+                time.sleep(0.1)
+        ended = time.perf_counter()
+    found: dict[str, Any] = {"normal": run.summary(began, harmed), "harmed": run.summary(harmed, repaired)}
+    found["p99_harmed_to_normal"] = found["harmed"]["p99_ms"] / found["normal"]["p99_ms"]
+    if FIRST in run.gone:
+        found["detection_ms"] = (run.gone[FIRST] - harmed) * 1e3
+    if repair:
+        found["repaired"] = run.summary(repaired, ended)
+        found["rejoin_s"] = run.whole_again(repaired)
+    found["longest_ask_ms"] = run.bus.longest_ms
+    found["nodes"] = [one.record() for one in run.client.figures()]
+    return found
+
+
+def kill(seconds: float) -> dict[str, Any]:
+    found = {}
+    for replicas in (1, 2):
+        with site() as place, running(place, replicas=replicas) as run:
+            found[f"replicas {replicas}"] = fault(
+                run, seconds, lambda: place.signal(FIRST, signal.SIGKILL), lambda: place.edgevit(FIRST)
+            )
+    return found
+
+
+def stall(seconds: float) -> dict[str, Any]:
+    found = {}
+    for replicas in (1, 2):
+        with site() as place, running(place, replicas=replicas) as run:
+            found[f"replicas {replicas}"] = fault(
+                run, seconds, lambda: place.signal(FIRST, signal.SIGSTOP), lambda: place.signal(FIRST, signal.SIGCONT)
+            )
+    return found
+
+
+def cut(seconds: float) -> dict[str, Any]:
+    from fleet.netns import network
+
+    found = {}
+    for title, secured in (("tcp", False), ("mtls", True)):
+        with (
+            network(NODES) as net,
+            site(secured=secured, network=net) as place,
+            running(place, deadline_s=0.5) as run,
+        ):
+            host = place.host(FIRST)
+            found[title] = fault(run, seconds, partial(net.cut, host), partial(net.heal, host))
+    return found
+
+
+def slow(seconds: float) -> dict[str, Any]:
+    from fleet.netns import network
+
+    with network(NODES) as net, site(network=net) as place, running(place, deadline_s=0.5) as run:
+        return {"10 Mbit/s": fault(run, seconds, lambda: net.slow(place.host(FIRST), 10), None)}
+
+
+def lie(seconds: float) -> dict[str, Any]:
+    """The liar is a second replica of every part, so that no answer need be degraded."""
+    found = {}
+    for behaviour in ("shape", "nan", "replay", "slow:400"):
+        with site() as place, running(place) as run:
+            features, parts = run.session.wanted[0].shape[0], ",".join(run.session.parts)
+            begin = partial(place.odd, "liar", run.session.revision, parts, behaviour, features)
+            found[behaviour] = fault(run, seconds, begin, None)
+    return found
+
+
+def soak(minutes: float) -> dict[str, Any]:
+    """Requests, memory and descriptors over time."""
+    with site() as place, running(place, replicas=2) as run:
+        run.frames = Frames(int(minutes * 60 * 60) + 10_000)
+        return soaked(run, minutes)
+
+
+def soaked(run: Run, minutes: float) -> dict[str, Any]:
+    rows: list[dict[str, float]] = []
+    place = run.place
+    with run.frames_of(50.0):
+        began, kills = time.perf_counter(), 0
+        while (at := time.perf_counter() - began) < minutes * 60:
+            victim = f"node-{kills % NODES}"
+            time.sleep(15)
+            place.signal(victim, signal.SIGKILL)
+            time.sleep(5)
+            place.edgevit(victim)
+            kills += 1
+            rows.append({"s": at, "rss_mb": rss_mb(os.getpid()), "fds": len(os.listdir("/proc/self/fd"))})
+            steady = {f"{name}_rss_mb": rss_mb(one.pid) for name, one in place.running.items() if name != victim}
+            print(f"{at:6.0f} s  client {rows[-1]['rss_mb']:.1f} MB, {rows[-1]['fds']} fds; {steady}", flush=True)
+        ended = time.perf_counter()
+    half = [row for row in rows if row["s"] >= minutes * 30]
+    enough = len(half) >= 3
+    slope = np.polyfit([row["s"] / 3600 for row in half], [row["rss_mb"] for row in half], 1)[0] if enough else np.nan
+    return {
+        "minutes": minutes,
+        "kills": kills,
+        **run.summary(began, ended),
+        "rss_mb_per_hour_second_half": float(slope) if enough else None,
+        "fds": [int(rows[0]["fds"]), int(rows[-1]["fds"])],
+        "longest_ask_ms": run.bus.longest_ms,
+        "rows": rows,
+        "nodes": [one.record() for one in run.client.figures()],
+    }
+
+
+def rss_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE") / 1e6
+
+
+SCENARIOS = {"kill": kill, "stall": stall, "cut": cut, "slow": slow, "lie": lie}
+
+
+def show(scenario: str, found: dict[str, Any]) -> None:
+    for title, one in found.items():
+        print(f"\n{scenario}, {title}")
+        for stage in ("normal", "harmed", "repaired"):
+            if row := one.get(stage):
+                print(
+                    f"  {stage:9} {row['frames']:4} frames: {row['whole']} whole, {row['degraded']} degraded, "
+                    f"{row['lost']} lost, {row['late']} late; p50 {row['p50_ms']:.1f}, p99 {row['p99_ms']:.1f}, "
+                    f"max {row['max_ms']:.1f} ms"
+                )
+        more = [f"{key} {one[key]:.2f}" for key in ("detection_ms", "rejoin_s", "longest_ask_ms") if one.get(key)]
+        print("  " + ", ".join([*more, f"p99 ÷ normal {one['p99_harmed_to_normal']:.2f}"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenarios", nargs="*", choices=[*SCENARIOS, []])
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each stage")
+    parser.add_argument("--soak", type=float, metavar="MINUTES")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    results: dict[str, Any] = {"machine": environment.collect().record()}
+    if given.soak:
+        results["soak"] = soak(given.soak)
+        print({key: value for key, value in results["soak"].items() if key not in ("rows", "nodes")})
+        (given.out or RESULTS / "fleet_soak.json").write_text(json.dumps(results, indent=1) + "\n")
+        return
+    out = given.out or RESULTS / "fleet_faults.json"
+    for scenario in given.scenarios or SCENARIOS:
+        results[scenario] = SCENARIOS[scenario](given.seconds)
+        show(scenario, results[scenario])
+        out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

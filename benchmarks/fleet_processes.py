@@ -1,0 +1,218 @@
+"""Node processes for the fleet's benchmarks: real ones, and raw Zenoh ones that answer at once, without a fleet.
+
+``python fleet_processes.py NAME`` is a raw one: it answers part "raw" with 1,536 bytes from within the callback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import zenoh
+from zenoh.handlers import Callback
+
+from edgevit.fleet.client import FleetClient
+from edgevit.fleet.link import Link, open_bus
+from edgevit.fleet.names import Names
+
+REPLY = bytes(1536)
+REVISION = "e" * 64
+PART = "raw"
+START_S = 30.0
+
+
+@dataclass
+class Site:
+    """Node processes in an ``EDGEVIT_HOME`` of their own, over TCP or mTLS: on loopback, or each in a network namespace
+    of ``network`` (tests/fleet/netns.py), the nth node in the nth."""
+
+    folder: Path
+    secured: bool = False
+    network: Any = None
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    endpoints: dict[str, str] = field(default_factory=dict)  # of nodes that are named, in the order they were started
+
+    def link(self, role: str, name: str) -> Link:
+        if not self.secured and self.network is None:
+            return Link()
+        listen = tuple(at for node, at in self.endpoints.items() if node == name)
+        connect = tuple(at for node, at in self.endpoints.items() if node != name)
+        identity = self._identity(role, name) if self.secured else None
+        return Link(listen=listen, connect=connect, identity=identity, insecure=not self.secured)
+
+    def host(self, name: str) -> int:
+        """The namespace of a node."""
+        return list(self.endpoints).index(name)
+
+    def _identity(self, role: str, name: str) -> Path:
+        from edgevit.fleet.ca import enroll, init_ca
+
+        out = self.folder / "identities" / name
+        if not out.exists():
+            with suppress(Exception):
+                init_ca()
+            enroll(name, role, out=out)
+        return out
+
+    def edgevit(self, name: str) -> None:
+        """Start a node, or start it again."""
+        self._start(name, [sys.executable, "-P", "-m", "edgevit.cli", "node", "--name", name, "--threads", "1"], "node")
+
+    def raw(self, name: str) -> None:
+        self._start(name, [sys.executable, __file__, name], "node")
+
+    def odd(self, name: str, revision: str, parts: str, behaviour: str, features: int) -> None:
+        """A node of tests/fleet/odd_node.py, on loopback."""
+        script = str(Path(__file__).parents[1] / "tests/fleet/odd_node.py")
+        command = [sys.executable, script, name, revision, parts, behaviour, str(features)]
+        self.running[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+    def _start(self, name: str, command: list[str], role: str) -> None:
+        if self.secured or self.network is not None:
+            protocol = "tls" if self.secured else "tcp"
+            if self.network is None:
+                at = self.endpoints.get(name) or f"{protocol}/127.0.0.1:{free_port()}"
+            else:
+                index = self.host(name) if name in self.endpoints else len(self.endpoints)
+                at = f"{protocol}/{self.network.address(index)}:7447"
+                command = [*self.network.command(index), *command]
+            self.endpoints[name] = at
+            link = self.link(role, name)
+            command += ["--listen", at, *(["--identity", str(link.identity)] if self.secured else ["--insecure"])]
+            command += [word for one in link.connect for word in ("--connect", one)]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def signal(self, name: str, number: int) -> None:
+        self.running[name].send_signal(number)
+        if number == signal.SIGKILL:
+            self.running[name].wait()
+
+    def end(self) -> None:
+        for process in self.running.values():
+            with suppress(OSError):
+                process.kill()
+            process.wait()
+
+
+@contextmanager
+def site(*, secured: bool = False, network: Any = None) -> Iterator[Site]:
+    """An empty site; its processes are killed in the end."""
+    before = os.environ.get("EDGEVIT_HOME")
+    with tempfile.TemporaryDirectory(prefix="edgevit-fleet-") as folder:
+        os.environ["EDGEVIT_HOME"] = folder
+        found = Site(Path(folder), secured, network)
+        try:
+            yield found
+        finally:
+            found.end()
+            os.environ.pop("EDGEVIT_HOME") if before is None else os.environ.update(EDGEVIT_HOME=before)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_live(site: Site, link: Link, names: list[str]) -> None:
+    """Until those nodes are announced."""
+    bus, live = open_bus(link, "operator"), set[str]()
+    watch = bus.watch(Names().live(), lambda key, here: live.add(Names().steps(key)[1]) if here else None)
+    wait(lambda: live >= set(names))
+    watch.close()
+    bus.close()
+
+
+def wait(true: Callable[[], Any], seconds: float = START_S) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > until:
+            raise SystemExit("it never came true")
+        time.sleep(0.01)
+
+
+class RawClient:
+    """A scatter as it is without a fleet: one get a node, and wait for as many replies."""
+
+    def __init__(self, session: Any, nodes: list[str]) -> None:
+        self.session = session
+        self.keys = [Names().infer(REVISION, PART, node) for node in nodes]
+
+    def scatter(self, payload: bytes, meta: bytes, timeout_s: float = 2.0) -> int:
+        """The replies that came."""
+        came: SimpleQueue[bytes] = SimpleQueue()
+
+        def replied(reply: Any) -> None:
+            came.put(reply.ok.payload.to_bytes())
+
+        for key in self.keys:
+            self.session.get(
+                key, Callback(replied, _nothing), target=zenoh.QueryTarget.ALL,
+                consolidation=zenoh.ConsolidationMode.NONE, timeout=timeout_s, payload=payload, attachment=meta,
+                congestion_control=zenoh.CongestionControl.DROP, priority=zenoh.Priority.INTERACTIVE_HIGH, express=True,
+            )  # fmt: skip
+        until = time.perf_counter() + timeout_s
+        answered = 0
+        with suppress(Empty):
+            while answered < len(self.keys):
+                came.get(timeout=max(0.0, until - time.perf_counter()))
+                answered += 1
+        return answered
+
+
+def _nothing() -> None:
+    return None
+
+
+def raw_session(bus: Any) -> Any:
+    """Zenoh's own session beneath a bus: the same settings, the same links."""
+    return bus._session
+
+
+def wait_parts(client: FleetClient, revision: str, parts: tuple[str, ...]) -> None:
+    if len(client.wait(revision, parts, START_S)) < len(parts):
+        raise SystemExit("not all parts are announced")
+
+
+def main() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("--listen", action="append", default=[])
+    parser.add_argument("--connect", action="append", default=[])
+    parser.add_argument("--identity", type=Path)
+    given = parser.parse_args()
+    link = Link(listen=tuple(given.listen), connect=tuple(given.connect), identity=given.identity)
+    bus = open_bus(link, "node", given.name)
+    session = raw_session(bus)
+    key = Names().infer(REVISION, PART, given.name)
+
+    def asked(query: Any) -> None:
+        with query:
+            query.payload.to_bytes()
+            query.reply(key, REPLY, attachment=b"{}", express=True)
+
+    serving = session.declare_queryable(key, asked)
+    live = bus.announce(Names().live(given.name, "raw"))
+    threading.Event().wait()
+    del serving, live
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""What a gateway serves: a fleet, a bundle in this process, or a single artifact, behind one protocol."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from edgevit.artifact import Array, Artifact, BatchRange, TensorSpec
+from edgevit.errors import BadArtifact, ParityFailed, Unsupported
+from edgevit.fleet.messages import MAX_ROWS
+from edgevit.fleet.session import FleetAnswer
+from edgevit.fleet.where import Reached
+from edgevit.images import decode
+from edgevit.profiles.parity import run_rows
+from edgevit.runtimes.base import open_session
+from edgevit.split.bundle import content_sha256, is_bundle
+from edgevit.split.embedded import Answer, BundleSession, Missing
+
+HERE = "this process"
+
+
+@dataclass(frozen=True, slots=True)
+class PartTime:
+    """Where the time of one sub-model went: in the node's queue, in its engine, and on the way there and back."""
+
+    part: str
+    node: str
+    queue_ms: float
+    compute_ms: float
+    network_ms: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer: outputs by name, and what it was made from."""
+
+    outputs: Mapping[str, Array]
+    parts: int
+    missing: tuple[Missing, ...]
+    latency_ms: float
+    timings: tuple[PartTime, ...] = field(default=())
+
+    @property
+    def answered(self) -> int:
+        return self.parts - len(self.missing)
+
+    @property
+    def degraded(self) -> bool:
+        return bool(self.missing)
+
+    def sentence(self) -> str:
+        """``4/4 sub-models``, or ``degraded 3/4 (missing: part-2; classes 4, 5)``."""
+        return Answer(next(iter(self.outputs.values())), self.parts, self.missing, self.latency_ms).sentence()
+
+
+class Answering(Protocol):
+    """Something that can be asked. ``infer`` and ``classify`` are called from several threads; they raise UsageError or
+    ImageError for what the asker got wrong, and another EdgeVitError when nothing can be answered now."""
+
+    name: str
+    version: str
+    platform: str
+    where: Literal["fleet", "embedded"]
+    labels: tuple[str, ...] | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    rows: BatchRange
+    parts: Mapping[str, tuple[str, ...]]  # sub-models and their classes; empty for a single artifact
+    takes_images: bool
+
+    def ready(self) -> bool: ...
+
+    def infer(self, feeds: Mapping[str, Array], deadline_s: float) -> Said: ...
+
+    def classify(self, image: bytes, deadline_s: float) -> Said:
+        """Of one encoded image; outputs hold ``logits`` (1, classes)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class EmbeddedBundle:
+    """A bundle in this process. One question at a time: its sessions share the same cores."""
+
+    where: Literal["fleet", "embedded"] = "embedded"
+    platform = "edgevit_bundle"
+    takes_images = True
+
+    def __init__(self, session: BundleSession, name: str) -> None:
+        self.session, self.name = session, name
+        bundle = session.bundle
+        self.version = bundle.sha256[:12]
+        self.labels: tuple[str, ...] | None = bundle.manifest.classes
+        self.inputs: tuple[TensorSpec, ...] = (
+            session.image.model_copy(update={"shape": ("batch", *session.image.shape[1:])}),
+        )
+        self.outputs: tuple[TensorSpec, ...] = (_logits(len(bundle.manifest.classes)),)
+        self.rows = BatchRange(min=1, max=MAX_ROWS)
+        self.parts: Mapping[str, tuple[str, ...]] = {part.name: part.classes for part in bundle.manifest.parts}
+        self._turn = threading.Lock()
+
+    def ready(self) -> bool:
+        return True
+
+    def infer(self, feeds: Mapping[str, Array], deadline_s: float) -> Said:
+        asked = time.perf_counter()
+        with self._turn:
+            waited = (time.perf_counter() - asked) * 1e3
+            answer = self.session.answer(feeds)
+        timings = tuple(
+            PartTime(part, HERE, waited, took, 0.0) for part, took in answer.ms.items() if part in self.parts
+        )
+        outputs = {"logits": answer.logits}
+        return Said(outputs, answer.parts, answer.missing, waited + answer.latency_ms, timings)
+
+    def classify(self, image: bytes, deadline_s: float) -> Said:
+        return self.infer(self.session.rows([decode(image)]), deadline_s)
+
+    def close(self) -> None:
+        self.session.close()
+
+
+class EmbeddedArtifact:
+    """A single artifact in this process, one question at a time."""
+
+    where: Literal["fleet", "embedded"] = "embedded"
+
+    def __init__(self, artifact: Artifact, name: str, **opening: Any) -> None:
+        manifest = artifact.manifest
+        self.session, self.name = open_session(artifact, **opening), name
+        self.version = content_sha256(artifact.path)[:12]
+        self.platform = f"edgevit_{manifest.target}"
+        self.labels = manifest.labels
+        self.inputs, self.outputs, self.rows = manifest.inputs, manifest.outputs, manifest.batch
+        self.parts: Mapping[str, tuple[str, ...]] = {}
+        logits, image = manifest.logits_output(), manifest.image_input()
+        self.takes_images = bool(logits and image and manifest.preprocess and len(manifest.inputs) == 1)
+        self._turn = threading.Lock()
+
+    def ready(self) -> bool:
+        return True
+
+    def infer(self, feeds: Mapping[str, Array], deadline_s: float) -> Said:
+        asked = time.perf_counter()
+        with self._turn:
+            began = time.perf_counter()
+            outputs = self.session.infer(feeds)
+        return self._said(outputs, asked, began)
+
+    def classify(self, image: bytes, deadline_s: float) -> Said:
+        spec, logits, steps = self._classifier()
+        row = steps(decode(image)).astype(spec.dtype, copy=False)
+        asked = time.perf_counter()
+        with self._turn:
+            began = time.perf_counter()
+            found = run_rows(self.session, {spec.name: row[None]}, self.rows.min)
+        return self._said({"logits": found[logits.name][:1]}, asked, began)
+
+    def _classifier(self) -> tuple[TensorSpec, TensorSpec, Any]:
+        manifest = self.session.artifact.manifest
+        spec, logits, steps = manifest.image_input(), manifest.logits_output(), manifest.preprocess
+        if spec is None or logits is None or steps is None or len(manifest.inputs) != 1:
+            raise Unsupported(f"{self.name} is not an image classifier", hint="send its tensors to infer")
+        return spec, logits, steps
+
+    def _said(self, outputs: Mapping[str, Array], asked: float, began: float) -> Said:
+        ended = time.perf_counter()
+        timing = PartTime("model", HERE, (began - asked) * 1e3, (ended - began) * 1e3, 0.0)
+        return Said(outputs, 1, (), (ended - asked) * 1e3, (timing,))
+
+    def close(self) -> None:
+        self.session.close()
+
+
+def embedded(path: Path | str, *, name: str | None = None, **opening: Any) -> Answering:
+    """``path`` in this process; ``opening`` as ``open_session`` takes it. Raises what opening it raises, ParityFailed
+    for an artifact that failed its proof."""
+    path = Path(path)
+    called = name or path.resolve().name
+    if is_bundle(path):
+        return EmbeddedBundle(BundleSession(path, **opening), called)
+    artifact = Artifact.open(path)
+    if artifact.manifest.parity.status == "failed":
+        raise ParityFailed(f"{path} failed its proof, so its answers mean nothing", hint="export it again")
+    if not artifact.manifest.inputs:
+        raise BadArtifact(f"{path} has no inputs", hint="export it again")
+    return EmbeddedArtifact(artifact, called, **opening)
+
+
+class FleetModel:
+    """What a fleet's nodes hold. Several questions may be under way; each has its answer by the deadline."""
+
+    where: Literal["fleet", "embedded"] = "fleet"
+    platform = "edgevit_fleet"
+
+    def __init__(self, reached: Reached, name: str) -> None:
+        self.reached, self.name = reached, name
+        session = reached.session
+        spec = session.takes.image
+        free = spec.shape[:1] in (("batch",), (1,))
+        shape = ("batch", *spec.shape[1:]) if free else spec.shape
+        self.version = session.revision[:12]
+        self.labels = session.labels
+        self.inputs: tuple[TensorSpec, ...] = (spec.model_copy(update={"shape": shape}),)
+        self.outputs: tuple[TensorSpec, ...] = (_logits(session.count),)
+        self.rows = BatchRange(min=1, max=MAX_ROWS)
+        self.parts: Mapping[str, tuple[str, ...]] = session.classes
+        self.takes_images = session.takes.preprocess is not None
+
+    def ready(self) -> bool:
+        return self.reached.client.wait_any(self.reached.session.revision, 0.0)
+
+    def infer(self, feeds: Mapping[str, Array], deadline_s: float) -> Said:
+        return self._said(self.reached.session.answer(feeds[self.inputs[0].name], deadline_s))
+
+    def classify(self, image: bytes, deadline_s: float) -> Said:
+        return self._said(self.reached.session.answer(image, deadline_s))
+
+    def _said(self, answer: FleetAnswer) -> Said:
+        timings = tuple(
+            PartTime(one.part, one.node, one.queue_ms, one.compute_ms, one.network_ms) for one in answer.timings
+        )
+        return Said({"logits": answer.logits}, answer.parts, answer.missing, answer.latency_ms, timings)
+
+    def close(self) -> None:
+        self.reached.close()
+
+
+def _logits(classes: int) -> TensorSpec:
+    return TensorSpec(name="logits", dtype="float32", shape=("batch", classes), role="logits")

@@ -1,0 +1,133 @@
+"""``edgevit serve``: a gateway on a socket until a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from edgevit import registry, render
+from edgevit.errors import UsageError
+from edgevit.fleet.gateway.answering import Answering, FleetModel, embedded
+from edgevit.fleet.link import Link, loopback
+from edgevit.fleet.names import Names
+from edgevit.fleet.status import Watch
+from edgevit.fleet.where import Where, reach
+
+if TYPE_CHECKING:
+    from edgevit.fleet.gateway.app import Gateway
+
+
+def serve(
+    path: Path | str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    link: Link | None = None,
+    where: Where | None = None,
+    deadline_s: float = 1.0,
+    in_flight: int = 16,
+    name: str | None = None,
+    runtime: str | None = None,
+    threads: int | None = None,
+    trust: bool = False,
+    say: Callable[[str], None] = render.say,
+) -> None:
+    """Serve a bundle or an artifact over HTTP until Ctrl-C or SIGTERM. ``port`` 0 takes a free one.
+
+    From the fleet where ``where.reach`` finds it, else from this process, with ``runtime``, ``threads`` and ``trust``
+    as ``open_session`` takes them. Nobody is asked for a password and nothing is encrypted: a ``host`` off this machine
+    opens the model to whoever reaches it, which is meant for behind a proxy that asks. UsageError where the port is
+    taken, MissingDependency, and what ``reach`` and opening the model raise.
+    """
+    registry.need("the gateway", ("fastapi", "uvicorn", "prometheus-client"), "edgevit[fleet]")
+    from edgevit.fleet.gateway.app import Bounds, Gateway
+
+    if not 0 < deadline_s < 600 or not 1 <= in_flight <= 1024:
+        raise UsageError("the deadline is 0 to 600 s, and 1 to 1024 requests may be worked on at a time")
+    link = link or Link()
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(_listen(host, port))
+        reached = reach(path, link=link, where=where)
+        called = name or Path(path).resolve().name
+        watch: Watch | None = None
+        model: Answering
+        if reached is None:
+            if where is None:
+                say(f"no node serves {path}: running it in this process")
+            model = embedded(path, name=called, runtime=runtime, threads=threads, trust=trust)
+        else:
+            model = FleetModel(reached, called)
+            watch = Watch(reached.bus, Names(link.cluster))
+            stack.callback(watch.close)
+        stack.callback(model.close)
+        gateway = Gateway(model, watch=watch, bounds=Bounds(in_flight=in_flight, deadline_s=deadline_s))
+        stack.callback(gateway.close)
+        if not _loopback(host):
+            say(f"whoever reaches {host} can use this model: there is no password, and nothing is encrypted")
+        say(f"{called} ({model.where}) on {_url(host, listening)}   dashboard /   metrics /metrics   Ctrl-C ends it")
+        run(gateway, listening)
+
+
+def run(gateway: Gateway, listening: socket.socket) -> None:
+    """Serve on an open socket until a signal, and end the streams that are open."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            gateway.closing.set()
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(
+        gateway.app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3, ws="none"
+    )
+    server = Server(config)
+    gateway.stop = lambda: server.handle_exit(signal.SIGTERM, None)
+    with _ending():
+        server.run(sockets=[listening])
+
+
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    """uvicorn raises the signal that ended it once more: here that is the end of the work, and no error."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {sig: signal.signal(sig, lambda *_: None) for sig in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket on ``host``; UsageError where that cannot be."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"there is no port {port}", hint="--port 8080, or 0 for a free one")
+    listening = None
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, proto)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as exc:
+        if listening is not None:
+            listening.close()
+        said = (exc.strerror or str(exc)).lower()
+        raise UsageError(f"cannot listen on {host} port {port}: {said}", hint="--port 0 takes a free one") from exc
+    return listening
+
+
+def _loopback(host: str) -> bool:
+    return loopback(f"tcp/{f'[{host}]' if ':' in host else host}:0")
+
+
+def _url(host: str, listening: socket.socket) -> str:
+    port = listening.getsockname()[1]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

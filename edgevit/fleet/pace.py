@@ -1,0 +1,51 @@
+"""How long answers take, and when it is worth asking a second replica. Guarded by the client's lock."""
+
+from __future__ import annotations
+
+from collections import deque
+
+KEPT = 256
+ENOUGH = 20  # answers before a 95th percentile means something
+OFTEN = 16  # answers after which it is computed anew
+FLOOR_S = 0.002  # never hedge sooner: two processes are not compared in microseconds
+RECENT = 0.2  # weight of the newest answer in the running mean
+
+
+class Pace:
+    """The newest round trips of one part, over all its replicas, in seconds."""
+
+    def __init__(self) -> None:
+        self._kept: deque[float] = deque(maxlen=KEPT)
+        self._since = 0
+        self._p95: float | None = None
+
+    def add(self, seconds: float) -> None:
+        self._kept.append(seconds)
+        self._since += 1
+        if self._since >= OFTEN:
+            self._p95 = None
+
+    @property
+    def p95(self) -> float | None:
+        """The 95th percentile; None below ``ENOUGH`` answers."""
+        if len(self._kept) < ENOUGH:
+            return None
+        if self._p95 is None:
+            self._since = 0
+            self._p95 = sorted(self._kept)[(len(self._kept) * 95) // 100]
+        return self._p95
+
+    def hedge_after(self, left_s: float) -> float:
+        """When to ask a second replica, in seconds from the first question, where ``left_s`` are left until the
+        deadline: at the 95th percentile, or half-way while there is none."""
+        return left_s / 2 if self.p95 is None else max(self.p95, FLOOR_S)
+
+
+class Mean:
+    """A running mean of the newest round trips of one replica, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.seconds += (seconds - self.seconds) * (RECENT if self.seconds else 1.0)
