@@ -407,6 +407,7 @@ def profile(
     identity: fleet.IdentityDir = None,
     insecure: fleet.Insecure = False,
     cluster: fleet.Cluster = "default",
+    router_only: fleet.RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Measure latency in a fresh process, with percentile bounds and a verdict; raw samples are kept in profiles/.
@@ -425,9 +426,10 @@ def profile(
         }  # fmt: skip
         if given := [name for name, value in only_here.items() if value]:
             raise UsageError(f"{given[0]} is not available with --on", hint="leave it out, or profile on the device")
+        link = fleet.link_of(None, connect, identity, insecure, cluster, router_only=router_only)
         fleet.profile_on(
-            on, artifacts, fleet.link_of(None, connect, identity, insecure, cluster), json, runtime=runtime,
-            provider=provider, tier=tier, scenario=chosen.name, batch=batch, layers=layers, threads=threads,
+            on, artifacts, link, json, runtime=runtime, provider=provider, tier=tier, scenario=chosen.name, batch=batch,
+            layers=layers, threads=threads,
         )  # fmt: skip
         return
     with render.progress("profiling") as shown:

@@ -87,7 +87,9 @@ class Bus(Protocol):
         bulk: bool = False,
     ) -> None:
         """Ask, and return at once. Never blocks: what the network cannot take is dropped, and ``on_done`` comes with no
-        answer. ``bulk`` is for file chunks: background priority, and it waits for room instead of being dropped.
+        answer. Both callbacks come on the thread that reads from the network: hand over, and nothing else; never within
+        ``ask``, so the caller may hold a lock. ``bulk`` is for file chunks: background priority, and between peers it
+        waits for room instead of being dropped (a router drops it, or one node that is gone would hold up all others).
         Of a key without ``*``, stop at the first answer: ``on_done`` may come as late as the timeout (R5)."""
         ...
 

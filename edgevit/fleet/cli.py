@@ -36,6 +36,12 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="Plain tcp/… off th
 Cluster = Annotated[
     str, typer.Option("--cluster", envvar="EDGEVIT_CLUSTER", help="Fleets of different names do not see each other.")
 ]
+RouterOnly = Annotated[
+    bool,
+    typer.Option(
+        "--router-only", envvar="EDGEVIT_ROUTER_ONLY", help="This host reaches nobody but the router of --connect."
+    ),
+]
 Wan = Annotated[bool, typer.Option("--wan", help="Over a link that loses packets: notice the dead after 5 s, not 1 s.")]
 Where = Annotated[
     str | None,
@@ -83,7 +89,8 @@ def link_of(
     insecure: bool = False,
     cluster: str = "default",
     wan: bool = False,
-    **rest: Any,
+    router_only: bool = False,
+    mode: Any = "peer",
 ) -> Any:
     """The ``Link`` that these options ask for."""
     from edgevit.fleet.link import Link
@@ -95,7 +102,7 @@ def link_of(
         insecure=insecure,
         cluster=cluster,
         wan=wan,
-        **rest,
+        mode="client" if router_only else mode,
     )
 
 
@@ -133,6 +140,7 @@ def node(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
     wan: Wan = False,
 ) -> None:
     """Be a node: hold the sub-models that are deployed here, and answer with them. Ctrl-C withdraws it.
@@ -146,7 +154,7 @@ def node(
     run_node(
         NodeOptions(
             name=name,
-            link=link_of(listen, connect, identity, insecure, cluster, wan),
+            link=link_of(listen, connect, identity, insecure, cluster, wan, router_only),
             memory_bytes=None if memory is None else parse_bytes(memory),
             labels=_labels(label or []),
             threads=threads,
@@ -198,6 +206,7 @@ def serve(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
 ) -> None:
     """Serve a bundle or an artifact over HTTP: KServe's protocol at /v2, /metrics, /healthz, and a dashboard at /.
 
@@ -205,8 +214,9 @@ def serve(
     """
     from edgevit.fleet.gateway.server import serve as run
 
+    link = link_of(None, connect, identity, insecure, cluster, router_only=router_only)
     run(
-        path, host=host, port=port, link=link_of(None, connect, identity, insecure, cluster), where=_where(where),
+        path, host=host, port=port, link=link, where=_where(where),
         deadline_s=seconds("--deadline", deadline), in_flight=in_flight, runtime=runtime, threads=threads, trust=trust,
     )  # fmt: skip
 
@@ -230,6 +240,7 @@ def deploy(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Place a bundle or an artifact on the nodes that are alive: they pull, verify, load, then announce.
@@ -238,9 +249,10 @@ def deploy(
     """
     from edgevit.fleet import deploy as deploying
 
+    link = link_of(None, connect, identity, insecure, cluster, router_only=router_only)
     with render.progress(f"deploying {path}") as shown:
         result = deploying.deploy(
-            path, link_of(None, connect, identity, insecure, cluster), plan=plan, fleet=fleet, replicas=replicas,
+            path, link, plan=plan, fleet=fleet, replicas=replicas,
             name=name, on_progress=render.Rows(shown),
         )  # fmt: skip
     _show_deployed(result, json)
@@ -264,12 +276,13 @@ def undeploy(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Withdraw a deployment from all its nodes."""
     from edgevit.fleet.deploy import undeploy as run
 
-    result = run(name, link_of(None, connect, identity, insecure, cluster))
+    result = run(name, link_of(None, connect, identity, insecure, cluster, router_only=router_only))
     if json:
         render.emit_json(result.record())
         return
@@ -282,13 +295,18 @@ def rebalance(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Plan a deployment anew over the nodes that are alive now, and move what gains by it."""
     from edgevit.fleet.deploy import rebalance as run
 
     with render.progress(f"rebalancing {name}") as shown:
-        result = run(name, link_of(None, connect, identity, insecure, cluster), on_progress=render.Rows(shown))
+        result = run(
+            name,
+            link_of(None, connect, identity, insecure, cluster, router_only=router_only),
+            on_progress=render.Rows(shown),
+        )
     _show_deployed(result, json)
 
 
@@ -299,6 +317,7 @@ def drain(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Move a node's sub-models elsewhere, and give it no new ones: before it is switched off."""
@@ -306,7 +325,10 @@ def drain(
 
     with render.progress(f"draining {node}") as shown:
         result = run(
-            node, link_of(None, connect, identity, insecure, cluster), undo=undo, on_progress=render.Rows(shown)
+            node,
+            link_of(None, connect, identity, insecure, cluster, router_only=router_only),
+            undo=undo,
+            on_progress=render.Rows(shown),
         )
     if json:
         render.emit_json(result.record())
@@ -330,6 +352,7 @@ def infer(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Classify images with the fleet: scatter to the nodes, gather, fuse; with what arrived by the deadline.
@@ -341,7 +364,7 @@ def infer(
     from edgevit.predict import Failure, read_labels
 
     found = infer_images(
-        path, images, link=link_of(None, connect, identity, insecure, cluster),
+        path, images, link=link_of(None, connect, identity, insecure, cluster, router_only=router_only),
         deadline_s=seconds("--deadline", deadline), require_all=require_all, where=_where(where), top=top,
         labels=read_labels(labels),
     )  # fmt: skip
@@ -395,12 +418,13 @@ def status(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Who is alive, what each node runs, how fast it answers, and what a deployment lacks."""
     from edgevit.fleet import status as module
 
-    found = module.status(link_of(None, connect, identity, insecure, cluster))
+    found = module.status(link_of(None, connect, identity, insecure, cluster, router_only=router_only))
     if json:
         render.emit_json(found.record())
         return
@@ -415,12 +439,13 @@ def nodes(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """The machines behind the nodes: system, cores, memory, runtimes, versions, labels."""
     from edgevit.fleet import status as module
 
-    found = module.status(link_of(None, connect, identity, insecure, cluster))
+    found = module.status(link_of(None, connect, identity, insecure, cluster, router_only=router_only))
     if json:
         render.emit_json(found.record())
         return
@@ -434,11 +459,12 @@ def top(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
 ) -> None:
     """The status, again and again, until Ctrl-C."""
     from edgevit.fleet import status as module
 
-    link = link_of(None, connect, identity, insecure, cluster)
+    link = link_of(None, connect, identity, insecure, cluster, router_only=router_only)
     render.live(
         (module.COLUMNS, list(found.rows()), list(found.lines()))
         for found in module.top(link, every_s=seconds("--every", every))
@@ -454,12 +480,18 @@ def logs(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """The newest log lines of all nodes, or of those named, oldest first."""
     from edgevit.fleet import status as module
 
-    found = module.logs(link_of(None, connect, identity, insecure, cluster), nodes or (), lines=lines, trace=trace)
+    found = module.logs(
+        link_of(None, connect, identity, insecure, cluster, router_only=router_only),
+        nodes or (),
+        lines=lines,
+        trace=trace,
+    )
     if json:
         render.emit_json(found.record())
         return

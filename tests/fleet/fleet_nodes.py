@@ -39,6 +39,9 @@ class Nodes:
             process.send_signal(number)
             process.wait(20)
 
+    def signal(self, name: str, number: int) -> None:
+        self._running[name].send_signal(number)
+
     def log(self, name: str) -> str:
         return (self._home / f"{name}.log").read_text()
 
@@ -50,10 +53,12 @@ class Nodes:
 
 
 @contextmanager
-def nodes(home: Path) -> Iterator[Nodes]:
+def nodes(home: Path, *names: str) -> Iterator[Nodes]:
+    """Nodes whose ``EDGEVIT_HOME`` is ``home``, those of ``names`` started already; all dead afterwards."""
     home.mkdir(parents=True, exist_ok=True)
     running = Nodes(home)
     try:
+        running.start(*names)
         yield running
     finally:
         running.close()

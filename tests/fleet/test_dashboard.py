@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fleet.node_processes import Nodes, nodes
+from fleet.fleet_nodes import Nodes, nodes
 from fleet.test_gateway import Client
 from fleet.tiny_fleet import make_bundle
 from PIL import Image
@@ -56,7 +56,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     bundle = make_bundle(folder / "digits", parts=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEVIT_HOME", str(folder / "home"))
-        with nodes(folder, NAMES) as processes:
+        with nodes(folder / "home", *NAMES) as processes:
             for _ in range(20):
                 if len(status(Link(), wait_s=10).nodes) == len(NAMES):
                     break

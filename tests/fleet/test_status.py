@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fleet.node_processes import nodes
+from fleet.fleet_nodes import nodes
 from fleet.tiny_fleet import make_bundle
 
 from edgevit.errors import FleetError, UnknownName
@@ -217,7 +217,7 @@ def test_real_nodes_their_deployment_and_logs_are_found_and_a_dead_one_is_missed
 ) -> None:
     monkeypatch.setenv("EDGEVIT_HOME", str(tmp_path / "home"))
     bundle = make_bundle(tmp_path / "digits", parts=2)
-    with nodes(tmp_path, ("pi-0", "pi-1")) as running:
+    with nodes(tmp_path / "home", "pi-0", "pi-1") as running:
         until(lambda: _count() == 2, 30)
         deploy(bundle, Link(), replace_after_s=3600)
         found = status(Link())
