@@ -27,10 +27,11 @@ format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# One thread a worker: torch with more threads than free cores is many times slower than with one.
+# One thread a worker: torch with more threads than free cores is many times slower than with one. One worker more than
+# cores: the fleet's tests wait for each other rather than compute.
 test: lint
 	.ci/chromium.sh
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile
 
 schema: venv
 	$(BIN)/python -c "import json; from edgevit.artifact import Manifest; print(json.dumps(Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json

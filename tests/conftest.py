@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,10 @@ from edgevit.artifact import BatchRange, Parity, PrecisionReport, TensorSpec, wr
 from edgevit.images import Preprocess
 
 SIZE, CLASSES = 8, 4
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a shell's background: children would inherit that
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -224,7 +224,7 @@ def test_real_nodes_their_deployment_and_logs_are_found_and_a_dead_one_is_missed
         assert [one.state for one in found.nodes] == ["up", "up"]
         assert sorted(part for one in found.nodes for part in one.parts) == ["part-0", "part-1"]
         assert "digits: 2/2 sub-models, all there" in list(found.lines())
-        assert all(one.beat and one.info and one.memory_bytes == 100_000_000 for one in found.nodes)
+        assert all(one.beat and one.info and one.memory_bytes == 200_000_000 for one in found.nodes)
         said = logs(Link(), ["pi-1"], lines=50)
         assert {entry["node"] for entry in said.record()} == {"pi-1"}
         assert any("ready" in line for line in said.lines())
