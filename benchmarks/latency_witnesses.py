@@ -1,6 +1,7 @@
 """Our p50 beside three outside tools on the same file, in turns, in one run. Run alone.
 
     python benchmarks/latency_witnesses.py [--models vit_tiny@112,fmvit_s@128] [--rounds 12] [--seconds 2] [--threads 1]
+                                           [--only server …]    # measures these anew, and keeps the rest
 
 Blocks of some seconds of our driver and of the witness follow each other in the order A B B A, B A A B, … in one
 process and on one opened session, so that both see the same memory, the same threads and the same neighbours; the
@@ -8,7 +9,7 @@ figure is the median over rounds of ours ÷ theirs with a bootstrap 95 % interva
 models take some milliseconds: LoadGen's and OpenVINO's interfaces add about 0.05 ms to a call, whatever it computes.
 
 - LoadGen (MLCommons) drives ONNX Runtime: single stream and server (Poisson arrivals at half of what the model can
-  do) by p50, offline by throughput.
+  do, another draw in every block on either side) by p50, offline by throughput.
 - ONNX Runtime's own trace: the duration of its ``model_run`` events, of the very calls that our loop times.
 - OpenVINO's ``benchmark_app -api sync`` in a process of its own, beside our driver on an OpenVINO session.
 
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,7 +38,7 @@ import edgevit
 from edgevit import registry
 from edgevit.profiles import environment
 from edgevit.profiles.measure import measured
-from edgevit.profiles.scenarios import Scenario, parse_scenario
+from edgevit.profiles.scenarios import Poisson, Scenario, drive, parse_scenario, wait_until
 from edgevit.profiles.statistics import bootstrap_median
 from edgevit.runtimes.base import Session
 
@@ -48,6 +50,7 @@ SERVER_BLOCK = 300  # queries
 WARM_UP = 30
 Feeds = Sequence[Mapping[str, Any]]
 Measure = Callable[[], float]
+WITNESSES = ("single", "server", "offline", "trace", "app")
 
 
 def rows_of(session: Session) -> Feeds:
@@ -62,7 +65,18 @@ def ours(session: Session, feeds: Feeds, seconds: float, scenario: Scenario) -> 
     return median(taken.samples) / 1e6, len(taken.samples) / taken.elapsed_ns * 1e9
 
 
-def loadgen(session: Session, feeds: Feeds, seconds: float, scenario: str, qps: float) -> tuple[float, float]:
+def ours_server(session: Session, feeds: Feeds, seconds: float, qps: float, seed: int) -> float:
+    """p50 in ms of the server scenario. ``profile`` always takes the same arrivals; a few hundred of one draw would
+    not say what the p50 of the scenario is."""
+    least_ns = seconds * 1e9
+    clock, pace = time.perf_counter_ns, Poisson(qps, seed)
+    taken = drive(session.infer, feeds, clock, lambda ns, _: ns >= least_ns, pace, wait_until)
+    return median(taken.samples) / 1e6
+
+
+def loadgen(
+    session: Session, feeds: Feeds, seconds: float, scenario: str, qps: float, seed: int = 0
+) -> tuple[float, float]:
     """The same two figures out of LoadGen's own summary."""
     import mlperf_loadgen as lg
 
@@ -75,7 +89,7 @@ def loadgen(session: Session, feeds: Feeds, seconds: float, scenario: str, qps: 
     settings.scenario, settings.mode = getattr(lg.TestScenario, scenario), lg.TestMode.PerformanceOnly
     settings.min_duration_ms, settings.min_query_count = int(seconds * 1e3), 1
     settings.server_target_qps, settings.server_target_latency_ns = qps, 10**12
-    settings.offline_expected_qps = qps
+    settings.offline_expected_qps, settings.schedule_rng_seed = qps, seed
     with tempfile.TemporaryDirectory() as folder:
         output = lg.LogOutputSettings()
         output.outdir, output.copy_summary_to_stdout = folder, False
@@ -159,45 +173,50 @@ def agreement(mine: Measure, theirs: Measure, rounds: int) -> dict[str, Any]:
     return {**judged(ratios), "pairs": pairs}
 
 
-def witnesses(path: Path, threads: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """Every witness of one artifact."""
+def witnesses(path: Path, threads: int, seconds: float, rounds: int, only: Sequence[str]) -> dict[str, Any]:
+    """Those of ``only`` of one artifact."""
     found: dict[str, Any] = {}
-    single = parse_scenario("single-stream")
+    single, seeds = parse_scenario("single-stream"), count(1)
     with edgevit.open_session(path, "onnxruntime", threads=threads) as session:
         feeds = rows_of(session)
         for _ in range(WARM_UP):
             session.infer(feeds[0])
-        say(f"{path.name}: LoadGen, single stream")
-        found["loadgen single-stream p50"] = agreement(
-            lambda: ours(session, feeds, seconds, single)[0],
-            lambda: loadgen(session, feeds, seconds, "SingleStream", 1.0)[0],
-            rounds,
-        )
-        able = 1e3 / median(pair[0] for pair in found["loadgen single-stream p50"]["pairs"])
-        rate, block = LOAD * able, max(seconds, SERVER_BLOCK / (LOAD * able))
-        say(f"{path.name}: LoadGen, server at {rate:.1f} queries/s, blocks of {block:.0f} s")
-        found[f"loadgen server p50 at {rate:.1f} qps"] = agreement(
-            lambda: ours(session, feeds, block, parse_scenario("server", qps=rate))[0],
-            lambda: loadgen(session, feeds, block, "Server", rate)[0],
-            rounds,
-        )
-        say(f"{path.name}: LoadGen, offline")
-        found["loadgen offline throughput"] = agreement(
-            lambda: ours(session, feeds, seconds, parse_scenario("offline"))[1],
-            lambda: loadgen(session, feeds, seconds, "Offline", able)[1],
-            rounds,
-        )
-    say(f"{path.name}: ONNX Runtime's own trace")
-    found["onnxruntime model_run event p50"] = ort_trace(path, threads)
-    say(f"{path.name}: OpenVINO's benchmark_app")
-    with edgevit.open_session(path, "openvino", threads=threads) as session:
-        for _ in range(WARM_UP):
-            session.infer(feeds[0])
-        found["openvino benchmark_app p50"] = agreement(
-            lambda: ours(session, feeds, seconds, single)[0],
-            lambda: benchmark_app(session.artifact, threads, seconds),
-            rounds,
-        )
+        if "single" in only:
+            say(f"{path.name}: LoadGen, single stream")
+            found["loadgen single-stream p50"] = agreement(
+                lambda: ours(session, feeds, seconds, single)[0],
+                lambda: loadgen(session, feeds, seconds, "SingleStream", 1.0)[0],
+                rounds,
+            )
+        able = 1e3 / ours(session, feeds, seconds, single)[0]
+        if "server" in only:
+            rate, block = LOAD * able, max(seconds, SERVER_BLOCK / (LOAD * able))
+            say(f"{path.name}: LoadGen, server at {rate:.1f} queries/s, blocks of {block:.0f} s")
+            found["loadgen server p50"] = agreement(
+                lambda: ours_server(session, feeds, block, rate, next(seeds)),
+                lambda: loadgen(session, feeds, block, "Server", rate, next(seeds))[0],
+                rounds,
+            ) | {"qps": rate}
+        if "offline" in only:
+            say(f"{path.name}: LoadGen, offline")
+            found["loadgen offline throughput"] = agreement(
+                lambda: ours(session, feeds, seconds, parse_scenario("offline"))[1],
+                lambda: loadgen(session, feeds, seconds, "Offline", able)[1],
+                rounds,
+            )
+    if "trace" in only:
+        say(f"{path.name}: ONNX Runtime's own trace")
+        found["onnxruntime model_run event p50"] = ort_trace(path, threads)
+    if "app" in only:
+        say(f"{path.name}: OpenVINO's benchmark_app")
+        with edgevit.open_session(path, "openvino", threads=threads) as session:
+            for _ in range(WARM_UP):
+                session.infer(feeds[0])
+            found["openvino benchmark_app p50"] = agreement(
+                lambda: ours(session, feeds, seconds, single)[0],
+                lambda: benchmark_app(session.artifact, threads, seconds),
+                rounds,
+            )
     return found
 
 
@@ -207,8 +226,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--threads", type=int, default=1, help="the tools' own threads need a core, too")
+    parser.add_argument("--only", nargs="+", choices=WITNESSES, default=WITNESSES)
     asked = parser.parse_args()
-    results: dict[str, Mapping[str, Any]] = {}
+    kept = asked.only != WITNESSES and RESULTS.exists()
+    results: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())["results"] if kept else {}
     with tempfile.TemporaryDirectory() as folder:
         for model in asked.models.split(","):
             name, _, side = model.partition("@")
@@ -216,7 +237,8 @@ def main() -> None:
             artifact = edgevit.export(module, "onnx", out=Path(folder) / model, threads=asked.threads)
             gc.collect()
             gc.disable()
-            results[model] = witnesses(artifact.path, asked.threads, asked.seconds, asked.rounds)
+            found = witnesses(artifact.path, asked.threads, asked.seconds, asked.rounds, asked.only)
+            results.setdefault(model, {}).update(found)
             gc.enable()
     record = {
         "environment": environment.collect().record(),
