@@ -314,6 +314,35 @@ def write_atomically(path: Path, text: str) -> None:
     Path(name).replace(path)
 
 
+def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a small file so that it is the old or the new one, whatever kills the process or the power, and is at no
+    time readable by others than ``mode`` says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if mode != 0o600:
+            Path(name).chmod(mode)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_golden(folder: Path, arrays: Mapping[str, Array], pixels: list[Array]) -> None:
     """golden.npz from name -> array, and golden/N.png from the images behind the rows."""
     from PIL import Image

@@ -367,7 +367,9 @@ def predict(
 
 
 @app.command(short_help="Measure latency, with bounds and a verdict.")
+@fleet.linked
 def profile(
+    link: Any,
     artifacts: Annotated[
         list[Path], typer.Argument(metavar="ARTIFACT", help="One or more artifact folders.", show_default=False)
     ],
@@ -403,11 +405,6 @@ def profile(
         list[str] | None,
         typer.Option("--on", metavar="NODE[,NODE]", help="Measure on these nodes of the fleet instead of here."),
     ] = None,
-    connect: fleet.Connect = None,
-    identity: fleet.IdentityDir = None,
-    insecure: fleet.Insecure = False,
-    cluster: fleet.Cluster = "default",
-    router_only: fleet.RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Measure latency in a fresh process, with percentile bounds and a verdict; raw samples are kept in profiles/.
@@ -426,7 +423,6 @@ def profile(
         }  # fmt: skip
         if given := [name for name, value in only_here.items() if value]:
             raise UsageError(f"{given[0]} is not available with --on", hint="leave it out, or profile on the device")
-        link = fleet.link_of(None, connect, identity, insecure, cluster, router_only=router_only)
         fleet.profile_on(
             on, artifacts, link, json, runtime=runtime, provider=provider, tier=tier, scenario=chosen.name, batch=batch,
             layers=layers, threads=threads,

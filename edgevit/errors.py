@@ -33,6 +33,12 @@ class EdgeVitError(Exception):
         self.hint = hint
 
 
+def one_line(exc: Exception) -> str:
+    """What an exception says, as one line: one of ours its sentence, any other its type as well."""
+    said = str(exc) if isinstance(exc, EdgeVitError) else f"{type(exc).__name__}: {exc}"
+    return (said.splitlines() or [type(exc).__name__])[0]
+
+
 class UsageError(EdgeVitError):
     """The request itself cannot be right: a bad value, a contradiction between options."""
 

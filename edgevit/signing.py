@@ -24,15 +24,14 @@ from edgevit.home import home
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-_DOMAIN = b"edgevit manifest, signature version 1\n"  # so that a signature made for this can be used for nothing else
+_DOMAIN = "edgevit manifest, signature version 1"  # so that a signature made for this can be used for nothing else
 _SHOWN = 16  # hex digits that stand for a key in sentences
 
 
 def sign(folder: Path) -> str:
     """Sign the manifest in ``folder`` with this user's key, made now if there is none. The public key, in hex."""
-    private = _private_key()
-    key = private.public_key().public_bytes_raw().hex()
-    record = {"algorithm": "ed25519", "key": key, "signature": private.sign(signed_content(folder)).hex()}
+    key, signature = sign_content(_DOMAIN, _manifest_content(folder))
+    record = {"algorithm": "ed25519", "key": key, "signature": signature}
     write_atomically(folder / SIGNATURE, json.dumps(record, indent=2) + "\n")
     return key
 
@@ -62,18 +61,18 @@ def check_signature(artifact: Artifact, *, trust: bool) -> None:
 
 def signer(artifact: Artifact) -> str:
     """Hex of the public key whose signature fits the artifact's manifest; BadArtifact when it does not fit."""
-    from cryptography.exceptions import InvalidSignature
-
     try:
         record = json.loads((artifact.path / SIGNATURE).read_text("utf-8"))
-        key = bytes.fromhex(record["key"])
-        _public_key(key).verify(bytes.fromhex(record["signature"]), signed_content(artifact.path))
-    except (OSError, ValueError, KeyError, TypeError, InvalidSignature) as exc:
+        key = bytes.fromhex(record["key"]).hex()
+        fits = content_fits(_DOMAIN, _manifest_content(artifact.path), key, record["signature"])
+    except (OSError, ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
         raise BadArtifact(
             f"the signature of {artifact.path} does not fit its manifest: one of the two was altered",
             hint="copy the whole folder again, or export anew",
-        ) from exc
-    return key.hex()
+        )
+    return key
 
 
 def sign_content(domain: str, content: bytes) -> tuple[str, str]:
@@ -101,10 +100,14 @@ def _under(domain: str, content: bytes) -> bytes:
 
 
 def signed_content(folder: Path) -> bytes:
-    """What is signed: the manifest without its parity record, in one canonical spelling."""
+    """What is signed: the manifest without its parity record, in one canonical spelling, under its domain."""
+    return _under(_DOMAIN, _manifest_content(folder))
+
+
+def _manifest_content(folder: Path) -> bytes:
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     manifest.pop("parity", None)
-    return _DOMAIN + json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    return json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
 
 
 def known_keys() -> dict[str, str]:

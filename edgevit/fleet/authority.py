@@ -35,7 +35,7 @@ from edgevit.fleet.certificates import (
 )
 from edgevit.fleet.identity import check_times, locked, need_cryptography, shown, utc_now, write_file
 from edgevit.fleet.link import Role
-from edgevit.home import home
+from edgevit.home import fleet_home
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -120,7 +120,7 @@ class Authority:
 
 
 def ca_folder() -> Path:
-    return home() / "fleet" / "ca"
+    return fleet_home() / "ca"
 
 
 @contextlib.contextmanager

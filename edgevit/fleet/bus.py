@@ -10,10 +10,11 @@ Callbacks run on the engine's own threads: they hand over and return, and never 
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 Meta = bytes  # a small JSON object (messages.py)
 Payload = bytes | bytearray | memoryview
@@ -50,6 +51,14 @@ class Question(Protocol):
     def refuse(self, reason: str) -> None:
         """No answer, and why, in one sentence or word such as "busy"."""
         ...
+
+
+def take_or_refuse(waiting: queue.Queue[Any], question: Question) -> None:
+    """Put a question into a bounded queue; refuse it as busy, at once, where that is full."""
+    try:
+        waiting.put_nowait(question)
+    except queue.Full:
+        question.refuse("busy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from edgevit.fleet.certificates import addresses, key_bytes, new_key, pem
 from edgevit.fleet.identity import RECORD, need_cryptography, shown, utc_now, write_identity
 from edgevit.fleet.link import Role
 from edgevit.fleet.names import checked
-from edgevit.home import home
+from edgevit.home import fleet_home
 
 CA_DAYS = 3650.0
 MOST_DAYS = 366.0  # of a certificate: nothing but its end makes others refuse it
@@ -127,7 +127,7 @@ class Rotated:
 
 def identity_folder(name: str) -> Path:
     """Where identities are written unless it is said: ``$EDGEVIT_HOME/fleet/identities/NAME``."""
-    return home() / "fleet" / "identities" / name
+    return fleet_home() / "identities" / name
 
 
 def init_ca(days: float = CA_DAYS, *, force: bool = False, now: datetime | None = None) -> Created:
@@ -164,6 +164,8 @@ def enroll(
     """
     now = now or utc_now()
     _check_name(name)
+    if role is not None and role not in ROLES:
+        raise UnknownName("role", role, ROLES)
     out = out or identity_folder(name)
     with alone():
         authority = open_ca(now=now)
@@ -242,8 +244,6 @@ def _entry(
 ) -> Entry:
     """The record of a new enrolment; what is not given is as it was."""
     role = role or (before.role if before else "node")
-    if role not in ROLES:
-        raise UnknownName("role", role, ROLES)
     if days is None:
         days = before.days if before else DAYS
     if not 0 < days <= MOST_DAYS:

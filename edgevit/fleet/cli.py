@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import inspect
 import re
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_type_hints
 
 import typer
 
@@ -60,6 +59,14 @@ Served = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
+_WHICH: dict[str, tuple[Any, Any]] = {
+    "connect": (Connect, None),
+    "identity": (IdentityDir, None),
+    "insecure": (Insecure, False),
+    "cluster": (Cluster, "default"),
+    "router_only": (RouterOnly, False),
+}
+
 fleet = typer.Typer(
     name="fleet",
     help="Look at the fleet, try one on this machine, and keep its certificates.",
@@ -104,6 +111,28 @@ def link_of(
         wan=wan,
         mode="client" if router_only else mode,
     )
+
+
+def linked(verb: Callable[..., None]) -> Callable[..., None]:
+    """``verb`` with the options that say which fleet, before its ``--json``: it is called with their ``link``."""
+    hints = get_type_hints(verb, include_extras=True)
+    signature = inspect.signature(verb)
+    typed = {name: one.replace(annotation=hints[name]) for name, one in signature.parameters.items()}
+    own = [one for name, one in typed.items() if name not in ("link", "json")]
+    which = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
+        for name, (kind, default) in _WHICH.items()
+    ]
+    last = [one for name, one in typed.items() if name == "json"]
+
+    @functools.wraps(verb)
+    def called(**given: Any) -> None:
+        verb(link=link_of(**{name: given.pop(name) for name in _WHICH}), **given)
+
+    parameters = [*own, *which, *last]
+    vars(called)["__signature__"] = signature.replace(parameters=parameters)
+    called.__annotations__ = {one.name: one.annotation for one in parameters}
+    return called
 
 
 def seconds(option: str, text: str) -> float:
@@ -190,7 +219,9 @@ def router(
     run_router(link_of(listen, connect, identity, insecure, cluster, wan, mode="router"))
 
 
+@linked
 def serve(
+    link: Any,
     path: Served,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
     host: Annotated[
@@ -202,11 +233,6 @@ def serve(
     runtime: Annotated[str | None, typer.Option("--runtime", help="Of the model in this process.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of the model in this process.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Open a compiled model that no known key signed.")] = False,
-    connect: Connect = None,
-    identity: IdentityDir = None,
-    insecure: Insecure = False,
-    cluster: Cluster = "default",
-    router_only: RouterOnly = False,
 ) -> None:
     """Serve a bundle or an artifact over HTTP: KServe's protocol at /v2, /metrics, /healthz, and a dashboard at /.
 
@@ -214,7 +240,6 @@ def serve(
     """
     from edgevit.fleet.gateway.server import serve as run
 
-    link = link_of(None, connect, identity, insecure, cluster, router_only=router_only)
     run(
         path, host=host, port=port, link=link, where=_where(where),
         deadline_s=seconds("--deadline", deadline), in_flight=in_flight, runtime=runtime, threads=threads, trust=trust,
@@ -230,17 +255,14 @@ def _where(text: str | None) -> Any:
 # --- deployments -------------------------------------------------------------------------------------------------
 
 
+@linked
 def deploy(
+    link: Any,
     path: Served,
     plan: Annotated[Path | None, typer.Option("--plan", help="What edgevit assign wrote.")] = None,
     fleet: Annotated[Path | None, typer.Option("--fleet", help="A fleet.toml: place it on these nodes.")] = None,
     replicas: Replicas = 1,
     name: Annotated[str | None, typer.Option("--name", help="Of the deployment. Default: the folder's.")] = None,
-    connect: Connect = None,
-    identity: IdentityDir = None,
-    insecure: Insecure = False,
-    cluster: Cluster = "default",
-    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Place a bundle or an artifact on the nodes that are alive: they pull, verify, load, then announce.
@@ -249,7 +271,6 @@ def deploy(
     """
     from edgevit.fleet import deploy as deploying
 
-    link = link_of(None, connect, identity, insecure, cluster, router_only=router_only)
     with render.progress(f"deploying {path}") as shown:
         result = deploying.deploy(
             path, link, plan=plan, fleet=fleet, replicas=replicas,
@@ -270,32 +291,26 @@ def _show_deployed(result: Any, json: bool) -> None:
     render.say(result.summary())
 
 
+@linked
 def undeploy(
+    link: Any,
     name: Deployment,
-    connect: Connect = None,
-    identity: IdentityDir = None,
-    insecure: Insecure = False,
-    cluster: Cluster = "default",
-    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Withdraw a deployment from all its nodes."""
     from edgevit.fleet.deploy import undeploy as run
 
-    result = run(name, link_of(None, connect, identity, insecure, cluster, router_only=router_only))
+    result = run(name, link)
     if json:
         render.emit_json(result.record())
         return
     render.say(f"{name} is withdrawn from {', '.join(result.told) or 'no node'}")
 
 
+@linked
 def rebalance(
+    link: Any,
     name: Deployment,
-    connect: Connect = None,
-    identity: IdentityDir = None,
-    insecure: Insecure = False,
-    cluster: Cluster = "default",
-    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Plan a deployment anew over the nodes that are alive now, and move what gains by it."""
@@ -304,20 +319,17 @@ def rebalance(
     with render.progress(f"rebalancing {name}") as shown:
         result = run(
             name,
-            link_of(None, connect, identity, insecure, cluster, router_only=router_only),
+            link,
             on_progress=render.Rows(shown),
         )
     _show_deployed(result, json)
 
 
+@linked
 def drain(
+    link: Any,
     node: NodeName,
     undo: Annotated[bool, typer.Option("--undo", help="Let it take sub-models again.")] = False,
-    connect: Connect = None,
-    identity: IdentityDir = None,
-    insecure: Insecure = False,
-    cluster: Cluster = "default",
-    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Move a node's sub-models elsewhere, and give it no new ones: before it is switched off."""
@@ -326,7 +338,7 @@ def drain(
     with render.progress(f"draining {node}") as shown:
         result = run(
             node,
-            link_of(None, connect, identity, insecure, cluster, router_only=router_only),
+            link,
             undo=undo,
             on_progress=render.Rows(shown),
         )
@@ -340,7 +352,9 @@ def drain(
     render.say(f"{node} holds nothing and takes nothing" if result.drained else f"{node} takes sub-models again")
 
 
+@linked
 def infer(
+    link: Any,
     path: Served,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False)],
     deadline: Deadline = "1s",
@@ -348,11 +362,6 @@ def infer(
     where: Where = None,
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
     labels: Annotated[Path | None, typer.Option("--labels", help="Class names, instead of the model's own.")] = None,
-    connect: Connect = None,
-    identity: IdentityDir = None,
-    insecure: Insecure = False,
-    cluster: Cluster = "default",
-    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """Classify images with the fleet: scatter to the nodes, gather, fuse; with what arrived by the deadline.
@@ -364,7 +373,7 @@ def infer(
     from edgevit.predict import Failure, read_labels
 
     found = infer_images(
-        path, images, link=link_of(None, connect, identity, insecure, cluster, router_only=router_only),
+        path, images, link=link,
         deadline_s=seconds("--deadline", deadline), require_all=require_all, where=_where(where), top=top,
         labels=read_labels(labels),
     )  # fmt: skip
@@ -413,18 +422,15 @@ def profile_on(on: list[str], artifacts: list[Path], link: Any, json: bool, **op
 
 
 @fleet.command("status", short_help="Who is alive, what each runs, how fast.")
+@linked
 def status(
-    connect: Connect = None,
-    identity: IdentityDir = None,
-    insecure: Insecure = False,
-    cluster: Cluster = "default",
-    router_only: RouterOnly = False,
+    link: Any,
     json: Json = False,
 ) -> None:
     """Who is alive, what each node runs, how fast it answers, and what a deployment lacks."""
     from edgevit.fleet import status as module
 
-    found = module.status(link_of(None, connect, identity, insecure, cluster, router_only=router_only))
+    found = module.status(link)
     if json:
         render.emit_json(found.record())
         return
@@ -434,18 +440,15 @@ def status(
 
 
 @fleet.command("nodes", short_help="The machines: cores, memory, runtimes, versions.")
+@linked
 def nodes(
-    connect: Connect = None,
-    identity: IdentityDir = None,
-    insecure: Insecure = False,
-    cluster: Cluster = "default",
-    router_only: RouterOnly = False,
+    link: Any,
     json: Json = False,
 ) -> None:
     """The machines behind the nodes: system, cores, memory, runtimes, versions, labels."""
     from edgevit.fleet import status as module
 
-    found = module.status(link_of(None, connect, identity, insecure, cluster, router_only=router_only))
+    found = module.status(link)
     if json:
         render.emit_json(found.record())
         return
@@ -453,18 +456,14 @@ def nodes(
 
 
 @fleet.command("top", short_help="Status, live.")
+@linked
 def top(
+    link: Any,
     every: Annotated[str, typer.Option("--every", help="How often, e.g. 500ms.")] = "1s",
-    connect: Connect = None,
-    identity: IdentityDir = None,
-    insecure: Insecure = False,
-    cluster: Cluster = "default",
-    router_only: RouterOnly = False,
 ) -> None:
     """The status, again and again, until Ctrl-C."""
     from edgevit.fleet import status as module
 
-    link = link_of(None, connect, identity, insecure, cluster, router_only=router_only)
     render.live(
         (module.COLUMNS, list(found.rows()), list(found.lines()))
         for found in module.top(link, every_s=seconds("--every", every))
@@ -472,22 +471,19 @@ def top(
 
 
 @fleet.command("logs", short_help="The newest log lines of all nodes.")
+@linked
 def logs(
+    link: Any,
     nodes: Annotated[list[str] | None, typer.Argument(metavar="[NODE]…", help="Default: all.")] = None,
     lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="Of each node.")] = 100,
     trace: Annotated[str | None, typer.Option("--trace", help="Only what is about this request.")] = None,
-    connect: Connect = None,
-    identity: IdentityDir = None,
-    insecure: Insecure = False,
-    cluster: Cluster = "default",
-    router_only: RouterOnly = False,
     json: Json = False,
 ) -> None:
     """The newest log lines of all nodes, or of those named, oldest first."""
     from edgevit.fleet import status as module
 
     found = module.logs(
-        link_of(None, connect, identity, insecure, cluster, router_only=router_only),
+        link,
         nodes or (),
         lines=lines,
         trace=trace,
@@ -563,9 +559,10 @@ def ca_serve(
     cluster: Cluster = "default",
 ) -> None:
     """Renew the certificates of whoever asks and is not revoked, until Ctrl-C."""
+    from edgevit.fleet.ending import until_told
     from edgevit.fleet.renewal import serve_ca
 
-    with _until_told() as stop:
+    with until_told() as stop:
         serve_ca(link_of(listen, connect, identity, insecure, cluster), stop=stop)
 
 
@@ -598,16 +595,9 @@ def enroll(
     from edgevit.fleet import ca as module
 
     trusted = dict.fromkeys(trust or (), "given at enrolment") or None
-    _said(module.enroll(name, _role(role), days=days, out=out, hosts=host or (), trusted=trusted, force=force), json)
-
-
-def _role(text: str | None) -> Any:
-    from edgevit.errors import UnknownName
-    from edgevit.fleet.ca import ROLES
-
-    if text is not None and text not in ROLES:
-        raise UnknownName("role", text, ROLES)
-    return text
+    _said(
+        module.enroll(name, cast("Any", role), days=days, out=out, hosts=host or (), trusted=trusted, force=force), json
+    )
 
 
 def revoke(name: NodeName, json: Json = False) -> None:
@@ -623,18 +613,6 @@ def _said(result: Any, json: bool) -> None:
         return
     for line in result.lines():
         print(line)
-
-
-@contextlib.contextmanager
-def _until_told() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
-    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 _VERBS = (

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from edgevit.artifact import write_durably
 from edgevit.errors import EdgeVitError, FleetError, UnknownName, UsageError
 from edgevit.fleet import placing
 from edgevit.fleet.link import Link
@@ -25,7 +26,7 @@ from edgevit.fleet.names import checked
 from edgevit.fleet.operator import OnProgress, Operator, unheard
 from edgevit.fleet.placing import Where
 from edgevit.fleet.release import Packed, Release, pack
-from edgevit.fleet.store import fleet_home, write_durably
+from edgevit.home import fleet_home
 from edgevit.split.assign import Node, assign
 from edgevit.split.bundle import Bundle
 from edgevit.split.fleet_file import Fleet, read_fleet

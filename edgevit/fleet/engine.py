@@ -23,7 +23,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from edgevit.artifact import Array, Artifact, TensorSpec
-from edgevit.errors import EdgeVitError, FleetError, ParityFailed, Unsupported
+from edgevit.errors import FleetError, ParityFailed, Unsupported, one_line
 from edgevit.fleet.bus import Bus, Closer, Question
 from edgevit.fleet.figures import Figures
 from edgevit.fleet.logs import Log
@@ -340,5 +340,4 @@ def _tensor(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _sentence(exc: Exception) -> str:
-    said = str(exc) if isinstance(exc, EdgeVitError) else f"{type(exc).__name__}: {exc}"
-    return said.splitlines()[0][:_SENTENCE]
+    return one_line(exc)[:_SENTENCE]

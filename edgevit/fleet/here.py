@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from edgevit.errors import FleetError
-from edgevit.home import home
+from edgevit.home import fleet_home
 
 if sys.platform != "win32":  # where an open file cannot be deleted, which serves as the lock
     import fcntl
@@ -28,7 +28,7 @@ MAX_ENTRY = 4096  # bytes
 
 def folder() -> Path:
     """``$EDGEVIT_HOME/fleet/here``. Not created here."""
-    return home() / "fleet" / "here"
+    return fleet_home() / "here"
 
 
 class Entry:

@@ -20,9 +20,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
-from edgevit.errors import BadArtifact, EdgeVitError, FleetError
+from edgevit.errors import BadArtifact, EdgeVitError, FleetError, one_line
 from edgevit.fleet import placing
-from edgevit.fleet.bus import Bus, Question
+from edgevit.fleet.bus import Bus, Question, take_or_refuse
 from edgevit.fleet.logs import Log
 from edgevit.fleet.messages import Held, PartFigures, Placement, Progress
 from edgevit.fleet.names import Names
@@ -167,10 +167,7 @@ class Holdings:
     # --- orders, on their own thread ---------------------------------------------------------------------------------
 
     def _hear(self, question: Question) -> None:
-        try:
-            self._orders.put_nowait(question)
-        except queue.Full:
-            question.refuse("busy")
+        take_or_refuse(self._orders, question)
 
     def _take_orders(self) -> None:
         while (question := self._orders.get()) is not None:
@@ -475,5 +472,4 @@ class Holdings:
 
 
 def _sentence(exc: Exception) -> str:
-    said = str(exc) if isinstance(exc, EdgeVitError) else f"{type(exc).__name__}: {exc}"
-    return (said.splitlines() or [type(exc).__name__])[0][:_SENTENCE]
+    return one_line(exc)[:_SENTENCE]

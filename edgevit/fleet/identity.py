@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevit import registry
+from edgevit.artifact import write_durably
 from edgevit.errors import FleetError
 from edgevit.fleet.certificates import certified_as, key_bytes, new_key, read_key
 
@@ -175,14 +175,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_file(path: Path, content: bytes, *, private: bool = False) -> None:
     """Atomically and durably; ``private``: at no time readable by others."""
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    if not private:
-        Path(scratch).chmod(0o644)
-    Path(scratch).replace(path)
+    write_durably(path, content, mode=0o600 if private else 0o644)
 
 
 def need_cryptography() -> None:

@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import secrets
-import signal
 import socket
 import sys
 import threading
@@ -23,7 +22,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from edgevit import registry
@@ -31,6 +29,7 @@ from edgevit.cpu import arch, usable_cores
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.bus import Bus, Closer, Question
 from edgevit.fleet.controller import Controller
+from edgevit.fleet.ending import until_told
 from edgevit.fleet.engine import Engine
 from edgevit.fleet.figures import host_port, serve_metrics
 from edgevit.fleet.holdings import Holdings
@@ -79,8 +78,7 @@ def run_node(options: NodeOptions) -> None:
     FleetError when another machine's node has this name.
     """
     _check(options)
-    stop = threading.Event()
-    with _signals(stop), claimed(options) as name:
+    with until_told() as stop, claimed(options) as name:
         log = Log(name)
         logging.getLogger("edgevit.fleet").addHandler(Heard(log))
         node = Node(options, name, log)
@@ -315,18 +313,3 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set ``stop``, from before the first thing is opened."""
-
-    def told(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

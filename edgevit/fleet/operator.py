@@ -20,7 +20,8 @@ from edgevit.fleet.orders import DrainOrder
 from edgevit.fleet.release import Packed, Release, read_release
 from edgevit.fleet.shipping import Puller, Supplier
 from edgevit.fleet.signatures import sign_placement
-from edgevit.fleet.store import Store, fleet_home
+from edgevit.fleet.store import Store
+from edgevit.home import fleet_home
 
 FIND_S = 3.0  # for a first node
 SETTLE_S = 0.3  # for the others

@@ -19,11 +19,11 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from edgevit import signing
+from edgevit.artifact import write_durably
 from edgevit.errors import EdgeVitError, FleetError
 from edgevit.fleet.bus import Question
 from edgevit.fleet.messages import MAX_RECORD, BadMessage, Message, Name, Placement, Progress, parse
 from edgevit.fleet.signatures import check_placement
-from edgevit.fleet.store import write_durably
 
 ASKERS = 8  # who hear how an order goes on
 _DOMAIN = "edgevit drain, signature version 1"

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from edgevit import render, signing
-from edgevit.errors import BadArtifact, EdgeVitError, FleetError, UnknownName, UsageError
-from edgevit.fleet.bus import Bus, Question, gather
+from edgevit.errors import BadArtifact, EdgeVitError, FleetError, UnknownName, UsageError, one_line
+from edgevit.fleet.bus import Bus, Question, gather, take_or_refuse
 from edgevit.fleet.link import Link, open_bus
 from edgevit.fleet.messages import MAX_RECORD, BadMessage, Message, Name, Sha256, parse
 from edgevit.fleet.names import Names
@@ -150,10 +150,7 @@ class Profiling:
             self._measuring.join(1)
 
     def _take(self, question: Question) -> None:
-        try:
-            self._asked.put_nowait(question)
-        except queue.Full:
-            question.refuse("busy")
+        take_or_refuse(self._asked, question)
 
     def _answer_all(self) -> None:
         while (question := self._asked.get()) is not None:
@@ -188,8 +185,7 @@ class Profiling:
             self._say(order, state="done", stage="done", result=sha256, bytes=len(result))
         except Exception as exc:  # whatever it is, the node goes on
             hint = f" ({exc.hint})" if isinstance(exc, EdgeVitError) and exc.hint else ""
-            said = str(exc) if isinstance(exc, EdgeVitError) else f"{type(exc).__name__}: {exc}"
-            self._say(order, state="failed", stage=f"{said}{hint}"[:200])
+            self._say(order, state="failed", stage=f"{one_line(exc)}{hint}"[:200])
         if self._log is not None and self._state is not None:
             seconds = round(time.monotonic() - began, 1)
             self._log.info("profiled", id=order.id, state=self._state.state, said=self._state.stage, seconds=seconds)

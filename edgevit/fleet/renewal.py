@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ from pydantic import Field
 from edgevit.errors import EdgeVitError, FleetError
 from edgevit.fleet import ca
 from edgevit.fleet.authority import ca_folder, open_ca, renewed
-from edgevit.fleet.bus import Bus, Question, gather
+from edgevit.fleet.bus import Bus, Question, gather, take_or_refuse
 from edgevit.fleet.certificates import der, fingerprint, key_sha256, pem, read_key, request
 from edgevit.fleet.identity import (
     CA,
@@ -267,14 +268,8 @@ def serve_ca(link: Link, *, stop: threading.Event | None = None, log: Log | None
     asked: queue.Queue[Question] = queue.Queue(QUEUE)
     renewals = Renewals()
 
-    def take(question: Question) -> None:
-        try:
-            asked.put_nowait(question)
-        except queue.Full:
-            question.refuse("busy")
-
     with contextlib.closing(open_renewing_bus(link, "operator", "ca")) as bus:
-        bus.serve(Names(link.cluster).ca("renew"), take)
+        bus.serve(Names(link.cluster).ca("renew"), partial(take_or_refuse, asked))
         log.info("serving", ca=str(ca_folder()))
         for question in _until(stop, asked):
             _answer(question, renewals, log)

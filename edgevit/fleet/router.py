@@ -7,11 +7,11 @@ as the system lets it have open files; with an identity it lets each role do wha
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import threading
 from dataclasses import replace
 
+from edgevit.fleet.ending import until_told
 from edgevit.fleet.link import Link
 from edgevit.fleet.renewing_bus import open_renewing_bus
 
@@ -27,18 +27,13 @@ def run_router(link: Link, stop: threading.Event | None = None) -> None:
     Its certificate is renewed while the fleet's CA serves; the links then come up anew.
     """
     _allow_files()
-    over = stop or threading.Event()
-    before = {number: signal.signal(number, lambda *_: over.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with until_told(stop) as over:
         bus = open_renewing_bus(replace(link, mode="router"), "router")
         log.info("routing on %s", ", ".join(link.listen))
         try:
             over.wait()
         finally:
             bus.close()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _allow_files() -> None:

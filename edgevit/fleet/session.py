@@ -41,7 +41,7 @@ class PartTiming:
     queue_ms: float
     compute_ms: float
     network_ms: float
-    hedged: bool
+    hedged: bool = False
 
     def record(self) -> dict[str, Any]:
         return dict(vars(self))

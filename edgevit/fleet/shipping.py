@@ -23,7 +23,7 @@ from typing import Annotated
 from pydantic import Field
 
 from edgevit.errors import BadArtifact, EdgeVitError, FleetError
-from edgevit.fleet.bus import Answer, Bus, Question, gather
+from edgevit.fleet.bus import Answer, Bus, Question, gather, take_or_refuse
 from edgevit.fleet.messages import MAX_RECORD, BadMessage, Message, Name, Sha256, parse
 from edgevit.fleet.names import Names
 from edgevit.fleet.store import Store
@@ -67,10 +67,7 @@ class Supplier:
         self._served = bus.serve(names.blob("*", who), self._take)
 
     def _take(self, question: Question) -> None:
-        try:
-            self._waiting.put_nowait(question)
-        except queue.Full:
-            question.refuse("busy")
+        take_or_refuse(self._waiting, question)
 
     def _serve(self) -> None:
         while (question := self._waiting.get()) is not None:

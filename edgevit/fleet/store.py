@@ -8,27 +8,20 @@ Blobs never change, so that the folders of loaded parts are hard links to them.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from edgevit.artifact import publish, sha256_of, staged
+from edgevit.artifact import publish, sha256_of, staged, sync_folder, write_durably
 from edgevit.errors import BadArtifact, FleetError
-from edgevit.home import home
+from edgevit.home import fleet_home
 
 CACHE_BYTES = 4 << 30
 SPARE_BYTES = 64 << 20  # of the disk, that no pull takes
 PART = ".part"
-
-
-def fleet_home() -> Path:
-    """``$EDGEVIT_HOME/fleet``."""
-    return home() / "fleet"
 
 
 def node_home(node: str) -> Path:
@@ -81,7 +74,7 @@ class Store:
             part.unlink()
             raise BadArtifact(f"what was pulled as {sha256[:12]}… has another SHA-256 ({found[:12]}…)")
         part.replace(path)
-        _sync_folder(self.root)
+        sync_folder(self.root)
         return path
 
     def add(self, data: bytes) -> str:
@@ -176,28 +169,3 @@ def _holds(folder: Path, files: Mapping[str, str]) -> bool:
     """Whether the folder has exactly these files with this content."""
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return found == files.keys() and all(sha256_of(folder / name) == sha256 for name, sha256 in files.items())
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a small file so that it is the old or the new one, whatever kills the process or the power."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every system can open a folder
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -17,7 +17,7 @@ from edgevit.fleet.deploy import deploy
 from edgevit.fleet.link import Link, open_bus
 from edgevit.fleet.names import Names
 from edgevit.fleet.release import pack
-from edgevit.fleet.store import fleet_home
+from edgevit.home import fleet_home
 
 START_S = 20.0  # for a node to announce itself
 END_S = 5.0  # for a node to answer what waits and leave

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgevit import registry
 from edgevit.artifact import Array, Artifact, TensorSpec
-from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, Unsupported, UsageError
+from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, Unsupported, UsageError, one_line
 from edgevit.images import Preprocess
 from edgevit.profiles.parity import run_rows
 from edgevit.runtimes.base import Session, open_session
@@ -162,7 +162,7 @@ class BundleSession:
                 if self.require_all:
                     raise
                 refused = exc
-                self._absent[index] = _reason(exc)
+                self._absent[index] = one_line(exc)
         if refused is not None and not self._sessions:
             raise refused
 
@@ -216,7 +216,7 @@ class BundleSession:
             try:
                 features[index] = _features(session, image)
             except Exception as exc:  # a part that fails is missing; the caller's own mistakes were refused above
-                absent[index] = _reason(exc)
+                absent[index] = one_line(exc)
             ms[self.names[index]] = (time.perf_counter() - begun) * 1e3
         missing = self._missing(absent)
         begun = time.perf_counter()
@@ -298,7 +298,3 @@ def _run(session: Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
     batch = session.artifact.manifest.batch
     rows = len(next(iter(feeds.values())))
     return run_rows(session, feeds, min(max(rows, batch.min), batch.max))
-
-
-def _reason(exc: Exception) -> str:
-    return str(exc) if isinstance(exc, EdgeVitError) else f"{type(exc).__name__}: {exc}".splitlines()[0]

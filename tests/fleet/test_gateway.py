@@ -24,11 +24,12 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgevit.errors import FleetError, UsageError
-from edgevit.fleet.gateway.answering import Answering, PartTime, Said, embedded
+from edgevit.fleet.gateway.answering import Answering, Said, embedded
 from edgevit.fleet.gateway.app import Bounds, Gateway
 from edgevit.fleet.gateway.oip import HEADER_LENGTH
 from edgevit.fleet.gateway.server import run, serve
 from edgevit.fleet.link import Link
+from edgevit.fleet.session import PartTiming
 from edgevit.images import decode
 from edgevit.runtimes.base import open_session
 from edgevit.split.embedded import BundleSession, Missing
@@ -305,7 +306,7 @@ class Stuck:
         if self.fails:
             raise self.fails
         gone = (Missing("part-2", ("4", "5"), "gone"),)
-        times = tuple(PartTime(f"part-{i}", f"pi-{i}", 1.0, 2.0, 3.0) for i in (0, 1, 3))
+        times = tuple(PartTiming(f"part-{i}", f"pi-{i}", 1.0, 2.0, 3.0) for i in (0, 1, 3))
         return Said({"logits": np.zeros((1, 8), np.float32)}, 4, gone, 6.5, times)
 
 

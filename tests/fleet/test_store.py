@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from edgevit.artifact import write_durably
 from edgevit.errors import BadArtifact, FleetError
 from edgevit.fleet.messages import Placement
 from edgevit.fleet.release import MODEL, Release, ReleaseFile, ReleasePart, pack, read_release
-from edgevit.fleet.store import Store, lay_out, write_durably
+from edgevit.fleet.store import Store, lay_out
 from edgevit.split.bundle import Bundle
 
 
@@ -121,7 +122,7 @@ def test_a_small_file_is_the_old_or_the_new_one_whenever_its_writer_is_killed(tm
     code = """
         import sys
         from pathlib import Path
-        from edgevit.fleet.store import write_durably
+        from edgevit.artifact import write_durably
         for number in range(10**6):
             write_durably(Path(sys.argv[1]), (b"%d" % number) * 5000)
     """

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from edgevit.artifact import Array, Artifact, BatchRange, TensorSpec
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported
 from edgevit.fleet.messages import MAX_ROWS
-from edgevit.fleet.session import FleetAnswer
+from edgevit.fleet.session import FleetAnswer, PartTiming
 from edgevit.fleet.where import Reached
 from edgevit.images import decode
 from edgevit.profiles.parity import run_rows
@@ -23,17 +23,6 @@ from edgevit.split.embedded import Answer, BundleSession, Missing
 HERE = "this process"
 
 
-@dataclass(frozen=True, slots=True)
-class PartTime:
-    """Where the time of one sub-model went: in the node's queue, in its engine, and on the way there and back."""
-
-    part: str
-    node: str
-    queue_ms: float
-    compute_ms: float
-    network_ms: float
-
-
 @dataclass(frozen=True)
 class Said:
     """One answer: outputs by name, and what it was made from."""
@@ -42,7 +31,7 @@ class Said:
     parts: int
     missing: tuple[Missing, ...]
     latency_ms: float
-    timings: tuple[PartTime, ...] = field(default=())
+    timings: tuple[PartTiming, ...] = field(default=())
 
     @property
     def answered(self) -> int:
@@ -112,7 +101,7 @@ class EmbeddedBundle:
             waited = (time.perf_counter() - asked) * 1e3
             answer = self.session.answer(feeds)
         timings = tuple(
-            PartTime(part, HERE, waited, took, 0.0) for part, took in answer.ms.items() if part in self.parts
+            PartTiming(part, HERE, waited, took, 0.0) for part, took in answer.ms.items() if part in self.parts
         )
         outputs = {"logits": answer.logits}
         return Said(outputs, answer.parts, answer.missing, waited + answer.latency_ms, timings)
@@ -169,7 +158,7 @@ class EmbeddedArtifact:
 
     def _said(self, outputs: Mapping[str, Array], asked: float, began: float) -> Said:
         ended = time.perf_counter()
-        timing = PartTime("model", HERE, (began - asked) * 1e3, (ended - began) * 1e3, 0.0)
+        timing = PartTiming("model", HERE, (began - asked) * 1e3, (ended - began) * 1e3, 0.0)
         return Said(outputs, 1, (), (ended - asked) * 1e3, (timing,))
 
     def close(self) -> None:
@@ -221,10 +210,7 @@ class FleetModel:
         return self._said(self.reached.session.answer(image, deadline_s))
 
     def _said(self, answer: FleetAnswer) -> Said:
-        timings = tuple(
-            PartTime(one.part, one.node, one.queue_ms, one.compute_ms, one.network_ms) for one in answer.timings
-        )
-        return Said({"logits": answer.logits}, answer.parts, answer.missing, answer.latency_ms, timings)
+        return Said({"logits": answer.logits}, answer.parts, answer.missing, answer.latency_ms, answer.timings)
 
     def close(self) -> None:
         self.reached.close()

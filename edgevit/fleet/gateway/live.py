@@ -13,7 +13,8 @@ from collections import Counter, deque
 from statistics import median
 from typing import Any
 
-from edgevit.fleet.gateway.answering import HERE, Answering, PartTime, Said
+from edgevit.fleet.gateway.answering import HERE, Answering, Said
+from edgevit.fleet.session import PartTiming
 from edgevit.fleet.status import NodeRow, Watch
 
 NEWEST = 50  # answers of a sub-model that its figures are made of
@@ -27,7 +28,7 @@ class Live:
     def __init__(self, model: Answering, watch: Watch | None = None) -> None:
         self.model, self.watch = model, watch
         self._lock = threading.Lock()
-        self._timings: dict[tuple[str, str], deque[PartTime]] = {}
+        self._timings: dict[tuple[str, str], deque[PartTiming]] = {}
         self._when: deque[float] = deque(maxlen=10_000)
         self._latencies: deque[float] = deque(maxlen=NEWEST)
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
