@@ -66,7 +66,7 @@ def retrain(
 ) -> tuple[nn.Module, float]:
     """The averaged weights at the end of the run, and their balanced held-out accuracy (see ``balanced_accuracy``).
 
-    ``sub`` answers as ``SubModel`` does; to distil, it must be one. The state after each epoch is kept in
+    ``sub`` answers as ``SubModel`` does; to distil, it must be one. The state is now and then kept in
     ``state_file``, as ``edgevit.train.fit`` does. Errors of ``run_epochs``.
     """
     device = lesson.device

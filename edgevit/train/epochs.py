@@ -1,4 +1,4 @@
-"""The epochs of a training run: steps, averaged weights, state after every epoch, and going on from it.
+"""The epochs of a training run: steps, averaged weights, state kept now and then, and going on from it.
 
 ``edgevit.train.loop`` trains classifiers with it, ``edgevit.split`` the sub-models and fusion heads of ED-ViT.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from edgevit.train.batches import Batches, step_count
 from edgevit.train.optim import Ema, learning_rate, parameter_groups, set_learning_rate
 from edgevit.train.options import TrainOptions
 from edgevit.train.state import load_state, save_state
+
+SAVE_EVERY_S = 2.0
+"""Least time between two saved states: for a small model, saving takes as long as a few steps."""
 
 Progress = Callable[[int, int, float, float | None], None]
 """``progress(epoch, epochs, mean loss, held-out accuracy or None where it was not measured)``, after each epoch."""
@@ -84,21 +88,24 @@ def adamw(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
 def run_epochs(run: Run, state_file: Path, recipe: dict[str, Any], progress: Progress | None) -> float:
     """Run the epochs that are left; mean loss of the last one.
 
-    The state is kept in ``state_file`` after each; with ``run.options.resume`` the run goes on from there. Raises
-    UsageError (nothing to resume, or a state of another recipe), EdgeVitError (the loss became infinite), Interrupted.
+    The state is kept in ``state_file`` after the first epoch, after the last, and after any other that ends at least
+    ``SAVE_EVERY_S`` after the last time; with ``run.options.resume`` the run goes on from there. Raises UsageError
+    (nothing to resume, or a state of another recipe), EdgeVitError (the loss became infinite), Interrupted.
     """
-    done, loss = _restore(run, load_state(state_file, recipe)) if run.options.resume else (0, math.nan)
+    kept, loss = _restore(run, load_state(state_file, recipe)) if run.options.resume else (0, math.nan)
+    saved_at = -math.inf
     try:
-        for epoch in range(done, run.epochs):
-            loss = _epoch(run, epoch)
-            save_state(state_file, _state(run, epoch + 1, loss), recipe)
-            done = epoch + 1
+        for done in range(kept + 1, run.epochs + 1):
+            loss = _epoch(run, done - 1)
+            if done == run.epochs or time.monotonic() >= saved_at + SAVE_EVERY_S:
+                save_state(state_file, _state(run, done, loss), recipe)
+                kept, saved_at = done, time.monotonic()
             if progress is not None:
                 measured = done == run.epochs or done % max(1, run.epochs // 10) == 0
                 progress(done, run.epochs, loss, run.measure(run.ema.module) if measured else None)
     except KeyboardInterrupt:
-        hint = "the same command with --resume goes on from there" if done else "nothing was kept"
-        raise Interrupted(f"stopped after epoch {done} of {run.epochs}", hint=hint) from None
+        hint = "the same command with --resume goes on from there" if kept else "nothing was kept"
+        raise Interrupted(f"stopped after epoch {kept} of {run.epochs}", hint=hint) from None
     return loss
 
 

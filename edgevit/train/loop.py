@@ -72,7 +72,7 @@ def fit(
 ) -> TrainResult:
     """Train ``model_name`` on ``data_spec`` and write its averaged weights to ``out`` (.safetensors).
 
-    The state after each epoch is kept in ``OUT.resume`` until the run ends; with ``options.resume`` the run goes on
+    The state is now and then kept in ``OUT.resume`` until the run ends; with ``options.resume`` the run goes on
     from there, to the same weights on the same machine and threads. Raises UsageError (data without labels, an existing
     ``out``, …), Unsupported (no such device), EdgeVitError (the loss became infinite), Interrupted (Ctrl-C).
     """

@@ -6,7 +6,7 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _DECAYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -51,9 +51,13 @@ class Ema:
         """Move every averaged tensor towards the model's; counters are copied."""
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        source = model.state_dict()
-        for name, value in self.module.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(source[name], 1 - keep)
-            else:
-                value.copy_(source[name])
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([mine for mine, _ in averaged], [theirs for _, theirs in averaged], 1 - keep)
+        for mine, theirs in pairs:
+            if not mine.is_floating_point():
+                mine.copy_(theirs)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

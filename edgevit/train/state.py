@@ -1,4 +1,4 @@
-"""The state of an unfinished run, kept beside its checkpoint as ``NAME.resume`` and replaced after every epoch."""
+"""The state of an unfinished run, kept beside its checkpoint as ``NAME.resume`` and replaced every few epochs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def resume_path(out: Path) -> Path:
 
 
 def save_state(path: Path, state: dict[str, Any], recipe: dict[str, Any]) -> None:
-    """Replace ``path`` in one step, so that a run killed while saving still has its last epoch."""
+    """Replace ``path`` in one step, so that a run killed while saving still has its last state."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:

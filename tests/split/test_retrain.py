@@ -21,6 +21,7 @@ from edgevit.split.retrain import (
     part_labels,
     retrain,
 )
+from edgevit.train import epochs
 from edgevit.train.batches import Batches
 from edgevit.train.options import TrainOptions
 
@@ -113,7 +114,11 @@ def test_distillation_needs_a_sub_model_with_features(source: Source, tmp_path: 
         retrain(_Always(0), lesson(source, "distil"), state_file=tmp_path / "state", recipe={})
 
 
-def test_an_interrupted_retraining_goes_on_to_the_same_weights(source: Source, tmp_path: Path) -> None:
+def test_an_interrupted_retraining_goes_on_to_the_same_weights(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "SAVE_EVERY_S", 0.0)
+
     def stop(epoch: int, *_: object) -> None:
         if epoch == 2:
             raise KeyboardInterrupt

@@ -15,7 +15,7 @@ from edgevit.images import Preprocess
 from edgevit.models.checkpoint import read_checkpoint
 from edgevit.models.source import create_model
 from edgevit.models.spec import spec_of
-from edgevit.train import TrainOptions, fit, loop
+from edgevit.train import TrainOptions, epochs, fit, loop
 from edgevit.train.batches import make_batches
 from edgevit.train.optim import Ema, learning_rate, parameter_groups
 from edgevit.train.options import command_line
@@ -133,8 +133,9 @@ def stop_after(epoch: int):  # type: ignore[no-untyped-def]
 
 
 def test_a_resumed_run_ends_with_the_same_bytes_as_an_uninterrupted_one(
-    model: str, some_digits: str, tmp_path: Path
+    model: str, some_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(epochs, "SAVE_EVERY_S", 0.0)
     whole, cut = tmp_path / "whole" / "x.safetensors", tmp_path / "cut" / "x.safetensors"
     fit(model, some_digits, whole, options=options(epochs=4, mixup=0.3))
     with pytest.raises(Interrupted, match="after epoch 2 of 4") as caught:
@@ -307,3 +308,11 @@ def test_the_split_does_not_depend_on_the_seed_option(model: str, some_digits: s
     _, meta = read_checkpoint(tmp_path / "a.safetensors")
     assert meta is not None
     assert meta.split_seed == 0
+
+
+def test_a_state_is_not_saved_again_at_once(
+    model: str, some_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "SAVE_EVERY_S", 3600.0)
+    with pytest.raises(Interrupted, match="after epoch 1 of 4"):
+        fit(model, some_digits, tmp_path / "x.safetensors", options=options(epochs=4), progress=stop_after(3))
