@@ -9,7 +9,7 @@ figure is the median over rounds of ours ÷ theirs with a bootstrap 95 % interva
 models take some milliseconds: LoadGen's and OpenVINO's interfaces add about 0.05 ms to a call, whatever it computes.
 
 - LoadGen (MLCommons) drives ONNX Runtime: single stream and server (Poisson arrivals at half of what the model can
-  do, another draw in every block on either side) by p50, offline by throughput.
+  do, LoadGen's own, which our driver is given too, others for every pair of blocks) by p50, offline by throughput.
 - ONNX Runtime's own trace: the duration of its ``model_run`` events, of the very calls that our loop times.
 - OpenVINO's ``benchmark_app -api sync`` in a process of its own, beside our driver on an OpenVINO session.
 
@@ -21,13 +21,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +38,7 @@ import edgevit
 from edgevit import registry
 from edgevit.profiles import environment
 from edgevit.profiles.measure import measured
-from edgevit.profiles.scenarios import Poisson, Scenario, drive, parse_scenario, wait_until
+from edgevit.profiles.scenarios import Scenario, drive, parse_scenario, wait_until
 from edgevit.profiles.statistics import bootstrap_median
 from edgevit.runtimes.base import Session
 
@@ -46,10 +46,11 @@ RESULTS = Path(__file__).parent / "results" / "latency_witnesses.json"
 AIM = 0.03
 PACKAGES = ("edgevit", "onnxruntime", "openvino", "mlcommons-loadgen", "numpy")
 LOAD = 0.5  # of the server scenario, as a share of what the model can do
-SERVER_BLOCK = 300  # queries
+SERVER_BLOCK = 64  # queries; short, as both sides see the same arrivals and the machine changes by the minute
+SERVER_ROUNDS = 4  # times as many
 WARM_UP = 30
 Feeds = Sequence[Mapping[str, Any]]
-Measure = Callable[[], float]
+Measure = Callable[[int], float]  # of the block with this number
 WITNESSES = ("single", "server", "offline", "trace", "app")
 
 
@@ -65,12 +66,33 @@ def ours(session: Session, feeds: Feeds, seconds: float, scenario: Scenario) -> 
     return median(taken.samples) / 1e6, len(taken.samples) / taken.elapsed_ns * 1e9
 
 
-def ours_server(session: Session, feeds: Feeds, seconds: float, qps: float, seed: int) -> float:
-    """p50 in ms of the server scenario. ``profile`` always takes the same arrivals; a few hundred of one draw would
-    not say what the p50 of the scenario is."""
-    least_ns = seconds * 1e9
-    clock, pace = time.perf_counter_ns, Poisson(qps, seed)
-    taken = drive(session.infer, feeds, clock, lambda ns, _: ns >= least_ns, pace, wait_until)
+def arrivals(qps: float, seed: int, seconds: float) -> list[int]:
+    """When LoadGen's server scenario schedules its queries, in ns from the start: the gaps are C++'s
+    ``exponential_distribution`` of ``mt19937(seed)``, each of two words of it, as GNU's library draws them."""
+    generator = np.random.MT19937()
+    generator._legacy_seeding(seed)
+    times = [0]
+    while times[-1] < seconds * 1e9:
+        low, high = (int(word) for word in generator.random_raw(2))
+        share = min((low + high * 2.0**32) / 2.0**64, 1 - 2.0**-53)
+        times.append(times[-1] + int(-math.log(1 - share) / qps * 1e9))
+    return times
+
+
+class Arrivals:
+    """A pace that follows given times."""
+
+    def __init__(self, times: Sequence[int]) -> None:
+        self.times = iter(times)
+
+    def due(self, begun: int, free: int) -> int:
+        return begun + next(self.times)
+
+
+def ours_server(session: Session, feeds: Feeds, times: Sequence[int]) -> float:
+    """p50 in ms of the server scenario with these arrivals."""
+    clock = time.perf_counter_ns
+    taken = drive(session.infer, feeds, clock, lambda _, count: count == len(times), Arrivals(times), wait_until)
     return median(taken.samples) / 1e6
 
 
@@ -100,7 +122,18 @@ def loadgen(
         lg.StartTestWithLogSettings(sut, qsl, settings, logging)
         lg.DestroyQSL(qsl)
         lg.DestroySUT(sut)
-        return summary((Path(folder) / "mlperf_log_summary.txt").read_text())
+        text = (Path(folder) / "mlperf_log_summary.txt").read_text()
+    if scenario == "Server":
+        check_arrivals(text, arrivals(qps, seed, seconds))
+    return summary(text)
+
+
+def check_arrivals(text: str, times: Sequence[int]) -> None:
+    """That LoadGen scheduled what we take its schedule to be."""
+    theirs = re.search(r"^Scheduled samples per second : ([\d.]+)", text, re.MULTILINE)
+    rate = (len(times) - 1) / times[-1] * 1e9
+    if not theirs or abs(float(theirs[1]) - rate) > 0.01:
+        raise SystemExit(f"LoadGen's arrivals are not as thought: {rate:.2f} a second against {theirs and theirs[1]}")
 
 
 def summary(text: str) -> tuple[float, float]:
@@ -160,13 +193,14 @@ def judged(ratios: Sequence[float]) -> dict[str, Any]:
 
 
 def agreement(mine: Measure, theirs: Measure, rounds: int) -> dict[str, Any]:
-    """Ours ÷ theirs over ``rounds`` of four blocks."""
+    """Ours ÷ theirs over ``rounds`` of four blocks; both sides of a round measure the same two block numbers."""
     ratios, pairs = [], []
     for number in range(rounds):
-        order = (mine, theirs, theirs, mine) if number % 2 == 0 else (theirs, mine, mine, theirs)
+        first, second = (mine, theirs) if number % 2 == 0 else (theirs, mine)
         found: dict[Measure, list[float]] = {mine: [], theirs: []}
-        for call in order:
-            found[call].append(call())
+        for block, order in ((2 * number, (first, second)), (2 * number + 1, (second, first))):
+            for call in order:
+                found[call].append(call(block))
         pairs.append((sum(found[mine]) / 2, sum(found[theirs]) / 2))
         ratios.append(pairs[-1][0] / pairs[-1][1])
         say(f"  round {number + 1}: ours {pairs[-1][0]:.3f}, theirs {pairs[-1][1]:.3f}, ratio {ratios[-1]:.3f}")
@@ -176,7 +210,7 @@ def agreement(mine: Measure, theirs: Measure, rounds: int) -> dict[str, Any]:
 def witnesses(path: Path, threads: int, seconds: float, rounds: int, only: Sequence[str]) -> dict[str, Any]:
     """Those of ``only`` of one artifact."""
     found: dict[str, Any] = {}
-    single, seeds = parse_scenario("single-stream"), count(1)
+    single = parse_scenario("single-stream")
     with edgevit.open_session(path, "onnxruntime", threads=threads) as session:
         feeds = rows_of(session)
         for _ in range(WARM_UP):
@@ -184,24 +218,25 @@ def witnesses(path: Path, threads: int, seconds: float, rounds: int, only: Seque
         if "single" in only:
             say(f"{path.name}: LoadGen, single stream")
             found["loadgen single-stream p50"] = agreement(
-                lambda: ours(session, feeds, seconds, single)[0],
-                lambda: loadgen(session, feeds, seconds, "SingleStream", 1.0)[0],
+                lambda _: ours(session, feeds, seconds, single)[0],
+                lambda _: loadgen(session, feeds, seconds, "SingleStream", 1.0)[0],
                 rounds,
             )
         able = 1e3 / ours(session, feeds, seconds, single)[0]
         if "server" in only:
-            rate, block = LOAD * able, max(seconds, SERVER_BLOCK / (LOAD * able))
-            say(f"{path.name}: LoadGen, server at {rate:.1f} queries/s, blocks of {block:.0f} s")
+            rate = LOAD * able
+            block = round(SERVER_BLOCK / rate, 3)  # LoadGen counts milliseconds
+            say(f"{path.name}: LoadGen, server at {rate:.1f} queries/s, blocks of {block:.1f} s")
             found["loadgen server p50"] = agreement(
-                lambda: ours_server(session, feeds, block, rate, next(seeds)),
-                lambda: loadgen(session, feeds, block, "Server", rate, next(seeds))[0],
-                rounds,
+                lambda number: ours_server(session, feeds, arrivals(rate, number, block)),
+                lambda number: loadgen(session, feeds, block, "Server", rate, number)[0],
+                SERVER_ROUNDS * rounds,
             ) | {"qps": rate}
         if "offline" in only:
             say(f"{path.name}: LoadGen, offline")
             found["loadgen offline throughput"] = agreement(
-                lambda: ours(session, feeds, seconds, parse_scenario("offline"))[1],
-                lambda: loadgen(session, feeds, seconds, "Offline", able)[1],
+                lambda _: ours(session, feeds, seconds, parse_scenario("offline"))[1],
+                lambda _: loadgen(session, feeds, seconds, "Offline", able)[1],
                 rounds,
             )
     if "trace" in only:
@@ -213,8 +248,8 @@ def witnesses(path: Path, threads: int, seconds: float, rounds: int, only: Seque
             for _ in range(WARM_UP):
                 session.infer(feeds[0])
             found["openvino benchmark_app p50"] = agreement(
-                lambda: ours(session, feeds, seconds, single)[0],
-                lambda: benchmark_app(session.artifact, threads, seconds),
+                lambda _: ours(session, feeds, seconds, single)[0],
+                lambda _: benchmark_app(session.artifact, threads, seconds),
                 rounds,
             )
     return found

@@ -23,7 +23,6 @@ NAMES: tuple[Name, ...] = get_args(Name)
 STREAMS = 8  # samples of a multi-stream query
 GAP_S = 0.2  # between the queries of `cool`
 SEED = 0
-_SPIN_NS = 1_000_000  # the last millisecond before a query is due is spent spinning: sleep wakes up late
 
 Feed = Mapping[str, Array]
 Clock = Callable[[], int]
@@ -178,12 +177,12 @@ def drive(
 
 
 def wait_until(due: int, clock: Clock) -> None:
-    """Sleep, then spin, so that the wait ends within a microsecond of ``due``."""
-    left = due - clock()
-    if left > 2 * _SPIN_NS:
-        time.sleep((left - _SPIN_NS) / 1e9)
-    while clock() < due:
-        pass
+    """Sleep until ``due``, as LoadGen and a server that waits for its next request do.
+
+    What waking up costs (a late timer, a core whose caches and clocks went down) is part of these scenarios' latency.
+    """
+    while (left := due - clock()) > 0:
+        time.sleep(left / 1e9)
 
 
 def calls_of_query(scenario: Scenario, batch: int) -> int:
