@@ -1,13 +1,14 @@
 """ED-ViT in figures: what hp heads pruned make of ViT-S/B/L, how fast the sub-models are, and what scores cost.
 
     python benchmarks/edvit_sizes.py sizes [vit_small] [vit_base] [vit_large] [--heads-pruned HP …]
+    python benchmarks/edvit_sizes.py table                              (print what is there, as Markdown)
     python benchmarks/edvit_sizes.py speed [--quick]                    (run alone)
     python benchmarks/edvit_sizes.py scores --weights trunk.safetensors [--images N]
 
 sizes   the table of docs/reference/edvit.md from exported ONNX artifacts: split → prune → export with random weights
         and two synthetic images. Bytes are those of the graph's weights, MACs those of its Conv, MatMul and Gemm nodes;
-        seconds and peak memory are those of a process that loads, prunes, exports and verifies. ViT-B also in train
-        form, the textbook network that the paper's own arithmetic counts; the deploy form is what is shipped
+        seconds and peak memory are those of a process that loads, prunes, exports and verifies. The deploy form is
+        counted, which is what is shipped: less than the paper's arithmetic, since the last block is for one token
 speed   ViT-Base against its ten sub-models at hp = 10, ONNX Runtime, one thread, interleaved: the slowest sub-model's
         ratio with its interval, beside the ratio of MACs and the time by operator
 scores  exact and taylor importance of a trained trunk on the same images: seconds, rank correlation
@@ -46,7 +47,6 @@ TABLE = {
     "vit_small": {0: 0, 2: 1, 3: 2, 4: 3, 5: 10},
     "vit_large": {0: 0, 5: 1, 8: 2, 10: 3, 11: 5, 13: 10},
 }
-BUDGET_MIB = {"vit_small": 50, "vit_base": 180, "vit_large": 600}
 FULL = Schedule(blocks=21, turn_s=0.3, turn_runs=3, warm_runs=1)
 QUICK = Schedule(blocks=9, turn_s=0.0, turn_runs=1, warm_runs=1)
 HEADLINE = 10  # heads pruned of 12, ten parts
@@ -63,6 +63,7 @@ def main() -> None:
     row_.add_argument("model")
     row_.add_argument("hp", type=int)
     row_.add_argument("scores", type=Path)
+    commands.add_parser("table")
     speed_ = commands.add_parser("speed")
     speed_.add_argument("--quick", action="store_true")
     scores_ = commands.add_parser("scores")
@@ -74,6 +75,8 @@ def main() -> None:
     elif asked.command == "sizes":
         for model in asked.models:
             sizes(model, asked.heads_pruned)
+    elif asked.command == "table":
+        print(table())
     elif asked.command == "speed":
         save("speed-quick" if asked.quick else "speed", speed(QUICK if asked.quick else FULL))
     else:
@@ -113,24 +116,42 @@ def sizes(model: str, only: list[int] | None) -> None:
 
 
 def with_ratios(rows: dict[str, Any]) -> dict[str, Any]:
-    """The trunk's bytes and MACs divided by each row's, by form, where the trunk is known."""
-    for found in rows.values():
-        for form, artifact in found["forms"].items():
-            trunk = rows.get("0", {}).get("forms", {}).get(form)
-            if trunk:
-                artifact["size_ratio"] = trunk["weight_bytes"] / artifact["weight_bytes"]
-                artifact["macs_ratio"] = trunk["macs"] / artifact["macs"]
+    """The trunk's bytes and MACs divided by each row's, where the trunk is known."""
+    if trunk := rows.get("0"):
+        for found in rows.values():
+            found["size_ratio"] = trunk["weight_bytes"] / found["weight_bytes"]
+            found["macs_ratio"] = trunk["macs"] / found["macs"]
     return dict(sorted(rows.items(), key=lambda each: int(each[0])))
 
 
 def line(hp: int, rows: dict[str, Any]) -> str:
-    found = rows[str(hp)]
-    text = f"  {hp:2d} {found['dim']:4d}"
-    for form, one in found["forms"].items():
-        ratios = [f"({one[key]:.1f})" if key in one else "" for key in ("size_ratio", "macs_ratio")]
-        text += f" | {form} {one['weight_bytes'] / MIB:.2f} {ratios[0]} {one['macs'] / 1e9:.3f} {ratios[1]}"
-        text += f" {one['file_bytes'] / MIB:.2f} {one['parity']}"
-    return f"{text} | {found['seconds']:.0f} s, {found['peak_gib']:.2f} GiB"
+    one = rows[str(hp)]
+    size, macs = (f"({one[key]:.1f})" if key in one else "" for key in ("size_ratio", "macs_ratio"))
+    return (
+        f"  {hp:2d} {one['dim']:4d} | {one['weight_bytes'] / MIB:.2f} {size} {one['macs'] / 1e9:.3f} {macs} "
+        f"{one['file_bytes'] / MIB:.2f} {one['parity']} | {one['seconds']:.0f} s, {one['peak_gib']:.2f} GiB"
+    )
+
+
+def table() -> str:
+    """All rows that are there, as the docs show them."""
+    lines = ["| model | hp | N | D | MiB | ÷ | GMACs | ÷ | seconds | peak GiB |", "|---" * 10 + "|"]
+    record = json.loads(RESULTS.read_text())
+    for model in TABLE:
+        for hp, one in record.get(f"sizes {model}", {"rows": {}})["rows"].items():
+            size, macs = (f"{one[key]:.1f}" if key in one else "" for key in ("size_ratio", "macs_ratio"))
+            counted = (f"{one['weight_bytes'] / MIB:.4g}", size, f"{one['macs'] / 1e9:.4g}", macs)
+            cells = (
+                model,
+                hp,
+                one["parts"] or "",
+                one["dim"],
+                *counted,
+                f"{one['seconds']:.0f}",
+                f"{one['peak_gib']:.1f}",
+            )
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 def row(model: str, hp: int, scored: Path) -> dict[str, Any]:
@@ -150,18 +171,14 @@ def row(model: str, hp: int, scored: Path) -> dict[str, Any]:
         dim, outputs = module.feature_size, classes + 1
         del trunk, importance
     with tempfile.TemporaryDirectory(prefix="edgevit-edvit-row-") as scratch:
-        forms = {"deploy": exported(module, Path(scratch) / "deploy", "deploy")}
-        seconds = time.monotonic() - begun - (scoring["seconds"] if scoring else 0)
-        peak = peak_gib()
-        if model == "vit_base":
-            forms["train"] = exported(module, Path(scratch) / "train", "train")
+        artifact = exported(module, Path(scratch) / "artifact")
     return {
         "parts": TABLE[model].get(hp),
         "dim": dim,
         "outputs": outputs,
-        "forms": forms,
-        "seconds": seconds,
-        "peak_gib": peak,
+        **artifact,
+        "seconds": time.monotonic() - begun - (scoring["seconds"] if scoring else 0),
+        "peak_gib": peak_gib(),
         "scoring": scoring,
     }
 
@@ -209,11 +226,11 @@ def sub_model(trunk: Any, importance: Any, hp: int, classes: int) -> Any:
     return module
 
 
-def exported(module: Any, out: Path, form: str) -> dict[str, Any]:
-    """Bytes and MACs counted over the ONNX graph, and the file beside them. The train form is not verified."""
+def exported(module: Any, out: Path) -> dict[str, Any]:
+    """Bytes and MACs counted over the ONNX graph, and the file beside them."""
     import edgevit
 
-    artifact = edgevit.export(module, "onnx", out=out, form=form, verify=form == "deploy", threads=1)
+    artifact = edgevit.export(module, "onnx", out=out, threads=1)
     entry = out / artifact.manifest.entry
     return {
         **count_graph(entry),
@@ -276,7 +293,7 @@ def speed(schedule: Schedule) -> dict[str, Any]:
         modules = {"trunk": trunk}
         for part in range(CLASSES):
             modules[f"part-{part}"] = sub_model(trunk, random_importance(trunk, part), HEADLINE, 1)
-        built = {name: exported(module, Path(scratch) / name, "deploy") for name, module in modules.items()}
+        built = {name: exported(module, Path(scratch) / name) for name, module in modules.items()}
         sessions = {name: edgevit.open_session(Path(scratch) / name, threads=1) for name in modules}
         inputs, _ = edgevit.Artifact.open(Path(scratch) / "trunk").golden()
         feed = {"image": inputs["image"][:1]}

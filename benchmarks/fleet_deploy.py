@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fleet_processes import Site, site, wait_live
+from fleet_processes import Site, site
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -153,7 +153,7 @@ def main() -> None:
         net.slow(0, given.mbit)
         place.edgevit(NODE)
         link = place.link("client", "client")
-        wait_live(place, link, [NODE])
+        place.wait_live(NODE)
         deploy(light, place.link("operator", "operator"), name="frames")
         bus = open_bus(link, "client")
         client = FleetClient(bus, Names())

@@ -6,13 +6,16 @@
 kill      one node gets SIGKILL, with 1 and with 2 replicas of every part, and is started again
 stall     one node gets SIGSTOP, and later SIGCONT, with 1 replica and with 2
 cut       one node's link is cut in its network namespace, and healed; TCP and mTLS
+router    of two routers the first is killed and started again: one node knows both, one only that; mTLS, namespaces
+wan       the link between two sites is cut, each with a router and a node with all sub-models, and healed; the same
 slow      one node's link has 10 Mbit/s: a frame takes 120 ms
 lie       one of two replicas answers wrong shapes, NaN, a replayed id, or late
 soak      50 requests a second, 2 replicas; a node is killed every 20 s and started again 5 s later
 
 Frames are due at fixed times and their latency counts from then, whether or not a thread was free: nothing that waits
-is left out. "in time" is an answer, whole or degraded, within the deadline of 200 ms (cut, slow: 500 ms) and 10 ms.
-Detection is from the fault until the node's tokens are gone; rejoin from the repair until an answer is whole again.
+is left out (router, wan: one frame at a time is asked). "in time" is an answer, whole or degraded, within the deadline
+of 200 ms (cut, router, wan, slow: 500 ms) and 10 ms. Detection is from the fault until the node's tokens are gone (as
+of the next frame in router and wan); rejoin from the repair until an answer is whole again.
 Network namespaces need root. Writes results/fleet_faults.json, or results/fleet_soak.json.
 """
 
@@ -22,6 +25,7 @@ import argparse
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -34,7 +38,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fleet_processes import Site, site, wait, wait_live, wait_parts
+from fleet_processes import Site, new_home, site, wait_parts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from fleet.laptop import Frame
+from fleet.netns import network
+from fleet.sites import Sites
+from fleet.tiny_fleet import noop_bundle
+from waiting import wait_for
 
 from edgevit.errors import FleetError
 from edgevit.fleet.bus import Bus
@@ -50,6 +62,7 @@ NODES, FPS, DEADLINE_S, THREADS = 4, 30.0, 0.2, 16
 PATIENCE_S = 15.0  # for a repaired fleet
 LATER_S = 0.010  # of a deadline, for a busy machine's scheduler
 FIRST = "node-0"
+SITE_PARTS, SITE_DEADLINE_S, WARM_FRAMES = 2, 0.5, 60
 
 
 class Frames:
@@ -139,30 +152,36 @@ class Run:
                 ticking.join()
 
     def summary(self, begin: float, end: float) -> dict[str, Any]:
-        _, ms, answered = self.frames.rows(begin, end).T
-        return {
-            "frames": len(ms),
-            "whole": int((answered == NODES).sum()),
-            "degraded": int(((answered > 0) & (answered < NODES)).sum()),
-            "lost": int((answered == 0).sum()),
-            "late": int((ms > (self.deadline_s + LATER_S) * 1e3).sum()),
-            "p50_ms": float(np.percentile(ms, 50)),
-            "p99_ms": float(np.percentile(ms, 99)),
-            "max_ms": float(ms.max()),
-            "fewest_sub_models": int(answered.min()),
-            "errors": dict(Counter(error for due, error in self.frames.errors if begin <= due < end).most_common(20)),
-        }
+        errors = Counter(error for due, error in self.frames.errors if begin <= due < end)
+        return summary(self.frames.rows(begin, end), NODES, self.deadline_s) | {"errors": dict(errors.most_common(20))}
 
     def well(self, at_most: float) -> bool:
         """Whether the newest answers are whole, or it is too late to wait for that."""
         return time.perf_counter() > at_most or bool((self.frames.last(10)[:, 2] == NODES).all())
 
-    def whole_again(self, since: float) -> float | None:
-        """Seconds from ``since`` until the first whole answer from which on all are whole; None: never."""
-        due, ms, answered = self.frames.rows(since).T
-        bad = np.flatnonzero(answered != NODES)
-        first = int(bad[-1]) + 1 if len(bad) else 0
-        return float(due[first] + ms[first] / 1e3 - since) if first < len(due) else None
+
+def summary(rows: np.ndarray, parts: int, deadline_s: float) -> dict[str, Any]:
+    """Of rows of (due, milliseconds, sub-models that answered)."""
+    _, ms, answered = rows.T
+    return {
+        "frames": len(ms),
+        "whole": int((answered == parts).sum()),
+        "degraded": int(((answered > 0) & (answered < parts)).sum()),
+        "lost": int((answered == 0).sum()),
+        "late": int((ms > (deadline_s + LATER_S) * 1e3).sum()),
+        "p50_ms": float(np.percentile(ms, 50)),
+        "p99_ms": float(np.percentile(ms, 99)),
+        "max_ms": float(ms.max()),
+        "fewest_sub_models": int(answered.min()),
+    }
+
+
+def whole_again(rows: np.ndarray, parts: int, since: float) -> float | None:
+    """Seconds from ``since`` until the first whole answer from which on all are whole; None: never."""
+    due, ms, answered = rows.T
+    bad = np.flatnonzero(answered != parts)
+    first = int(bad[-1]) + 1 if len(bad) else 0
+    return float(due[first] + ms[first] / 1e3 - since) if first < len(due) else None
 
 
 @contextmanager
@@ -170,13 +189,11 @@ def running(
     place: Site, *, replicas: int = 1, deadline_s: float = DEADLINE_S, names: Sequence[str] | None = None
 ) -> Iterator[Run]:
     """Nodes with the no-op bundle, and a client."""
-    from fleet.tiny_fleet import noop_bundle
-
-    bundle = noop_bundle(place.folder / "noop", NODES)
+    bundle = noop_bundle(place.home / "noop", NODES)
     nodes = list(names or (f"node-{index}" for index in range(NODES)))
     for name in nodes:
         place.edgevit(name)
-    wait_live(place, place.link("operator", "operator"), nodes)
+    place.wait_live(*nodes)
     deploy(bundle, place.link("operator", "operator"), replicas=replicas, replace_after_s=60.0)
     bus = Timed(open_bus(place.link("client", "client"), "client"))
     client = FleetClient(bus, Names())
@@ -189,7 +206,7 @@ def running(
 
     watch = bus.watch(Names().live(), live)
     wait_parts(client, session.revision, session.parts)
-    wait(lambda: all(len(client.replicas(session.revision, part)) >= replicas for part in session.parts))
+    wait_for(lambda: all(len(client.replicas(session.revision, part)) >= replicas for part in session.parts))
     image = np.zeros((1, 224, 224, 3), np.uint8)
     for _ in range(100):
         session.answer(image, 5.0)
@@ -224,7 +241,7 @@ def fault(run: Run, seconds: float, harm: Callable[[], None], repair: Callable[[
         found["detection_ms"] = (run.gone[FIRST] - harmed) * 1e3
     if repair:
         found["repaired"] = run.summary(repaired, ended)
-        found["rejoin_s"] = run.whole_again(repaired)
+        found["rejoin_s"] = whole_again(run.frames.rows(repaired), NODES, repaired)
     found["longest_ask_ms"] = run.bus.longest_ms
     found["nodes"] = [one.record() for one in run.client.figures()]
     return found
@@ -234,9 +251,7 @@ def kill(seconds: float) -> dict[str, Any]:
     found = {}
     for replicas in (1, 2):
         with site() as place, running(place, replicas=replicas) as run:
-            found[f"replicas {replicas}"] = fault(
-                run, seconds, lambda: place.signal(FIRST, signal.SIGKILL), lambda: place.edgevit(FIRST)
-            )
+            found[f"replicas {replicas}"] = fault(run, seconds, lambda: place.kill(FIRST), lambda: place.edgevit(FIRST))
     return found
 
 
@@ -251,8 +266,6 @@ def stall(seconds: float) -> dict[str, Any]:
 
 
 def cut(seconds: float) -> dict[str, Any]:
-    from fleet.netns import network
-
     found = {}
     for title, secured in (("tcp", False), ("mtls", True)):
         with (
@@ -266,10 +279,91 @@ def cut(seconds: float) -> dict[str, Any]:
 
 
 def slow(seconds: float) -> dict[str, Any]:
-    from fleet.netns import network
-
     with network(NODES) as net, site(network=net) as place, running(place, deadline_s=0.5) as run:
         return {"10 Mbit/s": fault(run, seconds, lambda: net.slow(place.host(FIRST), 10), None)}
+
+
+def router(seconds: float) -> dict[str, Any]:
+    """What a client of both routers sees. It and the nodes are on one host, and on the first router when that dies."""
+    first, second, host = 0, 1, 2
+    with network(3) as net, new_home() as home, Sites(home, net) as place:
+        bundle = noop_bundle(home / "noop", SITE_PARTS)
+        place.router("first", first)
+        place.node("both", host, first, second)
+        place.node("only", host, first)
+        place.see(first, "both", "only")
+        place.deploy(first, bundle)
+        place.laptop("laptop", host, bundle, first, second, fps=FPS, deadline_s=SITE_DEADLINE_S)
+        place.wait_for_frames("laptop", whole, WARM_FRAMES)
+        place.router("second", second, first)
+        place.see(second, "both", "only")
+        return site_fault(place, seconds, ["laptop"], lambda: place.kill("first"), lambda: place.router("first", first))
+
+
+def wan(seconds: float) -> dict[str, Any]:
+    """What a client at each site sees. A site is one host."""
+    names = {0: "here", 1: "there"}
+    with network(2) as net, new_home() as home, Sites(home, net) as place:
+        bundle = noop_bundle(home / "noop", SITE_PARTS)
+        place.router("router-here", 0)
+        place.router("router-there", 1, 0)
+        for host, name in names.items():
+            place.node(name, host, host)
+        for host in names:
+            place.see(host, *names.values())
+        place.deploy(0, bundle, replicas=2)
+        for host, name in names.items():
+            place.laptop(f"laptop-{name}", host, bundle, host, fps=FPS, deadline_s=SITE_DEADLINE_S)
+        clients = [f"laptop-{name}" for name in names.values()]
+        for client in clients:
+            place.wait_for_frames(client, lambda one: whole(one) and len(one.live) == len(names), WARM_FRAMES)
+        return site_fault(place, seconds, clients, partial(net.cut, 1), partial(net.heal, 1))
+
+
+def site_fault(
+    place: Sites, seconds: float, clients: list[str], harm: Callable[[], None], repair: Callable[[], None]
+) -> dict[str, Any]:
+    """``fault`` for laptops, each of which loses one node of two by it, and what each sees."""
+    began = time.monotonic()
+    time.sleep(seconds)
+    harmed = time.monotonic()
+    harm()
+    time.sleep(seconds)
+    repaired = time.monotonic()
+    repair()
+    for client in clients:
+        place.wait_for_frames(client, lambda one: whole(one) and len(one.live) == 2)
+    time.sleep(max(0.0, repaired + seconds - time.monotonic()))
+    times = (began, harmed, repaired, time.monotonic())
+    return {client: seen(place.frames(client), times) for client in clients}
+
+
+def seen(frames: list[Frame], times: tuple[float, float, float, float]) -> dict[str, Any]:
+    """By one laptop while all was normal, harmed and repaired. ``carried_on_s``: until no frame is lost any more."""
+    stages = {
+        name: [one for one in frames if begin <= one.due < end]
+        for name, begin, end in zip(("normal", "harmed", "repaired"), times, times[1:], strict=False)
+    }
+    rows = {name: np.array([(one.due, one.ms, len(one.parts)) for one in some]) for name, some in stages.items()}
+    found: dict[str, Any] = {name: summary(some, SITE_PARTS, SITE_DEADLINE_S) for name, some in rows.items()}
+    _, harmed, repaired, _ = times
+    return found | {
+        "p99_harmed_to_normal": found["harmed"]["p99_ms"] / found["normal"]["p99_ms"],
+        "detection_ms": when(stages["harmed"], lambda one: len(one.live) < 2, harmed),
+        "carried_on_s": whole_again(np.minimum(rows["harmed"], (np.inf, np.inf, 1)), 1, harmed),
+        "seen_again_ms": when(stages["repaired"], lambda one: len(one.live) == 2, repaired),
+        "rejoin_s": whole_again(rows["repaired"], SITE_PARTS, repaired),
+    }
+
+
+def whole(frame: Frame) -> bool:
+    return len(frame.parts) == SITE_PARTS
+
+
+def when(frames: list[Frame], true: Callable[[Frame], bool], since: float) -> float | None:
+    """Milliseconds from ``since`` until the first of these frames was answered for which it is so; None: never."""
+    first = next((frame for frame in frames if true(frame)), None)
+    return None if first is None else (first.due - since) * 1e3 + first.ms
 
 
 def lie(seconds: float) -> dict[str, Any]:
@@ -298,7 +392,7 @@ def soaked(run: Run, minutes: float) -> dict[str, Any]:
         while (at := time.perf_counter() - began) < minutes * 60:
             victim = f"node-{kills % NODES}"
             time.sleep(15)
-            place.signal(victim, signal.SIGKILL)
+            place.kill(victim)
             time.sleep(5)
             place.edgevit(victim)
             kills += 1
@@ -326,7 +420,10 @@ def rss_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGESIZE") / 1e6
 
 
-SCENARIOS = {"kill": kill, "stall": stall, "cut": cut, "slow": slow, "lie": lie}
+SCENARIOS = {"kill": kill, "stall": stall, "cut": cut, "router": router, "wan": wan, "slow": slow, "lie": lie}
+
+
+SHOWN = ("detection_ms", "carried_on_s", "seen_again_ms", "rejoin_s", "longest_ask_ms")
 
 
 def show(scenario: str, found: dict[str, Any]) -> None:
@@ -339,7 +436,7 @@ def show(scenario: str, found: dict[str, Any]) -> None:
                     f"{row['lost']} lost, {row['late']} late; p50 {row['p50_ms']:.1f}, p99 {row['p99_ms']:.1f}, "
                     f"max {row['max_ms']:.1f} ms"
                 )
-        more = [f"{key} {one[key]:.2f}" for key in ("detection_ms", "rejoin_s", "longest_ask_ms") if one.get(key)]
+        more = [f"{key} {one[key]:.2f}" for key in SHOWN if one.get(key)]
         print("  " + ", ".join([*more, f"p99 ÷ normal {one['p99_harmed_to_normal']:.2f}"]))
 
 

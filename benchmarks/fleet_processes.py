@@ -6,28 +6,30 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import zenoh
+from fleet.fleet_nodes import Processes, edgevit, free_port, wait_live
 from zenoh.handlers import Callback
 
+from edgevit.fleet.ca import enroll, init_ca
 from edgevit.fleet.client import FleetClient
 from edgevit.fleet.link import Link, open_bus
 from edgevit.fleet.names import Names
+
+if TYPE_CHECKING:
+    from fleet.netns import Network
 
 REPLY = bytes(1536)
 REVISION = "e" * 64
@@ -35,16 +37,15 @@ PART = "raw"
 START_S = 30.0
 
 
-@dataclass
-class Site:
-    """Node processes in an ``EDGEVIT_HOME`` of their own, over TCP or mTLS: on loopback, or each in a network namespace
-    of ``network`` (tests/fleet/netns.py), the nth node in the nth."""
+class Site(Processes):
+    """Node processes over TCP or mTLS: on loopback, or each on a host of ``network``, the nth node on the nth."""
 
-    folder: Path
-    secured: bool = False
-    network: Any = None
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    endpoints: dict[str, str] = field(default_factory=dict)  # of nodes that are named, in the order they were started
+    def __init__(self, home: Path, secured: bool, network: Network | None) -> None:
+        super().__init__(home)
+        self.secured, self.network = secured, network
+        self.endpoints: dict[str, str] = {}  # of nodes that are named, in the order they were started
+        if secured:
+            init_ca()
 
     def link(self, role: str, name: str) -> Link:
         if not self.secured and self.network is None:
@@ -59,29 +60,23 @@ class Site:
         return list(self.endpoints).index(name)
 
     def _identity(self, role: str, name: str) -> Path:
-        from edgevit.fleet.ca import enroll, init_ca
-
-        out = self.folder / "identities" / name
-        if not out.exists():
-            with suppress(Exception):
-                init_ca()
-            enroll(name, role, out=out)
-        return out
+        out = self.home / "identities" / name
+        return out if out.exists() else enroll(name, role, out=out).folder
 
     def edgevit(self, name: str) -> None:
         """Start a node, or start it again."""
-        self._start(name, [sys.executable, "-P", "-m", "edgevit.cli", "node", "--name", name, "--threads", "1"], "node")
+        self._start(name, edgevit("node", "--name", name, "--threads", 1))
 
     def raw(self, name: str) -> None:
-        self._start(name, [sys.executable, __file__, name], "node")
+        self._start(name, [sys.executable, __file__, name])
 
     def odd(self, name: str, revision: str, parts: str, behaviour: str, features: int) -> None:
         """A node of tests/fleet/odd_node.py, on loopback."""
         script = str(Path(__file__).parents[1] / "tests/fleet/odd_node.py")
         command = [sys.executable, script, name, revision, parts, behaviour, str(features)]
-        self.running[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        self.run(name, command, stdin=subprocess.PIPE)  # it ends with its stdin
 
-    def _start(self, name: str, command: list[str], role: str) -> None:
+    def _start(self, name: str, command: list[str]) -> None:
         if self.secured or self.network is not None:
             protocol = "tls" if self.secured else "tcp"
             if self.network is None:
@@ -91,59 +86,32 @@ class Site:
                 at = f"{protocol}/{self.network.address(index)}:7447"
                 command = [*self.network.command(index), *command]
             self.endpoints[name] = at
-            link = self.link(role, name)
+            link = self.link("node", name)
             command += ["--listen", at, *(["--identity", str(link.identity)] if self.secured else ["--insecure"])]
             command += [word for one in link.connect for word in ("--connect", one)]
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.run(name, command)
 
-    def signal(self, name: str, number: int) -> None:
-        self.running[name].send_signal(number)
-        if number == signal.SIGKILL:
-            self.running[name].wait()
-
-    def end(self) -> None:
-        for process in self.running.values():
-            with suppress(OSError):
-                process.kill()
-            process.wait()
+    def wait_live(self, *names: str) -> None:
+        wait_live(self.link("operator", "operator"), *names)
 
 
 @contextmanager
-def site(*, secured: bool = False, network: Any = None) -> Iterator[Site]:
-    """An empty site; its processes are killed in the end."""
+def new_home() -> Iterator[Path]:
+    """An empty ``EDGEVIT_HOME``, this process's too while the block runs."""
     before = os.environ.get("EDGEVIT_HOME")
     with tempfile.TemporaryDirectory(prefix="edgevit-fleet-") as folder:
         os.environ["EDGEVIT_HOME"] = folder
-        found = Site(Path(folder), secured, network)
         try:
-            yield found
+            yield Path(folder)
         finally:
-            found.end()
             os.environ.pop("EDGEVIT_HOME") if before is None else os.environ.update(EDGEVIT_HOME=before)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_live(site: Site, link: Link, names: list[str]) -> None:
-    """Until those nodes are announced."""
-    bus, live = open_bus(link, "operator"), set[str]()
-    watch = bus.watch(Names().live(), lambda key, here: live.add(Names().steps(key)[1]) if here else None)
-    wait(lambda: live >= set(names))
-    watch.close()
-    bus.close()
-
-
-def wait(true: Callable[[], Any], seconds: float = START_S) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > until:
-            raise SystemExit("it never came true")
-        time.sleep(0.01)
+@contextmanager
+def site(*, secured: bool = False, network: Network | None = None) -> Iterator[Site]:
+    """An empty site; its processes are killed in the end."""
+    with new_home() as home, Site(home, secured, network) as found:
+        yield found
 
 
 class RawClient:

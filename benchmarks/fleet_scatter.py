@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from fleet_processes import RawClient, Site, raw_session, site, wait_live, wait_parts
+from fleet_processes import RawClient, Site, raw_session, site, wait_parts
 
 from edgevit.fleet.client import FleetClient
 from edgevit.fleet.deploy import deploy
@@ -115,7 +115,7 @@ def measured(place: Site, bundle: Path, blocks: int, count: int, seconds: float)
         place.edgevit(name)
     for name in raw_names:
         place.raw(name)
-    wait_live(place, place.link("operator", "operator"), [*names, *raw_names])
+    place.wait_live(*names, *raw_names)
     deploy(bundle, place.link("operator", "operator"), plan=None)
     bus = open_bus(place.link("client", "client"), "client")
     client = FleetClient(bus, Names())
@@ -168,7 +168,7 @@ def main() -> None:
     results: dict[str, Any] = {"goals": GOALS, "machine": environment.collect().record()}
     for title, secured in (("tcp", False), ("mtls", True)):
         with site(secured=secured) as place:
-            bundle = noop_bundle(place.folder / "noop", NODES)
+            bundle = noop_bundle(place.home / "noop", NODES)
             results[title] = measured(place, bundle, given.blocks, given.turn, given.seconds)
             show(title, results[title])
             given.out.write_text(json.dumps(results, indent=1) + "\n")

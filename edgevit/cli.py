@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from edgevit import render
+from edgevit.amounts import parse_bytes
 from edgevit.errors import EdgeVitError, UsageError
 from edgevit.fleet import cli as fleet
-from edgevit.split.options import SplitJob, SplitOptions, parse_bytes
+from edgevit.split.options import SplitJob, SplitOptions
 from edgevit.train.options import TrainOptions
 
 RECIPE = TrainOptions()  # the defaults of `edgevit train`
@@ -405,6 +407,12 @@ def profile(
         list[str] | None,
         typer.Option("--on", metavar="NODE[,NODE]", help="Measure on these nodes of the fleet instead of here."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="With --on: results go to DIR/NODE, which a fleet.toml can name."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure latency in a fresh process, with percentile bounds and a verdict; raw samples are kept in profiles/.
@@ -415,29 +423,25 @@ def profile(
     from edgevit.profiles.scenarios import parse_scenario
     from edgevit.runtimes.base import parse_options
 
-    chosen = parse_scenario(scenario, qps=qps, bound_ms=bound_ms, fps=fps, minutes=minutes)
-    if on:
-        only_here = {
-            "--qps": qps, "--fps": fps, "--minutes": minutes, "--require": require, "--fail-if": fail_if,
-            "--data": data, "--trust": trust, "--runtime-option": runtime_option,
-        }  # fmt: skip
-        if given := [name for name, value in only_here.items() if value]:
-            raise UsageError(f"{given[0]} is not available with --on", hint="leave it out, or profile on the device")
-        fleet.profile_on(
-            on, artifacts, link, json, runtime=runtime, provider=provider, tier=tier, scenario=chosen.name, batch=batch,
-            layers=layers, threads=threads,
-        )  # fmt: skip
-        return
+    nodes = [name for text in on or () for name in text.split(",") if name]
+    if on and not nodes:
+        raise UsageError("--on names no node", hint="edgevit fleet nodes lists them")
+    if out and not nodes:
+        raise UsageError("--out is for results of --on", hint="here they are kept in the artifact's profiles folder")
     with render.progress("profiling") as shown:
+        rows = render.Rows(shown)
         results = jobs.run_profiles(
             artifacts,
-            lambda name: render.Stages(shown, name),
+            lambda name: partial(rows, name) if nodes else render.Stages(shown, name),
+            on=nodes,
+            link=link,
+            out=out,
             require=tuple(require or ()),
             fail_if=tuple(fail_if or ()),
             runtime=runtime,
             provider=provider,
             tier=tier,
-            scenario=chosen,
+            scenario=parse_scenario(scenario, qps=qps, bound_ms=bound_ms, fps=fps, minutes=minutes),
             batch=batch,
             layers=layers,
             data=data,
@@ -445,19 +449,17 @@ def profile(
             trust=trust,
             options=parse_options(runtime_option or ()),
         )
-    done = [result.profile for result in results if result.profile]
+    done = [result for result in results if result.full]
     if json:
-        render.emit_json([measured.record() for measured in done])
+        render.emit_json([result.record() for result in done])
     elif done:
-        render.table(jobs.PROFILE_COLUMNS, [jobs.profile_row(measured) for measured in done])
-        for measured in done:
-            if measured.accuracy:
-                render.say(jobs.accuracy_line(measured.artifact, measured.accuracy))
-            if measured.layers:
-                title = f"{measured.artifact}: where the milliseconds went"
-                render.table(jobs.LAYER_COLUMNS, jobs.layer_rows(measured.layers), title=title)
-            for reason in measured.reasons:
-                render.say(f"{measured.artifact}: {reason}")
+        render.table(jobs.PROFILE_COLUMNS, [result.row() for result in done])
+        for result in done:
+            if result.layers:
+                title = f"{result.subject}: where the milliseconds went"
+                render.table(jobs.LAYER_COLUMNS, jobs.layer_rows(result.layers), title=title)
+            for line in result.lines():
+                render.say(line)
     _finish(results)
 
 

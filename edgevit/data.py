@@ -79,12 +79,14 @@ class LabelledData:
 
     images   one (H, W, 3) uint8 RGB array each; sizes may differ; folders decode on access
     labels   (N,) int64 indices into ``classes``, or None for images without labels
+    cropped  to what one model takes, so that nothing is left to do but its normalisation (``crops:PATH``)
     """
 
     name: str
     images: Images
     labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
     classes: tuple[str, ...] | None = None
+    cropped: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -108,7 +110,7 @@ def open_data(spec: str, *, split: Split = "all", seed: int = 0) -> LabelledData
     scheme, colon, path = spec.partition(":")
     if scheme in ("digits", "samples") and not colon:
         return _split(_digits() if scheme == "digits" else _samples(), split, seed)
-    known = {"folder": _folder, "npz": _npz, "cifar10": _cifar}
+    known = {"folder": _folder, "npz": _npz, "cifar10": _cifar, "crops": _crops}
     if scheme not in known or not colon:
         if scheme in known:
             raise UsageError(f"data source {spec!r} lacks its path", hint=f"write {scheme}:PATH")
@@ -322,6 +324,11 @@ def _npz(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
         return _split(LabelledData(spec, _in_memory(images)), split, seed)
     labels, classes = _checked_labels(arrays["labels"], arrays.get("classes"), len(images), path)
     return _split(LabelledData(spec, _in_memory(images), labels, classes), split, seed)
+
+
+def _crops(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
+    """What ``profiles.crops.write`` wrote."""
+    return replace(_npz(path, spec, split, seed), cropped=True)
 
 
 def _checked_images(images: Pixels, path: Path) -> Pixels:

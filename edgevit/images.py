@@ -1,6 +1,7 @@
 """From an image file to the tensor a model wants: numpy and pillow only, so a device can do it.
 
-``Preprocess`` is stored in every artifact, so that the device and the build host cannot disagree about it.
+``Preprocess`` is stored in every artifact, so that the device and the build host cannot disagree about it. Pillow is
+imported by what decodes or resizes: a process that does neither does without its memory.
 """
 
 from __future__ import annotations
@@ -9,25 +10,21 @@ import io
 import math
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgevit.errors import EdgeVitError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_PIXELS = 64_000_000  # an 8000 × 8000 photo; more is a decompression bomb or a mistake
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 # What may be opened: other formats of Pillow's start programs (EPS runs Ghostscript) or are no photographs.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
-_RESAMPLE = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 Triple = tuple[float, float, float]
 
 
@@ -57,11 +54,16 @@ class Preprocess(BaseModel):
     baked: bool = False
 
     def crop_pixels(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Resize and crop. (H, W, 3) uint8 -> (*size, 3) uint8."""
+        """Resize and crop. (H, W, 3) uint8 -> (*size, 3) uint8; the image itself where nothing changes."""
         height, width = self.size
+        if self.crop == "squash" and image.shape[:2] == self.size:
+            return image
+        from PIL import Image
+
+        how = Image.Resampling[self.interpolation.upper()]
         picture = Image.fromarray(image)
         if self.crop == "squash":
-            return np.asarray(picture.resize((width, height), _RESAMPLE[self.interpolation]))
+            return np.asarray(picture.resize((width, height), how))
         resized = self._resized(picture.width, picture.height)
         if resized[0] * resized[1] > MAX_PIXELS:  # a strip of 1 × 100,000 pixels would be resized to gigabytes
             raise ImageError(
@@ -69,7 +71,7 @@ class Preprocess(BaseModel):
                 hint="cut out the part that matters first",
             )
         if resized != picture.size:
-            picture = picture.resize(resized, _RESAMPLE[self.interpolation])
+            picture = picture.resize(resized, how)
         # round() halves to even, as torchvision's centre crop does
         left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
         return np.asarray(picture.crop((left, top, left + width, top + height)))
@@ -83,6 +85,10 @@ class Preprocess(BaseModel):
             return int(goal_width * width / short), int(goal_height * height / short)
         scale = max(goal_height / height, goal_width / width)
         return max(self.size[1], round(width * scale)), max(self.size[0], round(height * scale))
+
+    def after_crop(self) -> Preprocess:
+        """For images that ``crop_pixels`` has made: a squash to the size that they have changes nothing."""
+        return self.model_copy(update={"crop": "squash"})
 
     def normalise(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """(..., 3) uint8 in [0, 255] -> (..., 3) float32, mean subtracted and divided by std."""
@@ -108,6 +114,8 @@ def shrink(image: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
     scale = side / min(height, width)
     if scale >= 1:
         return image
+    from PIL import Image
+
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
@@ -117,6 +125,8 @@ def decode(source: Path | bytes, *, name: str | None = None) -> np.ndarray[Any, 
 
     Raises ImageError with one sentence for a file that is missing, empty, broken or over ``MAX_PIXELS``.
     """
+    from PIL import Image, UnidentifiedImageError
+
     label = name or (str(source) if isinstance(source, Path) else "image")
     try:
         data = source.read_bytes() if isinstance(source, Path) else source
@@ -139,9 +149,19 @@ def decode(source: Path | bytes, *, name: str | None = None) -> np.ndarray[Any, 
         raise ImageError(f"{label}: broken image ({said})", hint="is the file complete?") from exc
 
 
-def _opened(data: bytes, label: str) -> np.ndarray[Any, Any]:
+def able_formats() -> list[str]:
+    """Those of ``FORMATS`` that Pillow can open here. The first call loads its decoders, which takes a tenth of a
+    second: whoever has a deadline makes it before."""
+    from PIL import Image
+
     Image.init()
-    with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as picture:
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _opened(data: bytes, label: str) -> np.ndarray[Any, Any]:
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(data), formats=able_formats()) as picture:
         if picture.width * picture.height > MAX_PIXELS:
             size = f"{picture.width}×{picture.height} pixels"
             raise ImageError(
@@ -151,6 +171,8 @@ def _opened(data: bytes, label: str) -> np.ndarray[Any, Any]:
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray[Any, Any]:
+    from PIL import Image
+
     if picture.mode in ("I;16", "I;16B", "I;16L", "I"):  # 16-bit greyscale: plain convert() would clip, not scale
         grey = np.asarray(picture, dtype=np.float64)
         picture = Image.fromarray((grey / 257).clip(0, 255).round().astype(np.uint8))

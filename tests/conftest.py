@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 from tiny_manifest import write_manifest
 
@@ -19,9 +22,27 @@ from edgevit.images import Preprocess
 
 SIZE, CLASSES = 8, 4
 
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a shell's background: children would inherit that
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Files of few tests that each take long. xdist, left alone, starts the files with the fewest tests last.
+LONG = {
+    "test_contract", "test_benchmark", "test_cli", "test_quickstart", "test_device_venv", "test_readme",
+    "test_tvm_tuning_real", "test_tvm_compile", "test_tvm_cross", "test_job", "test_split_command", "test_bus_faults",
+    "test_gateway_fuzz", "test_remote_profile", "test_security", "test_shipping", "test_sites", "test_up",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a worker: long files first, then those of many tests, so that no worker is left with a long one at the end."""
+    if hasattr(config, "workerinput"):
+        sizes = Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path.stem not in LONG, -sizes[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +52,14 @@ def edgevit_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("home")
         patch.setenv("EDGEVIT_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def disk_that_is_not_waited_for() -> Iterator[None]:
+    """What tests write need not survive the machine, and the disk takes 5 to 10 ms for each file that must."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 Make = Callable[..., Path]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from edgevit.artifact import sha256_of
+from edgevit.cli import main
 
 JSON_PROFILE_KEYS = {
     "artifact", "runtime", "provider", "threads", "scenario", "tier", "verdict", "unmonitored", "p50_ms", "p90_ms",
@@ -37,6 +40,22 @@ def edgevit(*arguments: object, cwd: Path | None = None, **environment: str) -> 
     )
     assert "Traceback" not in ran.stderr + ran.stdout, ran.stderr
     return ran
+
+
+def said(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same without a process to start: what ``main`` prints and the code it leaves with."""
+    shown, told, ended = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(shown),
+        contextlib.redirect_stderr(told),
+    ):
+        patch.setattr(sys, "argv", ["edgevit", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as left:
+            ended = left.code if isinstance(left.code, int) else 0
+    return subprocess.CompletedProcess(arguments, ended, shown.getvalue(), told.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +89,7 @@ def test_help_of_every_verb_shows_without_heavy_imports() -> None:
     shown = edgevit("--help").stdout
     for verb in ("models", "targets", "train", "export", "verify", "predict", "profile", "info", "quickstart"):
         assert verb in shown
-        assert edgevit(verb, "--help").returncode == 0
+        assert said(verb, "--help").returncode == 0
 
 
 def test_no_verb_shows_the_help() -> None:
@@ -79,33 +98,33 @@ def test_no_verb_shows_the_help() -> None:
 
 
 def test_an_unknown_model_ends_with_2_and_the_nearest_name() -> None:
-    ran = edgevit("export", "fmvit_nan", "-t", "onnx")
+    ran = said("export", "fmvit_nan", "-t", "onnx")
     assert ran.returncode == 2
     assert "unknown model 'fmvit_nan'" in ran.stderr
     assert "fmvit_nano" in ran.stderr
 
 
 def test_an_unknown_target_ends_with_2_and_the_nearest_name() -> None:
-    ran = edgevit("export", "fmvit_nano", "-t", "onx")
+    ran = said("export", "fmvit_nano", "-t", "onx")
     assert ran.returncode == 2
     assert "did you mean onnx" in ran.stderr
 
 
 def test_a_bare_option_with_no_value_ends_with_2() -> None:
-    ran = edgevit("export", "fmvit_nano", "-t", "onnx", "--option", "opset")
+    ran = said("export", "fmvit_nano", "-t", "onnx", "--option", "opset")
     assert ran.returncode == 2
     assert "is not KEY=VALUE" in ran.stderr
 
 
 def test_a_file_model_that_is_not_there_ends_with_2(tmp_path: Path) -> None:
-    ran = edgevit("export", tmp_path / "missing.py:build", "-t", "onnx")
+    ran = said("export", tmp_path / "missing.py:build", "-t", "onnx")
     assert ran.returncode == 2
     assert "missing.py" in ran.stderr
 
 
 def test_an_existing_output_is_refused_with_2_and_kept(artifact: Path) -> None:
     before = sha256_of(artifact / "edgevit.json")
-    ran = edgevit("export", "vit_nano", "-t", "onnx", "-o", artifact)
+    ran = said("export", "vit_nano", "-t", "onnx", "-o", artifact)
     assert ran.returncode == 2
     assert "--force" in ran.stderr
     assert sha256_of(artifact / "edgevit.json") == before
@@ -124,7 +143,7 @@ def test_a_corrupted_file_ends_with_6(artifact: Path) -> None:
     data[len(data) // 2] ^= 1
     (artifact / "model.onnx").write_bytes(data)
     for verb in ("verify", "profile"):
-        ran = edgevit(verb, artifact)
+        ran = said(verb, artifact)
         assert ran.returncode == 6
         assert "model.onnx" in ran.stderr
         assert "was altered" in ran.stderr
@@ -132,7 +151,7 @@ def test_a_corrupted_file_ends_with_6(artifact: Path) -> None:
 
 def test_a_missing_file_ends_with_6(artifact: Path) -> None:
     (artifact / "model.onnx").unlink()
-    ran = edgevit("verify", artifact)
+    ran = said("verify", artifact)
     assert ran.returncode == 6
     assert "lacks model.onnx" in ran.stderr
 
@@ -143,7 +162,7 @@ def test_a_swapped_weight_ends_with_7(artifact: Path) -> None:
     values = numpy_helper.to_array(weight).copy()
     weight.CopyFrom(numpy_helper.from_array(values[::-1].copy(), weight.name))
     rewrite(artifact, model)
-    ran = edgevit("verify", artifact)
+    ran = said("verify", artifact)
     assert ran.returncode == 7
     assert "tolerance" in ran.stderr
 
@@ -160,7 +179,7 @@ def test_a_doubled_normalisation_ends_with_7_and_is_named(artifact: Path) -> Non
     model.graph.node.insert(0, helper.make_node("Sub", ["image", "m"], ["centred"]))
     model.graph.node.insert(1, helper.make_node("Div", ["centred", "s"], ["normalised_again"]))
     rewrite(artifact, model)
-    ran = edgevit("verify", artifact)
+    ran = said("verify", artifact)
     assert ran.returncode == 7
     assert "applied twice" in ran.stderr
 
@@ -168,20 +187,20 @@ def test_a_doubled_normalisation_ends_with_7_and_is_named(artifact: Path) -> Non
 def test_a_manifest_from_the_future_ends_with_6(artifact: Path) -> None:
     manifest = json.loads((artifact / "edgevit.json").read_text())
     (artifact / "edgevit.json").write_text(json.dumps({**manifest, "schema_version": 99}))
-    ran = edgevit("info", artifact)
+    ran = said("info", artifact)
     assert ran.returncode == 6
     assert "schema 99" in ran.stderr
     assert "pip install -U edgevit" in ran.stderr
 
 
 def test_a_folder_that_is_no_artifact_ends_with_6(tmp_path: Path) -> None:
-    ran = edgevit("verify", tmp_path)
+    ran = said("verify", tmp_path)
     assert ran.returncode == 6
     assert "no edgevit.json in it" in ran.stderr
 
 
 def test_an_absent_provider_is_never_replaced(artifact: Path) -> None:
-    ran = edgevit("predict", artifact, artifact / "golden/0.png", "--provider", "cuda")
+    ran = said("predict", artifact, artifact / "golden/0.png", "--provider", "cuda")
     assert ran.returncode in (3, 4)
     assert "CUDA" in ran.stderr
 
@@ -219,7 +238,7 @@ def test_info_is_words_or_the_manifest(artifact: Path) -> None:
     words = edgevit("info", artifact).stdout
     assert "vit_nano, deploy form" in words
     assert "verified" in words
-    assert json.loads(edgevit("info", artifact, "--json").stdout)["schema_version"] == 1
+    assert json.loads(said("info", artifact, "--json").stdout)["schema_version"] == 1
 
 
 def test_targets_lists_exporters_and_runtimes() -> None:

@@ -12,15 +12,15 @@ FACTORY = """
 from edgevit.models.vit import VisionTransformer, ViTConfig, uniform_blocks
 
 def build(num_classes=4, image_size=8):
-    model = VisionTransformer(ViTConfig((8, 8), 4, 24, uniform_blocks(2, 3, 8, 48), num_classes))
+    model = VisionTransformer(ViTConfig((8, 8), 4, 24, uniform_blocks(2, HEADS, 8, 48), num_classes))
     model.image_size = (8, 8)
     return model
 """
 
 
-def write_model(folder: Path) -> str:
+def write_model(folder: Path, *, heads: int = 3) -> str:
     """``file.py:factory`` of the trunk."""
-    (folder / "tiny_vit.py").write_text(FACTORY)
+    (folder / "tiny_vit.py").write_text(FACTORY.replace("HEADS", str(heads)))
     return f"{folder / 'tiny_vit.py'}:build"
 
 

@@ -176,9 +176,8 @@ def node(
 
     Without --listen, --connect and --identity all stays on this machine, and nodes find each other by themselves.
     """
+    from edgevit.amounts import parse_bytes
     from edgevit.fleet.node import NodeOptions, run_node
-    from edgevit.split.fleet_file import parse_rate
-    from edgevit.split.options import parse_bytes
 
     run_node(
         NodeOptions(
@@ -190,9 +189,15 @@ def node(
             queue=queue,
             metrics=metrics,
             trust=trust,
-            macs_per_s=None if macs_per_s is None else parse_rate(macs_per_s),
+            macs_per_s=None if macs_per_s is None else _rate(macs_per_s),
         )
     )
+
+
+def _rate(text: str) -> float:
+    from edgevit.split.fleet_file import parse_rate  # and with it the profiles, 10 MB that a node has no use for
+
+    return parse_rate(text)
 
 
 def _labels(texts: list[str]) -> dict[str, str]:
@@ -394,27 +399,6 @@ def infer(
     if short:
         raise short
     if failures:
-        raise typer.Exit(1)
-
-
-def profile_on(on: list[str], artifacts: list[Path], link: Any, json: bool, **options: Any) -> None:
-    """``edgevit profile … --on``."""
-    from edgevit.fleet import remote_profile as module
-
-    nodes = [name for text in on for name in text.split(",") if name]
-    with render.progress("profiling") as shown:
-        rows = render.Rows(shown)
-        found = module.profile_on(
-            nodes, artifacts, link=link, **options,
-            on_progress=lambda node, artifact, stage, share: rows(f"{node} {artifact}", stage, share),
-        )  # fmt: skip
-    if json:
-        render.emit_json(found.record())
-    else:
-        render.table(module.COLUMNS, found.rows())
-        for line in found.lines():
-            render.say(line)
-    if found.failed:
         raise typer.Exit(1)
 
 

@@ -70,6 +70,7 @@ class _Peer:
         self.breaker = Breaker()
         self.figures = NodeFigures(node)
         self.means: dict[tuple[str, str], Mean] = {}  # by revision and part
+        self.hungry: dict[_Request, None] = {}  # those that wait for a credit of it, and were not woken
 
 
 @dataclass(slots=True)
@@ -87,7 +88,7 @@ class _Pending:
 class _Request:
     """One scatter. ``wake`` gets something whenever there is something to do for the caller's thread."""
 
-    __slots__ = ("due", "found", "load", "missing", "pending", "revision", "trace", "wake")
+    __slots__ = ("due", "found", "hungry", "load", "missing", "pending", "revision", "trace", "wake")
 
     def __init__(self, revision: str, load: Load, wanted: Sequence[Wanted], due: float, trace: str | None) -> None:
         self.revision, self.load, self.due = revision, load, due
@@ -95,6 +96,7 @@ class _Request:
         self.pending = {one.part: _Pending(one) for one in wanted}
         self.found: dict[str, PartAnswer] = {}
         self.missing: dict[str, str] = {}
+        self.hungry: dict[_Peer, None] = {}  # the nodes of which it waits for a credit
         self.wake: SimpleQueue[None] = SimpleQueue()
 
 
@@ -148,7 +150,6 @@ class FleetClient:
         self._changed = threading.Condition(self._lock)
         self._peers: dict[str, _Peer] = {}
         self._paces: dict[tuple[str, str], Pace] = {}
-        self._hungry: set[_Request] = set()  # those that wait for a credit
         self._routes = Routes()
         self._bus = bus
         self._watches = (bus.watch(names.live(), self._live), bus.watch(names.ready(), self._ready))
@@ -219,7 +220,9 @@ class FleetClient:
 
     def _step(self, request: _Request, now: float) -> tuple[list[_Ask], float]:
         """What to ask now, and when to look again at the latest."""
-        self._hungry.discard(request)
+        waited, request.hungry = request.hungry, {}
+        for peer in waited:
+            peer.hungry.pop(request, None)
         if now >= request.due:
             self._give_up(request, now)
         asks: list[_Ask] = []
@@ -234,15 +237,20 @@ class FleetClient:
                     asks += self._hedge(request, part, pending, now)
                 else:
                     until = min(until, at)
+        for peer in request.hungry:
+            until = min(until, peer.credits.last_due)  # then it is stuck, and not worth waiting for
+        for peer in waited:  # a credit that it was woken for and did not take is the next one's
+            self._feed(peer)
         return asks, until
 
     def _first(self, request: _Request, part: str, pending: _Pending, now: float) -> list[_Ask]:
         """Ask the best replica, and those that are due for a probe. None left: the part is missing, unless one has
         merely no credit at the moment."""
-        free, probes, wait = self._candidates(request, part, pending, now)
+        free, probes, behind = self._candidates(request, part, pending, now)
         chosen = [*free[:1], *probes]
-        if not chosen and wait:
-            self._hungry.add(request)
+        if not chosen and behind:
+            for peer in behind:
+                request.hungry[peer] = peer.hungry[request] = None
         elif not chosen:
             del request.pending[part]
             request.missing[part] = "; ".join(pending.why) or "no node has it"
@@ -259,13 +267,13 @@ class FleetClient:
 
     def _candidates(
         self, request: _Request, part: str, pending: _Pending, now: float
-    ) -> tuple[list[tuple[str, str]], list[tuple[str, str]], bool]:
+    ) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[_Peer]]:
         """(node, incarnation) of the replicas that may be asked, the quickest first; of those that are due for a probe;
-        and whether one is only out of credits."""
+        and those that are only out of credits."""
         asked = {ask.node for ask in pending.under_way}
         free: list[tuple[float, str, str]] = []
         probes: list[tuple[str, str]] = []
-        wait = False
+        behind: list[_Peer] = []
         for node, incarnation in self._routes.nodes(request.revision, part).items():
             if node in pending.tried or node in asked:
                 continue
@@ -283,13 +291,13 @@ class FleetClient:
             elif now + self._turn_s(peer, request.revision, part) > request.due:
                 pending.why[f"{node} is behind with its answers"] = None
             else:
-                wait = True
-        return [(node, incarnation) for _, node, incarnation in sorted(free)], probes, wait
+                behind.append(peer)
+        return [(node, incarnation) for _, node, incarnation in sorted(free)], probes, behind
 
     def _turn_s(self, peer: _Peer, revision: str, part: str) -> float:
         """How long an answer takes about for which a credit must be waited for, behind the others that wait."""
         mean = peer.means.get((revision, part))
-        return mean.seconds * (2 + len(self._hungry) / WINDOW) if mean else 0.0
+        return mean.seconds * (2 + len(peer.hungry) / WINDOW) if mean else 0.0
 
     def _panic(self, now: float) -> bool:
         """Whether more than half of the nodes would be left alone: then more likely it is us, and nobody is."""
@@ -393,16 +401,19 @@ class FleetClient:
 
     def _departed(self, node: str, incarnation: str) -> None:
         """With the lock held: a node is gone, and with it whatever it owes."""
-        for ask in self._peer(node).credits.departed(lambda ask: ask.incarnation == incarnation):
+        peer = self._peer(node)
+        for ask in peer.credits.departed(lambda ask: ask.incarnation == incarnation):
             ask.over = True
             self._failed(ask, "is gone")
-        self._feed()
+        for request in peer.hungry:  # none of them waits for it any longer
+            request.wake.put(None)
+        peer.hungry.clear()
 
     def _over(self, ask: _Ask, now: float) -> _Peer:
         peer = self._peer(ask.node)
         ask.over = True
         if peer.credits.returned(ask, now):
-            self._feed()
+            self._feed(peer)
         return peer
 
     def _failed(self, ask: _Ask, reason: str, *, again: bool = False) -> None:
@@ -417,9 +428,12 @@ class FleetClient:
             pending.tried.add(ask.node)
         ask.request.wake.put(None)
 
-    def _feed(self) -> None:
-        """A credit is back."""
-        for request in self._hungry:
+    def _feed(self, peer: _Peer) -> None:
+        """A credit may be free: wake the request that has least time left, and no other. To wake all that wait at every
+        answer cost more than the answers themselves."""
+        if peer.hungry and peer.credits.free(self._routes.held(peer.figures.node)):
+            request = min(peer.hungry, key=lambda one: one.due)
+            del peer.hungry[request]
             request.wake.put(None)
 
     def _peer(self, node: str) -> _Peer:

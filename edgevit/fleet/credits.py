@@ -54,6 +54,11 @@ class Credits(Generic[Q]):
         """Whether everything owed is overdue, so that waiting for a credit is hopeless."""
         return bool(self._due) and all(due < now for due in self._due.values())
 
+    @property
+    def last_due(self) -> float:
+        """From when on it is stuck, if no answer comes before."""
+        return max(self._due.values(), default=0.0)
+
     def departed(self, whose: Callable[[Q], bool]) -> tuple[Q, ...]:
         """Who was asked is gone: the credits of its questions are back. Those questions."""
         lost = tuple(question for question in self._due if whose(question))

@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from edgevit.artifact import write_durably
 from edgevit.errors import EdgeVitError, FleetError, UnknownName, UsageError
 from edgevit.fleet import placing
@@ -30,7 +28,7 @@ from edgevit.home import fleet_home
 from edgevit.split.assign import Node, assign
 from edgevit.split.bundle import Bundle
 from edgevit.split.fleet_file import Fleet, read_fleet
-from edgevit.split.plan import Plan
+from edgevit.split.plan import Plan, read_plan
 
 COLUMNS = ("node", "sub-models")
 MAX_REPLICAS, DAY_S = 64, 86_400  # as messages.Placement has them
@@ -126,18 +124,19 @@ def deploy(
     ``on_progress`` hears of every node's stages: checking, pulling (with its share), loading, ready.
 
     Raises PlacementImpossible when there is no room, FleetError naming the node and its reason when one refuses or
-    fails, or none is there, UsageError for a plan of another bundle; what ran before runs on.
+    fails, or none is there, UsageError for a plan of another bundle, BadArtifact for what is no plan; what ran before
+    runs on.
     """
     started = time.monotonic()
     _check(replicas, replace_after_s)
-    packed, plan = pack(path, runtime), None if plan is None else _read_plan(plan)
+    packed, plan = pack(path, runtime), read_plan(plan) if isinstance(plan, Path | str) else plan
     replicas = replicas if plan is None else plan.replicas
     name = checked("deployment", name or packed.name)
     with Operator.on(link) as operator:
         infos = operator.nodes()
         known = operator.placement(name)
         where = _where(packed, path, infos, known, plan=plan, fleet=fleet, replicas=replicas)
-        with operator.serving(packed):
+        with operator.serving(packed.find):
             placement = operator.sign(
                 name=name,
                 kind=packed.release.kind,
@@ -284,15 +283,6 @@ def _check(replicas: int, replace_after_s: float) -> None:
         raise UsageError(f"{replicas} replicas of each part", hint=f"--replicas 1 to {MAX_REPLICAS}")
     if not 1 <= replace_after_s <= DAY_S:
         raise UsageError(f"a node that is gone is waited for 1 s to a day, not {replace_after_s:g} s")
-
-
-def _read_plan(plan: Plan | Path | str) -> Plan:
-    if isinstance(plan, Plan):
-        return plan
-    try:
-        return Plan.model_validate_json(Path(plan).read_bytes())
-    except (OSError, ValidationError) as exc:
-        raise UsageError(f"{plan} is not a plan", hint="edgevit assign BUNDLE --fleet fleet.toml makes one") from exc
 
 
 def _planned(plan: Plan, release: Release, infos: Iterable[Info]) -> Where:

@@ -39,7 +39,7 @@ from edgevit.fleet.messages import (
     tensor_of,
 )
 from edgevit.fleet.names import Names
-from edgevit.images import FORMATS, ImageError, Preprocess, decode
+from edgevit.images import ImageError, Preprocess, able_formats, decode
 from edgevit.runtimes.base import Session, open_session
 
 BUSY, LATE, LEAVING = "busy", "late", "leaving"
@@ -199,6 +199,8 @@ class Engine:
             raise Unsupported(f"{folder} takes {len(manifest.inputs)} inputs; a node serves models of one")
         by_role = {spec.role: spec.name for spec in reversed(manifest.outputs)}
         steps = manifest.preprocess if manifest.image_input() else None
+        if steps:
+            able_formats()  # now, and not while the first image waits
         session = open_session(artifact, threads=self._threads, trust=self._trust)
         try:
             image = manifest.inputs[0]
@@ -213,8 +215,7 @@ class Engine:
             image=image,
             output=by_role.get("features") or by_role.get("logits") or manifest.outputs[0].name,
             preprocess=steps,
-            # A squash to the size that an image has already changes nothing: what is left are mean, std and layout.
-            cropped=steps and steps.model_copy(update={"crop": "squash"}),
+            cropped=steps and steps.after_crop(),
             figures=Figures(held.revision, held.part),
         )
 
@@ -314,9 +315,7 @@ def _decoded(data: bytes) -> Array:
     """Pixels of an encoded image, whose header is looked at before anything is allocated for it."""
     from PIL import Image
 
-    Image.init()
-    able = [name for name in FORMATS if name in Image.OPEN]
-    with suppress(OSError, ValueError), Image.open(io.BytesIO(data), formats=able) as picture:
+    with suppress(OSError, ValueError), Image.open(io.BytesIO(data), formats=able_formats()) as picture:
         width, height = picture.size
         if width * height > MAX_IMAGE_PIXELS:
             raise ImageError(f"an image of {width}×{height} pixels; at most {MAX_IMAGE_PIXELS} are decoded here")

@@ -37,7 +37,7 @@ from edgevit.fleet.link import Link, open_bus
 from edgevit.fleet.logs import Heard, Log
 from edgevit.fleet.messages import Beat, Info
 from edgevit.fleet.names import Names, checked
-from edgevit.fleet.remote_profile import serve_profiles
+from edgevit.fleet.profiling import serve_profiles
 from edgevit.fleet.signatures import trusted_keys
 from edgevit.fleet.store import node_home
 

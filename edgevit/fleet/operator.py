@@ -17,8 +17,8 @@ from edgevit.fleet.link import Link, open_bus
 from edgevit.fleet.messages import MAX_RECORD, BadMessage, Info, Placement, Progress, parse
 from edgevit.fleet.names import Names
 from edgevit.fleet.orders import DrainOrder
-from edgevit.fleet.release import Packed, Release, read_release
-from edgevit.fleet.shipping import Puller, Supplier
+from edgevit.fleet.release import Release, read_release
+from edgevit.fleet.shipping import Find, Puller, Supplier
 from edgevit.fleet.signatures import sign_placement
 from edgevit.fleet.store import Store
 from edgevit.home import fleet_home
@@ -106,8 +106,9 @@ class Operator:
         return read_release(Puller(self.bus, self.names, store, patience_s=5.0).record(placement.release), placement)
 
     @contextmanager
-    def serving(self, packed: Packed) -> Iterator[None]:
-        supplier = Supplier(self.bus, self.names, self.name, packed.find)
+    def serving(self, find: Find) -> Iterator[None]:
+        """Nodes may pull what ``find`` knows from here."""
+        supplier = Supplier(self.bus, self.names, self.name, find)
         try:
             yield
         finally:
@@ -129,7 +130,7 @@ class Operator:
 
     def drain(self, node: str, drained: bool) -> None:
         """FleetError when the node refuses."""
-        order = DrainOrder.signed(node, drained).encode()
+        order = DrainOrder.signed(node=node, drained=drained, at=time.time_ns()).encode()
         reply = gather(self.bus, self.names.order(node, "drain"), payload=order, timeout_s=5.0)
         if not reply.good:
             raise FleetError(f"{node} refused: {next(iter(reply.refusals), 'it does not answer')}")

@@ -8,52 +8,31 @@ An order counts if a trusted operator signed it and its generation is higher tha
 
 from __future__ import annotations
 
-import json
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationError
 
-from edgevit import signing
 from edgevit.artifact import write_durably
 from edgevit.errors import EdgeVitError, FleetError
 from edgevit.fleet.bus import Question
-from edgevit.fleet.messages import MAX_RECORD, BadMessage, Message, Name, Placement, Progress, parse
-from edgevit.fleet.signatures import check_placement
+from edgevit.fleet.messages import MAX_RECORD, BadMessage, Message, Placement, Progress, parse
+from edgevit.fleet.signatures import SignedOrder, check_placement
 
 ASKERS = 8  # who hear how an order goes on
-_DOMAIN = "edgevit drain, signature version 1"
 
 Key = tuple[str, str]  # revision, part
 
 
-class DrainOrder(Message):
-    """The payload of ``order/<node>/drain``, signed by an operator. ``at`` only rises: an old one means nothing."""
+class DrainOrder(SignedOrder):
+    """``at`` only rises: an old one means nothing."""
 
-    node: Name
+    purpose: ClassVar[str] = "drain"
     drained: bool
     at: Annotated[int, Field(ge=0, description="nanoseconds since 1970")]
-    key: str = ""
-    signature: str = ""
-
-    @classmethod
-    def signed(cls, node: str, drained: bool) -> DrainOrder:
-        order = cls(node=node, drained=drained, at=time.time_ns())
-        key, signature = signing.sign_content(_DOMAIN, order._content())
-        return order.model_copy(update={"key": key, "signature": signature})
-
-    def _content(self) -> bytes:
-        return json.dumps([self.node, self.drained, self.at]).encode()
-
-    def check(self, trusted: Mapping[str, str]) -> None:
-        """FleetError unless a trusted key signed it."""
-        fits = self.key in trusted and signing.content_fits(_DOMAIN, self._content(), self.key, self.signature)
-        if not fits:
-            raise FleetError("the order to drain is not signed by an operator who is trusted here")
 
 
 class Kept(Message):

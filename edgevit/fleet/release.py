@@ -18,7 +18,6 @@ from edgevit.artifact import MANIFEST, SIGNATURE, Artifact, sha256_of
 from edgevit.errors import BadArtifact, UsageError
 from edgevit.fleet.messages import MAX_RECORD, BadMessage, Message, Name, Placement, Sha256, parse
 from edgevit.split.assign import Part, memory_need
-from edgevit.split.bundle import Bundle, content_sha256, features_output, is_bundle
 
 RELEASE_SCHEMA: Literal[1] = 1
 MODEL = "model"  # the one part of a deployed artifact
@@ -138,11 +137,13 @@ def pack(path: Path | str, runtime: str | None = None) -> Packed:
     Every file is hashed, and checked against its manifest. Raises what ``Bundle.open`` and ``Artifact.open`` raise;
     BadArtifact for one that cannot be deployed.
     """
+    from edgevit.split.bundle import Bundle, content_sha256, is_bundle  # here and below: a node does not need it
+
     path = Path(path)
     members: dict[str, Artifact]
     kind: Literal["bundle", "artifact"]
     if is_bundle(path):
-        from edgevit.split.embedded import target_for  # a node does not need it
+        from edgevit.split.embedded import target_for
 
         bundle = Bundle.open(path)
         target = target_for(bundle, runtime)
@@ -164,10 +165,14 @@ def pack(path: Path | str, runtime: str | None = None) -> Packed:
 
 def revision_of(path: Path | str) -> str:
     """The revision that a bundle or artifact is deployed under."""
+    from edgevit.split.bundle import Bundle, content_sha256, is_bundle
+
     return Bundle.read(path).sha256 if is_bundle(path) else content_sha256(Artifact.open(path).path)
 
 
 def _part(artifact: Artifact, files: dict[str, Path]) -> ReleasePart:
+    from edgevit.split.bundle import features_output
+
     artifact.check_files()
     spec = features_output(artifact) or artifact.manifest.logits_output()
     values = spec.shape[-1] if spec and isinstance(spec.shape[-1], int) else 0

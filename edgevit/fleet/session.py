@@ -23,6 +23,7 @@ from edgevit.fleet.client import FleetClient
 from edgevit.fleet.messages import MAX_ROWS, tensor_bytes
 from edgevit.fleet.questions import Gathered, Load, PartAnswer, Wanted
 from edgevit.fleet.release import MODEL
+from edgevit.fleet.tracing import traced
 from edgevit.images import Preprocess, decode
 from edgevit.runtimes.base import open_session
 from edgevit.split.bundle import Bundle, content_sha256, is_bundle
@@ -151,6 +152,7 @@ class FleetSession:
     def parts(self) -> tuple[str, ...]:
         return tuple(one.part for one in self.wanted)
 
+    @traced
     def answer(
         self, image: bytes | Array, deadline_s: float, *, require_all: bool = False, trace: str | None = None
     ) -> FleetAnswer:

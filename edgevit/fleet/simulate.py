@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from edgevit import render
 from edgevit.artifact import Array
-from edgevit.errors import BadArtifact, UnknownName, UsageError
+from edgevit.errors import UnknownName, UsageError
 from edgevit.split.bundle import Bundle
 from edgevit.split.fleet_file import read_fleet
-from edgevit.split.plan import Accuracy, Plan, plan_bundle
+from edgevit.split.plan import Accuracy, Plan, plan_bundle, read_plan
 
 COLUMNS = ("node", "sub-models", "load", "p50", "p99", "accuracy without it")
 CELLS = 1_000_000  # requests × nodes of one simulation
@@ -194,13 +193,16 @@ def simulate(
 
     ``rate`` in images per second; ``lose`` names dead nodes; every node is down with ``fail_probability``.
     Sending the image is counted where a fleet file states ``link_mbps``. Raises what ``plan_bundle`` raises,
-    UsageError, UnknownName for a node that there is not.
+    UsageError, BadArtifact for a plan that is none, UnknownName for a node that there is not.
     """
-    if fleet is None and plan is None:
-        raise UsageError("nothing says which nodes there are", hint="--fleet fleet.toml, or --plan plan.json")
     bundle = Bundle.open(path)
     read = None if fleet is None else read_fleet(fleet)
-    placed = plan_bundle(bundle, read, replicas=replicas) if plan is None and read else read_plan(plan, bundle)
+    if plan is not None:
+        placed = _plan_of(bundle, plan)
+    elif read is not None:
+        placed = plan_bundle(bundle, read, replicas=replicas)
+    else:
+        raise UsageError("nothing says which nodes there are", hint="--fleet fleet.toml, or --plan plan.json")
     links = {} if read is None else {node.name: node.link_mbps for node in read.nodes if node.link_mbps}
     image = bundle.parts()[0].manifest.image_input()
     pixels = math.prod(side for side in image.shape[1:] if isinstance(side, int)) if image else 0
@@ -218,14 +220,8 @@ def simulate(
     )
 
 
-def read_plan(path: Path | str | None, bundle: Bundle) -> Plan:
-    """plan.json of this bundle. UsageError for one of another, BadArtifact for no plan."""
-    try:
-        found = Plan.model_validate_json(Path(str(path)).read_bytes())
-    except OSError as exc:
-        raise UsageError(f"the plan {path} cannot be read: {exc.strerror}", hint="edgevit assign writes one") from exc
-    except ValidationError as exc:
-        raise BadArtifact(f"{path} is not a plan", hint="edgevit assign writes one") from exc
+def _plan_of(bundle: Bundle, path: Path | str) -> Plan:
+    found = read_plan(path)
     if found.bundle_sha256 != bundle.sha256:
         raise UsageError(f"{path} was made for another bundle than {bundle.path}", hint="edgevit assign it again")
     return found

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgevit.artifact import Array, Artifact
+from edgevit.artifact import Array, Artifact, TensorSpec
 from edgevit.errors import UsageError
+from edgevit.images import Preprocess
 
 MAX_BYTES = 256 << 20  # of rows held by the worker
 
@@ -28,14 +29,21 @@ def batches(rows: Array, batch: int) -> Array:
     return found
 
 
+def image_steps(artifact: Artifact) -> tuple[TensorSpec, Preprocess]:
+    """The artifact's only input and how an image becomes it; UsageError where it takes anything else."""
+    spec, preprocess = artifact.manifest.image_input(), artifact.manifest.preprocess
+    if spec is None or preprocess is None or len(artifact.manifest.inputs) != 1:
+        raise UsageError(f"{artifact.path} does not take an image, so --data cannot feed it", hint="leave --data out")
+    return spec, preprocess
+
+
 def _images(artifact: Artifact, data: str) -> dict[str, Array]:
     """Preprocessed images of a data source, as many as fit into ``MAX_BYTES``."""
     from edgevit.data import open_data
 
-    spec, preprocess = artifact.manifest.image_input(), artifact.manifest.preprocess
-    if spec is None or preprocess is None or len(artifact.manifest.inputs) != 1:
-        raise UsageError(f"{artifact.path} does not take an image, so --data cannot feed it", hint="leave --data out")
-    images = open_data(data).images
+    spec, preprocess = image_steps(artifact)
+    found = open_data(data)
+    images, preprocess = found.images, preprocess.after_crop() if found.cropped else preprocess
     if not len(images):
         raise UsageError(f"{data} holds no images")
     first = preprocess(images[0])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgevit.amounts import BYTES, amount, number_and_unit
 from edgevit.errors import UnknownName, UsageError
 from edgevit.profiles.verdict import SEVERITY
 
@@ -15,9 +16,6 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 TIME = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
-BYTES = {
-    "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30,
-}  # fmt: skip
 SHARE = {"%": 0.01, "": 1.0}
 RATE = {"/s": 1.0, "": 1.0}
 NUMBER = {"": 1.0}
@@ -107,13 +105,12 @@ def _word(figure: str, sign: str, bound: str) -> str:
 
 
 def _number(figure: str, bound: str, text: str) -> float:
-    units = UNITS[figure]
-    found = re.fullmatch(r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*(\D*)", bound, re.IGNORECASE)
+    units, found = UNITS[figure], number_and_unit(bound)
     if not found:
         raise UsageError(f"--fail-if {text!r}: {bound!r} is no number", hint=EXAMPLE)
-    unit = found[2].strip()
-    if unit in units:
-        return float(found[1]) * units[unit]
+    if (value := amount(bound, units)) is not None:
+        return value
+    unit = found[1]
     known = [one for one in units if one]
     if not unit:
         raise UsageError(f"--fail-if {text!r} has no unit", hint=f"add one of {', '.join(known)}")

@@ -56,14 +56,15 @@ def logits_on(session: Session, found: LabelledData) -> Array:
     step = max(64 // batch, 1) * batch
     parts = []
     for start in range(0, len(found), step):
-        rows = preprocessed(session.artifact, list(found.images[start : start + step]))
+        rows = preprocessed(session.artifact, list(found.images[start : start + step]), cropped=found.cropped)
         parts.append(run_rows(session, rows, batch)[logits.name if logits else ""])
     return np.concatenate(parts)
 
 
-def preprocessed(artifact: Artifact, pictures: list[Array]) -> dict[str, Array]:
-    """Images as the artifact's only input; Unsupported where it takes anything else."""
+def preprocessed(artifact: Artifact, pictures: list[Array], *, cropped: bool = False) -> dict[str, Array]:
+    """Images, or their crops, as the artifact's only input; Unsupported where it takes anything else."""
     spec, preprocess = artifact.manifest.image_input(), artifact.manifest.preprocess
     if spec is None or preprocess is None or len(artifact.manifest.inputs) != 1:
         raise Unsupported(f"{artifact.path} does not take one image", hint="leave --data out")
-    return {spec.name: preprocess.batch(pictures).astype(spec.dtype, copy=False)}
+    steps = preprocess.after_crop() if cropped else preprocess
+    return {spec.name: steps.batch(pictures).astype(spec.dtype, copy=False)}

@@ -18,6 +18,10 @@ from edgevit.profiles.verdict import Finding, Run, Verdict
 PERCENTILES = (0.5, 0.9, 0.95, 0.97, 0.99, 0.999)
 SCENARIO = "single-stream"
 FORMAT = 1  # of profiles/*.json
+LISTED = (
+    "artifact", "runtime", "provider", "threads", "precision", "scenario", "tier", "verdict", "unmonitored", "p50_ms",
+    "p90_ms", "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "accuracy", "key", "reasons",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +163,14 @@ class Profile:
 
     def record(self) -> dict[str, Any]:
         """The object that ``edgevit profile --json`` lists."""
-        used = self.conditions
+        full = self.full_record()
+        return {name: full[name] for name in LISTED}
+
+    def full_record(self) -> dict[str, Any]:
+        """What profiles/*.json keeps: the record, raw samples, warm-up by process, bounds, environment, key fields."""
+        used, figures = self.conditions, [self.percentile(p) for p in PERCENTILES]
         return {
+            "format": FORMAT,
             "artifact": self.artifact,
             "runtime": used.runtime,
             "provider": used.provider,
@@ -181,14 +191,6 @@ class Profile:
             "accuracy": asdict(self.accuracy) if self.accuracy else None,
             "key": self.key,
             "reasons": list(self.reasons),
-        }
-
-    def full_record(self) -> dict[str, Any]:
-        """What profiles/*.json keeps: the record, raw samples, warm-up by process, bounds, environment, key fields."""
-        figures = [self.percentile(p) for p in PERCENTILES]
-        return {
-            "format": FORMAT,
-            **self.record(),
             "batch": self.conditions.batch,
             "inputs": self.conditions.inputs,
             "key_fields": self.key_fields,

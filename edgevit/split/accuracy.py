@@ -18,10 +18,11 @@ ALL_SUBSETS = 10  # parts up to which every subset is measured: a node may hold 
 
 @dataclass(frozen=True)
 class Remaining:
-    """Accuracy over all ways to miss so many parts: their mean, and the worst of them."""
+    """Accuracy over all ways to miss so many parts: their mean, and the worst of them, without ``worst_parts``."""
 
     mean: float
     worst: float
+    worst_parts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,11 @@ class Degradation:
 
     def missing(self, count: int) -> Remaining | None:
         """Accuracy with ``count`` parts missing; None where that would leave none."""
-        shares = [share for parts, share in self.losses.items() if len(parts) == count]
-        return Remaining(sum(shares) / len(shares), min(shares)) if shares else None
+        shares = {parts: share for parts, share in self.losses.items() if len(parts) == count}
+        if not shares:
+            return None
+        worst = min(shares, key=shares.__getitem__)
+        return Remaining(sum(shares.values()) / len(shares), shares[worst], worst)
 
 
 def degradation(head: nn.Module, features: Features) -> Degradation:

@@ -13,7 +13,6 @@ Sizes take B, kB, MB, GB, KiB, MiB, GiB or a plain number of bytes; MACs take k,
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,8 +22,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from edgevit.amounts import BYTES, amount
 from edgevit.errors import UnknownName, UsageError
-from edgevit.profiles.gates import BYTES
 from edgevit.profiles.report.stored import Measurement, read
 from edgevit.split.assign import Node, Part
 
@@ -32,13 +31,12 @@ MACS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 RUNTIME_BYTES = {"onnxruntime": 30_000_000}  # of a measured peak, that a node has spent already: the library itself
 NOT_A_PROFILE = ("edgevit.json", "bundle.json", "plan.json")
 EXAMPLE = 'for example name = "pi-1", memory = "512MB", macs_per_s = "6G"'
-_QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE]\d+)?)\s*([A-Za-z/]*)\s*")
 
 
 def _quantity(value: Any, units: Mapping[str, float], kind: str) -> float:
     """``value`` in its base unit; ValueError with a sentence when it is neither a number nor such a text."""
-    if isinstance(value, str) and (found := _QUANTITY.fullmatch(value)) and found[2] in units:
-        value = float(found[1]) * units[found[2]]
+    if isinstance(value, str) and (found := amount(value, units)) is not None:
+        value = found
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ValueError(f"{value!r} is not {kind}")
     return value

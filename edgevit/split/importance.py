@@ -83,8 +83,7 @@ def gated_logits(vit: VisionTransformer, image: Tensor, gates: Gates) -> Tensor:
     A residual gate of 0 takes the channel out of every LayerNorm's mean and variance, and zeroes what it hands on;
     between 0 and 1 it is a weight in both.
     """
-    patches = vit.patch_embed(image)
-    x = torch.cat([vit.cls_token.expand(len(patches), -1, -1), patches], dim=1) + vit.pos_embed
+    x = _tokens(vit, image)
     nothing = (None,) * len(vit.blocks)
     for block, head_dims, hidden in zip(
         blocks_of(vit), gates.head_dims or nothing, gates.hidden or nothing, strict=True
@@ -94,6 +93,12 @@ def gated_logits(vit: VisionTransformer, image: Tensor, gates: Gates) -> Tensor:
         x = x + block.mlp.fc2(middle if hidden is None else middle * hidden[:, None])
     out: Tensor = vit.head(_norm(vit.norm, x[:, :1], gates.residual)[:, 0])
     return out
+
+
+def _tokens(vit: VisionTransformer, image: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, T, D), as they enter the first block."""
+    patches = vit.patch_embed(image)
+    return torch.cat([vit.cls_token.expand(len(patches), -1, -1), patches], dim=1) + vit.pos_embed
 
 
 def _norm(layer: nn.LayerNorm, x: Tensor, gate: Tensor | None) -> Tensor:
@@ -173,8 +178,7 @@ class _ExactRun:
 
     def branches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """By block the scores of head dims and of hidden units."""
-        patches = self.trunk.patch_embed(self.images)
-        x = torch.cat([self.trunk.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.trunk.pos_embed
+        x = _tokens(self.trunk, self.images)
         depth = len(self.trunk.blocks)
         for index, block in enumerate(blocks_of(self.trunk)):
             head_dims = self._head_dims(block, x, index, (depth - index) / depth)

@@ -24,7 +24,7 @@ from edgevit.split.features import features_of, gather
 from edgevit.split.fuse import train_fusion
 from edgevit.split.manifest import BundleAccuracy, Lineage
 from edgevit.split.options import PARTITIONS, SplitJob, SplitOptions, command_line
-from edgevit.split.partition import partition, read_partition
+from edgevit.split.partition import partition, read_partition, shown
 from edgevit.split.parts import (
     RESUME_HINT,
     PartTask,
@@ -219,11 +219,11 @@ def check_classes(job: SplitJob, source: Source) -> None:
         absent = [label for label in known if label not in source.labels]
         strange = [label for label in source.labels if label not in known]
         what = (
-            f"has no images of {_shown(absent)}"
+            f"has no images of {shown(absent)}"
             if absent
-            else f"has classes that the trunk does not know: {_shown(strange)}"
+            else f"has classes that the trunk does not know: {shown(strange)}"
         )
-        raise UsageError(f"{job.data} {what}", hint=f"the trunk's classes are {_shown(list(known))}")
+        raise UsageError(f"{job.data} {what}", hint=f"the trunk's classes are {shown(list(known))}")
     if len(source.labels) != classes:
         raise UsageError(
             f"{job.data} has {len(source.labels)} classes and the trunk {classes}",
@@ -239,13 +239,8 @@ def check_classes(job: SplitJob, source: Source) -> None:
         if int(counts.min()) == 0:
             missing = [source.labels[int(label)] for label in (counts == 0).nonzero().flatten()]
             raise UsageError(
-                f"{job.data} has no {side} images of {_shown(missing)}", hint="give every class two images or more"
+                f"{job.data} has no {side} images of {shown(missing)}", hint="give every class two images or more"
             )
-
-
-def _shown(names: Sequence[str], limit: int = 8) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
 
 
 def choose_partition(options: SplitOptions, source: Source, device: torch.device) -> tuple[tuple[int, ...], ...]:

@@ -178,7 +178,8 @@ def search(empty: Board, *, below: float = math.inf, tries: int) -> Board:
             board.take(part, replica)
         if depth > reached:
             reached, deepest = depth, board.copy().stuck(part)
-        node = next(choices[-1], None) if ahead[depth] <= board.free.sum() else None
+        going_on = depth == reached or ahead[depth] <= board.free.sum()  # a first descent shows where room runs out
+        node = next(choices[-1], None) if going_on else None
         if node is None:
             choices.pop()
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ Scoring = Literal["exact", "taylor", "random", "magnitude"]
 Amp = Literal["no", "bf16", "fp16"]
 PARTITIONS = ("balanced", "similar", "confusable")
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 RETRAINING = TrainOptions(batch_size=32)  # tiny sub-models: twice the steps for a tenth more time
 
 
@@ -124,15 +122,6 @@ class SplitJob:
     def work(self) -> Path:
         """Where finished sub-models wait until the bundle is whole: ``OUT.split``."""
         return self.out.with_name(self.out.name + ".split")
-
-
-def parse_bytes(text: str) -> int:
-    """ "180MB", "64 KiB" or a plain number of bytes; kB, MB, GB are powers of 1000. UsageError for anything else."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    unit = found and _UNITS.get(found[2].upper() or "B")
-    if not found or not unit or float(found[1]) <= 0:
-        raise UsageError(f"{text!r} is not an amount of memory", hint="for example 180MB, 64KiB, or a number of bytes")
-    return int(float(found[1]) * unit)
 
 
 def file_digest(path: Path) -> str:

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgevit.errors import UnknownName, UsageError
+from edgevit.split.options import PARTITIONS
 
 Array = npt.NDArray[np.float64]
 Partition = tuple[tuple[int, ...], ...]
-METHODS = ("balanced", "similar", "confusable")
 STARTS = 8
 
 
@@ -56,7 +56,7 @@ def partition(
     elif method == "confusable":
         affinity = _confusability(_checked(confusion, classes, "confusable", "confusion"))
     else:
-        raise UnknownName("partition method", method, METHODS)
+        raise UnknownName("partition method", method, PARTITIONS)
     return _ordered(_best_grouping(affinity, parts, random))
 
 
@@ -79,7 +79,7 @@ def read_partition(path: Path | str, labels: Sequence[str]) -> Partition:
     for names, what in ((unknown, "names unknown"), (repeated, "repeats"), (missing, "leaves out")):
         if names:
             raise UsageError(
-                f"{path} {what} classes: {_shown(names)}", hint=f"the trunk's classes are {_shown(list(index))}"
+                f"{path} {what} classes: {shown(names)}", hint=f"the trunk's classes are {shown(list(index))}"
             )
     return tuple(tuple(index[name] for name in part) for part in parts)
 
@@ -97,7 +97,8 @@ def _read_parts(path: Path) -> list[list[str]]:
     return [[str(name) for name in part] for part in parts]
 
 
-def _shown(names: Sequence[str], limit: int = 8) -> str:
+def shown(names: Sequence[str], limit: int = 8) -> str:
+    """The first ``limit`` names in words."""
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 
@@ -115,7 +116,7 @@ def _checked(values: npt.ArrayLike | None, classes: int, method: str, what: str)
     bad = np.flatnonzero(~np.isfinite(table).all(axis=1))
     if len(bad):
         raise UsageError(
-            f"{what} of classes {_shown([str(one) for one in bad])} are not numbers",
+            f"{what} of classes {shown([str(one) for one in bad])} are not numbers",
             hint="does the data have images of every class?",
         )
     return table

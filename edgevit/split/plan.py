@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgevit import render
 from edgevit.artifact import Sha256, write_atomically
-from edgevit.errors import UsageError
+from edgevit.errors import BadArtifact, UsageError
 from edgevit.split.assign import Assignment, Node, Part, assign
 from edgevit.split.fleet_file import Fleet
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgevit.split.bundle import Bundle
 
 PLAN_SCHEMA: Literal[1] = 1
+_NO_PLAN = "edgevit assign BUNDLE --fleet fleet.toml makes one"
 COLUMNS = ("node", "sub-models", "latency", "from", "memory", "free", "margin", "accuracy without it")
 
 Source = Literal["measured", "scaled", "rate"]
@@ -161,9 +162,19 @@ def write_plan(plan: Plan, out: Path) -> None:
         raise UsageError(f"{out} cannot be written: {exc}", hint="choose another -o") from exc
 
 
+def read_plan(path: Path | str) -> Plan:
+    """The plan in a plan.json; UsageError where there is none to read, BadArtifact for what is no plan."""
+    try:
+        return Plan.model_validate_json(Path(path).read_bytes())
+    except OSError as exc:
+        raise UsageError(f"the plan {path} cannot be read: {exc.strerror}", hint=_NO_PLAN) from exc
+    except ValidationError as exc:
+        raise BadArtifact(f"{path} is not a plan", hint=_NO_PLAN) from exc
+
+
 def _is_plan(path: Path) -> bool:
     try:
-        Plan.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        read_plan(path)
+    except (UsageError, BadArtifact):
         return False
     return True

@@ -160,7 +160,7 @@ def _judged(result: BundleVerification) -> BundleVerification:
         return result
     first = next((error for error in errors if isinstance(error, ParityFailed)), errors[0])
     wrong = [member.folder for member in result.members if member.error]
-    what = f"{len(wrong)} of {len(result.members)} members are not sound ({', '.join(wrong)})" if wrong else str(first)
+    what = f"not sound: {', '.join(wrong)} ({len(wrong)} of {len(result.members)} members)" if wrong else str(first)
     raised = type(first)(f"{result.bundle}: {what}", hint=first.hint)
     raised.verification = result  # type: ignore[attr-defined]
     raise raised

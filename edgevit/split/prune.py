@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from edgevit import render
 from edgevit.errors import PlacementImpossible, Unsupported, UsageError
 from edgevit.models.vit import BlockConfig, VisionTransformer, ViTConfig
 from edgevit.split.trunk import attention_of, blocks_of
@@ -102,12 +103,13 @@ def smallest_hp(config: ViTConfig, parts: int, share: float = SHARE) -> int:
 
     PlacementImpossible when even one head per block is too much.
     """
-    return heads_pruned_for(config, parts, int(share * size_of(config, 0).bytes))
+    return heads_pruned_for(config, parts, int(share * size_of(config, 0).bytes), f"{share:.0%} of the trunk")
 
 
-def heads_pruned_for(config: ViTConfig, parts: int, bytes_budget: int) -> int:
+def heads_pruned_for(config: ViTConfig, parts: int, bytes_budget: int, budget: str = "the budget") -> int:
     """The smallest hp at which all ``parts`` together take at most ``bytes_budget``; each counted with the classifier
-    of the largest part. PlacementImpossible, with needed and free bytes, when even one head per block is too much."""
+    of the largest part. PlacementImpossible, with needed and free bytes, when even one head per block is too much;
+    it calls the limit ``budget``."""
     if not 1 <= parts <= config.num_classes:
         raise UsageError(f"{config.num_classes} classes cannot be split into {parts} parts")
     outputs, needed = -(-config.num_classes // parts) + 1, 0
@@ -116,10 +118,11 @@ def heads_pruned_for(config: ViTConfig, parts: int, bytes_budget: int) -> int:
         if needed <= bytes_budget:
             return hp
     raise PlacementImpossible(
-        f"{parts} sub-models with one head per block need {needed} bytes, and the budget is {bytes_budget}",
-        hint="give a larger budget, or split into fewer parts",
+        f"one head per block in {render.counted(parts, 'sub-model')} still needs {needed:,} bytes, and {budget} is "
+        f"{bytes_budget:,}",
+        hint="give a larger --memory-budget, or split into fewer parts",
         part=f"{parts} sub-models",
-        node="the budget",
+        node=budget,
         needed_bytes=needed,
         free_bytes=bytes_budget,
     )

@@ -83,37 +83,36 @@ def publish_bundle(
 
 def bundle_accuracy(data: str, trunk: float, found: Degradation, labels: Sequence[str], images: int) -> BundleAccuracy:
     """The accuracy table of bundle.json."""
-    losses = tuple(
-        Loss(
-            missing=tuple(f"part-{part}" for part in case),
-            top1=found.losses[case],
-            suffering=tuple(labels[label] for label in suffering),
-        )
-        for case, suffering in found.suffering.items()
-    )
     return BundleAccuracy(
         data=data,
         images=images,
         trunk=trunk,
         fused=found.fused,
-        missing_one=_remaining(losses, 1),
-        missing_two=_remaining(losses, 2),
-        losses=losses,
+        missing_one=_remaining(found, 1),
+        missing_two=_remaining(found, 2),
+        losses=tuple(
+            Loss(
+                missing=_names(case),
+                top1=found.losses[case],
+                suffering=tuple(labels[label] for label in suffering),
+            )
+            for case, suffering in found.suffering.items()
+        ),
         many_missing={
-            joined([f"part-{part}" for part in case]): share
-            for case, share in found.losses.items()
-            if case not in found.suffering
+            joined(_names(case)): share for case, share in found.losses.items() if case not in found.suffering
         },
     )
 
 
-def _remaining(losses: Sequence[Loss], count: int) -> Remaining | None:
-    cases = [loss for loss in losses if len(loss.missing) == count]
-    if not cases:
+def _remaining(found: Degradation, count: int) -> Remaining | None:
+    left = found.missing(count)
+    if left is None:
         return None
-    worst = min(cases, key=lambda loss: loss.top1)
-    mean = sum(loss.top1 for loss in cases) / len(cases)
-    return Remaining(mean=mean, worst=worst.top1, worst_parts=worst.missing)
+    return Remaining(mean=left.mean, worst=left.worst, worst_parts=_names(left.worst_parts))
+
+
+def _names(parts: Sequence[int]) -> tuple[str, ...]:
+    return tuple(f"part-{part}" for part in parts)
 
 
 # --- members -----------------------------------------------------------------------------------------------------

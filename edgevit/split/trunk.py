@@ -64,7 +64,7 @@ def attention_of(block: Block) -> Attention:
 def _converted(model: nn.Module, name: str) -> VisionTransformer:
     spec = spec_of(model)
     if spec is None or spec.source != "timm":
-        raise Unsupported(f"{name} is a {type(model).__name__}, not a vision transformer", hint=SPLIT_HINT)
+        raise Unsupported(f"{name} is a {type(model).__name__}, not a plain vision transformer", hint=SPLIT_HINT)
     reason = _why_not(model)
     if reason is not None:
         raise Unsupported(f"{name} cannot be split: {reason}", hint=SPLIT_HINT)

@@ -1,72 +1,107 @@
-"""Real node processes on this machine, for tests: started, killed, started again, reaped."""
+"""Real processes of a fleet on this machine, for tests and benchmarks: started, killed, started again, reaped."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
-_CODE = """
-import sys
-from edgevit.fleet.node import NodeOptions, run_node
-run_node(NodeOptions(name=sys.argv[1], memory_bytes=int(sys.argv[2]), threads=1))
-"""
+from waiting import wait_for
+
+from edgevit.errors import FleetError
+from edgevit.fleet.bus import Bus
+from edgevit.fleet.link import Link, open_bus
+from edgevit.fleet.names import Names
 
 
-class Nodes:
-    """Node processes by name."""
+class Processes:
+    """Processes by name, whose ``EDGEVIT_HOME`` is ``home``. What one says is kept in NAME.log there."""
 
     def __init__(self, home: Path) -> None:
-        self._env = {**os.environ, "EDGEVIT_HOME": str(home)}
-        self._home = home
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self.home = home
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, *names: str, memory_bytes: int = 200_000_000) -> None:
-        for name in names:
-            with (self._home / f"{name}.log").open("ab") as log:
-                self._running[name] = subprocess.Popen(
-                    [sys.executable, "-c", _CODE, name, str(memory_bytes)], env=self._env, stderr=log
-                )
+    def run(self, name: str, command: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        """Start it; what runs under that name is killed first."""
+        if name in self.running:
+            self.kill(name)
+        with (self.home / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                command, env={**os.environ, "EDGEVIT_HOME": str(self.home)}, stdin=stdin, stdout=log, stderr=log
+            )
+        return self.running[name]
 
     def kill(self, *names: str, number: int = signal.SIGKILL) -> None:
         for name in names:
-            process = self._running.pop(name)
+            process = self.running.pop(name)
             process.send_signal(number)
             process.wait(20)
 
     def signal(self, name: str, number: int) -> None:
-        self._running[name].send_signal(number)
+        self.running[name].send_signal(number)
 
     def log(self, name: str) -> str:
-        return (self._home / f"{name}.log").read_text()
+        return (self.home / f"{name}.log").read_text()
 
-    def close(self) -> None:
-        for process in self._running.values():
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.running.values():
             process.kill()
-        for process in self._running.values():
+        for process in self.running.values():
             process.wait(20)
+            if process.stdin:
+                process.stdin.close()
+
+
+class Nodes(Processes):
+    """Nodes of this machine, which find each other."""
+
+    def start(self, *names: str, memory_bytes: int = 200_000_000) -> None:
+        for name in names:
+            self.run(name, edgevit("node", "--name", name, "--memory", memory_bytes, "--threads", 1))
+
+
+def edgevit(*arguments: object) -> list[str]:
+    """The command that a user types as ``edgevit …``."""
+    return [sys.executable, "-P", "-m", "edgevit.cli", *map(str, arguments)]
 
 
 @contextmanager
 def nodes(home: Path, *names: str) -> Iterator[Nodes]:
     """Nodes whose ``EDGEVIT_HOME`` is ``home``, those of ``names`` started already; all dead afterwards."""
     home.mkdir(parents=True, exist_ok=True)
-    running = Nodes(home)
-    try:
+    with Nodes(home) as running:
         running.start(*names)
         yield running
+
+
+def wait_live(link: Link, *names: str) -> None:
+    """Until those nodes are announced to who reaches the fleet over ``link``, and the router it may need is there."""
+    live, buses, keys = set[str](), list[Bus](), Names(link.cluster)
+
+    def opened() -> bool:
+        with suppress(FleetError):
+            buses.append(open_bus(link, "operator"))
+        return bool(buses)
+
+    wait_for(opened)
+    try:
+        watching = buses[0].watch(keys.live(), lambda key, here: live.add(keys.steps(key)[1]) if here else None)
+        wait_for(lambda: live >= set(names), 30)
+        watching.close()
     finally:
-        running.close()
+        buses[0].close()
 
 
-def wait_for(ready: Callable[[], bool], seconds: float = 20.0) -> None:
-    until = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > until:
-            raise TimeoutError("it did not become so")
-        time.sleep(0.02)
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

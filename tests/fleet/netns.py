@@ -7,6 +7,7 @@ root and a kernel that allows it; nothing is installed.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -14,13 +15,15 @@ from collections.abc import Iterator
 
 import pytest
 
+_NUMBERS = itertools.count()
+
 
 class Network:
     """``hosts`` namespaces. Host i has ``address(i)``; this process has ``here``."""
 
     def __init__(self, hosts: int) -> None:
         self.hosts = range(hosts)
-        self._id = f"ev{os.getpid() % 100_000}"
+        self._id = f"ev{os.getpid() % 100_000}n{next(_NUMBERS)}"  # the kernel takes its time to delete what had a name
         self._subnet = f"198.18.{os.getpid() % 250}"  # for tests of networks (RFC 2544): nobody's
         self.here = f"{self._subnet}.1"
 
@@ -44,13 +47,19 @@ class Network:
         run("tc", "qdisc", "replace", "dev", self._port(host), *rate)
         run(*self.command(host), "tc", "qdisc", "replace", "dev", "eth0", *rate)
 
-    def up(self) -> None:
+    def begin(self) -> None:
+        """The bridge and the first namespace. Forbidden where none can be made."""
         ip("link", "add", self._id, "type", "bridge")
+        ip("netns", "add", self._space(0))
+
+    def up(self) -> None:
+        """All the rest, which can be made where those could."""
         ip("addr", "add", f"{self.here}/24", "dev", self._id)
         ip("link", "set", self._id, "up")
         for host in self.hosts:
             space, port = self._space(host), self._port(host)
-            ip("netns", "add", space)
+            if host:
+                ip("netns", "add", space)
             ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", space)
             ip("link", "set", port, "master", self._id, "up")
             ip("-n", space, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
@@ -83,9 +92,10 @@ def network(hosts: int) -> Iterator[Network]:
     net = Network(hosts)
     try:
         try:
-            net.up()
+            net.begin()
         except Forbidden as exc:
             pytest.skip(f"this kernel makes no network namespaces: {exc}")
+        net.up()
         yield net
     finally:
         net.down()

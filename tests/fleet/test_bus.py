@@ -21,6 +21,7 @@ from queue import Queue
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import wait_for
 
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet import here
@@ -56,14 +57,6 @@ def pair() -> Iterator[tuple[Bus, Bus]]:
     """A node and a client that are linked."""
     with bus("node", name="n1") as node, bus("client") as client:
         yield node, client
-
-
-def wait_for(what: Callable[[], bool], seconds: float = SOON) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > until:
-            pytest.fail("did not come true in time")
-        time.sleep(0.01)
 
 
 def echo(question: Question) -> None:

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
 from fleet.netns import Network, network
+from waiting import wait_for
 
 from edgevit.fleet.bus import Answer, Bus
 from edgevit.fleet.ca import enroll, init_ca
@@ -162,13 +163,6 @@ def reap(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def wait_for(what: Callable[[], bool], seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not what() and time.monotonic() < until:
-        time.sleep(0.01)
-    return what()
-
-
 @dataclass
 class Load:
     """Images asked of every node, and with ``bulk`` pieces of files too.
@@ -200,7 +194,8 @@ class Load:
         self._over.set()
         for thread in self._threads:
             thread.join()
-        wait_for(lambda: self.share([1, 2, 3], 0, time.monotonic()) == 1, DEADLINE_S)  # for what is under way
+        with suppress(AssertionError):  # for what is under way
+            wait_for(lambda: self.share([1, 2, 3], 0, time.monotonic()) == 1, DEADLINE_S)
 
     def _images(self) -> None:
         payload = bytes(IMAGE)
@@ -270,17 +265,15 @@ def test_a_link_that_is_cut_stops_nobody_else(
             cut = time.monotonic()
             net.cut(0)
             try:
-                seen = wait_for(lambda: one.change(0, False, cut) is not None, 3.0)
+                wait_for(lambda: one.change(0, False, cut) is not None, 3.0)
                 time.sleep(0.5)
             finally:
                 healed = time.monotonic()
                 net.heal(0)
-            back = wait_for(lambda: one.change(0, True, healed) is not None, 5.0)
+            wait_for(lambda: one.change(0, True, healed) is not None, 5.0)
             load.under_way[0] = 0  # what was under way to it went with its link
             time.sleep(0.3)
             end = time.monotonic()
-        assert seen, "its liveliness was still there 3 s after the cut"
-        assert back, "it was not there again 5 s after the link was"
         share = load.share(healthy, cut, end)
         assert share >= 0.995, load.lost(healthy, cut, end)
         assert load.share([0], healed + (one.change(0, True, healed) or 0), end) > 0

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import wait_for
 
 from edgevit.fleet.breaker import LASTING_S, LIMIT, LONGEST_REST_S, REST_S, Breaker
 from edgevit.fleet.bus import Answer
@@ -253,14 +254,7 @@ def ask(client: FleetClient, *parts: str, deadline_s: float = LONG_S, rows: int 
 def ready(client: FleetClient, *parts: str, nodes: int = 1) -> None:
     """Wait until so many nodes serve each part."""
     assert client.wait(REVISION, parts, 10.0) == set(parts)
-    until(lambda: all(len(client.replicas(REVISION, part)) >= nodes for part in parts))
-
-
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)
+    wait_for(lambda: all(len(client.replicas(REVISION, part)) >= nodes for part in parts))
 
 
 def of(client: FleetClient, node: str) -> NodeFigures:
@@ -313,7 +307,7 @@ def test_a_bad_answer_is_counted_and_the_next_replica_is_asked_within_the_same_d
     assert gathered.found["part-1"].node == "node-b"
     assert getattr(of(client, "node-a"), counted) >= 1
     good.end()
-    until(lambda: client.replicas(REVISION, "part-1") == ("node-a",))
+    wait_for(lambda: client.replicas(REVISION, "part-1") == ("node-a",))
     gathered = ask(client, "part-1")
     assert not gathered.found
     assert "node-a" in gathered.missing["part-1"]
@@ -324,7 +318,7 @@ def test_a_second_answer_to_a_question_is_counted_and_ignored(client: FleetClien
     start(("node-1", "part-1", "twice"))
     ready(client, "part-1")
     assert not ask(client, "part-1").missing
-    until(lambda: of(client, "node-1").replayed == 1)
+    wait_for(lambda: of(client, "node-1").replayed == 1)
     assert (of(client, "node-1").answered, of(client, "node-1").owed) == (1, 0)
 
 
@@ -372,12 +366,12 @@ def test_a_mute_node_is_asked_no_more_than_its_credits_and_comes_back_by_a_probe
     assert time.monotonic() - began < LONG_S / 2, "nobody waits for a credit that does not come back"
     assert gathered.missing == {"part-1": "node-1 has not answered earlier questions"}
     assert set(gathered.found) == {"part-2"}
-    until(lambda: bool(ask(client, "part-1").missing) and of(client, "node-1").breaker == "open")
+    wait_for(lambda: bool(ask(client, "part-1").missing) and of(client, "node-1").breaker == "open")
     figures = of(client, "node-1")
     assert (figures.asked, figures.missed, figures.owed) == (WINDOW, WINDOW, WINDOW)
     assert ask(client, "part-1").missing == {"part-1": "node-1 failed too often and is left alone"}
     mute.become("good")
-    until(lambda: not ask(client, "part-1", deadline_s=0.5).missing)
+    wait_for(lambda: not ask(client, "part-1", deadline_s=0.5).missing)
     figures = of(client, "node-1")
     assert (figures.owed, figures.breaker) == (0, "closed")
 
@@ -385,8 +379,8 @@ def test_a_mute_node_is_asked_no_more_than_its_credits_and_comes_back_by_a_probe
 def test_when_most_nodes_fail_at_once_none_is_left_alone(client: FleetClient, start: Start) -> None:
     start(("node-1", "part-1", "slow:150"))
     ready(client, "part-1")
-    until(lambda: bool(ask(client, "part-1", deadline_s=0.05).missing) and of(client, "node-1").breaker != "closed")
-    until(lambda: of(client, "node-1").owed == 0)
+    wait_for(lambda: bool(ask(client, "part-1", deadline_s=0.05).missing) and of(client, "node-1").breaker != "closed")
+    wait_for(lambda: of(client, "node-1").owed == 0)
     assert not ask(client, "part-1").missing
     assert of(client, "node-1").breaker == "closed"
 
@@ -396,7 +390,7 @@ def test_a_late_answer_gives_its_credit_back(client: FleetClient, start: Start) 
     ready(client, "part-1")
     assert ask(client, "part-1", deadline_s=0.1).missing
     assert of(client, "node-1").owed == 1
-    until(lambda: of(client, "node-1").late == 1)
+    wait_for(lambda: of(client, "node-1").late == 1)
     assert of(client, "node-1").owed == 0
     assert not ask(client, "part-1").missing
 
@@ -437,11 +431,46 @@ def test_many_threads_share_the_credits_and_lose_nothing(client: FleetClient, st
     assert not any(one.owed for one in client.figures())
 
 
+def test_a_credit_that_comes_back_wakes_one_request_and_not_all_that_wait(client: FleetClient, start: Start) -> None:
+    start(("node-1", "part-1", "slow:5"))
+    ready(client, "part-1")
+    client._pace(REVISION, "part-1").hedge_after = lambda left_s: left_s
+    looks: list[float] = []
+    step = client._step
+    client._step = lambda request, now: (looks.append(now), step(request, now))[1]
+    lost: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: [lost.extend(ask(client, "part-1").missing) for _ in range(10)])
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG_S)
+    assert lost == []
+    assert len(looks) <= 4 * 80, "with all of six woken at every answer there are seven looks a request"
+
+
+def test_who_waits_for_a_credit_is_told_when_none_can_be_hoped_for(client: FleetClient, start: Start) -> None:
+    start(("node-1", "part-1", "mute"))
+    ready(client, "part-1")
+    first = [threading.Thread(target=ask, args=(client, "part-1"), kwargs={"deadline_s": 1.0}) for _ in range(WINDOW)]
+    for thread in first:
+        thread.start()
+    wait_for(lambda: of(client, "node-1").owed == WINDOW)
+    began = time.monotonic()
+    gathered = ask(client, "part-1")
+    assert time.monotonic() - began < LONG_S / 2
+    assert gathered.missing == {"part-1": "node-1 has not answered earlier questions"}
+    for thread in first:
+        thread.join()
+
+
 def test_a_stopped_node_is_left_out_and_comes_back(client: FleetClient, start: Start) -> None:
     stopped, _ = start(("node-1", "part-1", "good"), ("node-2", "part-2", "good"))
     ready(client, "part-1", "part-2")
     stopped.signal(signal.SIGSTOP)
-    until(lambda: not client.replicas(REVISION, "part-1"))
+    wait_for(lambda: not client.replicas(REVISION, "part-1"))
     assert ask(client, "part-1", "part-2").missing == {"part-1": "no node has it"}
     stopped.signal(signal.SIGCONT)
-    until(lambda: not ask(client, "part-1", "part-2", deadline_s=0.5).missing)
+    wait_for(lambda: not ask(client, "part-1", "part-2", deadline_s=0.5).missing)

@@ -1,7 +1,4 @@
-"""The dashboard in a real browser over a real fleet: four node processes, of which one is killed and comes back.
-
-The browser is the distribution's Chromium, as in tests/profiles/test_report_page.py; Playwright only drives it.
-"""
+"""The dashboard in a real browser over a real fleet: four node processes, of which one is killed and comes back."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fleet.fleet_nodes import Nodes, nodes
+from chromium import chromium
+from fleet.fleet_nodes import Nodes, nodes, wait_live
 from fleet.test_gateway import Client
 from fleet.tiny_fleet import make_bundle
 from PIL import Image
-from playwright.sync_api import Browser, FileChooser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FileChooser, Locator, Page, expect
 
 from edgevit.fleet.deploy import deploy
 from edgevit.fleet.gateway.answering import FleetModel
@@ -30,15 +27,10 @@ from edgevit.fleet.gateway.app import Gateway
 from edgevit.fleet.gateway.server import run
 from edgevit.fleet.link import Link
 from edgevit.fleet.names import Names
-from edgevit.fleet.status import Watch, status
+from edgevit.fleet.status import Watch
 from edgevit.fleet.where import reach
 from edgevit.split.embedded import BundleSession
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync",
-)  # fmt: skip
 NAMES = ("pi-0", "pi-1", "pi-2", "pi-3")
 SOON_MS = 20_000  # a busy machine; on an idle one it takes a second
 
@@ -57,9 +49,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEVIT_HOME", str(folder / "home"))
         with nodes(folder / "home", *NAMES) as processes:
-            for _ in range(20):
-                if len(status(Link(), wait_s=10).nodes) == len(NAMES):
-                    break
+            wait_live(Link(), *NAMES)
             deploy(bundle, Link(), replace_after_s=3600)
             reached = reach(bundle, link=Link())
             assert reached is not None
@@ -78,12 +68,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        subprocess.run([str(Path(__file__).parents[2] / ".ci" / "chromium.sh")], check=True)
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -7,18 +7,17 @@ import signal
 import threading
 
 import pytest
-from fleet import tiny_fleet
-from fleet.fleet_nodes import nodes, wait_for
 from fleet.heavy_bundle import heavy_bundle
+from fleet.operated import Operated, bundle_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import wait_for
 
 from edgevit.errors import FleetError, PlacementImpossible, UnknownName, UsageError
 from edgevit.fleet import placing
 from edgevit.fleet.bus import gather
 from edgevit.fleet.deploy import Deployed, deploy, deployed_here, drain, rebalance, undeploy
 from edgevit.fleet.messages import Held, Info, Placement
-from edgevit.fleet.operator import Operator
 from edgevit.fleet.orders import Kept, Orders
 from edgevit.fleet.store import node_home
 from edgevit.split.assign import Node, Part
@@ -31,50 +30,23 @@ MB = 1_000_000
 @pytest.fixture(scope="module")
 def up(tmp_path_factory):
     """Three nodes, and an operator who looks at them."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEVIT_HOME", str(home))
-        with nodes(home) as running:
-            running.start("a", "b", "c", memory_bytes=60 * MB)
-            with Operator.on(None) as operator:
-                yield Fleet(home, running, operator)
+    with Fleet.by(tmp_path_factory.mktemp("home"), 60 * MB) as made:
+        yield made
 
 
-class Fleet:
-    def __init__(self, home, running, operator):
-        self.home, self.running, self.operator = home, running, operator
-
-    def infos(self):
-        return {one.node: one for one in self.operator._infos()}
-
-    def ready(self):
-        """node -> its loaded parts."""
-        held = {name: info.held for name, info in self.infos().items()}
-        return {name: sorted(one.part for one in parts if one.state == "ready") for name, parts in held.items()}
-
+class Fleet(Operated):
     def revisions(self):
         return {one.revision for info in self.infos().values() for one in info.held if one.state == "ready"}
 
     def restart(self, name, number=signal.SIGKILL):
         self.running.kill(name, number=number)
-        self.running.start(name, memory_bytes=60 * MB)
+        self.start(name)
 
 
 @pytest.fixture
 def fleet(up):
     """The same three, holding nothing."""
-    wait_for(lambda: sorted(up.infos()) == ["a", "b", "c"])
-    for name, known in up.operator.placements().items():
-        if not known.withdrawn:
-            undeploy(name)
-    for name, info in up.infos().items():
-        if info.drained:
-            drain(name, undo=True)
-    return up
-
-
-def bundle_of(folder, parts=3, seed=0):
-    return Bundle.open(tiny_fleet.make_bundle(folder, parts=parts, seed=seed))
+    return up.emptied()
 
 
 # --- placing ---------------------------------------------------------------------------------------------------------
@@ -201,7 +173,7 @@ def test_generations_only_rise_and_what_ran_is_kept_until_it_is_replaced_also_ov
         running = {(settled.revision, one) for one in settled.nodes.get("a", ())} if settled else set()
         mine = {(order.revision, one) for one in order.nodes.get("a", ())}
         assert book.wanted() == (mine if order.withdrawn else mine | running)
-        if settles or order.withdrawn or settled is None:
+        if settles or order.withdrawn or settled is None or settled.withdrawn:
             book.keep(Kept(newest=order))
             settled = order
 
@@ -346,7 +318,7 @@ def test_an_operator_whose_key_is_not_known_changes_nothing(fleet, tmp_path, mon
     before = fleet.ready()
     stranger = tmp_path / "stranger"
     (stranger / "fleet").mkdir(parents=True)
-    (stranger / "fleet" / "here").symlink_to(fleet.home / "fleet" / "here")
+    (stranger / "fleet" / "here").symlink_to(fleet.running.home / "fleet" / "here")
     with monkeypatch.context() as patch:
         patch.setenv("EDGEVIT_HOME", str(stranger))
         with pytest.raises(FleetError, match="not trusted here"):
@@ -453,6 +425,7 @@ def test_a_drained_node_holds_nothing_takes_nothing_and_its_parts_run_elsewhere(
 
 def test_without_a_node_every_command_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEVIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("edgevit.fleet.operator.FIND_S", 0.2)
     bundle = bundle_of(tmp_path / "flowers", parts=1)
     with pytest.raises(FleetError, match="no node is found"):
         deploy(bundle.path)

@@ -20,6 +20,7 @@ from fleet.tiny_fleet import SIDE, make_bundle, noop_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from waiting import wait_for
 
 from edgevit.artifact import MANIFEST, Array
 from edgevit.errors import BadArtifact, EdgeVitError, FleetError, ParityFailed, Unsupported, UsageError
@@ -627,14 +628,6 @@ class Offline:
 
 
 OFFLINE = Offline()
-
-
-def wait_for(true: Callable[[], bool], seconds: float = 5.0) -> None:
-    ends = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > ends:
-            raise TimeoutError("it did not happen")
-        time.sleep(0.005)
 
 
 def test_errors_of_the_house_are_told_in_their_own_words() -> None:

@@ -67,7 +67,9 @@ def test_a_host_behind_a_router_is_its_client() -> None:
         (["fleet", "status", "--connect", "tls/10.0.0.1:7447"], "needs an identity"),
         (["enroll", "pi", "--role", "king"], "unknown role"),
         (["router"], "endpoint to listen on"),
-        (["profile", "artifact", "--on", "pi", "--fail-if", "p90>1ms"], "not available with --on"),
+        (["profile", "artifact", "--on", "pi", "--fail-if", "p90"], "is not FIGURE>VALUE"),
+        (["profile", "artifact", "--on", ","], "names no node"),
+        (["profile", "artifact", "--out", "there"], "for results of --on"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_one_sentence(

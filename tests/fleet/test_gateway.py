@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import pytest
 from fleet.tiny_fleet import make_bundle
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import wait_for
 
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.gateway.answering import Answering, Said, embedded
@@ -72,7 +72,7 @@ def served(model: Answering, **bounds: Any) -> Iterator[Client]:
         thread.start()
         client = Client(f"http://127.0.0.1:{listening.getsockname()[1]}")
         try:
-            until(lambda: client("GET", "/v2/health/live").status == 200)
+            wait_for(lambda: serves(client))
             yield client
         finally:
             gateway.stop()
@@ -81,16 +81,11 @@ def served(model: Answering, **bounds: Any) -> Iterator[Client]:
             assert not thread.is_alive()
 
 
-def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if true():
-                return
-        except OSError:
-            pass
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+def serves(ask: Client) -> bool:
+    try:
+        return ask("GET", "/v2/health/live").status == 200
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +411,7 @@ def test_serve_says_where_and_ends_cleanly_although_a_dashboard_is_open(bundle: 
         said = process.stderr.readline()
         url = next(word for word in said.split() if word.startswith("http://"))
         ask = Client(url)
-        until(lambda: ask("GET", "/v2/health/ready").status == 200)
+        wait_for(lambda: serves(ask))
         connection = http.client.HTTPConnection(ask.host, timeout=20)
         connection.request("GET", "/events")
         connection.getresponse().readline()
@@ -429,6 +424,7 @@ def test_serve_says_where_and_ends_cleanly_although_a_dashboard_is_open(bundle: 
         process.communicate()
 
 
-def test_without_a_node_the_fleet_that_is_asked_for_is_an_error(bundle: Path) -> None:
+def test_without_a_node_the_fleet_that_is_asked_for_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgevit.fleet.where.FIND_S", 0.2)
     with pytest.raises(FleetError, match="no node serves"):
         serve(bundle, port=0, where="fleet", link=Link())

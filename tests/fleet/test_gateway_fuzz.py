@@ -51,7 +51,7 @@ def operations(client: Client) -> list[APIOperation]:
     return [found.ok() for found in schema.get_all_operations()]
 
 
-@settings(QUICK, max_examples=100)
+@settings(QUICK, max_examples=60)
 @given(st.data())
 def test_what_the_schema_allows_and_what_it_does_not_is_answered_as_it_says(
     operations: list[APIOperation], data: st.DataObject

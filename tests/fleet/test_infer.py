@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fleet.fleet_nodes import edgevit, nodes, wait_live
 from fleet.tiny_fleet import SIDE, make_bundle
 from PIL import Image
 
@@ -32,21 +30,6 @@ DEADLINE_S = 10.0
 KEYS = {"image", "top", "where", "parts", "answered", "degraded", "missing", "latency_ms"}
 
 
-def edgevit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edgevit.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-@contextmanager
-def node(name: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "edgevit.cli", "node", "--name", name, "--threads", "1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 class Fleet:
     def __init__(self, folder: Path) -> None:
         self.bundle = make_bundle(folder / "bundle", PARTS)
@@ -62,29 +45,13 @@ class Fleet:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A bundle on one node for each part, in a home of its own."""
     folder = tmp_path_factory.mktemp("fleet")
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+    names = [f"node-{index}" for index in range(PARTS)]
+    with pytest.MonkeyPatch.context() as patch, nodes(folder / "home", *names):
         patch.setenv("EDGEVIT_HOME", str(folder / "home"))
-        for index in range(PARTS):
-            stack.enter_context(node(f"node-{index}"))
         found = Fleet(folder)
-        bus = open_bus(Link(), "client")
-        wait_for_nodes(bus, PARTS)
-        bus.close()
+        wait_live(Link(), *names)
         deploy(found.bundle)
         yield found
-
-
-def wait_for_nodes(bus, count: int) -> None:
-    names, live, enough = Names(), set(), threading.Event()
-
-    def change(key: str, here: bool) -> None:
-        live.add(key) if here else live.discard(key)
-        if len(live) >= count:
-            enough.set()
-
-    watch = bus.watch(names.live(), change)
-    assert enough.wait(20)
-    watch.close()
 
 
 @pytest.fixture
@@ -181,7 +148,8 @@ def test_a_degraded_answer_says_what_is_missing_and_require_all_refuses_it_after
 
 
 def test_the_command_prints_records(fleet: Fleet) -> None:
-    ran = edgevit("infer", fleet.bundle, *fleet.images, "--deadline", "10s", "--json")
+    command = edgevit("infer", fleet.bundle, *fleet.images, "--deadline", "10s", "--json")
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stderr
     assert [(one["where"], one["answered"]) for one in json.loads(ran.stdout)] == [("fleet", PARTS)] * 3
 

@@ -15,7 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fleet.fleet_nodes import free_port
 from fleet.tiny_fleet import make_bundle
+from waiting import wait_for
 
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.fleet import node as node_module
@@ -94,14 +96,6 @@ def seen(home: Path) -> Iterator[Seen]:
     bus.close()
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 15.0) -> None:
-    ends = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > ends:
-            raise TimeoutError("it did not happen")
-        time.sleep(0.01)
-
-
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Its exit code, and what it said."""
     _, said = process.communicate(timeout=20)
@@ -162,12 +156,6 @@ def test_metrics_are_there_for_prometheus(start, seen) -> None:
         text = reply.read().decode()
     assert 'edgevit_node_memory_bytes{node="alpha"} 5000.0' in text
     assert "# TYPE edgevit_part_answers_total counter" in text
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 # --- ending -----------------------------------------------------------------------------------------------------------
@@ -343,13 +331,34 @@ def test_without_zenoh_the_pip_line_is_told(home, monkeypatch) -> None:
 
 
 def test_a_node_that_holds_nothing_has_opened_no_engine_and_no_command_line(start, seen) -> None:
-    heavy = ("torch", "onnxruntime", "typer", "cryptography", "prometheus_client", "fastapi", "onnx")
+    heavy = ("torch", "onnxruntime", "typer", "cryptography", "prometheus_client", "fastapi", "onnx", "PIL")
     after = f"print('loaded', [name for name in {heavy} if name in sys.modules], file=sys.stderr)"
     process = start('name="alpha"', after=after)
     wait_for(lambda: seen.names() == ["alpha"])
     info(seen.bus, "alpha")
     process.terminate()
     assert ended(process)[1].splitlines()[-1] == "loaded []"
+
+
+def test_the_verb_imports_nothing_that_only_operators_clients_or_profiles_need(home, seen, tmp_path) -> None:
+    command = [sys.executable, "-X", "importtime", "-P", "-m", "edgevit.cli", "node", "--name", "alpha"]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, stderr=said)
+    try:
+        wait_for(lambda: seen.names() == ["alpha"])
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+    lines = (tmp_path / "said").read_text().splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert {"edgevit.fleet.engine", "zenoh", "typer"} <= imported
+    unneeded = ("torch", "onnxruntime", "onnx", "cryptography", "PIL", "rich", "edgevit.data",
+                "edgevit.profiles", "edgevit.split.bundle", "edgevit.split.fleet_file", "edgevit.fleet.client",
+                "edgevit.fleet.deploy", "edgevit.fleet.gateway")  # fmt: skip
+    found = {name for name in imported if any(f"{name}.".startswith(f"{one}.") for one in unneeded)}
+    assert not found
 
 
 def test_memory_is_measured_and_within_the_machines() -> None:

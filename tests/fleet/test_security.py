@@ -6,16 +6,17 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from fleet.fleet_nodes import free_port
+from waiting import wait_for
 
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet import ca, identity, renewing_bus, zenoh_bus
@@ -83,21 +84,8 @@ def may(role: str) -> set[str]:
     return {f"{verb} {key}" for verb, keys in tables.items() for key, roles in keys.items() if role in roles}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def endpoint() -> str:
     return f"tls/127.0.0.1:{free_port()}"
-
-
-def until(happened: Callable[[], bool], seconds: float = SOON) -> bool:
-    end = time.monotonic() + seconds
-    while not (done := happened()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return done
 
 
 def answer(question: Question) -> None:
@@ -240,7 +228,7 @@ def attempts(fleet: Fleet, identities: Path) -> Iterator[dict[tuple[str, str], A
         time.sleep(0.2)
         return all(one.found >= may(role) for one, role in zip(honest, [r for r in ROLES for _ in PATHS], strict=True))
 
-    until(act)
+    wait_for(act)
     end = time.monotonic() + A_WHILE
     while time.monotonic() < end:
         act()
@@ -332,7 +320,7 @@ def test_a_certificate_ends_a_link_unless_it_is_renewed_which_nobody_notices(
             tokens.append(bus.announce(NAMES.live(name, "1")))
         ca.revoke("revoked")
         first = open_identity(folders["kept"]).ends
-        assert until(lambda: members.there == set(folders))
+        wait_for(lambda: members.there == set(folders))
         unanswered = 0
 
         def gone() -> bool:
@@ -340,7 +328,7 @@ def test_a_certificate_ends_a_link_unless_it_is_renewed_which_nobody_notices(
             unanswered += not gather(asking, NAMES.info("kept"), timeout_s=2).good
             return {"left", "revoked"} <= set(members.left) and datetime.now(UTC) > first + timedelta(seconds=1)
 
-        assert until(gone, 30)
+        wait_for(gone, 30)
         assert members.there == {"kept"}
         assert "kept" not in members.left
         assert unanswered == 0
@@ -370,8 +358,8 @@ def test_declarations_go_from_session_to_session_and_are_told_once(
         bus.serve(NAMES.info("s1"), answer)
         gone = [bus.serve(NAMES.log("s1"), answer), bus.announce(NAMES.live("gone", "1"))]
         token = bus.announce(NAMES.live("s1", "1"))
-        assert until(lambda: {"s1", "gone"} <= outside.there & beside.there)
-        assert until(lambda: (NAMES.live("n1", "1"), True) in inside)
+        wait_for(lambda: {"s1", "gone"} <= outside.there & beside.there)
+        wait_for(lambda: (NAMES.live("n1", "1"), True) in inside)
         for closer in gone:
             closer.close()
         swapping = threading.Thread(target=lambda: [bus.swap() for _ in range(2)])
@@ -383,7 +371,7 @@ def test_declarations_go_from_session_to_session_and_are_told_once(
             sent += 1
             assert gather(fleet.operator, NAMES.info("s1"), timeout_s=5).good
             time.sleep(0.02)
-        assert until(lambda: "during" in outside.there)
+        wait_for(lambda: "during" in outside.there)
         assert not gather(fleet.operator, NAMES.log("s1"), timeout_s=1).good
         assert "s1" not in {*outside.left, *beside.left}
         assert [there for key, there in inside if key == NAMES.live("n1", "1")] == [True]
@@ -391,7 +379,7 @@ def test_declarations_go_from_session_to_session_and_are_told_once(
         assert len(heard) < 1.1 * sent  # not everything twice, although both sessions hear it
         for closer in (token, during):
             closer.close()
-        assert until(lambda: {"s1", "during"} <= set(outside.left))
+        wait_for(lambda: {"s1", "during"} <= set(outside.left))
 
 
 def test_after_a_rotation_the_old_is_cut_off_from_whatever_was_enrolled_again(home: Path, tmp_path: Path) -> None:
@@ -409,17 +397,17 @@ def test_after_a_rotation_the_old_is_cut_off_from_whatever_was_enrolled_again(ho
             stack.callback(node.close)
             tokens.append(node.announce(NAMES.live(name, "1")))
         before = Members(hub)
-        assert until(lambda: before.there == {"n1", "n2"})
+        wait_for(lambda: before.there == {"n1", "n2"})
 
         assert [name for name, _ in ca.rotate().again] == ["boss", "hub", "n1", "n2"]
         ca.enroll("hub")
-        assert until(lambda: set(before.left) == {"n1", "n2"})
+        wait_for(lambda: set(before.left) == {"n1", "n2"})
         ca.enroll("n1")
-        assert until(lambda: before.there == {"n1"})
+        wait_for(lambda: before.there == {"n1"})
         boss = open_bus(Link(mode="client", connect=(routed,), identity=ca.enroll("boss").folder), "operator")
         stack.callback(boss.close)
         members = Members(boss)
-        assert until(lambda: members.there == {"n1"})
+        wait_for(lambda: members.there == {"n1"})
         time.sleep(A_WHILE)
         assert members.there == before.there == {"n1"}
 

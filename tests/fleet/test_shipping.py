@@ -9,9 +9,9 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import pytest
+from waiting import wait_for
 
 from edgevit.errors import BadArtifact, FleetError
 from edgevit.fleet.bus import gather
@@ -76,13 +76,6 @@ class Holder:
 
 def honest(asked, data):
     return data[asked.off : asked.off + asked.len]
-
-
-def wait_for(ready, seconds=10.0):
-    until = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("size", [0, 1, SMALL, 3 * LARGE + 17])

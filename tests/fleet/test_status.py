@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fleet.fleet_nodes import nodes
+from fleet.fleet_nodes import nodes, wait_live
 from fleet.tiny_fleet import make_bundle
+from waiting import wait_for
 
 from edgevit.errors import FleetError, UnknownName
 from edgevit.fleet import status as status_module
@@ -81,13 +82,6 @@ def small(here: Bus) -> Iterator[Callable[..., Small]]:
         node.close()
 
 
-def until(true: Callable[[], object], seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def row(watch: Watch, name: str) -> NodeRow:
     (found,) = [one for one in watch.status().nodes if one.node == name]
     return found
@@ -106,7 +100,7 @@ def test_a_watcher_knows_what_a_node_announces_answers_and_publishes(here: Bus, 
         return bool(watch.status().nodes and row(watch, "pi-1").beat and row(watch, "pi-1").info
                     and len(row(watch, "pi-1").parts) == 2)  # fmt: skip
 
-    until(known)
+    wait_for(known)
     found = row(watch, "pi-1")
     assert (found.state, found.alive, found.parts, found.p50_ms) == ("up", True, ("part-2", "part-10"), 3.5)
     assert (found.total("answered"), found.total("busy"), found.free_bytes) == (3, 1, 400)
@@ -117,7 +111,7 @@ def test_a_watcher_knows_what_a_node_announces_answers_and_publishes(here: Bus, 
     assert found.machine_cells()[-1] == "room=hall"
     assert len(found.machine_cells()) == len(MACHINE_COLUMNS)
     held[0].close()
-    until(lambda: row(watch, "pi-1").parts == ("part-2",))
+    wait_for(lambda: row(watch, "pi-1").parts == ("part-2",))
     watch.close()
 
 
@@ -128,15 +122,15 @@ def test_what_happens_is_told_in_words(here: Bus, small: Callable[..., Small], m
     events: list[tuple[str, str]] = []
     watch.on_event = lambda kind, sentence: events.append((kind, sentence))
     node = small("pi-1")
-    until(lambda: ("joined", "pi-1 is there") in events)
+    wait_for(lambda: ("joined", "pi-1 is there") in events)
     ready = node.ready("part-0")
-    until(lambda: ("ready", "part-0 is ready on pi-1") in events)
+    wait_for(lambda: ("ready", "part-0 is ready on pi-1") in events)
 
     def silent() -> bool:
         watch.silences()
         return ("silent", "pi-1 says nothing") in events
 
-    until(silent)
+    wait_for(silent)
     assert row(watch, "pi-1").state == "silent"
 
     def back() -> bool:
@@ -144,10 +138,10 @@ def test_what_happens_is_told_in_words(here: Bus, small: Callable[..., Small], m
         watch.silences()
         return ("back", "pi-1 speaks again") in events
 
-    until(back)
+    wait_for(back)
     ready.close()
     node.live.close()
-    until(lambda: ("gone", "pi-1 is gone") in events)
+    wait_for(lambda: ("gone", "pi-1 is gone") in events)
     assert row(watch, "pi-1").state == "gone"
     watch.close()
 
@@ -156,14 +150,14 @@ def test_a_node_that_is_started_again_is_the_same_node(here: Bus, small: Callabl
     watch = Watch(here, NAMES)
     watch.ask_info()
     first = small("pi-1", "one")
-    until(lambda: watch.status().nodes)
+    wait_for(lambda: watch.status().nodes)
     second = small("pi-1", "two")
-    until(lambda: row(watch, "pi-1").info and row(watch, "pi-1").info.incarnation == "two")  # type: ignore[union-attr]
+    wait_for(lambda: row(watch, "pi-1").info and row(watch, "pi-1").info.incarnation == "two")  # type: ignore[union-attr]
     first.live.close()
     time.sleep(0.3)
     assert row(watch, "pi-1").alive
     second.live.close()
-    until(lambda: not row(watch, "pi-1").alive)
+    wait_for(lambda: not row(watch, "pi-1").alive)
     watch.close()
 
 
@@ -174,14 +168,14 @@ def test_beats_that_are_none_are_counted_and_those_of_another_name_ignored(
     watch.ask_info()
     node = small("pi-1")
     small("pi-2")
-    until(lambda: len(watch.status().nodes) == 2)
+    wait_for(lambda: len(watch.status().nodes) == 2)
 
     def rejected() -> bool:
         node.bus.publish(NAMES.beat("pi-1"), b"{}")
         node.beat(node="pi-2")
         return watch.rejected > 0
 
-    until(rejected)
+    wait_for(rejected)
     assert row(watch, "pi-2").beat is None
     watch.close()
 
@@ -194,7 +188,7 @@ def test_a_watcher_keeps_no_more_nodes_than_its_bound(
     watch.ask_info()
     node = small("pi-0")
     kept = [node.bus.announce(NAMES.live(f"pi-{index}", "one")) for index in range(1, 9)]
-    until(lambda: len(watch.status().nodes) == 3)
+    wait_for(lambda: len(watch.status().nodes) == 3)
     time.sleep(0.3)
     assert len(watch.status().nodes) == 3
     assert len(kept) == 8
@@ -218,7 +212,7 @@ def test_real_nodes_their_deployment_and_logs_are_found_and_a_dead_one_is_missed
     monkeypatch.setenv("EDGEVIT_HOME", str(tmp_path / "home"))
     bundle = make_bundle(tmp_path / "digits", parts=2)
     with nodes(tmp_path / "home", "pi-0", "pi-1") as running:
-        until(lambda: _count() == 2, 30)
+        wait_live(Link(), "pi-0", "pi-1")
         deploy(bundle, Link(), replace_after_s=3600)
         found = status(Link())
         assert [one.state for one in found.nodes] == ["up", "up"]
@@ -232,16 +226,9 @@ def test_real_nodes_their_deployment_and_logs_are_found_and_a_dead_one_is_missed
         with pytest.raises(UnknownName):
             logs(Link(), ["pi-9"])
         running.kill("pi-1")
-        until(lambda: not next(one for one in status(Link()).nodes if one.node == "pi-1").alive)
+        wait_for(lambda: not next(one for one in status(Link()).nodes if one.node == "pi-1").alive)
         lost = status(Link())
         assert any(line.startswith("digits: 1/2 sub-models, lacks part-") for line in lost.lines())
         assert [one.state for one in lost.nodes] == ["up", "gone"]
         for again in itertools.islice(top(Link(), every_s=0.05), 3):
             assert [one.node for one in again.nodes] == ["pi-0", "pi-1"]
-
-
-def _count() -> int:
-    try:
-        return len(status(Link(), wait_s=1).nodes)
-    except FleetError:
-        return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -13,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from fleet import tiny_fleet
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from waiting import wait_for
 
 from edgevit.artifact import write_durably
 from edgevit.errors import BadArtifact, FleetError
@@ -77,6 +77,7 @@ def test_what_is_here_already_needs_no_room(tmp_path):
 
 
 @given(sizes=st.lists(st.integers(1, 50), max_size=12), pins=st.sets(st.integers(0, 11)), needed=st.integers(0, 200))
+@settings(max_examples=40)
 def test_making_room_keeps_the_bound_and_the_pins(tmp_path_factory, sizes, pins, needed):
     store = Store(tmp_path_factory.mktemp("blobs"), limit_bytes=200)
     blobs = {put(store, os.urandom(4) + bytes(size)): size + 4 for size in sizes}
@@ -126,23 +127,24 @@ def test_a_small_file_is_the_old_or_the_new_one_whenever_its_writer_is_killed(tm
         for number in range(10**6):
             write_durably(Path(sys.argv[1]), (b"%d" % number) * 5000)
     """
-    path = tmp_path / "kept.json"
-    for _ in range(3):
-        writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), str(path)])
-        try:
-            started = time.monotonic()
-            while not path.exists() and time.monotonic() < started + 20:
-                time.sleep(0.01)
-            time.sleep(0.05)
-        finally:
-            writer.send_signal(signal.SIGKILL)
+    paths = [tmp_path / f"kept-{index}.json" for index in range(3)]
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    writers = [subprocess.Popen([*command, str(path)]) for path in paths]
+    try:
+        for path in paths:
+            wait_for(path.exists)
+        time.sleep(0.05)
+    finally:
+        for writer in writers:
+            writer.kill()
             writer.wait()
+    for path in paths:
         text = path.read_bytes()
         digits = len(text) // 5000
+        assert text
         assert text == text[:digits] * 5000
-        path.unlink()
-    write_durably(path, b"after")
-    assert path.read_bytes() == b"after"
+    write_durably(paths[0], b"after")
+    assert paths[0].read_bytes() == b"after"
 
 
 # --- the release record --------------------------------------------------------------------------------------------

@@ -13,22 +13,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+from tiny_manifest import WEIGHTS, write_manifest
 
-from edgevit.artifact import (
-    MANIFEST,
-    Array,
-    Artifact,
-    BatchRange,
-    Manifest,
-    ModelInfo,
-    Parity,
-    PrecisionReport,
-    TensorSpec,
-    WeightsInfo,
-    hash_tree,
-    staged,
-    write_golden,
-)
+from edgevit.artifact import Array, Artifact, BatchRange, Parity, PrecisionReport, TensorSpec, staged, write_golden
 from edgevit.images import Preprocess
 from edgevit.split.bundle import PRESENT, PartFacts, golden_features, write_bundle
 from edgevit.split.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk
@@ -38,7 +25,6 @@ FEATURES = 8
 CLASSES_EACH = 2
 MAX_BATCH = 8
 HEAVY = 256  # rows and columns of the matrices that ``work`` multiplies
-_WEIGHTS = WeightsInfo(origin="random (seed 0)", state_sha256="0" * 64)
 _DTYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
 
 Arrays = dict[str, Array]
@@ -101,7 +87,7 @@ def _bundle(
             staging,
             folder,
             classes=labels,
-            trunk=Trunk(name="tiny_fleet", params=1000, macs=10_000, bytes=4000, weights=_WEIGHTS),
+            trunk=Trunk(name="tiny_fleet", params=1000, macs=10_000, bytes=4000, weights=WEIGHTS),
             parts=[PartFacts(some, heads_pruned=1) for some in mine],
             partition=Partition(method="balanced", seed=0),
             accuracy=BundleAccuracy(
@@ -133,23 +119,16 @@ def _member(
     outputs = _run(folder / "model.onnx", golden, one_by_one=not free)
     write_golden(folder, golden | outputs, [] if images is None else list(images))
     labels = classes if steps is None else ("none of mine", *classes)
-    manifest = Manifest(
-        edgevit="0",
-        created="2026-01-01T00:00:00+00:00",
+    write_manifest(
+        folder,
+        {},
         target="onnx",
-        precision="fp32",
         entry="model.onnx",
-        model=ModelInfo(
-            name=folder.name,
-            source="module",
-            form="deploy",
-            task="classifier",
-            image_size=steps.size if steps else None,
-            classes=len(labels),
-            params=sum(int(np.prod(constant.dims)) for constant in graph.graph.initializer),
-            macs=1000,
-            weights=_WEIGHTS,
-        ),
+        model={
+            "name": folder.name, "task": "classifier", "image_size": steps.size if steps else None,
+            "classes": len(labels), "macs": 1000,
+            "params": sum(int(np.prod(constant.dims)) for constant in graph.graph.initializer),
+        },
         labels=labels,
         batch=BatchRange(min=1, max=MAX_BATCH if free else 1),
         inputs=tuple(inputs),
@@ -165,9 +144,7 @@ def _member(
         preprocess=steps,
         parity=Parity(status="verified", max_abs=0.0, max_rel=0.0, cosine=1.0, tolerance=1e-4, images=4),
         precision_report=PrecisionReport(requested="fp32", layers={"float32": 2}),
-        files=hash_tree(folder),
-    )
-    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    )  # fmt: skip
     return Artifact.open(folder)
 
 

@@ -1,30 +1,22 @@
-"""The page in a real browser: no error, no request, sorting and filtering by mouse and keyboard, themes, phone, print.
-
-The browser is the distribution's Chromium, installed by .ci/chromium.sh where it is missing; Playwright only drives it.
-"""
+"""The page in a real browser: no error, no request, sorting and filtering by mouse and keys, themes, phone, print."""
 
 from __future__ import annotations
 
 import datetime
 import json
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from chromium import chromium
+from playwright.sync_api import Browser, Page
 from report_rows import artifact, blocks, gallery, measure, run, samples
 
 from edgevit.errors import MissingDependency
 from edgevit.profiles.report import report
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync",
-)  # fmt: skip
 HOSTILE = "\"'><img src=x onerror=alert(1)></script><script>alert(2)</script>&lt;b&gt;"
 
 Open = Callable[..., Page]
@@ -32,12 +24,8 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        subprocess.run([str(Path(__file__).parents[2] / ".ci" / "chromium.sh")], check=True)
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

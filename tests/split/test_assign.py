@@ -178,6 +178,8 @@ def test_what_fits_nowhere_is_named_with_its_need_and_the_nearest_node() -> None
 def test_what_finds_no_room_beside_the_others_is_told_apart() -> None:
     with pytest.raises(PlacementImpossible, match=r"no room is left for part-2: it needs 60,000,000 .* 40,000,000"):
         assign([part(index, 60 * MB) for index in range(3)], [NODE, replace(NODE, name="pi-2")])
+    with pytest.raises(PlacementImpossible, match=r"no room is left for part-1: it needs 60,000,000 .* 40,000,000"):
+        assign([part(0, 60 * MB), part(1, 60 * MB)], [NODE])
 
 
 def test_a_lack_of_energy_is_not_called_a_lack_of_memory() -> None:

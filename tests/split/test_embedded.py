@@ -365,7 +365,7 @@ def test_verify_goes_on_past_what_is_wrong_and_ends_with_the_proof_that_failed(b
     spoil(bundle, "part-0", lambda weights: weights + np.float32(0.1))
     code, out, error = run("verify", bundle, "--threads", "1")
     assert code == 7
-    assert "2 of 3 members are not sound (part-0, part-1)" in error
+    assert "not sound: part-0, part-1 (2 of 3 members)" in error
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert lines["part-0"].startswith("FAILED: golden pair: ")
     assert "lacks its member part-1" in lines["part-1"]
@@ -376,7 +376,7 @@ def test_verify_goes_on_past_what_is_wrong_and_ends_with_the_proof_that_failed(b
 def test_verify_of_a_bundle_that_is_not_whole_ends_as_a_bad_artifact(bundle: Path) -> None:
     for folder in ("part-0", "part-1", "fusion"):
         shutil.rmtree(bundle / folder)
-    with pytest.raises(BadArtifact, match=r"3 of 3 members are not sound \(part-0, part-1, fusion\)") as caught:
+    with pytest.raises(BadArtifact, match=r"not sound: part-0, part-1, fusion \(3 of 3 members\)") as caught:
         verify_bundle(bundle, threads=1)
     assert [member["error"] is None for member in caught.value.verification.record()["members"]] == [False] * 3
 

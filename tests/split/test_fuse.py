@@ -121,6 +121,7 @@ def test_every_way_to_lose_one_or_two_parts_is_measured() -> None:
     assert two is not None
     assert (one.mean, one.worst) == pytest.approx((7 / 9, 1 / 2))
     assert (two.mean, two.worst) == pytest.approx((5 / 9, 1 / 3))
+    assert (one.worst_parts, two.worst_parts) == ((1,), (1, 2))
 
 
 def eyes(parts: int) -> Features:

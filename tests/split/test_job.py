@@ -10,6 +10,7 @@ import pytest
 from tiny_split import write_digits, write_model
 from typer.testing import CliRunner
 
+from edgevit.amounts import parse_bytes
 from edgevit.cli import app
 from edgevit.data import open_data
 from edgevit.errors import Interrupted, PlacementImpossible, UnknownName, UsageError
@@ -18,8 +19,9 @@ from edgevit.split.assign import Node
 from edgevit.split.bundle import Bundle
 from edgevit.split.embedded import BundleSession
 from edgevit.split.job import SplitResult, run_split
-from edgevit.split.options import FusionOptions, SplitJob, SplitOptions, command_line, parse_bytes
+from edgevit.split.options import FusionOptions, SplitJob, SplitOptions, command_line
 from edgevit.split.parts import PartTask, load_source, make_parts
+from edgevit.split.prune import smallest_hp
 from edgevit.split.sizing import choose_heads, fit_fleet, planned_part
 from edgevit.split.work import open_work
 from edgevit.train.options import TrainOptions
@@ -271,14 +273,41 @@ def test_by_default_the_fewest_heads_go_that_leave_the_parts_together_55_percent
         assert choose_heads(config, groups, SplitOptions(parts=parts)).heads_pruned == (expected,) * parts
 
 
+def need(pruned: int) -> int:
+    """Bytes of memory of a part of five classes."""
+    return planned_part(SMALL, 0, pruned, 5).memory_bytes
+
+
 def test_a_fleet_prunes_only_the_parts_that_fit_nowhere_and_says_so() -> None:
-    default = planned_part(SMALL, 0, choose_heads(SMALL, [(0,)] * 2, SplitOptions(parts=2)).heads_pruned[0], 5)
-    nodes = [Node("large", default.memory_bytes, 1e9), Node("small", default.memory_bytes - 40_000, 1e9)]
-    sizing = fit_fleet(SMALL, [5, 5], nodes, "fleet.toml")
+    default = smallest_hp(SMALL, 2)
+    sizing = fit_fleet(
+        SMALL, [5, 5], [Node("large", need(default), 1e9), Node("small", need(default) - 40_000, 1e9)], "f"
+    )
     low, high = sorted(sizing.heads_pruned)
-    assert low < high < 12
-    assert len(sizing.steps) == high - low
-    assert all("free: pruned to" in step for step in sizing.steps)
+    assert low == default < high < 12
+    *pruned, given_back = sizing.steps
+    assert len(pruned) == high - low
+    assert all("free: all pruned to" in step for step in pruned)
+    assert given_back == f"room is left for {12 - low} heads of part-0"
+
+
+def test_parts_that_share_a_node_are_pruned_alike() -> None:
+    default = smallest_hp(SMALL, 5)
+    room = 3 * need(default + 1) + 2 * need(default)
+    sizing = fit_fleet(SMALL, [5] * 5, [Node("only", room, 1e9)], "f")
+    assert sizing.heads_pruned == (default, default, *[default + 1] * 3)
+    assert fit_fleet(SMALL, [5] * 5, [Node("only", 5 * need(11), 1e9)], "f").heads_pruned == (11,) * 5
+
+
+def test_a_fleet_is_pruned_for_although_nothing_says_how_fast_its_nodes_are() -> None:
+    assert fit_fleet(SMALL, [5], [Node("pi", need(10))], "f").heads_pruned == (10,)
+
+
+def test_a_fleet_may_hold_more_than_55_percent_of_the_trunk() -> None:
+    few = ViTConfig((8, 8), 4, 24, uniform_blocks(2, 3, 8, 48), 10)
+    with pytest.raises(PlacementImpossible, match="and 55% of the trunk is"):
+        choose_heads(few, [(0,)] * 10, SplitOptions(parts=10))
+    assert fit_fleet(few, [1] * 10, [Node("server", 10**9)], "f").heads_pruned == (2,) * 10
 
 
 def test_a_fleet_too_small_for_one_head_is_impossible() -> None:

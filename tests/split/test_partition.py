@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgevit.errors import UnknownName, UsageError
-from edgevit.split.partition import METHODS, partition, read_partition, within_affinity
+from edgevit.split.options import PARTITIONS
+from edgevit.split.partition import partition, read_partition, within_affinity
 
 LABELS = ("cat", "dog", "car", "bus")
 
@@ -24,7 +25,7 @@ def figures(classes: int, seed: int) -> dict[str, np.ndarray]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 23), st.data(), st.sampled_from(METHODS), st.integers(0, 5))
+@given(st.integers(1, 23), st.data(), st.sampled_from(PARTITIONS), st.integers(0, 5))
 def test_every_class_is_in_one_part_and_sizes_differ_by_at_most_one(classes, data, method, seed):
     parts = data.draw(st.integers(1, classes))
     found = partition(classes, parts, method=method, seed=seed, **figures(classes, seed))

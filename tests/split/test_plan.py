@@ -13,11 +13,11 @@ import pytest
 from tiny_bundle import FACTS, fill
 
 from edgevit.artifact import sha256_of, staged
-from edgevit.errors import PlacementImpossible, UsageError
+from edgevit.errors import BadArtifact, PlacementImpossible, UsageError
 from edgevit.split.assign import Node, Part
 from edgevit.split.bundle import write_bundle
 from edgevit.split.fleet_file import Fleet
-from edgevit.split.plan import Plan, make_plan, write_plan
+from edgevit.split.plan import Plan, make_plan, read_plan, write_plan
 
 ROOT = Path(__file__).parents[2]
 MB = 1_000_000
@@ -101,6 +101,17 @@ def test_an_older_plan_is_replaced_and_nothing_else(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="exists and is not a plan"):
             write_plan(plan, taken)
     assert other.read_text() == "{}"
+
+
+def test_a_plan_is_read_back_and_what_is_none_is_told_from_what_is_not_there(tmp_path: Path) -> None:
+    plan = make_plan(PARTS, FLEET, bundle_sha256=SHA)
+    write_plan(plan, tmp_path / "plan.json")
+    assert read_plan(tmp_path / "plan.json") == plan
+    (tmp_path / "torn.json").write_text("{")
+    with pytest.raises(BadArtifact, match="is not a plan"):
+        read_plan(tmp_path / "torn.json")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_plan(tmp_path / "nothing.json")
 
 
 @pytest.fixture(scope="module")

@@ -213,7 +213,7 @@ def test_budgets_of_the_paper_lead_to_the_heads_pruned_that_it_needs(name, budge
 
 def test_a_budget_that_nothing_meets_says_needed_and_free_bytes():
     needed = 3 * size_of(CONFIG, 2, 3).bytes
-    with pytest.raises(PlacementImpossible, match=f"need {needed} bytes, and the budget is 100") as caught:
+    with pytest.raises(PlacementImpossible, match=f"needs {needed:,} bytes, and the budget is 100") as caught:
         heads_pruned_for(CONFIG, 3, 100)
     assert (caught.value.needed_bytes, caught.value.free_bytes) == (needed, 100)
     assert heads_pruned_for(CONFIG, 3, needed) == 2

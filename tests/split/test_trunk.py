@@ -50,7 +50,7 @@ def test_timms_deit_loads_its_own_weights_and_another_number_of_classes(tmp_path
         ("timm:vit_small_patch16_rope_224", "Eva"),
         ("timm:test_vit2", "LayerScale"),
         ("timm:mobilenetv3_small_050", "MobileNetV3"),
-        ("fmvit_t", "not a vision transformer"),
+        ("fmvit_t", "not a plain vision transformer"),
     ],
 )
 def test_what_is_no_plain_vit_is_refused_with_the_reason(name, reason):
