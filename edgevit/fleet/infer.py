@@ -15,7 +15,7 @@ import numpy as np
 from edgevit import render
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.link import Link
-from edgevit.fleet.session import FleetSession
+from edgevit.fleet.session import FleetAnswer, FleetSession
 from edgevit.fleet.where import Where, reach
 from edgevit.images import ImageError, decode
 from edgevit.predict import (
@@ -41,7 +41,8 @@ class Inference(BundlePrediction):
 
     def record(self) -> dict[str, Any]:
         missing = [{"part": one.part, "classes": list(one.classes)} for one in self.answer.missing]
-        return {**super().record(), "missing": missing}
+        trace = {"trace": self.answer.trace} if isinstance(self.answer, FleetAnswer) else {}
+        return {**super().record(), "missing": missing, **trace}
 
 
 def infer_images(

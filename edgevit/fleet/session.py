@@ -7,6 +7,7 @@ model's input. The fusion head runs here.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Mapping
@@ -50,9 +51,10 @@ class PartTiming:
 
 @dataclass(frozen=True)
 class FleetAnswer(Answer):
-    """An answer, and which node gave which part of it."""
+    """An answer, which node gave which part of it, and the trace id (32 hex digits) that their logs name it by."""
 
     timings: tuple[PartTiming, ...] = ()
+    trace: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,11 +160,11 @@ class FleetSession:
     ) -> FleetAnswer:
         """Ask all parts and fuse those that answer before ``deadline_s``, which is when this returns at the latest.
 
-        ``image`` is an encoded image, (H, W, 3) uint8 pixels, or rows of the model's input. ``trace`` (32 hex digits)
-        is logged by every node. FleetError when no part answers, or, with ``require_all``, not every part;
-        ImageError for a broken image, UsageError for an array that the model does not take.
+        ``image`` is an encoded image, (H, W, 3) uint8 pixels, or rows of the model's input. ``trace`` (32 hex digits;
+        random unless given) is logged by every node. FleetError when no part answers, or, with ``require_all``, not
+        every part; ImageError for a broken image, UsageError for an array that the model does not take.
         """
-        started = time.perf_counter()
+        started, trace = time.perf_counter(), trace or secrets.token_hex(16)
         load = self.takes.load(image)
         left_s = deadline_s - (time.perf_counter() - started)
         kept_s = min(max(AFTER_S, 2 * self._fusing_s), deadline_s / 10)
@@ -186,6 +188,7 @@ class FleetSession:
             (ended - started) * 1e3,
             {part: one.ms for part, one in found.items()} | {"fusion": (ended - begun) * 1e3},
             tuple(_timing(found[part]) for part in self.parts if part in found),
+            trace,
         )
 
     def _fused(self, gathered: Gathered, rows: int) -> Array:

@@ -282,6 +282,9 @@ def test_a_body_beyond_the_bound_is_refused_before_it_is_read(ask: Client) -> No
 # --- bounds and what is told --------------------------------------------------------------------------------------
 
 
+NEW_TRACE = "1" * 32
+
+
 class Stuck:
     """A model that answers when it is told to, with one part missing."""
 
@@ -292,17 +295,17 @@ class Stuck:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    def infer(self, feeds: Mapping[str, np.ndarray], deadline_s: float) -> Said:
+    def infer(self, feeds: Mapping[str, np.ndarray], deadline_s: float, trace: str | None = None) -> Said:
         raise NotImplementedError
 
-    def classify(self, image: bytes, deadline_s: float) -> Said:
+    def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
         self.asked.release()
         self.go.wait(20)
         if self.fails:
             raise self.fails
         gone = (Missing("part-2", ("4", "5"), "gone"),)
         times = tuple(PartTiming(f"part-{i}", f"pi-{i}", 1.0, 2.0, 3.0) for i in (0, 1, 3))
-        return Said({"logits": np.zeros((1, 8), np.float32)}, 4, gone, 6.5, times)
+        return Said({"logits": np.zeros((1, 8), np.float32)}, 4, gone, 6.5, times, trace or NEW_TRACE)
 
 
 def test_when_too_much_is_under_way_the_next_is_refused_at_once(bundle: Path) -> None:
@@ -338,6 +341,24 @@ def test_a_fleet_that_does_not_answer_is_a_503_and_a_crash_a_500_that_tells_no_s
         found = ask("POST", "/v2/models/digits/classify", picture())
         assert found.status == 500
         assert b"secret" not in found.body
+
+
+@pytest.mark.parametrize(
+    ("sent", "known_by"),
+    [
+        (f"00-{'a' * 32}-{'b' * 16}-01", "a" * 32),
+        (f"00-{'0' * 32}-{'b' * 16}-01", NEW_TRACE),
+        ("no trace", NEW_TRACE),
+    ],
+)
+def test_an_answer_says_its_trace_id_which_is_the_askers_where_it_has_one(
+    bundle: Path, sent: str, known_by: str
+) -> None:
+    model = Stuck(embedded(bundle))
+    model.go.set()
+    with served(model) as ask:
+        found = ask("POST", "/v2/models/digits/classify", picture(), {"traceparent": sent})
+        assert found.headers["X-Trace-Id"] == known_by
 
 
 def test_metrics_can_be_parsed_and_count_what_happened(bundle: Path) -> None:

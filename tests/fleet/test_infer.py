@@ -20,6 +20,7 @@ from edgevit.fleet.infer import Inference, infer_images
 from edgevit.fleet.link import Link, open_bus
 from edgevit.fleet.names import Names
 from edgevit.fleet.session import FleetSession
+from edgevit.fleet.status import logs
 from edgevit.fleet.where import reach
 from edgevit.predict import Failure
 from edgevit.split.bundle import Bundle
@@ -73,7 +74,7 @@ def test_the_fleet_gives_the_answers_of_the_bundle_in_one_process(fleet: Fleet) 
         np.testing.assert_allclose(one.answer.logits, other.answer.logits, rtol=1e-5, atol=1e-6)
         assert [guess.label for guess in one.top] == [guess.label for guess in other.top]
         record = one.record()
-        assert set(record) == set(other.record()) == KEYS
+        assert (set(record), set(other.record())) == (KEYS | {"trace"}, KEYS)
         assert (record["parts"], record["answered"], record["degraded"], record["missing"]) == (3, 3, False, [])
         assert one.line().endswith("3/3 sub-models")
 
@@ -106,6 +107,16 @@ def test_tensor_pixels_and_encoded_image_give_the_same_numbers_and_the_smallest_
         assert all(one.compute_ms > 0 and one.network_ms > 0 for one in timings)
     finally:
         reached.close()
+
+
+def test_the_trace_of_an_answer_finds_it_in_the_log_of_every_node(fleet: Fleet) -> None:
+    first, other = (
+        one.record()["trace"] for one in infer_images(fleet.bundle, fleet.images[:2], deadline_s=DEADLINE_S)
+    )
+    assert first != other
+    found = logs(Link(), trace=first).record()
+    assert [(entry["event"], entry["trace"]) for entry in found] == [("answered", first)] * PARTS
+    assert {entry["node"] for entry in found} == {f"node-{index}" for index in range(PARTS)}
 
 
 def test_a_broken_image_is_one_line_and_the_others_go_on(fleet: Fleet, tmp_path: Path) -> None:

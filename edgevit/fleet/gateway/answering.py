@@ -32,6 +32,7 @@ class Said:
     missing: tuple[Missing, ...]
     latency_ms: float
     timings: tuple[PartTiming, ...] = field(default=())
+    trace: str = ""  # of a fleet's answer: what the nodes' logs name it by
 
     @property
     def answered(self) -> int:
@@ -48,7 +49,8 @@ class Said:
 
 class Answering(Protocol):
     """Something that can be asked. ``infer`` and ``classify`` are called from several threads; they raise UsageError or
-    ImageError for what the asker got wrong, and another EdgeVitError when nothing can be answered now."""
+    ImageError for what the asker got wrong, and another EdgeVitError when nothing can be answered now. ``trace`` is the
+    asker's trace id, which a fleet's nodes log."""
 
     name: str
     version: str
@@ -63,9 +65,9 @@ class Answering(Protocol):
 
     def ready(self) -> bool: ...
 
-    def infer(self, feeds: Mapping[str, Array], deadline_s: float) -> Said: ...
+    def infer(self, feeds: Mapping[str, Array], deadline_s: float, trace: str | None = None) -> Said: ...
 
-    def classify(self, image: bytes, deadline_s: float) -> Said:
+    def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
         """Of one encoded image; outputs hold ``logits`` (1, classes)."""
         ...
 
@@ -95,7 +97,7 @@ class EmbeddedBundle:
     def ready(self) -> bool:
         return True
 
-    def infer(self, feeds: Mapping[str, Array], deadline_s: float) -> Said:
+    def infer(self, feeds: Mapping[str, Array], deadline_s: float, trace: str | None = None) -> Said:
         asked = time.perf_counter()
         with self._turn:
             waited = (time.perf_counter() - asked) * 1e3
@@ -106,7 +108,7 @@ class EmbeddedBundle:
         outputs = {"logits": answer.logits}
         return Said(outputs, answer.parts, answer.missing, waited + answer.latency_ms, timings)
 
-    def classify(self, image: bytes, deadline_s: float) -> Said:
+    def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
         return self.infer(self.session.rows([decode(image)]), deadline_s)
 
     def close(self) -> None:
@@ -133,14 +135,14 @@ class EmbeddedArtifact:
     def ready(self) -> bool:
         return True
 
-    def infer(self, feeds: Mapping[str, Array], deadline_s: float) -> Said:
+    def infer(self, feeds: Mapping[str, Array], deadline_s: float, trace: str | None = None) -> Said:
         asked = time.perf_counter()
         with self._turn:
             began = time.perf_counter()
             outputs = self.session.infer(feeds)
         return self._said(outputs, asked, began)
 
-    def classify(self, image: bytes, deadline_s: float) -> Said:
+    def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
         spec, logits, steps = self._classifier()
         row = steps(decode(image)).astype(spec.dtype, copy=False)
         asked = time.perf_counter()
@@ -203,14 +205,16 @@ class FleetModel:
     def ready(self) -> bool:
         return self.reached.client.wait_any(self.reached.session.revision, 0.0)
 
-    def infer(self, feeds: Mapping[str, Array], deadline_s: float) -> Said:
-        return self._said(self.reached.session.answer(feeds[self.inputs[0].name], deadline_s))
+    def infer(self, feeds: Mapping[str, Array], deadline_s: float, trace: str | None = None) -> Said:
+        return self._said(self.reached.session.answer(feeds[self.inputs[0].name], deadline_s, trace=trace))
 
-    def classify(self, image: bytes, deadline_s: float) -> Said:
-        return self._said(self.reached.session.answer(image, deadline_s))
+    def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
+        return self._said(self.reached.session.answer(image, deadline_s, trace=trace))
 
     def _said(self, answer: FleetAnswer) -> Said:
-        return Said({"logits": answer.logits}, answer.parts, answer.missing, answer.latency_ms, answer.timings)
+        return Said(
+            {"logits": answer.logits}, answer.parts, answer.missing, answer.latency_ms, answer.timings, answer.trace
+        )
 
     def close(self) -> None:
         self.reached.close()

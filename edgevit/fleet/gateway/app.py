@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -40,6 +41,8 @@ READ_S = 30.0  # for a body to arrive
 LIVE_EVERY_S = 0.5
 VIEWERS = 64  # dashboards that are open at a time
 TOP = 5
+TRACE_HEADER = "X-Trace-Id"  # of an answer: what `edgevit fleet logs --trace` finds it by
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 LOG = logging.getLogger("edgevit.gateway")
 Headers = dict[str, str]
 
@@ -138,7 +141,7 @@ class Gateway:
 
         def work(body: bytes) -> tuple[Said, Response]:
             asked = oip.read(body, request.headers.get(oip.HEADER_LENGTH), self.model)
-            said = self.model.infer(asked.feeds, self.bounds.deadline_s)
+            said = self.model.infer(asked.feeds, self.bounds.deadline_s, _trace(request))
             data, text = oip.write(asked, said, self.model)
             if text is None:
                 return said, Response(data, media_type="application/json")
@@ -152,7 +155,7 @@ class Gateway:
             raise Refused(400, f"{name} is not an image classifier; send its tensors to infer")
 
         def work(body: bytes) -> tuple[Said, Response]:
-            said = self.model.classify(body, self.bounds.deadline_s)
+            said = self.model.classify(body, self.bounds.deadline_s, _trace(request))
             return said, JSONResponse(self._classes(said))
 
         return await self._answer(request, work)
@@ -193,6 +196,8 @@ class Gateway:
                 raise self._no(500, "failed", EdgeVitError("the request failed; the server's log says why")) from exc
         self.metrics.answered(said)
         self.live.answered(said)
+        if said.trace:
+            response.headers[TRACE_HEADER] = said.trace
         return response
 
     def _no(self, status: int, kind: str, exc: EdgeVitError) -> Refused:
@@ -289,6 +294,12 @@ def dashboard() -> tuple[str, str]:
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src 'self'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
+
+
+def _trace(request: Request) -> str | None:
+    """The asker's trace id, of its ``traceparent``."""
+    found = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    return found[1] if found else None
 
 
 def _finite(value: float) -> bool:
