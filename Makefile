@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Bytecode is kept even where the environment says not to: the tests start a thousand processes of the same modules.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: venv quickstart test lint format schema clean
 
 venv: $(STAMP)
