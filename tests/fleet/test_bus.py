@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from queue import Queue
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,7 @@ from edgevit.fleet.ca import enroll, init_ca
 from edgevit.fleet.harden import _sockets
 from edgevit.fleet.link import Link, Role, open_bus
 from edgevit.fleet.names import Names
+from edgevit.fleet.zenoh_bus import ZenohBus
 from edgevit.fleet.zenoh_settings import LEASE_MS
 
 NAMES = Names()
@@ -318,6 +320,34 @@ def test_a_client_that_was_there_first_finds_the_node_without_a_flag() -> None:
         with bus("node", name="n1") as node:
             node.announce(NAMES.live("n1", "a"))
             assert there.wait(SOON)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_any_two_processes_share_one_link(named: bool) -> None:
+    """Two, one dialed by each side, are one transport, which goes on without what was declared over the one that dies
+    first: a node that was stopped twice was not seen again until the next break."""
+    first, *others = (free_endpoint() for _ in range(3))
+    links = [Link()] * 4
+    if named:  # everyone knows one node, and hears of the others from it
+        links = [Link(listen=(first,)), *(Link(listen=(one,), connect=(first,)) for one in others)]
+        links.append(Link(connect=(first,)))
+    roles: list[Role] = ["node", "node", "node", "operator"]
+
+    def linked_once() -> bool:
+        sessions = [cast(ZenohBus, one)._session for one in buses]
+        there = {str(one.zid()) for one in sessions}  # a session of this process that was closed may be seen for long
+        found = [[str(link.zid) for link in one.info.links() if str(link.zid) in there] for one in sessions]
+        return all(len(zids) == len(set(zids)) == len(buses) - 1 for zids in found)
+
+    buses: list[Bus] = []
+    with ExitStack() as stack:
+        for role, link in zip(roles, links, strict=True):
+            buses.append(stack.enter_context(bus(role, link)))
+        wait_for(linked_once, SOON)
+        for number in (1, 2, 3) * 3:
+            buses[number].close()
+            buses[number] = stack.enter_context(bus(roles[number], links[number]))
+            wait_for(linked_once, SOON)
 
 
 _NODE = """
