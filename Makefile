@@ -25,7 +25,7 @@ quickstart: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy -n $$(getconf _NPROCESSORS_ONLN)
 
 format: venv
 	$(BIN)/ruff check --fix .
