@@ -297,11 +297,7 @@ def _show_deployed(result: Any, json: bool) -> None:
 
 
 @linked
-def undeploy(
-    link: Any,
-    name: Deployment,
-    json: Json = False,
-) -> None:
+def undeploy(link: Any, name: Deployment, json: Json = False) -> None:
     """Withdraw a deployment from all its nodes."""
     from edgevit.fleet.deploy import undeploy as run
 
@@ -313,20 +309,12 @@ def undeploy(
 
 
 @linked
-def rebalance(
-    link: Any,
-    name: Deployment,
-    json: Json = False,
-) -> None:
+def rebalance(link: Any, name: Deployment, json: Json = False) -> None:
     """Plan a deployment anew over the nodes that are alive now, and move what gains by it."""
     from edgevit.fleet.deploy import rebalance as run
 
     with render.progress(f"rebalancing {name}") as shown:
-        result = run(
-            name,
-            link,
-            on_progress=render.Rows(shown),
-        )
+        result = run(name, link, on_progress=render.Rows(shown))
     _show_deployed(result, json)
 
 
@@ -341,12 +329,7 @@ def drain(
     from edgevit.fleet.deploy import drain as run
 
     with render.progress(f"draining {node}") as shown:
-        result = run(
-            node,
-            link,
-            undo=undo,
-            on_progress=render.Rows(shown),
-        )
+        result = run(node, link, undo=undo, on_progress=render.Rows(shown))
     if json:
         render.emit_json(result.record())
         return
@@ -407,10 +390,7 @@ def infer(
 
 @fleet.command("status", short_help="Who is alive, what each runs, how fast.")
 @linked
-def status(
-    link: Any,
-    json: Json = False,
-) -> None:
+def status(link: Any, json: Json = False) -> None:
     """Who is alive, what each node runs, how fast it answers, and what a deployment lacks."""
     from edgevit.fleet import status as module
 
@@ -425,10 +405,7 @@ def status(
 
 @fleet.command("nodes", short_help="The machines: cores, memory, runtimes, versions.")
 @linked
-def nodes(
-    link: Any,
-    json: Json = False,
-) -> None:
+def nodes(link: Any, json: Json = False) -> None:
     """The machines behind the nodes: system, cores, memory, runtimes, versions, labels."""
     from edgevit.fleet import status as module
 
@@ -466,12 +443,7 @@ def logs(
     """The newest log lines of all nodes, or of those named, oldest first."""
     from edgevit.fleet import status as module
 
-    found = module.logs(
-        link,
-        nodes or (),
-        lines=lines,
-        trace=trace,
-    )
+    found = module.logs(link, nodes or (), lines=lines, trace=trace)
     if json:
         render.emit_json(found.record())
         return
