@@ -147,9 +147,9 @@ class Node:
         self._keep(self.bus.serve(self.names.log(self.name), self.log.serve))
         if options.metrics:
             self._keep(serve_metrics(options.metrics, self.beat))
+        self.log.info("up", incarnation=self.incarnation, memory_bytes=self.memory_bytes)
         self._keep(self.bus.announce(self.names.live(self.name, self.incarnation)))
         controller.open()
-        self.log.info("up", incarnation=self.incarnation, memory_bytes=self.memory_bytes)
 
     def beat_until(self, stop: threading.Event) -> None:
         """Publish a beat every ``BEAT_S``. FleetError when an older node has this node's name."""
