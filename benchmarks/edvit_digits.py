@@ -120,7 +120,9 @@ def options_of(key: Key) -> SplitOptions:
 
 def recipe_of(key: Key) -> str:
     """A row of another recipe is measured again."""
-    return fingerprint(options_of(key).recipe())
+    options = options_of(key)
+    distilled = {"token_views": TOKEN_VIEWS} if options.mode == "distil" and key[0] != "cnn" else {}
+    return fingerprint({**options.recipe(), **distilled})
 
 
 def measure(key: Key, trunk: str) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def measure(key: Key, trunk: str) -> dict[str, Any]:
     fused = fusion(train, held_out, replace(options.fusion, seed=seed))
     seconds["whole"] = time.perf_counter() - begun
     return {
-        "recipe": fingerprint(options.recipe()),
+        "recipe": recipe_of(key),
         "variant": variant, "parts": parts, "seed": seed, "partition": [list(group) for group in groups],
         "heads_pruned": None if variant == "cnn" else pruned(options), "trunk": evaluate(given.trunk, given.held_out),
         **fused,
@@ -262,7 +264,7 @@ def artifacts(key: Key, trunk: str) -> dict[str, Any]:
     whole = record["trunk"]
     ratios = {name: whole[name] / largest[name] for name in ("params", "macs", "bytes")}
     return {
-        "recipe": fingerprint(job.options.recipe()),
+        "recipe": recipe_of(key),
         "variant": "artifacts",
         "parts": parts,
         "seed": seed,
@@ -312,6 +314,7 @@ def run(keys: Sequence[Key], trunk: str, processes: int) -> None:
 def about() -> dict[str, Any]:
     recipe = asdict(SplitOptions(parts=1))
     recipe.pop("parts")
+    recipe["token_views"] = TOKEN_VIEWS
     return {
         "environment": environment.collect().record(),
         "versions": {name: version_of(name) for name in PACKAGES},

@@ -30,7 +30,7 @@ from edgevit.train.options import TrainOptions
 IMAGES_SHOWN = 20_000  # to each part, where the number of epochs is not given
 TEMPERATURE = 2.0
 TEACHER_SHARE = 0.5  # of the loss on logits; the true labels have the rest
-TOKEN_VIEWS = 10  # augmented copies whose class tokens are computed beforehand
+TOKEN_VIEWS, FEWEST_VIEWS = 30, 10  # augmented copies whose class tokens are computed beforehand
 TOKEN_SEED = 1
 
 
