@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from plugin import install
 
 from edgevit import worker
 from edgevit.errors import MissingDependency, UnknownName, Unsupported, UsageError, WorkerFailed
@@ -82,13 +83,7 @@ def crash_on_the_way_out(payload):
 @pytest.fixture(autouse=True)
 def crashy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed plug-in package whose functions crash, hang and raise."""
-    (tmp_path / "crashy.py").write_text(PLUGIN)
-    info = tmp_path / "crashy-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: crashy\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[edgevit.runtimes]\ncrashy = crashy:ROW\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    install(tmp_path, "crashy", PLUGIN, {"crashy": "ROW"}, monkeypatch)
     monkeypatch.delenv("EDGEVIT_DEBUG", raising=False)
 
 

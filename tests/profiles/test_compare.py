@@ -7,21 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from plugin import artifact_of, install
 
-from edgevit.artifact import (
-    Artifact,
-    BatchRange,
-    Manifest,
-    ModelInfo,
-    Parity,
-    PrecisionReport,
-    TensorSpec,
-    WeightsInfo,
-    hash_tree,
-    write_golden,
-)
+from edgevit.artifact import Artifact, Parity
 from edgevit.errors import BadArtifact, ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
 from edgevit.profiles.compare import SCHEDULE, _schedule, compare
 from edgevit.profiles.difference import Difference, Side, combined
@@ -77,52 +66,12 @@ REFERENCE = Row("reference", "spinruntime:Reference", "spin", (), "never timed",
 
 @pytest.fixture(autouse=True)
 def spin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path_factory.mktemp("plugin")
-    (folder / "spinruntime.py").write_text(PLUGIN)
-    info = folder / "spinruntime-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: spinruntime\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[edgevit.runtimes]\nspin = spinruntime:SPIN\nslowspin = spinruntime:SLOW\nreference = spinruntime:REFERENCE\n"
-    )
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    runtimes = {"spin": "SPIN", "slowspin": "SLOW", "reference": "REFERENCE"}
+    install(tmp_path_factory.mktemp("plugin"), "spinruntime", PLUGIN, runtimes, monkeypatch)
 
 
-def make(
-    folder: Path,
-    mode: str = "1.0",
-    *,
-    parity: Parity | None = None,
-    batch: tuple[int, int] = (1, 1),
-    side: int = 2,
-    dtype: Any = "float32",
-) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "model.txt").write_text(mode)
-    image = np.random.default_rng(0).integers(0, 9, (4, 3, side, side)).astype(dtype)
-    write_golden(folder, {"image": image, "logits": np.zeros((4, 3), np.float32)}, [])
-    first: Any = batch[0] if batch[0] == batch[1] else "batch"
-    manifest = Manifest(
-        edgevit="0",
-        created="2026-01-01T00:00:00Z",
-        target="spin",
-        precision="fp32",
-        entry="model.txt",
-        model=ModelInfo(
-            name="spin", source="module", form="deploy", task="classifier", image_size=(side, side), classes=3,
-            params=0, macs=0, weights=WeightsInfo(origin="none", state_sha256="0" * 64),
-        ),
-        batch=BatchRange(min=batch[0], max=batch[1]),
-        inputs=(TensorSpec(name="image", dtype=dtype, shape=(first, 3, side, side), role="image"),),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=(first, 3), role="logits"),),
-        preprocess=None,
-        parity=parity or Parity(status="verified", tolerance=1e-5),
-        precision_report=PrecisionReport(requested="fp32", layers={}),
-        files=hash_tree(folder),
-    )  # fmt: skip
-    (folder / "edgevit.json").write_text(manifest.model_dump_json())
-    return folder
+def make(folder: Path, mode: str = "1.0", **options: Any) -> Path:
+    return artifact_of(folder, "spin", mode, **options)
 
 
 # The differences are large: what is tested is what becomes of them, also on a machine that does much else.

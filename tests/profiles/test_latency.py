@@ -14,20 +14,9 @@ import onnxruntime as ort
 import pytest
 from brief import BRIEF
 from PIL import Image
+from plugin import artifact_of, install
 
-from edgevit.artifact import (
-    Artifact,
-    BatchRange,
-    Manifest,
-    ModelInfo,
-    Parity,
-    PrecisionReport,
-    TensorSpec,
-    WeightsInfo,
-    hash_tree,
-    sha256_of,
-    write_golden,
-)
+from edgevit.artifact import Artifact, Parity, sha256_of
 from edgevit.data import open_data
 from edgevit.errors import BadArtifact, ParityFailed, UnknownName, Unsupported, UsageError
 from edgevit.profiles import feeds, latency, measure, verdict
@@ -88,46 +77,13 @@ MONITORED = latency.Tier(Plan(min_s=0.9, min_count=64, limit_s=5, warm_s=0.05, w
 
 @pytest.fixture
 def fake(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path_factory.mktemp("plugin")
-    (folder / "fakeruntime.py").write_text(PLUGIN)
-    info = folder / "fakeruntime-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fakeruntime\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[edgevit.runtimes]\nfake = fakeruntime:FAKE\nreference = fakeruntime:REFERENCE\n"
-    )
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    runtimes = {"fake": "FAKE", "reference": "REFERENCE"}
+    install(tmp_path_factory.mktemp("plugin"), "fakeruntime", PLUGIN, runtimes, monkeypatch)
     monkeypatch.setitem(latency.TIERS, "quick", BRIEF)
 
 
-def make(folder: Path, mode: str = "work", parity: Parity | None = None, batch: tuple[int, int] = (1, 1)) -> Path:
-    """An artifact of the fake target."""
-    folder.mkdir()
-    (folder / "model.txt").write_text(mode)
-    rng = np.random.default_rng(0)
-    write_golden(folder, {"image": rng.random((4, 3, 2, 2), np.float32), "logits": np.zeros((4, 3))}, [])
-    first: Any = batch[0] if batch[0] == batch[1] else "batch"
-    manifest = Manifest(
-        edgevit="0",
-        created="2026-01-01T00:00:00Z",
-        target="fake",
-        precision="fp32",
-        entry="model.txt",
-        model=ModelInfo(
-            name="fake", source="module", form="deploy", task="classifier", image_size=(2, 2), classes=3,
-            params=0, macs=0, weights=WeightsInfo(origin="none", state_sha256="0" * 64),
-        ),
-        batch=BatchRange(min=batch[0], max=batch[1]),
-        inputs=(TensorSpec(name="image", dtype="float32", shape=(first, 3, 2, 2), role="image"),),
-        outputs=(TensorSpec(name="logits", dtype="float32", shape=(first, 3), role="logits"),),
-        preprocess=None,
-        parity=parity or Parity(status="verified", tolerance=1e-5),
-        precision_report=PrecisionReport(requested="fp32", layers={}),
-        files=hash_tree(folder),
-    )  # fmt: skip
-    (folder / "edgevit.json").write_text(manifest.model_dump_json())
-    return folder
+def make(folder: Path, mode: str = "work", **options: Any) -> Path:
+    return artifact_of(folder, "fake", mode, **options)
 
 
 # Real workers.

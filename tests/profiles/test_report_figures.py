@@ -6,7 +6,6 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from report_rows import artifact, blocks, measure, run, samples
 
+from edgevit.pages import style
 from edgevit.profiles.report import breakdown, figures, thin
 from edgevit.profiles.report.collect import Row, collect
 from edgevit.profiles.report.groups import groups_of
@@ -185,8 +185,7 @@ BLINDNESS = {
 
 def properties(theme: int) -> dict[str, np.ndarray[Any, Any]]:
     """Linear RGB of the page's colours: 0 light, 1 dark."""
-    css = files("edgevit.profiles.report").joinpath("page.css").read_text()
-    found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", css)
+    found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", style(""))
     return {name: linear((light, dark)[theme]) for name, light, dark in found}
 
 

@@ -34,6 +34,7 @@ from edgevit.fleet.gateway.metrics import CONTENT_TYPE, Metrics
 from edgevit.fleet.messages import MAX_PAYLOAD
 from edgevit.fleet.status import Watch
 from edgevit.images import ImageError
+from edgevit.pages import style
 from edgevit.predict import best
 from edgevit.registry import version_of
 
@@ -287,8 +288,8 @@ def dashboard() -> tuple[str, str]:
     """The page with its style and script in it, and the policy by which the browser runs nothing else and asks nobody
     but this server."""
     here = files("edgevit.fleet.gateway")
-    style, script = ((here / f"dashboard.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    page = (here / "dashboard.html").read_text("utf-8").replace("$style", style).replace("$script", script)
+    own, script = ((here / f"dashboard.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    page = (here / "dashboard.html").read_text("utf-8").replace("$style", style(own)).replace("$script", script)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return page, (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src 'self'; "

@@ -15,6 +15,7 @@ from importlib.resources import files
 from string import Template
 
 from edgevit import registry
+from edgevit.pages import style
 from edgevit.profiles.report import headline, sections
 from edgevit.profiles.report.collect import Collection
 from edgevit.profiles.report.groups import groups_of
@@ -24,7 +25,7 @@ from edgevit.profiles.report.markup import Markup, join, tag
 def render(found: Collection, *, title: str | None = None, now: datetime.datetime) -> str:
     """The page. MissingDependency without plotly, whose script is packed into it."""
     library = _plotly()
-    script, style = _own("page.js"), _own("page.css")
+    script = _own("page.js")
     groups, plots = groups_of(found.rows), sections.Plots()
     parts = [
         ("table", "Results", join(headline.findings(found, groups), headline.table(found, groups))),
@@ -45,7 +46,7 @@ def render(found: Collection, *, title: str | None = None, now: datetime.datetim
         title=_title(found, title),
         written=tag("time", f"{now:%Y-%m-%d %H:%M} UTC", datetime=now.isoformat(timespec="seconds")),
         edgevit=tag("span", f"edgevit {registry.version_of('edgevit')}"),
-        style=style,
+        style=style(_own("page.css")),
         links=join(*links),
         sections=join(*body),
         figures=_json(plots.figures),

@@ -1,0 +1,75 @@
+"""A package with runtimes of its own, as users install them, and artifacts of the target that they run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgevit.artifact import (
+    BatchRange,
+    Manifest,
+    ModelInfo,
+    Parity,
+    PrecisionReport,
+    TensorSpec,
+    WeightsInfo,
+    hash_tree,
+    write_golden,
+)
+
+
+def install(
+    folder: Path, module: str, source: str, runtimes: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pip would, for this process and its children: ``runtimes`` maps a runtime's name to a registry row in
+    ``module``."""
+    (folder / f"{module}.py").write_text(source)
+    info = folder / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    rows = "".join(f"{name} = {module}:{row}\n" for name, row in runtimes.items())
+    (info / "entry_points.txt").write_text(f"[edgevit.runtimes]\n{rows}")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def artifact_of(
+    folder: Path,
+    target: str,
+    text: str,
+    *,
+    parity: Parity | None = None,
+    batch: tuple[int, int] = (1, 1),
+    side: int = 2,
+    dtype: Any = "float32",
+) -> Path:
+    """An artifact whose whole model is ``text`` in model.txt."""
+    folder.mkdir(parents=True)
+    (folder / "model.txt").write_text(text)
+    image = np.random.default_rng(0).integers(0, 9, (4, 3, side, side)).astype(dtype)
+    write_golden(folder, {"image": image, "logits": np.zeros((4, 3), np.float32)}, [])
+    first: Any = batch[0] if batch[0] == batch[1] else "batch"
+    manifest = Manifest(
+        edgevit="0",
+        created="2026-01-01T00:00:00Z",
+        target=target,
+        precision="fp32",
+        entry="model.txt",
+        model=ModelInfo(
+            name=target, source="module", form="deploy", task="classifier", image_size=(side, side), classes=3,
+            params=0, macs=0, weights=WeightsInfo(origin="none", state_sha256="0" * 64),
+        ),
+        batch=BatchRange(min=batch[0], max=batch[1]),
+        inputs=(TensorSpec(name="image", dtype=dtype, shape=(first, 3, side, side), role="image"),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=(first, 3), role="logits"),),
+        preprocess=None,
+        parity=parity or Parity(status="verified", tolerance=1e-5),
+        precision_report=PrecisionReport(requested="fp32", layers={}),
+        files=hash_tree(folder),
+    )  # fmt: skip
+    (folder / "edgevit.json").write_text(manifest.model_dump_json())
+    return folder
