@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Bytecode is kept even where the environment says not to: the tests start a thousand processes of the same modules.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: venv quickstart test lint format schema clean
+.PHONY: venv quickstart test lint format schema zoo clean
 
 venv: $(STAMP)
 
@@ -40,6 +40,10 @@ test: lint
 schema: venv
 	$(BIN)/python -c "import json; from edgevit.artifact import Manifest; print(json.dumps(Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
 	$(BIN)/python -c "import json; from edgevit.split.manifest import BundleManifest; print(json.dumps(BundleManifest.model_json_schema(), indent=2))" > docs/reference/bundle.schema.json
+
+zoo: venv
+	$(BIN)/python -c "import json; from edgevit.models import source, zoo; print(json.dumps({name: source.counts(row) for name, row in zoo.ZOO.items()}, indent=1))" > zoo.json.half
+	mv zoo.json.half edgevit/models/zoo.json
 
 clean:
 	rm -rf $(VENV) artifacts build dist *.egg-info

@@ -82,11 +82,9 @@ Data = Annotated[
 @app.command(short_help="List the model zoo with parameters and MACs.")
 def models(json: Json = False) -> None:
     """List the model zoo: parameters, MACs (train and deploy form), image size, shipped weights."""
-    _need_torch("the model zoo")
     from edgevit.models import list_models
 
-    with render.progress("counting parameters and MACs"):
-        rows = list_models(details=True)
+    rows = list_models(details=True)
     if json:
         render.emit_json(rows)
         return

@@ -250,7 +250,7 @@ def test_targets_lists_exporters_and_runtimes() -> None:
 
 
 def test_models_lists_the_zoo_with_counts_of_both_forms() -> None:
-    records = {record["name"]: record for record in json.loads(edgevit("models", "--json").stdout)}
+    records = {record["name"]: record for record in json.loads(said("models", "--json").stdout)}
     assert {"name", "params", "macs", "params_train", "macs_train", "image_size", "source", "weights"} <= set(
         records["fmvit_s"]
     )

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgevit.models.reparam import reparameterize as reparameterize
     from edgevit.models.source import create_model as create_model
-    from edgevit.models.source import list_models as list_models
+    from edgevit.models.zoo import list_models as list_models
 
 _HOMES = {
     "create_model": "edgevit.models.source",
-    "list_models": "edgevit.models.source",
+    "list_models": "edgevit.models.zoo",
     "reparameterize": "edgevit.models.reparam",
 }
 

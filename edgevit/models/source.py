@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -69,14 +68,6 @@ def create_model(
     else:
         module = _from_zoo(request)
     return module.eval()
-
-
-def list_models(details: bool = False) -> list[Any]:
-    """Zoo names; with ``details`` a dict per model, with the fields of ``edgevit models --json``.
-
-    Sizes are counted without data at the default image size; ``params`` and ``macs`` are those of the deploy form.
-    """
-    return [_facts(row) for row in zoo.ZOO.values()] if details else zoo.names()
 
 
 def state_sha256(module: nn.Module) -> str:
@@ -144,7 +135,9 @@ def _with_meta(spec: ModelSpec, meta: CheckpointMeta | None) -> ModelSpec:
     return replace(spec, labels=meta.labels, data=meta.data, accuracy=meta.accuracy)
 
 
-def _facts(row: zoo.ZooRow) -> dict[str, Any]:
+def counts(row: zoo.ZooRow) -> dict[str, int]:
+    """What ``zoo.json`` has of a row: parameters and MACs of the deploy form and of the train form, counted without
+    data at the default image size."""
     from edgevit.models.reparam.own import fold_own_blocks
 
     with torch.device("meta"):
@@ -153,14 +146,10 @@ def _facts(row: zoo.ZooRow) -> dict[str, Any]:
     with torch.no_grad():  # our own blocks fold themselves: the tracing that foreign models need would take a minute
         deploy = fold_own_blocks(_zeros(train), Counter())
     return {
-        "name": row.name,
         "params": count_params(deploy),
         "macs": count_macs(deploy, row.image_size),
         "params_train": params_train,
         "macs_train": macs_train,
-        "image_size": row.image_size,
-        "source": row.source,
-        "weights": zoo.shipped_weights(row.name),
     }
 
 

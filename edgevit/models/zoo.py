@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 from edgevit.errors import UnknownName
 
@@ -97,6 +98,27 @@ def row(name: str) -> ZooRow:
     if name not in ZOO:
         raise UnknownName("model", name, [*ZOO, *ALIASES])
     return ZOO[name]
+
+
+def list_models(details: bool = False) -> list[Any]:
+    """Zoo names; with ``details`` a dict per model, with the fields of ``edgevit models --json``.
+
+    ``params`` and ``macs`` are those of the deploy form at the default image size. They are not counted anew: ``make
+    zoo`` writes them to zoo.json.
+    """
+    if not details:
+        return names()
+    counted = json.loads((resources.files("edgevit.models") / "zoo.json").read_text("utf-8"))
+    return [
+        {
+            "name": row.name,
+            **counted[row.name],
+            "image_size": row.image_size,
+            "source": row.source,
+            "weights": shipped_weights(row.name),
+        }
+        for row in ZOO.values()
+    ]
 
 
 def shipped_weights(name: str) -> list[str]:
