@@ -5,7 +5,7 @@
 
 kill      one node gets SIGKILL, with 1 and with 2 replicas of every part, and is started again
 stall     one node gets SIGSTOP, and later SIGCONT, with 1 replica and with 2
-cut       one node's link is cut in its network namespace, and healed; TCP and mTLS
+cut       one node's link is cut in its network namespace, and healed: TCP and mTLS, peers and a router, 1 replica and 2
 router    of two routers the first is killed and started again: one node knows both, one only that; mTLS, namespaces
 wan       the link between two sites is cut, each with a router and a node with all sub-models, and healed; the same
 slow      one node's link has 10 Mbit/s: a frame takes 120 ms
@@ -34,6 +34,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -267,13 +268,14 @@ def stall(seconds: float) -> dict[str, Any]:
 
 def cut(seconds: float) -> dict[str, Any]:
     found = {}
-    for title, secured in (("tcp", False), ("mtls", True)):
+    for secured, routed, replicas in product((False, True), (False, True), (1, 2)):
         with (
             network(NODES) as net,
-            site(secured=secured, network=net) as place,
-            running(place, deadline_s=0.5) as run,
+            site(secured=secured, network=net, routed=routed) as place,
+            running(place, replicas=replicas, deadline_s=0.5) as run,
         ):
             host = place.host(FIRST)
+            title = f"{'mtls' if secured else 'tcp'}, {'router' if routed else 'peers'}, replicas {replicas}"
             found[title] = fault(run, seconds, partial(net.cut, host), partial(net.heal, host))
     return found
 

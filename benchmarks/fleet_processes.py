@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import zenoh
 from fleet.fleet_nodes import Processes, edgevit, free_port, wait_live
+from fleet.sites import listens
+from waiting import wait_for
 from zenoh.handlers import Callback
 
 from edgevit.fleet.ca import enroll, init_ca
@@ -38,22 +40,35 @@ START_S = 30.0
 
 
 class Site(Processes):
-    """Node processes over TCP or mTLS: on loopback, or each on a host of ``network``, the nth node on the nth."""
+    """Node processes over TCP or mTLS: on loopback, or each on a host of ``network``, the nth node on the nth. There a
+    router on this host may link them all, and nothing else."""
 
-    def __init__(self, home: Path, secured: bool, network: Network | None) -> None:
+    def __init__(self, home: Path, secured: bool, network: Network | None, routed: bool) -> None:
         super().__init__(home)
         self.secured, self.network = secured, network
         self.endpoints: dict[str, str] = {}  # of nodes that are named, in the order they were started
         if secured:
             init_ca()
+        self.router = self._router(network) if routed and network else None
+
+    def _router(self, network: Network) -> str:
+        at = f"{'tls' if self.secured else 'tcp'}/{network.here}:7447"
+        self.run("router", edgevit("router", "--listen", at, *self._trust("router", "router")))
+        wait_for(lambda: listens(network.here))
+        return at
 
     def link(self, role: str, name: str) -> Link:
         if not self.secured and self.network is None:
             return Link()
+        identity = self._identity(role, name) if self.secured else None
+        if self.router:
+            return Link(mode="client", connect=(self.router,), identity=identity, insecure=not self.secured)
         listen = tuple(at for node, at in self.endpoints.items() if node == name)
         connect = tuple(at for node, at in self.endpoints.items() if node != name)
-        identity = self._identity(role, name) if self.secured else None
         return Link(listen=listen, connect=connect, identity=identity, insecure=not self.secured)
+
+    def _trust(self, role: str, name: str) -> list[str]:
+        return ["--identity", str(self._identity(role, name))] if self.secured else ["--insecure"]
 
     def host(self, name: str) -> int:
         """The namespace of a node."""
@@ -86,9 +101,8 @@ class Site(Processes):
                 at = f"{protocol}/{self.network.address(index)}:7447"
                 command = [*self.network.command(index), *command]
             self.endpoints[name] = at
-            link = self.link("node", name)
-            command += ["--listen", at, *(["--identity", str(link.identity)] if self.secured else ["--insecure"])]
-            command += [word for one in link.connect for word in ("--connect", one)]
+            command += [*(["--router-only"] if self.router else ["--listen", at]), *self._trust("node", name)]
+            command += [word for one in self.link("node", name).connect for word in ("--connect", one)]
         self.run(name, command)
 
     def wait_live(self, *names: str) -> None:
@@ -108,9 +122,9 @@ def new_home() -> Iterator[Path]:
 
 
 @contextmanager
-def site(*, secured: bool = False, network: Network | None = None) -> Iterator[Site]:
-    """An empty site; its processes are killed in the end."""
-    with new_home() as home, Site(home, secured, network) as found:
+def site(*, secured: bool = False, network: Network | None = None, routed: bool = False) -> Iterator[Site]:
+    """A site without nodes; its processes are killed in the end."""
+    with new_home() as home, Site(home, secured, network, routed) as found:
         yield found
 
 
