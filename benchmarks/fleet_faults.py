@@ -10,7 +10,8 @@ router    of two routers the first is killed and started again: one node knows b
 wan       the link between two sites is cut, each with a router and a node with all sub-models, and healed; the same
 slow      one node's link has 10 Mbit/s: a frame takes 120 ms
 lie       one of two replicas answers wrong shapes, NaN, a replayed id, or late
-soak      50 requests a second, 2 replicas; a node is killed every 20 s and started again 5 s later
+soak      50 requests a second, 2 replicas; a node is killed every 20 s and started again 5 s later. A witness,
+          a process that only sleeps, says when the machine itself stood still
 
 Frames are due at fixed times and their latency counts from then, whether or not a thread was free: nothing that waits
 is left out (router, wan: one frame at a time is asked). "in time" is an answer, whole or degraded, within the deadline
@@ -64,6 +65,17 @@ PATIENCE_S = 15.0  # for a repaired fleet
 LATER_S = 0.010  # of a deadline, for a busy machine's scheduler
 FIRST = "node-0"
 SITE_PARTS, SITE_DEADLINE_S, WARM_FRAMES = 2, 0.5, 60
+STALL_S = 0.05
+WITNESS = f"""
+import time
+last = time.perf_counter()
+while True:
+    time.sleep(0.01)
+    now = time.perf_counter()
+    if now - last > 0.01 + {STALL_S}:
+        print(last, now, flush=True)
+    last = now
+"""
 
 
 class Frames:
@@ -389,6 +401,7 @@ def soak(minutes: float) -> dict[str, Any]:
 def soaked(run: Run, minutes: float) -> dict[str, Any]:
     rows: list[dict[str, float]] = []
     place = run.place
+    place.run("witness", [sys.executable, "-c", WITNESS])
     with run.frames_of(50.0):
         began, kills = time.perf_counter(), 0
         while (at := time.perf_counter() - began) < minutes * 60:
@@ -409,11 +422,26 @@ def soaked(run: Run, minutes: float) -> dict[str, Any]:
         "minutes": minutes,
         "kills": kills,
         **run.summary(began, ended),
+        "machine": stalls(place.log("witness"), run.frames.rows(began, ended), run.deadline_s),
         "rss_mb_per_hour_second_half": float(slope) if enough else None,
         "fds": [int(rows[0]["fds"]), int(rows[-1]["fds"])],
         "longest_ask_ms": run.bus.longest_ms,
         "rows": rows,
         "nodes": [one.record() for one in run.client.figures()],
+    }
+
+
+def stalls(log: str, frames: np.ndarray, deadline_s: float) -> dict[str, Any]:
+    """When a process that only sleeps was kept from waking for over ``STALL_S``, and what was lost at other times."""
+    times = np.array([line.split() for line in log.splitlines()], dtype=float).reshape(-1, 2)
+    began, ended = times.T
+    lost = frames[frames[:, 2] == 0, 0]
+    meanwhile = (lost[:, None] < ended + deadline_s) & (lost[:, None] + deadline_s > began)
+    return {
+        "stalls": len(times),
+        "longest_ms": float((ended - began).max(initial=0.0)) * 1e3,
+        "share": float((ended - began).sum() / (frames[-1, 0] - frames[0, 0])),
+        "lost_at_other_times": int((~meanwhile.any(axis=1)).sum()),
     }
 
 
