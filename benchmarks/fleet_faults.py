@@ -15,8 +15,8 @@ soak      50 requests a second, 2 replicas; a node is killed every 20 s and star
 
 Frames are due at fixed times and their latency counts from then, whether or not a thread was free: nothing that waits
 is left out (router, wan: one frame at a time is asked). "in time" is an answer, whole or degraded, within the deadline
-of 200 ms (cut, router, wan, slow: 500 ms) and 10 ms. Detection is from the fault until the node's tokens are gone (as
-of the next frame in router and wan); rejoin from the repair until an answer is whole again.
+of 200 ms (cut, router, wan, slow, soak: 500 ms) and 10 ms. Detection is from the fault until the node's tokens are gone
+(as of the next frame in router and wan); rejoin from the repair until an answer is whole again.
 Network namespaces need root. Writes results/fleet_faults.json, or results/fleet_soak.json.
 """
 
@@ -393,7 +393,7 @@ def lie(seconds: float) -> dict[str, Any]:
 
 def soak(minutes: float) -> dict[str, Any]:
     """Requests, memory and descriptors over time."""
-    with site() as place, running(place, replicas=2) as run:
+    with site() as place, running(place, replicas=2, deadline_s=0.5) as run:
         run.frames = Frames(int(minutes * 60 * 60) + 10_000)
         return soaked(run, minutes)
 
