@@ -118,10 +118,15 @@ def options_of(key: Key) -> SplitOptions:
     return SplitOptions(parts=key[1], seed=key[2], **VARIANTS.get(key[0], {}))
 
 
+def mode_of(variant: str, options: SplitOptions) -> str:
+    """A CNN has no trunk to learn from."""
+    return "negatives" if variant == "cnn" else options.mode
+
+
 def recipe_of(key: Key) -> str:
     """A row of another recipe is measured again."""
     options = options_of(key)
-    distilled = {"token_views": TOKEN_VIEWS} if options.mode == "distil" and key[0] != "cnn" else {}
+    distilled = {"token_views": TOKEN_VIEWS} if mode_of(key[0], options) == "distil" else {}
     return fingerprint({**options.recipe(), **distilled})
 
 
@@ -183,7 +188,7 @@ def make(
         sub = SubModel(prune(given.trunk, scores, pruned(options), len(classes)))
     scored = time.perf_counter()
     recipe = replace(options.retraining, seed=part_seed(options.seed, index))
-    mode = "negatives" if variant == "cnn" else options.mode
+    mode = mode_of(variant, options)
     lesson = Lesson(given.trunk, tuple(classes), given.train, given.held_out, mode, recipe, CPU)
     if mode == "distil":
         lesson = replace(lesson, tokens=tokens(_TRUNK))

@@ -412,7 +412,11 @@ def soaked(run: Run, minutes: float) -> dict[str, Any]:
             place.edgevit(victim)
             kills += 1
             rows.append({"s": at, "rss_mb": rss_mb(os.getpid()), "fds": len(os.listdir("/proc/self/fd"))})
-            steady = {f"{name}_rss_mb": rss_mb(one.pid) for name, one in place.running.items() if name != victim}
+            steady = {
+                f"{name}_rss_mb": rss_mb(one.pid)
+                for name, one in place.running.items()
+                if name not in (victim, "witness")
+            }
             print(f"{at:6.0f} s  client {rows[-1]['rss_mb']:.1f} MB, {rows[-1]['fds']} fds; {steady}", flush=True)
         ended = time.perf_counter()
     half = [row for row in rows if row["s"] >= minutes * 30]

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import zenoh
 from fleet.fleet_nodes import Processes, edgevit, free_port, wait_live
-from fleet.sites import listens
+from fleet.sites import PORT, listens
 from waiting import wait_for
 from zenoh.handlers import Callback
 
@@ -52,7 +52,7 @@ class Site(Processes):
         self.router = self._router(network) if routed and network else None
 
     def _router(self, network: Network) -> str:
-        at = f"{'tls' if self.secured else 'tcp'}/{network.here}:7447"
+        at = f"{'tls' if self.secured else 'tcp'}/{network.here}:{PORT}"
         self.run("router", edgevit("router", "--listen", at, *self._trust("router", "router")))
         wait_for(lambda: listens(network.here))
         return at
@@ -98,7 +98,7 @@ class Site(Processes):
                 at = self.endpoints.get(name) or f"{protocol}/127.0.0.1:{free_port()}"
             else:
                 index = self.host(name) if name in self.endpoints else len(self.endpoints)
-                at = f"{protocol}/{self.network.address(index)}:7447"
+                at = f"{protocol}/{self.network.address(index)}:{PORT}"
                 command = [*self.network.command(index), *command]
             self.endpoints[name] = at
             command += [*(["--router-only"] if self.router else ["--listen", at]), *self._trust("node", name)]

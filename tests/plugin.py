@@ -8,18 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_manifest import write_manifest
 
-from edgevit.artifact import (
-    BatchRange,
-    Manifest,
-    ModelInfo,
-    Parity,
-    PrecisionReport,
-    TensorSpec,
-    WeightsInfo,
-    hash_tree,
-    write_golden,
-)
+from edgevit.artifact import BatchRange, Parity, PrecisionReport, TensorSpec, write_golden
 
 
 def install(
@@ -53,23 +44,18 @@ def artifact_of(
     image = np.random.default_rng(0).integers(0, 9, (4, 3, side, side)).astype(dtype)
     write_golden(folder, {"image": image, "logits": np.zeros((4, 3), np.float32)}, [])
     first: Any = batch[0] if batch[0] == batch[1] else "batch"
-    manifest = Manifest(
-        edgevit="0",
-        created="2026-01-01T00:00:00Z",
+    return write_manifest(
+        folder,
+        {},
+        model={
+            "name": target, "task": "classifier", "image_size": (side, side), "classes": 3, "params": 0, "macs": 0
+        },
         target=target,
-        precision="fp32",
         entry="model.txt",
-        model=ModelInfo(
-            name=target, source="module", form="deploy", task="classifier", image_size=(side, side), classes=3,
-            params=0, macs=0, weights=WeightsInfo(origin="none", state_sha256="0" * 64),
-        ),
         batch=BatchRange(min=batch[0], max=batch[1]),
         inputs=(TensorSpec(name="image", dtype=dtype, shape=(first, 3, side, side), role="image"),),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=(first, 3), role="logits"),),
         preprocess=None,
         parity=parity or Parity(status="verified", tolerance=1e-5),
         precision_report=PrecisionReport(requested="fp32", layers={}),
-        files=hash_tree(folder),
     )  # fmt: skip
-    (folder / "edgevit.json").write_text(manifest.model_dump_json())
-    return folder

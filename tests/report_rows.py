@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tiny_manifest import write_manifest
 
 from edgevit.artifact import (
     Accuracy,
     Artifact,
     BatchRange,
-    Manifest,
-    ModelInfo,
     Parity,
     PrecisionReport,
     TensorSpec,
     WeightsInfo,
-    hash_tree,
     write_golden,
 )
 from edgevit.profiles import latency, verdict
@@ -39,17 +37,15 @@ def artifact(folder: Path, *, model: str = "vit_nano", size: int = 1000, **field
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"\0" * size)
     write_golden(folder, {"image": np.zeros((4, 1), np.float32), "logits": np.zeros((4, 2), np.float32)}, [])
-    about = ModelInfo(
-        name=model, source="zoo", form="deploy", task="classifier", image_size=(8, 8), classes=2, params=10, macs=100,
-        weights=WeightsInfo(origin="digits", state_sha256="a" * 64),
-    )  # fmt: skip
-    manifest = Manifest(
-        edgevit="0.1.0",
-        created="2026-01-01T00:00:00+00:00",
+    return write_manifest(
+        folder,
+        {"edgevit": "0.1.0", **fields},
+        model={
+            "name": model, "source": "zoo", "task": "classifier", "image_size": (8, 8), "classes": 2, "params": 10,
+            "macs": 100, "weights": WeightsInfo(origin="digits", state_sha256="a" * 64),
+        },
         target="onnx",
-        precision="fp32",
         entry="model.onnx",
-        model=about,
         batch=BatchRange(min=1, max=1),
         inputs=(TensorSpec(name="image", dtype="float32", shape=(1, 1), role="image"),),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=(1, 2), role="logits"),),
@@ -58,10 +54,7 @@ def artifact(folder: Path, *, model: str = "vit_nano", size: int = 1000, **field
         precision_report=PrecisionReport(requested="fp32", layers={"float32": 4}),
         accuracy=Accuracy(data="digits", top1=0.98, images=360),
         versions={"torch": "2.13.0"},
-        files=hash_tree(folder),
-    )
-    (folder / "edgevit.json").write_text(manifest.model_copy(update=fields).model_dump_json())
-    return folder
+    )  # fmt: skip
 
 
 def samples(ms: float, count: int = 700, seed: int = 0) -> tuple[float, ...]:
