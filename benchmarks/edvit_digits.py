@@ -138,19 +138,19 @@ def measure(key: Key, trunk: str) -> dict[str, Any]:
     variant, parts, seed = key
     options = options_of(key)
     given = source(trunk)
-    begun = time.perf_counter()
+    begun = time.process_time()
     groups = choose_partition(options, given, CPU)
     made = [make(variant, options, index, classes) for index, classes in enumerate(groups)]
     subs = [sub for sub, *_ in made]
-    views = time.perf_counter()
+    views = time.process_time()
     train = gather(
         [features_of(sub, given.train, CPU, views=options.fusion.views, seed=seed) for sub in subs], given.train.labels
     )
     held_out = gather([features_of(sub, given.held_out, CPU) for sub in subs], given.held_out.labels)
     seconds = {name: sum(row[3][name] for row in made) for name in ("importance", "retraining")}
-    seconds["features"] = time.perf_counter() - views
+    seconds["features"] = time.process_time() - views
     fused = fusion(train, held_out, replace(options.fusion, seed=seed))
-    seconds["whole"] = time.perf_counter() - begun
+    seconds["whole"] = time.process_time() - begun
     return {
         "recipe": recipe_of(key),
         "variant": variant, "parts": parts, "seed": seed, "partition": [list(group) for group in groups],
@@ -158,7 +158,7 @@ def measure(key: Key, trunk: str) -> dict[str, Any]:
         **fused,
         "without_degradation_training": fusion(train, held_out, replace(options.fusion, seed=seed, missing=0.0)),
         "own": [row[1] for row in made], "sizes": [asdict(row[2]) for row in made],
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "cpu_seconds": {name: round(value, 1) for name, value in seconds.items()},
     }  # fmt: skip
 
 
@@ -175,9 +175,9 @@ def source_config() -> Any:
 def make(
     variant: str, options: SplitOptions, index: int, classes: Sequence[int]
 ) -> tuple[nn.Module, float, Size, dict[str, float]]:
-    """One retrained sub-model: itself, its balanced accuracy, its size, seconds."""
+    """One retrained sub-model: itself, its balanced accuracy, its size, seconds of CPU."""
     given = source(_TRUNK)
-    begun = time.perf_counter()
+    begun = time.process_time()
     size = size_of(given.trunk.config, pruned(options), len(classes) + 1)
     if variant == "cnn":
         torch.manual_seed(part_seed(options.seed, index))
@@ -186,7 +186,7 @@ def make(
     else:
         scores = score(given, classes, options.importance, options.images, options.seed + index)
         sub = SubModel(prune(given.trunk, scores, pruned(options), len(classes)))
-    scored = time.perf_counter()
+    scored = time.process_time()
     recipe = replace(options.retraining, seed=part_seed(options.seed, index))
     mode = mode_of(variant, options)
     lesson = Lesson(given.trunk, tuple(classes), given.train, given.held_out, mode, recipe, CPU)
@@ -194,7 +194,7 @@ def make(
         lesson = replace(lesson, tokens=tokens(_TRUNK))
     with tempfile.TemporaryDirectory() as folder:
         averaged, accuracy = retrain(sub, lesson, state_file=Path(folder) / "state", recipe={})
-    return averaged, accuracy, size, {"importance": scored - begun, "retraining": time.perf_counter() - scored}
+    return averaged, accuracy, size, {"importance": scored - begun, "retraining": time.process_time() - scored}
 
 
 def fusion(train: Features, held_out: Features, options: FusionOptions) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def run(keys: Sequence[Key], trunk: str, processes: int) -> None:
             report["rows"] = [old for old in report["rows"] if key_of(old) != key_of(row)] + [row]
             report["about"] = about()
             save(report)
-            print(f"{waiting[done]}: {row.get('fused', row.get('ratios'))} {row.get('seconds', '')}", flush=True)
+            print(f"{waiting[done]}: {row.get('fused', row.get('ratios'))} {row.get('cpu_seconds', '')}", flush=True)
 
 
 def about() -> dict[str, Any]:
@@ -346,7 +346,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: a line per (variant, N)."""
     lines = [
         "| variant | N | seeds | trunk | fused | 1 missing | worst | 2 missing | worst "
-        "| untrained for it: 1 missing | 2 missing | params | MACs | seconds |",
+        "| untrained for it: 1 missing | 2 missing | params | MACs | CPU s |",
         "|---" * 14 + "|",
     ]
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -371,7 +371,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         )  # fmt: skip
         cells = [variant, str(parts), str(len(group)), *(over(*path) for path in measured)]
         cells += [f"{size['params']:,}", f"{size['macs']:,}"]
-        cells.append(f"{statistics.mean(row['seconds']['whole'] for row in group):.0f}")
+        cells.append(f"{statistics.mean(row['cpu_seconds']['whole'] for row in group):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     for row in rows:
         if "ratios" in row:

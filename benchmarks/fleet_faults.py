@@ -10,8 +10,10 @@ router    of two routers the first is killed and started again: one node knows b
 wan       the link between two sites is cut, each with a router and a node with all sub-models, and healed; the same
 slow      one node's link has 10 Mbit/s: a frame takes 120 ms
 lie       one of two replicas answers wrong shapes, NaN, a replayed id, or late
-soak      50 requests a second, 2 replicas; a node is killed every 20 s and started again 5 s later. A witness,
-          a process that only sleeps, says when the machine itself stood still
+soak      50 requests a second, 2 replicas; a node is killed every 20 s and started again 5 s later
+
+Beside each runs a witness, a process that only sleeps: when it is not woken, the machine itself stood still (not in
+router and wan). Scenarios that are not asked for keep the results they have.
 
 Frames are due at fixed times and their latency counts from then, whether or not a thread was free: nothing that waits
 is left out (router, wan: one frame at a time is asked). "in time" is an answer, whole or degraded, within the deadline
@@ -223,6 +225,7 @@ def running(
     image = np.zeros((1, 224, 224, 3), np.uint8)
     for _ in range(100):
         session.answer(image, 5.0)
+    place.run("witness", [sys.executable, "-c", WITNESS])
     run.bus.longest_ms = 0.0
     try:
         yield run
@@ -256,6 +259,7 @@ def fault(run: Run, seconds: float, harm: Callable[[], None], repair: Callable[[
         found["repaired"] = run.summary(repaired, ended)
         found["rejoin_s"] = whole_again(run.frames.rows(repaired), NODES, repaired)
     found["longest_ask_ms"] = run.bus.longest_ms
+    found["machine"] = stalls(run.place.log("witness"), run.frames.rows(began, ended), run.deadline_s)
     found["nodes"] = [one.record() for one in run.client.figures()]
     return found
 
@@ -401,7 +405,6 @@ def soak(minutes: float) -> dict[str, Any]:
 def soaked(run: Run, minutes: float) -> dict[str, Any]:
     rows: list[dict[str, float]] = []
     place = run.place
-    place.run("witness", [sys.executable, "-c", WITNESS])
     with run.frames_of(50.0):
         began, kills = time.perf_counter(), 0
         while (at := time.perf_counter() - began) < minutes * 60:
@@ -471,6 +474,10 @@ def show(scenario: str, found: dict[str, Any]) -> None:
                     f"max {row['max_ms']:.1f} ms"
                 )
         more = [f"{key} {one[key]:.2f}" for key in SHOWN if one.get(key)]
+        if "machine" in one:
+            more.append(
+                f"the machine stood still {one['machine']['stalls']} times, {one['machine']['longest_ms']:.0f} ms"
+            )
         print("  " + ", ".join([*more, f"p99 ÷ normal {one['p99_harmed_to_normal']:.2f}"]))
 
 
@@ -481,13 +488,16 @@ def main() -> None:
     parser.add_argument("--soak", type=float, metavar="MINUTES")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    results: dict[str, Any] = {"machine": environment.collect().record()}
+    machine = environment.collect().record()
     if given.soak:
-        results["soak"] = soak(given.soak)
-        print({key: value for key, value in results["soak"].items() if key not in ("rows", "nodes")})
-        (given.out or RESULTS / "fleet_soak.json").write_text(json.dumps(results, indent=1) + "\n")
+        found = soak(given.soak)
+        print({key: value for key, value in found.items() if key not in ("rows", "nodes")})
+        out = given.out or RESULTS / "fleet_soak.json"
+        out.write_text(json.dumps({"machine": machine, "soak": found}, indent=1) + "\n")
         return
     out = given.out or RESULTS / "fleet_faults.json"
+    results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    results["machine"] = machine
     for scenario in given.scenarios or SCENARIOS:
         results[scenario] = SCENARIOS[scenario](given.seconds)
         show(scenario, results[scenario])

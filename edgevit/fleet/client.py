@@ -268,8 +268,8 @@ class FleetClient:
     def _candidates(
         self, request: _Request, part: str, pending: _Pending, now: float
     ) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[_Peer]]:
-        """(node, incarnation) of the replicas that may be asked, the quickest first; of those that are due for a probe;
-        and those that are only out of credits."""
+        """(node, incarnation) of the replicas that may be asked, the quickest first; of those that are due for a probe,
+        by the breaker or because all they owe is overdue; and those that are only out of credits."""
         asked = {ask.node for ask in pending.under_way}
         free: list[tuple[float, str, str]] = []
         probes: list[tuple[str, str]] = []
@@ -285,6 +285,8 @@ class FleetClient:
             elif peer.credits.free(self._routes.held(node)):
                 mean = peer.means.get((request.revision, part))
                 free.append(((len(peer.credits) + 1) * (mean.seconds if mean else 0.0), node, incarnation))
+            elif peer.credits.stuck(now) and peer.credits.spare(self._routes.held(node)):
+                probes.append((node, incarnation))
             elif peer.credits.stuck(now):
                 peer.breaker.failed(now)
                 pending.why[f"{node} has not answered earlier questions"] = None

@@ -29,11 +29,16 @@ class Credits(Generic[Q]):
 
     def free(self, parts: int = 1) -> bool:
         """Whether a node that holds so many parts may be asked one more: a scatter takes a credit of it for each."""
-        return len(self._due) < min(max(WINDOW, parts), MOST)
+        return len(self._due) < _window(parts)
+
+    def spare(self, parts: int = 1) -> bool:
+        """Whether a stuck node may be asked one beyond its window. The bus drops questions where a machine stands still
+        for long, and only a later answer shows that they are lost."""
+        return len(self._due) == _window(parts)
 
     def take(self, question: Q, due: float) -> None:
-        """Count a question. A probe of a node without a credit is counted too, in place of the oldest of ``MOST``."""
-        if len(self._due) >= MOST:
+        """Count a question. One to a node without a credit is counted too, in place of the oldest beyond ``MOST``."""
+        if len(self._due) > MOST:
             del self._due[next(iter(self._due))]
         self._due[question] = due
 
@@ -65,3 +70,7 @@ class Credits(Generic[Q]):
         for question in lost:
             del self._due[question]
         return lost
+
+
+def _window(parts: int) -> int:
+    return min(max(WINDOW, parts), MOST)

@@ -42,10 +42,11 @@ class Pace:
 
 
 class Mean:
-    """A running mean of the newest round trips of one replica, in seconds."""
+    """A running mean of the newest round trips of one replica, in seconds. None counts for more than twice the mean:
+    one moment in which everything stands still makes no node slow, and a slow one is known after some answers."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        self.seconds += (seconds - self.seconds) * (RECENT if self.seconds else 1.0)
+        self.seconds += RECENT * min(seconds - self.seconds, self.seconds) if self.seconds else seconds

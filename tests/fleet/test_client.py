@@ -25,7 +25,7 @@ from edgevit.fleet.credits import MOST, WINDOW, Credits
 from edgevit.fleet.link import Link, open_bus
 from edgevit.fleet.messages import BadMessage, tensor_bytes
 from edgevit.fleet.names import Names
-from edgevit.fleet.pace import ENOUGH, KEPT, Pace
+from edgevit.fleet.pace import ENOUGH, KEPT, Mean, Pace
 from edgevit.fleet.questions import Load, Wanted, checked
 from edgevit.fleet.routes import Routes
 
@@ -78,7 +78,16 @@ def test_probes_beyond_the_window_do_not_pile_up() -> None:
     credits: Credits[int] = Credits()
     for question in range(5 * MOST):
         credits.take(question, 0.0)
-    assert credits.owed == tuple(range(4 * MOST, 5 * MOST))
+    assert credits.owed == tuple(range(4 * MOST - 1, 5 * MOST))
+
+
+def test_a_stuck_node_may_be_asked_one_beyond_its_window() -> None:
+    credits: Credits[int] = Credits()
+    for question in range(WINDOW + 1):
+        assert credits.spare() == (question == WINDOW)
+        credits.take(question, 1.0)
+    assert credits.stuck(2.0)
+    assert not credits.spare()
 
 
 def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_probe_pass_at_a_time() -> None:
@@ -138,6 +147,20 @@ def test_routes_are_the_announced_keys_and_nothing_else(changes) -> None:
                 assert routes.nodes(revision, part) == expected, "the newest incarnation counts"
         for node in "nm":
             assert routes.held(node) == len({key[:2] for key in model if key[2] == node})
+
+
+def test_one_slow_answer_makes_no_node_slow_and_many_do() -> None:
+    mean = Mean()
+    for _ in range(3):
+        mean.add(0.01)
+    mean.add(0.4)
+    assert mean.seconds == pytest.approx(0.012)
+    for _ in range(40):
+        mean.add(0.4)
+    assert mean.seconds == pytest.approx(0.4, rel=0.02)
+    for _ in range(20):
+        mean.add(0.01)
+    assert mean.seconds == pytest.approx(0.01, rel=0.5)
 
 
 @given(st.lists(st.floats(0.001, 5), max_size=2 * KEPT))
@@ -358,7 +381,7 @@ def test_a_mute_node_is_asked_no_more_than_its_credits_and_comes_back_by_a_probe
 ) -> None:
     mute, *_ = start(("node-1", "part-1", "mute"), ("node-2", "part-2", "good"), ("node-3", "part-3", "good"))
     ready(client, "part-1", "part-2", "part-3")
-    for _ in range(WINDOW):
+    for _ in range(WINDOW + 1):  # one more than its credits, in case that the questions were lost
         gathered = ask(client, "part-1", "part-2", deadline_s=0.2)
         assert gathered.missing == {"part-1": "node-1 did not answer in time"}
     began = time.monotonic()
@@ -368,12 +391,24 @@ def test_a_mute_node_is_asked_no_more_than_its_credits_and_comes_back_by_a_probe
     assert set(gathered.found) == {"part-2"}
     wait_for(lambda: bool(ask(client, "part-1").missing) and of(client, "node-1").breaker == "open")
     figures = of(client, "node-1")
-    assert (figures.asked, figures.missed, figures.owed) == (WINDOW, WINDOW, WINDOW)
+    assert (figures.asked, figures.missed, figures.owed) == (WINDOW + 1, WINDOW + 1, WINDOW + 1)
     assert ask(client, "part-1").missing == {"part-1": "node-1 failed too often and is left alone"}
     mute.become("good")
     wait_for(lambda: not ask(client, "part-1", deadline_s=0.5).missing)
     figures = of(client, "node-1")
     assert (figures.owed, figures.breaker) == (0, "closed")
+
+
+def test_questions_that_were_lost_hold_a_node_up_no_longer_than_their_deadline(
+    client: FleetClient, start: Start
+) -> None:
+    losing, *_ = start(("node-1", "part-1", "mute"))
+    ready(client, "part-1")
+    for _ in range(WINDOW):
+        assert ask(client, "part-1", deadline_s=0.2).missing
+    losing.become("good")
+    assert set(ask(client, "part-1").found) == {"part-1"}
+    assert of(client, "node-1").owed == 0
 
 
 def test_when_most_nodes_fail_at_once_none_is_left_alone(client: FleetClient, start: Start) -> None:
@@ -458,6 +493,7 @@ def test_who_waits_for_a_credit_is_told_when_none_can_be_hoped_for(client: Fleet
     for thread in first:
         thread.start()
     wait_for(lambda: of(client, "node-1").owed == WINDOW)
+    assert ask(client, "part-1", deadline_s=1.1).missing
     began = time.monotonic()
     gathered = ask(client, "part-1")
     assert time.monotonic() - began < LONG_S / 2
