@@ -249,21 +249,30 @@ class FleetClient:
         free, probes, behind = self._candidates(request, part, pending, now)
         chosen = [*free[:1], *probes]
         if not chosen and behind:
-            for peer in behind:
-                request.hungry[peer] = peer.hungry[request] = None
+            self._wait_for(behind, request)
         elif not chosen:
             del request.pending[part]
             request.missing[part] = "; ".join(pending.why) or "no node has it"
         return [self._ask(request, pending, *one, now) for one in chosen]
 
     def _hedge(self, request: _Request, part: str, pending: _Pending, now: float) -> list[_Ask]:
-        pending.hedged = True
-        free, _, _ = self._candidates(request, part, pending, now)
-        asks = [self._ask(request, pending, *one, now) for one in free[:1]]
+        """Ask a second replica: the best, or the first that has a credit again."""
+        free, probes, behind = self._candidates(request, part, pending, now)
+        chosen = [*free[:1], *probes]
+        pending.hedged = bool(chosen) or not behind
+        if not pending.hedged:
+            self._wait_for(behind, request)
+        asks = [self._ask(request, pending, *one, now) for one in chosen]
         for ask in asks:
             ask.hedge = True
             self._peers[ask.node].figures.hedged += 1
         return asks
+
+    @staticmethod
+    def _wait_for(peers: Sequence[_Peer], request: _Request) -> None:
+        """Wake the request when one of these may be asked again."""
+        for peer in peers:
+            request.hungry[peer] = peer.hungry[request] = None
 
     def _candidates(
         self, request: _Request, part: str, pending: _Pending, now: float

@@ -446,6 +446,23 @@ def test_a_slow_replica_is_hedged(client: FleetClient, start: Start) -> None:
     assert sum(one.hedged for one in client.figures()) >= 1
 
 
+def test_a_hedge_waits_for_a_credit_of_the_other_replica(client: FleetClient, start: Start) -> None:
+    lost, busy = start(("node-a", "part-1", "good"), ("node-b", "part-1,part-2", "good"))
+    ready(client, "part-1", nodes=2)
+    ready(client, "part-2")
+    for _ in range(2 * ENOUGH):
+        assert not ask(client, "part-1").missing
+    lost.become("mute")
+    busy.become("slow:300")
+    taking = [threading.Thread(target=ask, args=(client, "part-2")) for _ in range(2)]
+    for thread in taking:
+        thread.start()
+    wait_for(lambda: of(client, "node-b").owed == 2)
+    assert ask(client, "part-1").found["part-1"].node == "node-b"
+    for thread in taking:
+        thread.join()
+
+
 def test_many_threads_share_the_credits_and_lose_nothing(client: FleetClient, start: Start) -> None:
     start(("node-1", "part-1,part-2", "good"), ("node-2", "part-3", "good"))
     parts = ("part-1", "part-2", "part-3")
