@@ -9,6 +9,7 @@ ENOUGH = 20  # answers before a 95th percentile means something
 OFTEN = 16  # answers after which it is computed anew
 FLOOR_S = 0.002  # never hedge sooner: two processes are not compared in microseconds
 RECENT = 0.2  # weight of the newest answer in the running mean
+MOST = 3.0  # times the mean that an answer counts for at the most
 
 
 class Pace:
@@ -42,11 +43,11 @@ class Pace:
 
 
 class Mean:
-    """A running mean of the newest round trips of one replica, in seconds. None counts for more than twice the mean:
-    one moment in which everything stands still makes no node slow, and a slow one is known after some answers."""
+    """A running mean of the newest round trips of one replica, in seconds. None counts for more than ``MOST`` times the
+    mean: one moment in which everything stands still makes no node slow, and a slow one is known after some answers."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def add(self, seconds: float) -> None:
-        self.seconds += RECENT * min(seconds - self.seconds, self.seconds) if self.seconds else seconds
+        self.seconds += RECENT * (min(seconds, MOST * self.seconds) - self.seconds) if self.seconds else seconds
