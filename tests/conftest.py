@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -21,6 +22,8 @@ from edgevit.artifact import BatchRange, Parity, PrecisionReport, TensorSpec, wr
 from edgevit.images import Preprocess
 
 SIZE, CLASSES = 8, 4
+
+gc.disable()  # until all is imported, and then leave that alone: to collect takes half a second otherwise, each time
 
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
@@ -43,6 +46,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         sizes = Counter(item.path for item in items)
         items.sort(key=lambda item: (item.path.stem not in LONG, -sizes[item.path]))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
