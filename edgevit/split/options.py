@@ -51,7 +51,7 @@ class SplitOptions:
     """
 
     parts: int
-    partition: str = "balanced"
+    partition: str = "confusable"
     heads_pruned: int | None = None
     memory_budget: int | None = None
     fleet: Path | None = None
