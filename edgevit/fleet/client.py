@@ -246,8 +246,7 @@ class FleetClient:
     def _first(self, request: _Request, part: str, pending: _Pending, now: float) -> list[_Ask]:
         """Ask the best replica, and those that are due for a probe. None left: the part is missing, unless one has
         merely no credit at the moment."""
-        free, probes, behind = self._candidates(request, part, pending, now)
-        chosen = [*free[:1], *probes]
+        chosen, behind = self._candidates(request, part, pending, now)
         if not chosen and behind:
             self._wait_for(behind, request)
         elif not chosen:
@@ -257,8 +256,7 @@ class FleetClient:
 
     def _hedge(self, request: _Request, part: str, pending: _Pending, now: float) -> list[_Ask]:
         """Ask a second replica: the best, or the first that has a credit again."""
-        free, probes, behind = self._candidates(request, part, pending, now)
-        chosen = [*free[:1], *probes]
+        chosen, behind = self._candidates(request, part, pending, now)
         pending.hedged = bool(chosen) or not behind
         if not pending.hedged:
             self._wait_for(behind, request)
@@ -276,9 +274,9 @@ class FleetClient:
 
     def _candidates(
         self, request: _Request, part: str, pending: _Pending, now: float
-    ) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[_Peer]]:
-        """(node, incarnation) of the replicas that may be asked, the quickest first; of those that are due for a probe,
-        by the breaker or because all they owe is overdue; and those that are only out of credits."""
+    ) -> tuple[list[tuple[str, str]], list[_Peer]]:
+        """(node, incarnation) of the replicas to ask: the best that may be asked, and those that are due for a probe,
+        by the breaker or because all they owe is overdue. And the replicas that are only out of credits."""
         asked = {ask.node for ask in pending.under_way}
         free: list[tuple[float, str, str]] = []
         probes: list[tuple[str, str]] = []
@@ -303,7 +301,8 @@ class FleetClient:
                 pending.why[f"{node} is behind with its answers"] = None
             else:
                 behind.append(peer)
-        return [(node, incarnation) for _, node, incarnation in sorted(free)], probes, behind
+        best = [(node, incarnation) for _, node, incarnation in sorted(free)[:1]]
+        return [*best, *probes], behind
 
     def _turn_s(self, peer: _Peer, revision: str, part: str) -> float:
         """How long an answer takes about for which a credit must be waited for, behind the others that wait."""
