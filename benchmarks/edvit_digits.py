@@ -9,9 +9,8 @@ not measured again. The trunk is the same for all rows (``--trunk``; it is train
 partition, the order and augmentation of images, and the fusion head. One thread per process.
 
     ours                 the defaults of ``edgevit split``
-    exact                units scored one at a time
-    negatives, distil    the two ways to retrain
-    similar, confusable, balanced   partitions
+    negatives            sub-models that learn from the labels alone, without the trunk
+    similar, balanced    other partitions
     random, magnitude    pruned without class-wise importance
     cnn                  the same classes, data, epochs and fusion, but each part a plain CNN of at most the MACs and
                          parameters of our sub-model, trained from scratch (Split-CNN's idea, without a trunk)
@@ -44,13 +43,13 @@ from edgevit.models.macs import count_macs, count_params
 from edgevit.profiles import environment
 from edgevit.registry import version_of
 from edgevit.split.accuracy import degradation
-from edgevit.split.features import Features, features_of, gather, tokens_of
+from edgevit.split.features import Features, answers_of, features_of, gather, tokens_of
 from edgevit.split.fuse import train_fusion
 from edgevit.split.job import choose_partition, run_split
 from edgevit.split.options import FusionOptions, SplitJob, SplitOptions
 from edgevit.split.parts import Source, load_source, part_seed, score
 from edgevit.split.prune import Size, prune, size_of, smallest_hp
-from edgevit.split.retrain import TOKEN_SEED, TOKEN_VIEWS, Lesson, retrain
+from edgevit.split.retrain import IMAGES_SHOWN, TOKEN_SEED, TOKEN_VIEWS, Lesson, retrain
 from edgevit.train import TrainOptions, fit
 from edgevit.train.loop import evaluate
 
@@ -63,14 +62,11 @@ SEEDS = range(5)
 PACKAGES = ("edgevit", "torch", "numpy")
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
-    "exact": {"importance": "exact"},
     "random": {"importance": "random"},
     "magnitude": {"importance": "magnitude"},
     "negatives": {"mode": "negatives"},
-    "distil": {"mode": "distil"},
     "balanced": {"partition": "balanced"},
     "similar": {"partition": "similar"},
-    "confusable": {"partition": "confusable"},
     "cnn": {},
 }
 Key = tuple[str, int, int]
@@ -79,24 +75,13 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, n - 1 degrees of 
 
 def plan() -> list[Key]:
     """All rows, those that matter most first."""
-    defaults = asdict(SplitOptions(parts=5))
-    first: list[Key] = [("ours", parts, 0) for parts in (5, 10, 3, 2, 1)]
-    choices: list[Key] = [
-        (name, parts, seed)
-        for seed in range(2)
-        for parts in (5, 10)
-        for name in ("negatives", "distil", "balanced", "similar", "confusable", "exact")
-        if any(defaults[option] != value for option, value in VARIANTS[name].items())
-        if parts == 5 or name in ("negatives", "distil", "exact")
-    ]
+    ours: list[Key] = [("ours", parts, seed) for seed in SEEDS for parts in (5, 10, 3, 2, 1)]
     whole: list[Key] = [("artifacts", parts, 0) for parts in (5, 10)]
-    baselines: list[Key] = [
-        (name, parts, seed) for seed in range(3) for parts in (10, 5) for name in ("cnn", "random", "magnitude")
-    ]
-    seeds: list[Key] = [("ours", parts, seed) for seed in SEEDS[1:] for parts in (5, 10, 3, 2, 1)]
-    once = [key for key in choices if key[2] == 0]
-    again = [key for key in choices if key[2] > 0]
-    return [*first, *baselines[:6], *whole, *seeds, *once, *again, *baselines[6:]]
+    others: list[Key] = []
+    for seed in range(3):
+        others += [(name, parts, seed) for parts in (10, 5) for name in ("cnn", "random", "magnitude", "negatives")]
+        others += [(name, 5, seed) for name in ("balanced", "similar")]
+    return [*ours, *whole, *others]
 
 
 # --- one row -----------------------------------------------------------------------------------------------------
@@ -114,12 +99,19 @@ def tokens(trunk: str) -> Tensor:
     return tokens_of(given.trunk, given.train, CPU, views=TOKEN_VIEWS, seed=TOKEN_SEED)
 
 
+@cache
+def answers(trunk: str, views: int, seed: int) -> Tensor:
+    """What the trunk says of the fusion head's images: the same for all rows of a seed."""
+    given = source(trunk)
+    return answers_of(given.trunk, given.train, CPU, views=views, seed=seed)
+
+
 def options_of(key: Key) -> SplitOptions:
     return SplitOptions(parts=key[1], seed=key[2], **VARIANTS.get(key[0], {}))
 
 
 def mode_of(variant: str, options: SplitOptions) -> str:
-    """A CNN has no trunk to learn from."""
+    """A CNN has no trunk to learn from, nor has its fusion head."""
     return "negatives" if variant == "cnn" else options.mode
 
 
@@ -127,7 +119,7 @@ def recipe_of(key: Key) -> str:
     """A row of another recipe is measured again."""
     options = options_of(key)
     distilled = {"token_views": TOKEN_VIEWS} if mode_of(key[0], options) == "distil" else {}
-    return fingerprint({**options.recipe(), **distilled})
+    return fingerprint({**options.recipe(), **distilled, "images_shown": IMAGES_SHOWN})
 
 
 def measure(key: Key, trunk: str) -> dict[str, Any]:
@@ -142,21 +134,24 @@ def measure(key: Key, trunk: str) -> dict[str, Any]:
     groups = choose_partition(options, given, CPU)
     made = [make(variant, options, index, classes) for index, classes in enumerate(groups)]
     subs = [sub for sub, *_ in made]
-    views = time.process_time()
-    train = gather(
-        [features_of(sub, given.train, CPU, views=options.fusion.views, seed=seed) for sub in subs], given.train.labels
-    )
+    trained = time.process_time()
+    views = options.fusion.views_for(len(given.train))
+    features = [features_of(sub, given.train, CPU, views=views, seed=seed) for sub in subs]
+    train = gather(features, given.train.labels, None if variant == "cnn" else answers(trunk, views, seed))
     held_out = gather([features_of(sub, given.held_out, CPU) for sub in subs], given.held_out.labels)
     seconds = {name: sum(row[3][name] for row in made) for name in ("importance", "retraining")}
-    seconds["features"] = time.process_time() - views
-    fused = fusion(train, held_out, replace(options.fusion, seed=seed))
+    seconds["features"] = time.process_time() - trained
+    recipe = replace(options.fusion, seed=seed)
+    fused = fusion(train, held_out, recipe)
     seconds["whole"] = time.process_time() - begun
+    if variant == "ours":
+        fused["fusion_from_labels_alone"] = fusion(replace(train, trunk=None), held_out, recipe)
     return {
         "recipe": recipe_of(key),
         "variant": variant, "parts": parts, "seed": seed, "partition": [list(group) for group in groups],
         "heads_pruned": None if variant == "cnn" else pruned(options), "trunk": evaluate(given.trunk, given.held_out),
         **fused,
-        "without_degradation_training": fusion(train, held_out, replace(options.fusion, seed=seed, missing=0.0)),
+        "without_degradation_training": fusion(train, held_out, replace(recipe, missing=0.0)),
         "own": [row[1] for row in made], "sizes": [asdict(row[2]) for row in made],
         "cpu_seconds": {name: round(value, 1) for name, value in seconds.items()},
     }  # fmt: skip
@@ -319,7 +314,7 @@ def run(keys: Sequence[Key], trunk: str, processes: int) -> None:
 def about() -> dict[str, Any]:
     recipe = asdict(SplitOptions(parts=1))
     recipe.pop("parts")
-    recipe["token_views"] = TOKEN_VIEWS
+    recipe |= {"token_views": TOKEN_VIEWS, "images_shown": IMAGES_SHOWN}
     return {
         "environment": environment.collect().record(),
         "versions": {name: version_of(name) for name in PACKAGES},

@@ -17,10 +17,12 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Features:
-    """``parts[i]`` is (N, D_i), the class tokens of sub-model i; ``labels`` (N,) of all classes."""
+    """``parts[i]`` is (N, D_i), the class tokens of sub-model i; ``labels`` (N,) of all classes; ``trunk`` (N, V), the
+    trunk's logits where they are known."""
 
     parts: tuple[Tensor, ...]
     labels: Tensor
+    trunk: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,6 +57,13 @@ def tokens_of(trunk: VisionTransformer, batches: Batches, device: torch.device, 
     return torch.cat([trunk.forward_features(images.to(device)).cpu() for images in copies])
 
 
-def gather(parts: Sequence[Tensor], labels: Tensor) -> Features:
-    """Features of all parts with their labels, repeated for every augmented copy."""
-    return Features(tuple(parts), labels.repeat(len(parts[0]) // len(labels)))
+@torch.no_grad()
+def answers_of(trunk: VisionTransformer, batches: Batches, device: torch.device, *, views: int, seed: int) -> Tensor:
+    """((1 + views) · N, V) logits of the trunk, for the same copies."""
+    logits: Tensor = trunk.head(tokens_of(trunk, batches, device, views=views, seed=seed).to(device))
+    return logits.cpu()
+
+
+def gather(parts: Sequence[Tensor], labels: Tensor, trunk: Tensor | None = None) -> Features:
+    """Features of all parts with their labels, repeated for every augmented copy, and the trunk's logits."""
+    return Features(tuple(parts), labels.repeat(len(parts[0]) // len(labels)), trunk)

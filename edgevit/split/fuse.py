@@ -2,7 +2,7 @@
 
 The features were computed once, so that this takes seconds. Every image is shown with a random set of parts present,
 never none, so that the head learns to answer with what is there: a part that says "none of mine" speaks for the
-classes of a part that is missing.
+classes of a part that is missing. Half of the loss is the trunk's answers for the same images, where they are known.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgevit.models.edvit import FusionHead
+from edgevit.split.distil import softened, taught
 from edgevit.split.features import Features
 from edgevit.split.options import FusionOptions
 from edgevit.train.epochs import adamw
@@ -35,14 +36,19 @@ def _trained(head: FusionHead, features: Features, options: FusionOptions) -> Fu
     optimizer, ema = adamw(head, recipe), Ema(head, recipe.ema)
     generator = torch.Generator().manual_seed(options.seed)
     parts, rows = len(features.parts), len(features)
-    steps = -(-rows // options.batch_size)
-    for epoch in range(options.epochs):
+    steps, epochs = -(-rows // options.batch_size), options.epochs_for(rows)
+    wanted = None if features.trunk is None else softened(features.trunk)
+    for epoch in range(epochs):
         for index, chosen in enumerate(torch.tensor_split(torch.randperm(rows, generator=generator), steps)):
-            rate = learning_rate(epoch * steps + index, options.epochs * steps, options.lr, recipe.warmup)
+            rate = learning_rate(epoch * steps + index, epochs * steps, options.lr, recipe.warmup)
             set_learning_rate(optimizer, rate)
             present = draw_present(len(chosen), parts, options.missing, generator)
             logits = head(*(part[chosen] for part in features.parts), present)
-            loss = F.cross_entropy(logits, features.labels[chosen], label_smoothing=recipe.smoothing)
+            labels = features.labels[chosen]
+            if wanted is None:
+                loss = F.cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
+            else:
+                loss = taught(logits, labels, wanted[chosen], recipe.smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

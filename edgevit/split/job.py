@@ -20,7 +20,7 @@ from edgevit.models.spec import spec_of
 from edgevit.models.vit import VisionTransformer
 from edgevit.split.accuracy import degradation
 from edgevit.split.bundle import Bundle, check_vacant
-from edgevit.split.features import features_of, gather
+from edgevit.split.features import answers_of, features_of, gather
 from edgevit.split.fuse import train_fusion
 from edgevit.split.manifest import BundleAccuracy, Lineage
 from edgevit.split.options import PARTITIONS, SplitJob, SplitOptions, command_line
@@ -198,13 +198,15 @@ class _Clock:
 def _fused(
     subs: Sequence[SubModel], source: Source, options: SplitOptions, device: torch.device, progress: Progress
 ) -> FusionHead:
-    views, seed = options.fusion.views, options.seed
+    views, seed = options.fusion.views_for(len(source.train)), options.seed
     parts = []
     for index, sub in enumerate(subs):
         progress(f"features of part-{index} on augmented images", index / len(subs))
         parts.append(features_of(sub, source.train, device, views=views, seed=seed))
+    progress("the trunk's answers for the same images", None)
+    trunk = answers_of(source.trunk, source.train, device, views=views, seed=seed)
     progress("train the fusion head", None)
-    features = gather(parts, source.train.labels)
+    features = gather(parts, source.train.labels, trunk)
     return train_fusion(features, source.trunk.config.num_classes, replace(options.fusion, seed=seed))
 
 

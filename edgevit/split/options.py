@@ -15,23 +15,34 @@ Scoring = Literal["exact", "taylor", "random", "magnitude"]
 Amp = Literal["no", "bf16", "fp16"]
 PARTITIONS = ("balanced", "similar", "confusable")
 
-RETRAINING = TrainOptions(batch_size=32)  # tiny sub-models: twice the steps for a tenth more time
+_FEATURES_SHOWN, _FEATURES_OF = 750_000, 25_000  # to the fusion head; of so many images, their copies among them
 
 
 @dataclass(frozen=True)
 class FusionOptions:
     """How the fusion head is trained.
 
+    epochs      None fits it to the data: about 750,000 images are shown, in 10 to 60 epochs (31 for digits)
+    views       augmented copies of every image whose features it sees; None makes about 25,000 images of them, with 4
+                to 16 copies each
     missing     how many parts are left out of an image's prediction on average; 0 trains with all parts only
-    views       augmented copies of every image whose features it sees
     """
 
-    epochs: int = 60
+    epochs: int | None = None
     lr: float = 2e-3
     batch_size: int = 128
-    views: int = 4
+    views: int | None = None
     missing: float = 1.0
     seed: int = 0
+
+    def views_for(self, images: int) -> int:
+        """Augmented copies of each of so many training images."""
+        fitting = round(_FEATURES_OF / max(images, 1)) - 1
+        return min(16, max(4, fitting)) if self.views is None else self.views
+
+    def epochs_for(self, images: int) -> int:
+        """The number of epochs for so many images, their copies among them."""
+        return self.epochs or min(60, max(10, round(_FEATURES_SHOWN / max(images, 1))))
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class SplitOptions:
     importance: Scoring = "taylor"
     images: int = 16
     mode: Mode = "distil"
-    retraining: TrainOptions = RETRAINING
+    retraining: TrainOptions = field(default_factory=TrainOptions)
     fusion: FusionOptions = field(default_factory=FusionOptions)
     amp: Amp = "no"
     seed: int = 0
@@ -155,6 +166,6 @@ def command_line(job: SplitJob) -> str:
             words += [flag, str(chosen)]
     for name in ("epochs", "lr", "batch_size"):
         chosen = getattr(job.options.retraining, name)
-        if chosen != getattr(RETRAINING, name):
+        if chosen != getattr(plain.retraining, name):
             words += ["--" + name.replace("_", "-"), str(chosen)]
     return shlex.join([*words, "-o", job.out.name])

@@ -34,7 +34,7 @@ from edgevit.split.importance import (
 )
 from edgevit.split.options import SplitJob
 from edgevit.split.prune import prune
-from edgevit.split.retrain import FEWEST_VIEWS, TOKEN_SEED, TOKEN_VIEWS, Lesson, retrain
+from edgevit.split.retrain import TOKEN_SEED, TOKEN_VIEWS, Lesson, retrain
 from edgevit.split.trunk import load_trunk
 from edgevit.split.work import Work
 from edgevit.train.amp import MixedPrecision
@@ -156,18 +156,11 @@ def some_images(batches: Batches, classes: Sequence[int], count: int) -> Tensor:
 def save_tokens(task: PartTask, source: Source, progress: Progress) -> None:
     """Compute what all parts distil from, once; nothing where the copies of the images would not fit in memory."""
     rows = source.train.rows
-    views = token_views(rows.nbytes) if isinstance(rows, Tensor) else 0
-    if views:
-        progress("the trunk's answers for augmented images", None)
-        device = torch.device(task.device)
-        task.work.save_tokens(tokens_of(source.trunk, source.train, device, views=views, seed=TOKEN_SEED))
-
-
-def token_views(images_bytes: int) -> int:
-    """How many augmented copies of all images are made beforehand: ``TOKEN_VIEWS``, or as many as fit in memory; 0
-    where those would be too few to learn from."""
-    fitting = MEMORY_LIMIT // images_bytes - 1
-    return min(TOKEN_VIEWS, fitting) if fitting >= FEWEST_VIEWS else 0
+    if not isinstance(rows, Tensor) or (1 + TOKEN_VIEWS) * rows.nbytes > MEMORY_LIMIT:
+        return
+    progress("the trunk's answers for augmented images", None)
+    device = torch.device(task.device)
+    task.work.save_tokens(tokens_of(source.trunk, source.train, device, views=TOKEN_VIEWS, seed=TOKEN_SEED))
 
 
 # --- several at a time -------------------------------------------------------------------------------------------

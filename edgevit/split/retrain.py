@@ -2,7 +2,7 @@
 
 ``negatives`` is EC-SNN's (IJCAI 2024), whose pipeline ED-ViT follows: all images of the part's classes with labels 1,
 2, …, and a few of every other class as label 0. The few are drawn anew in each epoch, so that in time all are seen.
-``distil`` adds the trunk as a teacher (Hinton et al., arXiv 1503.02531): the probabilities that it gives the part's
+``distil`` adds the trunk as a teacher (``edgevit.split.distil``): the probabilities that it gives the part's
 classes, those of all other classes summed into label 0, and its class token, which a linear map must find again in the
 sub-model's features; the map is thrown away afterwards. ED-ViT's own recipe is not public.
 """
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from edgevit.models.edvit import SubModel
 from edgevit.models.vit import VisionTransformer
+from edgevit.split.distil import softened, taught
 from edgevit.split.features import copies_of
 from edgevit.split.options import Mode
 from edgevit.train.batches import Batches
@@ -28,9 +29,7 @@ from edgevit.train.optim import Ema
 from edgevit.train.options import TrainOptions
 
 IMAGES_SHOWN = 20_000  # to each part, where the number of epochs is not given
-TEMPERATURE = 2.0
-TEACHER_SHARE = 0.5  # of the loss on logits; the true labels have the rest
-TOKEN_VIEWS, FEWEST_VIEWS = 30, 10  # augmented copies whose class tokens are computed beforehand
+TOKEN_VIEWS = 10  # augmented copies whose class tokens are computed beforehand
 TOKEN_SEED = 1
 
 
@@ -204,12 +203,10 @@ def _distillation(lesson: Lesson) -> Loss:
     def loss(model: nn.Module, images: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
         with torch.no_grad():
             token = trunk.forward_features(images) if tokens is None else tokens[rows].to(images.device)
-            wanted = grouped(F.softmax(trunk.head(token) / TEMPERATURE, dim=1), classes)
+            wanted = grouped(softened(trunk.head(token)), classes)
         answer = model(images)
-        hard = F.cross_entropy(answer["logits"], targets, label_smoothing=lesson.options.smoothing)
-        soft = F.kl_div(F.log_softmax(answer["logits"] / TEMPERATURE, dim=1), wanted, reduction="batchmean")
-        both = (1 - TEACHER_SHARE) * hard + TEACHER_SHARE * TEMPERATURE**2 * soft
-        return both + F.mse_loss(answer["trunk_features"], token)
+        loss = taught(answer["logits"], targets, wanted, lesson.options.smoothing)
+        return loss + F.mse_loss(answer["trunk_features"], token)
 
     return loss
 

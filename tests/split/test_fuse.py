@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from math import comb
 
 import pytest
@@ -75,6 +76,22 @@ def test_a_head_that_met_missing_parts_loses_less_when_some_are_missing(heads: t
     assert without is not None
     assert with_training.mean > without.mean + 0.03
     assert with_training.mean > 4 / 6, "even the classes of missing parts are found, by elimination"
+
+
+def test_a_head_learns_from_the_trunks_answers_what_the_labels_do_not_say() -> None:
+    plain = expert_features(1500, seed=0)
+    alike = 8 * nn.functional.one_hot(plain.labels, 6).float()
+    alike[plain.labels == 0, 1] = 7.0  # to the trunk, class 0 resembles class 1
+    taught = replace(plain, trunk=alike)
+    held_out = expert_features(600, seed=1)
+    zeros = held_out.labels == 0
+    shares = []
+    for features in (taught, plain):
+        head = train_fusion(features, 6, FusionOptions(epochs=20, lr=5e-3))
+        with torch.no_grad():
+            found = head(*held_out.parts, torch.ones(600, 6)).softmax(1)[zeros]
+        shares.append(float(found[:, 1].mean() / found[:, 2:].mean()))
+    assert shares[0] > 3 * shares[1]
 
 
 def test_the_same_seed_gives_the_same_head() -> None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
+import torch
 
-from edgevit.split.parts import MEMORY_LIMIT, token_views
-from edgevit.split.retrain import FEWEST_VIEWS, TOKEN_VIEWS
+from edgevit.split import parts
+from edgevit.split.parts import MEMORY_LIMIT, PartTask, Source, save_tokens
+from edgevit.split.retrain import TOKEN_VIEWS
+from edgevit.split.work import Work
+from edgevit.train.batches import Batches
 
 
-@pytest.mark.parametrize(
-    ("images_bytes", "views"),
-    [
-        (1, TOKEN_VIEWS),
-        (MEMORY_LIMIT // (1 + TOKEN_VIEWS), TOKEN_VIEWS),
-        (MEMORY_LIMIT // 21, 20),
-        (MEMORY_LIMIT // (1 + FEWEST_VIEWS), FEWEST_VIEWS),
-        (MEMORY_LIMIT // FEWEST_VIEWS, 0),
-        (2 * MEMORY_LIMIT, 0),
-    ],
-)
-def test_as_many_copies_are_made_beforehand_as_fit_in_memory_or_none(images_bytes: int, views: int) -> None:
-    assert token_views(images_bytes) == views
+@pytest.mark.parametrize(("bytes_too_many", "made"), [(0, True), (4, False)])
+def test_copies_to_distil_from_are_made_beforehand_where_they_fit_in_memory(
+    bytes_too_many: int, made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = MEMORY_LIMIT // (1 + TOKEN_VIEWS) // 4 + bytes_too_many // 4
+    rows = torch.zeros(1, 1, 1, 1).expand(1, 1, 1, numbers)  # one number in memory
+    source = cast(Source, SimpleNamespace(trunk=None, train=Batches(rows, torch.zeros(1, dtype=torch.long))))
+    monkeypatch.setattr(parts, "tokens_of", lambda *_, **__: torch.ones(1))
+    task = PartTask(cast(Any, None), Work(tmp_path), 0, (0,), 1, "cpu")
+    save_tokens(task, source, lambda what, share: None)
+    assert (task.work.load_tokens() is not None) == made

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from tiny_split import write_digits, write_model
 from edgevit.models.vit import ViTConfig, uniform_blocks
 from edgevit.split.bundle import Bundle
 from edgevit.split.job import SplitResult, run_split
-from edgevit.split.options import RETRAINING, SplitJob, SplitOptions
+from edgevit.split.options import SplitJob, SplitOptions
 from edgevit.split.sizing import planned_part
+from edgevit.train.options import TrainOptions
 
 CONFIG = ViTConfig((8, 8), 4, 24, uniform_blocks(2, 6, 8, 48), 4)
 DEFAULT, SMALLEST = 4, 5  # heads pruned of 6, for two parts
@@ -102,7 +103,7 @@ def whole(site: Site) -> SplitResult:
     options = SplitOptions(
         2,
         fleet=site.folder / "fleet.toml",
-        retraining=replace(RETRAINING, epochs=EPOCHS),
+        retraining=TrainOptions(epochs=EPOCHS),
         device="cpu",
         threads=1,
         jobs=1,
