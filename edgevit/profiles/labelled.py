@@ -8,8 +8,9 @@ import numpy as np
 
 from edgevit.artifact import Array, Artifact
 from edgevit.data import LabelledData, open_data
-from edgevit.errors import Unsupported, UsageError
+from edgevit.errors import UsageError
 from edgevit.profiles.accuracy import class_indices, spread, top_shares
+from edgevit.profiles.feeds import image_steps
 from edgevit.profiles.parity import run_rows
 from edgevit.runtimes.base import Session, open_session
 
@@ -62,9 +63,7 @@ def logits_on(session: Session, found: LabelledData) -> Array:
 
 
 def preprocessed(artifact: Artifact, pictures: list[Array], *, cropped: bool = False) -> dict[str, Array]:
-    """Images, or their crops, as the artifact's only input; Unsupported where it takes anything else."""
-    spec, preprocess = artifact.manifest.image_input(), artifact.manifest.preprocess
-    if spec is None or preprocess is None or len(artifact.manifest.inputs) != 1:
-        raise Unsupported(f"{artifact.path} does not take one image", hint="leave --data out")
+    """Images, or their crops, as the artifact's only input; UsageError where it takes anything else."""
+    spec, preprocess = image_steps(artifact)
     steps = preprocess.after_crop() if cropped else preprocess
     return {spec.name: steps.batch(pictures).astype(spec.dtype, copy=False)}

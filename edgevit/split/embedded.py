@@ -45,20 +45,11 @@ class Missing:
         return {"part": self.part, "classes": list(self.classes), "reason": self.reason}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Fused logits (B, classes), and what they were made from.
+class Gathered:
+    """What an answer says of the parts it was made from: ``parts`` sub-models, without those that are ``missing``."""
 
-    parts    sub-models of the bundle
-    missing  those that gave nothing, in the bundle's order
-    ms       wall time of everything, and of each sub-model and of "fusion" alone
-    """
-
-    logits: Array
     parts: int
     missing: tuple[Missing, ...]
-    latency_ms: float
-    ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def answered(self) -> int:
@@ -75,6 +66,22 @@ class Answer:
         parts = ", ".join(one.part for one in self.missing)
         classes = ", ".join(label for one in self.missing for label in one.classes)
         return f"degraded {self.answered}/{self.parts} (missing: {parts}; classes {classes})"
+
+
+@dataclass(frozen=True)
+class Answer(Gathered):
+    """Fused logits (B, classes), and what they were made from.
+
+    parts    sub-models of the bundle
+    missing  those that gave nothing, in the bundle's order
+    ms       wall time of everything, and of each sub-model and of "fusion" alone
+    """
+
+    logits: Array
+    parts: int
+    missing: tuple[Missing, ...]
+    latency_ms: float
+    ms: Mapping[str, float] = field(default_factory=dict)
 
 
 class Fusion:

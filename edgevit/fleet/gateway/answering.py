@@ -18,13 +18,13 @@ from edgevit.images import decode
 from edgevit.profiles.parity import run_rows
 from edgevit.runtimes.base import open_session
 from edgevit.split.bundle import content_sha256, is_bundle
-from edgevit.split.embedded import Answer, BundleSession, Missing
+from edgevit.split.embedded import BundleSession, Gathered, Missing
 
 HERE = "this process"
 
 
 @dataclass(frozen=True)
-class Said:
+class Said(Gathered):
     """One answer: outputs by name, and what it was made from."""
 
     outputs: Mapping[str, Array]
@@ -33,18 +33,6 @@ class Said:
     latency_ms: float
     timings: tuple[PartTiming, ...] = field(default=())
     trace: str = ""  # of a fleet's answer: what the nodes' logs name it by
-
-    @property
-    def answered(self) -> int:
-        return self.parts - len(self.missing)
-
-    @property
-    def degraded(self) -> bool:
-        return bool(self.missing)
-
-    def sentence(self) -> str:
-        """``4/4 sub-models``, or ``degraded 3/4 (missing: part-2; classes 4, 5)``."""
-        return Answer(next(iter(self.outputs.values())), self.parts, self.missing, self.latency_ms).sentence()
 
 
 class Answering(Protocol):

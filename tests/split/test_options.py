@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+
+from edgevit.split.options import FusionOptions
+
+
+@pytest.mark.parametrize(
+    ("images", "views", "epochs"), [(10, 16, 60), (1_437, 16, 31), (2_500, 9, 30), (50_000, 4, 10), (10**6, 4, 10)]
+)
+def test_the_fusion_head_sees_more_copies_of_fewer_images_and_more_epochs_of_those(
+    images: int, views: int, epochs: int
+) -> None:
+    options = FusionOptions()
+    assert options.views_for(images) == views
+    assert options.epochs_for((1 + views) * images) == epochs
+
+
+def test_what_was_asked_for_is_not_fitted() -> None:
+    options = FusionOptions(epochs=3, views=0)
+    assert (options.views_for(10), options.epochs_for(10)) == (0, 3)
