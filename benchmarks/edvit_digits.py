@@ -337,37 +337,38 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean} ± {100 * half:.2f}"
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a line per (variant, N)."""
-    lines = [
-        "| variant | N | seeds | trunk | fused | 1 missing | worst | 2 missing | worst "
-        "| untrained for it: 1 missing | 2 missing | params | MACs | CPU s |",
-        "|---" * 14 + "|",
-    ]
+Rows = Sequence[dict[str, Any]]
+FUSIONS = {
+    "as shipped": (),
+    "never without a part": ("without_degradation_training",),
+    "without the trunk's answers": ("fusion_from_labels_alone",),
+}
+
+
+def table(rows: Rows) -> str:
+    """Markdown: a line per (variant, N), then one per way to train the fusion head, then the artifacts."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
         if "fused" in row:
             groups.setdefault((row["variant"], row["parts"]), []).append(row)
+    losses = (("fused",), ("missing_one", "mean"), ("missing_one", "worst"), ("missing_two", "mean"))
+    lines = []
+    if groups:
+        lines = [f"The trunk: {interval([row['trunk'] for row in rows if 'trunk' in row][:1])} %.\n"]
+    lines += [
+        "| variant | N | seeds | fused | 1 missing | worst | 2 missing | params | MACs | CPU s |",
+        "|---" * 10 + "|",
+    ]
     for (variant, parts), group in groups.items():
-
-        def over(*path: str, group: list[dict[str, Any]] = group) -> str:
-            values = []
-            for row in group:
-                for step in path:
-                    row = row and row[step]
-                values.append(row)
-            return "—" if None in values else interval(values)  # type: ignore[arg-type]
-
         size = max((one for row in group for one in row["sizes"]), key=lambda one: one["params"])
-        plain = "without_degradation_training"
-        measured = (
-            ("trunk",), ("fused",), ("missing_one", "mean"), ("missing_one", "worst"), ("missing_two", "mean"),
-            ("missing_two", "worst"), (plain, "missing_one", "mean"), (plain, "missing_two", "mean"),
-        )  # fmt: skip
-        cells = [variant, str(parts), str(len(group)), *(over(*path) for path in measured)]
+        cells = [variant, str(parts), str(len(group)), *(over(group, *path) for path in losses)]
         cells += [f"{size['params']:,}", f"{size['macs']:,}"]
         cells.append(f"{statistics.mean(row['cpu_seconds']['whole'] for row in group):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
+    lines += ["\n| the fusion head | N | fused | 1 missing | worst | 2 missing |", "|---" * 6 + "|"]
+    for (variant, parts), group in groups.items():
+        for name, path in FUSIONS.items() if variant == "ours" else ():
+            lines.append("| " + " | ".join([name, str(parts), *(over(group, *path, *loss) for loss in losses)]) + " |")
     for row in rows:
         if "ratios" in row:
             found = ", ".join(f"{name} ÷ {value:.1f}" for name, value in row["ratios"].items())
@@ -375,6 +376,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 f"\nartifacts, N = {row['parts']}: trunk over largest sub-model: {found}; {row['whole_seconds']:.0f} s"
             )
     return "\n".join(lines)
+
+
+def over(group: Rows, *path: str) -> str:
+    """One figure of all seeds; a dash where there is none."""
+    values: list[Any] = []
+    for row in group:
+        value: Any = row
+        for step in path:
+            value = value and value[step]
+        values.append(value)
+    return "—" if None in values else interval(values)
 
 
 def trained_trunk(path: Path) -> str:
