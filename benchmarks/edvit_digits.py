@@ -1,6 +1,6 @@
 """ED-ViT on real handwritten digits: accuracy and size against the number of parts, and against other ways to split.
 
-    python benchmarks/edvit_digits.py --processes 2     # all rows that are not there yet, about 6 hours of a core in all
+    python benchmarks/edvit_digits.py --processes 2     # all rows that are not there yet, about 6 hours of a core
     python benchmarks/edvit_digits.py --table           # only print what is there
     python benchmarks/edvit_digits.py --only ours       # rows of one variant
 
