@@ -141,17 +141,17 @@ def measure(key: Key, trunk: str) -> dict[str, Any]:
     held_out = gather([features_of(sub, given.held_out, CPU) for sub in subs], given.held_out.labels)
     seconds = {name: sum(row[3][name] for row in made) for name in ("importance", "retraining")}
     seconds["features"] = time.process_time() - trained
-    recipe = replace(options.fusion, seed=seed)
-    fused = fusion(train, held_out, recipe)
+    fusing = replace(options.fusion, seed=seed)
+    fused = fusion(train, held_out, fusing)
     seconds["whole"] = time.process_time() - begun
     if variant == "ours":
-        fused["fusion_from_labels_alone"] = fusion(replace(train, trunk=None), held_out, recipe)
+        fused["fusion_from_labels_alone"] = fusion(replace(train, trunk=None), held_out, fusing)
     return {
         "recipe": recipe_of(key),
         "variant": variant, "parts": parts, "seed": seed, "partition": [list(group) for group in groups],
         "heads_pruned": None if variant == "cnn" else pruned(options), "trunk": evaluate(given.trunk, given.held_out),
         **fused,
-        "without_degradation_training": fusion(train, held_out, replace(recipe, missing=0.0)),
+        "without_degradation_training": fusion(train, held_out, replace(fusing, missing=0.0)),
         "own": [row[1] for row in made], "sizes": [asdict(row[2]) for row in made],
         "cpu_seconds": {name: round(value, 1) for name, value in seconds.items()},
     }  # fmt: skip
@@ -352,9 +352,7 @@ def table(rows: Rows) -> str:
         if "fused" in row:
             groups.setdefault((row["variant"], row["parts"]), []).append(row)
     losses = (("fused",), ("missing_one", "mean"), ("missing_one", "worst"), ("missing_two", "mean"))
-    lines = []
-    if groups:
-        lines = [f"The trunk: {interval([row['trunk'] for row in rows if 'trunk' in row][:1])} %.\n"]
+    lines = [f"Trunk {100 * group[0]['trunk']:.2f} %.\n" for group in list(groups.values())[:1]]  # one for all rows
     lines += [
         "| variant | N | seeds | fused | 1 missing | worst | 2 missing | params | MACs | CPU s |",
         "|---" * 10 + "|",
@@ -366,8 +364,9 @@ def table(rows: Rows) -> str:
         cells.append(f"{statistics.mean(row['cpu_seconds']['whole'] for row in group):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["\n| the fusion head | N | fused | 1 missing | worst | 2 missing |", "|---" * 6 + "|"]
-    for (variant, parts), group in groups.items():
-        for name, path in FUSIONS.items() if variant == "ours" else ():
+    ours = {parts: group for (variant, parts), group in groups.items() if variant == "ours"}
+    for parts, group in ours.items():
+        for name, path in FUSIONS.items():
             lines.append("| " + " | ".join([name, str(parts), *(over(group, *path, *loss) for loss in losses)]) + " |")
     for row in rows:
         if "ratios" in row:

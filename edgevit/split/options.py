@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgevit.errors import UnknownName, UsageError
-from edgevit.train.options import TrainOptions
+from edgevit.train.options import TrainOptions, fitted
 
 Mode = Literal["negatives", "distil"]
 Scoring = Literal["exact", "taylor", "random", "magnitude"]
@@ -37,12 +37,11 @@ class FusionOptions:
 
     def views_for(self, images: int) -> int:
         """Augmented copies of each of so many training images."""
-        fitting = round(_FEATURES_OF / max(images, 1)) - 1
-        return min(16, max(4, fitting)) if self.views is None else self.views
+        return fitted(_FEATURES_OF, images, 5, 17) - 1 if self.views is None else self.views
 
     def epochs_for(self, images: int) -> int:
         """The number of epochs for so many images, their copies among them."""
-        return self.epochs or min(60, max(10, round(_FEATURES_SHOWN / max(images, 1))))
+        return self.epochs or fitted(_FEATURES_SHOWN, images, 10, 60)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from edgevit.split.options import Mode
 from edgevit.train.batches import Batches
 from edgevit.train.epochs import FullPrecision, Loss, Progress, Run, Steps, adamw, run_epochs
 from edgevit.train.optim import Ema
-from edgevit.train.options import TrainOptions
+from edgevit.train.options import TrainOptions, fitted
 
 IMAGES_SHOWN = 20_000  # to each part, where the number of epochs is not given
 TOKEN_VIEWS = 10  # augmented copies whose class tokens are computed beforehand
@@ -136,7 +136,7 @@ def _fitted_epochs(lesson: Lesson) -> int:
     """As many as show about ``IMAGES_SHOWN`` images, whatever share of all images is the part's own; 10 to 100."""
     everything = lesson.trunk.config.num_classes
     shown = draw_rows(lesson.train.labels, lesson.classes, everything, torch.Generator())
-    return min(100, max(10, round(IMAGES_SHOWN / len(shown))))
+    return fitted(IMAGES_SHOWN, len(shown), 10, 100)
 
 
 def _shown(lesson: Lesson) -> tuple[Batches, TrainOptions]:

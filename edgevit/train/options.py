@@ -74,7 +74,12 @@ class TrainOptions:
 
     def epochs_for(self, images: int) -> int:
         """The number of epochs for a training set of this size."""
-        return self.epochs or min(100, max(10, round(_IMAGES_SHOWN / max(images, 1))))
+        return self.epochs or fitted(_IMAGES_SHOWN, images, 10, 100)
+
+
+def fitted(shown: int, images: int, least: int, most: int) -> int:
+    """How often so many images are shown to make about ``shown`` in all, from ``least`` to ``most`` times."""
+    return min(most, max(least, round(shown / max(images, 1))))
 
 
 def flag(field: str) -> str:
