@@ -22,8 +22,9 @@ _PIXELS = 3 * 32 * 32
 
 @dataclass(frozen=True)
 class _Layout:
-    """File names of one published format; ``label_at`` is the byte of a binary record that holds the label."""
+    """File names of one published format of ``which``; ``label_at`` is the byte of a binary record with the label."""
 
+    which: str
     train: tuple[str, ...]
     test: str
     names: str
@@ -33,24 +34,30 @@ class _Layout:
     names_key: str = "label_names"
 
 
+_HOLDS = "give the folder that holds data_batch_1.bin or data_batch_1 (cifar10), train.bin or train (cifar100)"
 _BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 _BINARY = (
-    _Layout(tuple(f"{name}.bin" for name in _BATCHES), "test_batch.bin", "batches.meta.txt"),
-    _Layout(("train.bin",), "test.bin", "fine_label_names.txt", label_bytes=2, label_at=1),
+    _Layout("cifar10", tuple(f"{name}.bin" for name in _BATCHES), "test_batch.bin", "batches.meta.txt"),
+    _Layout("cifar100", ("train.bin",), "test.bin", "fine_label_names.txt", label_bytes=2, label_at=1),
 )
 _PICKLED = (
-    _Layout(_BATCHES, "test_batch", "batches.meta"),
-    _Layout(("train",), "test", "meta", key="fine_labels", names_key="fine_label_names"),
+    _Layout("cifar10", _BATCHES, "test_batch", "batches.meta"),
+    _Layout("cifar100", ("train",), "test", "meta", key="fine_labels", names_key="fine_label_names"),
 )
 
 
-def read(folder: Path, split: str) -> tuple[Array, Array, tuple[str, ...]]:
-    """((N, 32, 32, 3) uint8, (N,) int64, class names) of a folder; ``split`` is all, train or held-out (the test file).
+def read(folder: Path, split: str, which: str) -> tuple[Array, Array, tuple[str, ...]]:
+    """((N, 32, 32, 3) uint8, (N,) int64, class names) of a folder with ``which``, cifar10 or cifar100 (fine labels).
+    ``split`` is all, train or held-out (the test file).
 
     Missing batches after the first are left out, so that a part of the download can be used. Raises UsageError naming
-    the file that is missing or malformed.
+    the file that is missing or malformed, and for a folder of the other data set.
     """
     layout, batch, names = _recognise(folder)
+    if layout.which != which:
+        raise UsageError(
+            f"{folder} holds {layout.train[0]}, which is not of {which}", hint=f"write {layout.which}:{folder}"
+        )
     train = [folder / name for name in layout.train if (folder / name).is_file()]
     files = {"train": train, "held-out": [folder / layout.test], "all": [*train, folder / layout.test]}[split]
     parts = [batch(path, layout) for path in files]
@@ -70,18 +77,14 @@ _Names = Callable[[Path, _Layout], tuple[str, ...]]
 
 def _recognise(folder: Path) -> tuple[_Layout, _Batch, _Names]:
     if not folder.is_dir():
-        raise UsageError(
-            f"{folder}: no such folder", hint="give the folder that holds data_batch_1.bin or data_batch_1"
-        )
+        raise UsageError(f"{folder}: no such folder", hint=_HOLDS)
     for layout in _BINARY:
         if (folder / layout.train[0]).is_file():
             return layout, _binary_batch, _binary_names
     for layout in _PICKLED:
         if (folder / layout.train[0]).is_file():
             return layout, _pickled_batch, _pickled_names
-    raise UsageError(
-        f"{folder}: no CIFAR files here", hint="give the folder that holds data_batch_1.bin or data_batch_1"
-    )
+    raise UsageError(f"{folder}: no CIFAR files here", hint=_HOLDS)
 
 
 def _bytes(path: Path) -> bytes:

@@ -75,7 +75,7 @@ ImageSize = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")]
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="SRC", help="digits, samples, folder:PATH, npz:PATH or cifar10:PATH."),
+    typer.Option("--data", metavar="SRC", help="digits, samples, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH."),
 ]
 
 
@@ -142,7 +142,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Checkpoint to write (.safetensors).", show_default=False)],
     data: Annotated[
-        str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH.")
+        str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
     ] = "digits",
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: fitted to the data's size.")] = None,
     batch_size: Annotated[int, typer.Option(min=2)] = RECIPE.batch_size,
@@ -563,7 +563,7 @@ def split(
     parts: Annotated[int, typer.Option("--parts", min=1, help="How many sub-models.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Bundle folder to write.", show_default=False)],
     data: Annotated[
-        str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH.")
+        str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
     ] = "digits",
     weights: Weights = None,
     target: Annotated[

@@ -1,4 +1,4 @@
-"""Where images with labels come from: digits, samples, folder:PATH, npz:PATH, cifar10:PATH.
+"""Where images with labels come from: digits, samples, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.
 
 numpy and pillow only, so that a device can verify on real data; scikit-learn and scikit-image (extra ``data``) are
 needed just for ``digits`` and ``samples``. Nothing is ever downloaded.
@@ -26,7 +26,7 @@ Split = Literal["all", "train", "held-out"]
 
 HELD_OUT = 0.2
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-SCHEMES = ("digits", "samples", "folder:PATH", "npz:PATH", "cifar10:PATH")
+SCHEMES = ("digits", "samples", "folder:PATH", "npz:PATH", "cifar10:PATH", "cifar100:PATH")
 _HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
 _CROP = 320
 # Colour photos inside the wheels, (package, path below it). Others of skimage.data would be downloaded on first use.
@@ -110,7 +110,7 @@ def open_data(spec: str, *, split: Split = "all", seed: int = 0) -> LabelledData
     scheme, colon, path = spec.partition(":")
     if scheme in ("digits", "samples") and not colon:
         return _split(_digits() if scheme == "digits" else _samples(), split, seed)
-    known = {"folder": _folder, "npz": _npz, "cifar10": _cifar, "crops": _crops}
+    known = {"folder": _folder, "npz": _npz, "cifar10": _cifar, "cifar100": _cifar, "crops": _crops}
     if scheme not in known or not colon:
         if scheme in known:
             raise UsageError(f"data source {spec!r} lacks its path", hint=f"write {scheme}:PATH")
@@ -365,5 +365,5 @@ def _checked_labels(
 
 
 def _cifar(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
-    images, labels, classes = cifar.read(path, split)
+    images, labels, classes = cifar.read(path, split, spec.partition(":")[0])
     return LabelledData(spec, _in_memory(images), labels, classes)

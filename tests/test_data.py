@@ -291,9 +291,12 @@ def test_cifar_100_binary_uses_the_fine_label(tmp_path: Path) -> None:
     for name in ("train.bin", "test.bin"):
         (tmp_path / name).write_bytes(np.hstack([coarse, labels[:, None], images]).tobytes())
     (tmp_path / "fine_label_names.txt").write_text("\n".join(NAMES))
-    found = open_data(f"cifar10:{tmp_path}", split="held-out")
+    found = open_data(f"cifar100:{tmp_path}", split="held-out")
     assert found.labels is not None
     assert found.labels.tolist() == labels.tolist()
+    with pytest.raises(UsageError, match=r"train\.bin, which is not of cifar10") as refused:
+        open_data(f"cifar10:{tmp_path}")
+    assert refused.value.hint == f"write cifar100:{tmp_path}"
 
 
 class Malicious:

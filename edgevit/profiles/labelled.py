@@ -46,7 +46,7 @@ def held_out(artifact: Artifact, source: str) -> LabelledData:
 
 def held_out_from(source: str, trained_on: str | None) -> LabelledData:
     """Without what a model trained on ``trained_on`` has seen, where the source has a fixed part for that."""
-    fixed = source.partition(":")[0] in ("digits", "cifar10")
+    fixed = source.partition(":")[0] in ("digits", "cifar10", "cifar100")
     return open_data(source, split="held-out" if fixed or source == trained_on else "all")
 
 
