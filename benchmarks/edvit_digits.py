@@ -3,13 +3,19 @@
     python benchmarks/edvit_digits.py --processes 2     # all rows that are not there yet, about 6 hours of a core
     python benchmarks/edvit_digits.py --table           # only print what is there
     python benchmarks/edvit_digits.py --only ours       # rows of one variant
+    python benchmarks/edvit_digits.py --inner           # what recipes are chosen by: the 360 held-out digits unseen
 
 One row per (variant, N, seed) in results/edvit_digits.json, written as soon as it is measured; a row that is there is
-not measured again. The trunk is the same for all rows (``--trunk``; it is trained if there is none), a seed decides the
-partition, the order and augmentation of images, and the fusion head. One thread per process.
+not measured again. The trunk is the same for all rows (``--trunk``; it is trained if there is none, and rows of another
+are measured again), a seed decides the partition, the order and augmentation of images, and the fusion head. One thread
+per process. "Augmented" are the held-out digits with ten augmented copies of each: more pictures, though not more
+digits. ``--inner`` holds a fifth of the 1,437 training images out from a trunk and from splits of their own
+(results/edvit_inner.json).
 
     ours                 the defaults of ``edgevit split``
     negatives            sub-models that learn from the labels alone, without the trunk
+    few, half, many      images of other classes in an epoch of a sub-model: EC-SNN's count, at least half as many as
+                         of its own, at least as many
     similar, balanced    other partitions
     random, magnitude    pruned without class-wise importance
     cnn                  the same classes, data, epochs and fusion, but each part a plain CNN of at most the MACs and
@@ -30,14 +36,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgevit.data import open_data
 from edgevit.models.edvit import SubModel
 from edgevit.models.macs import count_macs, count_params
 from edgevit.profiles import environment
@@ -46,25 +54,27 @@ from edgevit.split.accuracy import degradation
 from edgevit.split.features import Features, answers_of, features_of, gather, tokens_of
 from edgevit.split.fuse import train_fusion
 from edgevit.split.job import choose_partition, run_split
-from edgevit.split.options import FusionOptions, SplitJob, SplitOptions
+from edgevit.split.options import SplitJob, SplitOptions
 from edgevit.split.parts import Source, load_source, part_seed, score
 from edgevit.split.prune import Size, prune, size_of, smallest_hp
 from edgevit.split.retrain import IMAGES_SHOWN, TOKEN_SEED, TOKEN_VIEWS, Lesson, retrain
 from edgevit.train import TrainOptions, fit
-from edgevit.train.loop import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "edvit_digits.json"
-TRUNK = ROOT / "artifacts" / "edvit" / "trunk.safetensors"
-_TRUNK = ""  # of this process
+RESULTS = ROOT / "benchmarks" / "results"
+WORK = ROOT / "artifacts" / "edvit"
+COPIES, COPIES_SEED = 10, 360  # of every held-out image
 CPU = torch.device("cpu")
-SEEDS = range(5)
+SEEDS, CLASSES = range(5), 10
 PACKAGES = ("edgevit", "torch", "numpy")
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "random": {"importance": "random"},
     "magnitude": {"importance": "magnitude"},
     "negatives": {"mode": "negatives"},
+    "few": {"negatives": 0.0},
+    "half": {"negatives": 0.5},
+    "many": {"negatives": 1.0},
     "balanced": {"partition": "balanced"},
     "similar": {"partition": "similar"},
     "cnn": {},
@@ -73,37 +83,72 @@ Key = tuple[str, int, int]
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, n - 1 degrees of freedom, by n
 
 
-def plan() -> list[Key]:
-    """All rows, those that matter most first."""
-    ours: list[Key] = [("ours", parts, seed) for seed in SEEDS for parts in (5, 10, 3, 2, 1)]
-    whole: list[Key] = [("artifacts", parts, 0) for parts in (5, 10)]
-    others: list[Key] = []
-    for seed in range(3):
-        others += [(name, parts, seed) for parts in (10, 5) for name in ("cnn", "random", "magnitude", "negatives")]
-        others += [(name, 5, seed) for name in ("balanced", "similar")]
-    return [*ours, *whole, *others]
+@dataclass(frozen=True)
+class Experiment:
+    """What the rows of one results file share."""
+
+    results: Path
+    trunk: str
+    data: str
+
+    def plan(self) -> list[Key]:
+        """All rows, those that matter most first."""
+        if self.data != "digits":
+            ways = ("few", "half", "many")
+            return [(name, parts, seed) for seed in range(2) for parts in (3, 5, 2, 10) for name in ways]
+        ours: list[Key] = [("ours", parts, seed) for seed in SEEDS for parts in (5, 10, 3, 2, 1)]
+        whole: list[Key] = [("artifacts", parts, 0) for parts in (5, 10)]
+        others: list[Key] = []
+        for seed in range(3):
+            others += [(name, parts, seed) for parts in (10, 5) for name in ("cnn", "random", "magnitude", "negatives")]
+            others += [(name, 5, seed) for name in ("balanced", "similar")]
+        return [*ours, *whole, *others]
+
+    def trunk_sha256(self) -> str:
+        return hashlib.sha256(Path(self.trunk).read_bytes()).hexdigest()
+
+
+def inner_data() -> str:
+    """The training digits as a source of their own, so that a fifth of them is held out."""
+    path = WORK / "inner.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    train = open_data("digits", split="train")
+    np.savez(path, images=np.stack(list(train.images)), labels=train.labels, classes=np.array(train.classes))
+    return f"npz:{path}"
 
 
 # --- one row -----------------------------------------------------------------------------------------------------
 
 
 @cache
-def source(trunk: str) -> Source:
-    return load_source(SplitJob("vit_edvit", "digits", Path(), SplitOptions(parts=1), weights=trunk))
+def source(of: Experiment) -> Source:
+    return load_source(SplitJob("vit_edvit", of.data, Path(), SplitOptions(parts=1), weights=of.trunk))
 
 
 @cache
-def tokens(trunk: str) -> Tensor:
+def tokens(of: Experiment) -> Tensor:
     """The trunk's class tokens of augmented images: the same for all rows of a process."""
-    given = source(trunk)
+    given = source(of)
     return tokens_of(given.trunk, given.train, CPU, views=TOKEN_VIEWS, seed=TOKEN_SEED)
 
 
 @cache
-def answers(trunk: str, views: int, seed: int) -> Tensor:
+def answers(of: Experiment, views: int, seed: int) -> Tensor:
     """What the trunk says of the fusion head's images: the same for all rows of a seed."""
-    given = source(trunk)
+    given = source(of)
     return answers_of(given.trunk, given.train, CPU, views=views, seed=seed)
+
+
+@cache
+def trunk_accuracy(of: Experiment) -> dict[str, float]:
+    """On the held-out images, and with their copies."""
+    given = source(of)
+    logits = answers_of(given.trunk, given.held_out, CPU, views=COPIES, seed=COPIES_SEED)
+    right = logits.argmax(1) == given.held_out.labels.repeat(1 + COPIES)
+    return {
+        "trunk": float(right[: len(given.held_out)].double().mean()),
+        "trunk_augmented": float(right.double().mean()),
+    }
 
 
 def options_of(key: Key) -> SplitOptions:
@@ -122,36 +167,45 @@ def recipe_of(key: Key) -> str:
     return fingerprint({**options.recipe(), **distilled, "images_shown": IMAGES_SHOWN})
 
 
-def measure(key: Key, trunk: str) -> dict[str, Any]:
-    """Measure one row."""
+def measure(key: Key, of: Experiment) -> dict[str, Any]:
+    """Measure one row. Its seconds leave out what the trunk says of all images, once for all rows."""
     torch.set_num_threads(1)
     if key[0] == "artifacts":
-        return artifacts(key, trunk)
+        return artifacts(key, of)
     variant, parts, seed = key
     options = options_of(key)
-    given = source(trunk)
-    begun = time.process_time()
+    given, views = source(of), options.fusion.views_for(len(source(of).train))
+    said = None if variant == "cnn" else answers(of, views, seed)
+    whole = trunk_accuracy(of)
+    if mode_of(variant, options) == "distil":
+        tokens(of)
     groups = choose_partition(options, given, CPU)
-    made = [make(variant, options, index, classes) for index, classes in enumerate(groups)]
+    made = [make(variant, options, index, classes, of) for index, classes in enumerate(groups)]
     subs = [sub for sub, *_ in made]
-    trained = time.process_time()
-    views = options.fusion.views_for(len(given.train))
-    features = [features_of(sub, given.train, CPU, views=views, seed=seed) for sub in subs]
-    train = gather(features, given.train.labels, None if variant == "cnn" else answers(trunk, views, seed))
-    held_out = gather([features_of(sub, given.held_out, CPU) for sub in subs], given.held_out.labels)
     seconds = {name: sum(row[3][name] for row in made) for name in ("importance", "retraining")}
+    trained = time.process_time()
+    train = gather(
+        [features_of(sub, given.train, CPU, views=views, seed=seed) for sub in subs], given.train.labels, said
+    )
     seconds["features"] = time.process_time() - trained
-    fusing = replace(options.fusion, seed=seed)
-    fused = fusion(train, held_out, fusing)
-    seconds["whole"] = time.process_time() - begun
+    seen = [features_of(sub, given.held_out, CPU, views=COPIES, seed=COPIES_SEED) for sub in subs]
+    augmented = gather(seen, given.held_out.labels)
+    held_out = gather([one[: len(given.held_out)] for one in seen], given.held_out.labels)
+    heading, fusing = time.process_time(), replace(options.fusion, seed=seed)
+    head = train_fusion(train, CLASSES, fusing)
+    seconds["fusion"] = time.process_time() - heading
+    fused = measured(head, held_out, augmented)
     if variant == "ours":
-        fused["fusion_from_labels_alone"] = fusion(replace(train, trunk=None), held_out, fusing)
+        fused["fusion_from_labels_alone"] = measured(
+            train_fusion(replace(train, trunk=None), CLASSES, fusing), held_out, augmented
+        )
+    never = train_fusion(train, CLASSES, replace(fusing, missing=0.0))
     return {
-        "recipe": recipe_of(key),
+        "recipe": recipe_of(key), "trunk_sha256": of.trunk_sha256(),
         "variant": variant, "parts": parts, "seed": seed, "partition": [list(group) for group in groups],
-        "heads_pruned": None if variant == "cnn" else pruned(options), "trunk": evaluate(given.trunk, given.held_out),
+        "heads_pruned": None if variant == "cnn" else pruned(options), **whole,
         **fused,
-        "without_degradation_training": fusion(train, held_out, replace(fusing, missing=0.0)),
+        "without_degradation_training": measured(never, held_out, augmented),
         "own": [row[1] for row in made], "sizes": [asdict(row[2]) for row in made],
         "cpu_seconds": {name: round(value, 1) for name, value in seconds.items()},
     }  # fmt: skip
@@ -168,10 +222,10 @@ def source_config() -> Any:
 
 
 def make(
-    variant: str, options: SplitOptions, index: int, classes: Sequence[int]
+    variant: str, options: SplitOptions, index: int, classes: Sequence[int], of: Experiment
 ) -> tuple[nn.Module, float, Size, dict[str, float]]:
     """One retrained sub-model: itself, its balanced accuracy, its size, seconds of CPU."""
-    given = source(_TRUNK)
+    given = source(of)
     begun = time.process_time()
     size = size_of(given.trunk.config, pruned(options), len(classes) + 1)
     if variant == "cnn":
@@ -184,18 +238,19 @@ def make(
     scored = time.process_time()
     recipe = replace(options.retraining, seed=part_seed(options.seed, index))
     mode = mode_of(variant, options)
-    lesson = Lesson(given.trunk, tuple(classes), given.train, given.held_out, mode, recipe, CPU)
-    if mode == "distil":
-        lesson = replace(lesson, tokens=tokens(_TRUNK))
+    known = tokens(of) if mode == "distil" else None
+    lesson = Lesson(
+        given.trunk, tuple(classes), given.train, given.held_out, mode, recipe, CPU, options.negatives, known
+    )
     with tempfile.TemporaryDirectory() as folder:
         averaged, accuracy = retrain(sub, lesson, state_file=Path(folder) / "state", recipe={})
     return averaged, accuracy, size, {"importance": scored - begun, "retraining": time.process_time() - scored}
 
 
-def fusion(train: Features, held_out: Features, options: FusionOptions) -> dict[str, Any]:
-    """Train a head and measure it."""
-    found = degradation(train_fusion(train, 10, options), held_out)
-    row: dict[str, Any] = {"fused": found.fused}
+def measured(head: nn.Module, held_out: Features, augmented: Features) -> dict[str, Any]:
+    """What a fusion head makes of the features."""
+    found = degradation(head, held_out)
+    row: dict[str, Any] = {"fused": found.fused, **on_copies(head, augmented)}
     for name, count in (("missing_one", 1), ("missing_two", 2)):
         left = found.missing(count)
         row[name] = left and {"mean": left.mean, "worst": left.worst}
@@ -203,6 +258,15 @@ def fusion(train: Features, held_out: Features, options: FusionOptions) -> dict[
         (len(hurt) for case, hurt in found.suffering.items() if len(case) == 1), default=0
     )
     return row
+
+
+@torch.no_grad()
+def on_copies(head: nn.Module, augmented: Features) -> dict[str, float]:
+    """Accuracy and cross entropy with all parts present, on the held-out images and their copies."""
+    logits = head(*augmented.parts, torch.ones(len(augmented), len(augmented.parts)))
+    right = logits.argmax(1) == augmented.labels
+    entropy = nn.functional.cross_entropy(logits, augmented.labels)
+    return {"fused_augmented": float(right.double().mean()), "cross_entropy_augmented": float(entropy)}
 
 
 class PlainCnn(nn.Module):
@@ -245,17 +309,17 @@ class PlainCnn(nn.Module):
             width += 1
 
 
-def artifacts(key: Key, trunk: str) -> dict[str, Any]:
+def artifacts(key: Key, of: Experiment) -> dict[str, Any]:
     """``edgevit split`` from trunk to bundle: what the artifacts themselves say."""
     _, parts, seed = key
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         job = SplitJob(
             "vit_edvit",
-            "digits",
+            of.data,
             Path(folder) / "bundle",
             SplitOptions(parts=parts, seed=seed, jobs=1, threads=1),
-            weights=trunk,
+            weights=of.trunk,
         )
         begun = time.perf_counter()
         record = run_split(job, lambda what, share: None).record()
@@ -265,6 +329,7 @@ def artifacts(key: Key, trunk: str) -> dict[str, Any]:
     ratios = {name: whole[name] / largest[name] for name in ("params", "macs", "bytes")}
     return {
         "recipe": recipe_of(key),
+        "trunk_sha256": of.trunk_sha256(),
         "variant": "artifacts",
         "parts": parts,
         "seed": seed,
@@ -277,37 +342,43 @@ def artifacts(key: Key, trunk: str) -> dict[str, Any]:
 # --- all rows ----------------------------------------------------------------------------------------------------
 
 
-def load() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"about": {}, "rows": []}
+def load(results: Path = RESULTS / "edvit_digits.json") -> dict[str, Any]:
+    return json.loads(results.read_text()) if results.exists() else {"about": {}, "rows": []}
 
 
 def key_of(row: dict[str, Any]) -> Key:
     return row["variant"], row["parts"], row["seed"]
 
 
-def save(report: dict[str, Any]) -> None:
-    order = {key: place for place, key in enumerate(plan())}
+def save(report: dict[str, Any], of: Experiment) -> None:
+    order = {key: place for place, key in enumerate(of.plan())}
     report["rows"].sort(key=lambda row: order.get(key_of(row), len(order)))
-    scratch = RESULTS.with_suffix(".half")
+    scratch = of.results.with_suffix(".half")
     scratch.write_text(json.dumps(report, indent=1) + "\n")
-    scratch.replace(RESULTS)
+    scratch.replace(of.results)
 
 
-def start(trunk: str) -> None:
-    global _TRUNK
-    _TRUNK = trunk
+def missing(of: Experiment) -> list[Key]:
+    """Rows of the plan that are not there, or are of another recipe or trunk."""
+    trunk = of.trunk_sha256()
+    rows = {key_of(row): row for row in load(of.results)["rows"]}
+    return [
+        key
+        for key in of.plan()
+        if key not in rows or rows[key]["recipe"] != recipe_of(key) or rows[key].get("trunk_sha256") != trunk
+    ]
 
 
-def run(keys: Sequence[Key], trunk: str, processes: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, start, (trunk,)) as pool:
-        waiting = {pool.submit(measure, key, trunk): key for key in keys}
+def run(keys: Sequence[Key], of: Experiment, processes: int) -> None:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(measure, key, of): key for key in keys}
         for done in as_completed(waiting):
             row = done.result()
-            report = load()
-            report["rows"] = [old for old in report["rows"] if key_of(old) != key_of(row)] + [row]
+            report = load(of.results)
+            others = [old for old in report["rows"] if key_of(old) != key_of(row)]
+            report["rows"] = [old for old in others if old.get("trunk_sha256") == row["trunk_sha256"]] + [row]
             report["about"] = about()
-            save(report)
+            save(report, of)
             print(f"{waiting[done]}: {row.get('fused', row.get('ratios'))} {row.get('cpu_seconds', '')}", flush=True)
 
 
@@ -346,25 +417,31 @@ FUSIONS = {
 
 
 def table(rows: Rows) -> str:
-    """Markdown: a line per (variant, N), then one per way to train the fusion head, then the artifacts."""
+    """Markdown: a line per (variant, N), then one per way to train the fusion head, then the artifacts. "Classes hurt"
+    is the most that lose ten points or more of their images when any one part is missing."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
         if "fused" in row:
             groups.setdefault((row["variant"], row["parts"]), []).append(row)
     losses = (("fused",), ("missing_one", "mean"), ("missing_one", "worst"), ("missing_two", "mean"))
-    lines = [f"Trunk {100 * group[0]['trunk']:.2f} %.\n" for group in list(groups.values())[:1]]  # one for all rows
-    lines += [
-        "| variant | N | seeds | fused | 1 missing | worst | 2 missing | params | MACs | CPU s |",
-        "|---" * 10 + "|",
+    trunk = next((f"{100 * row['trunk']:.2f} %, augmented {100 * row['trunk_augmented']:.2f} %" for row in rows), "—")
+    lines = [
+        f"Trunk {trunk}.\n",  # one for all rows
+        "| variant | N | seeds | fused | augmented | 1 missing | worst | 2 missing "
+        "| classes hurt | params | MACs | CPU s |",
+        "|---" * 12 + "|",
     ]
     for (variant, parts), group in groups.items():
         size = max((one for row in group for one in row["sizes"]), key=lambda one: one["params"])
-        cells = [variant, str(parts), str(len(group)), *(over(group, *path) for path in losses)]
+        cells = [variant, str(parts), str(len(group)), over(group, "fused"), over(group, "fused_augmented")]
+        cells += [over(group, *path) for path in losses[1:]]
+        cells += ["—" if parts == 1 else str(max(row["most_classes_suffering"] for row in group))]
         cells += [f"{size['params']:,}", f"{size['macs']:,}"]
-        cells.append(f"{statistics.mean(row['cpu_seconds']['whole'] for row in group):.0f}")
+        cells.append(f"{statistics.mean(sum(row['cpu_seconds'].values()) for row in group):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["\n| the fusion head | N | fused | 1 missing | worst | 2 missing |", "|---" * 6 + "|"]
     ours = {parts: group for (variant, parts), group in groups.items() if variant == "ours"}
+    if ours:
+        lines += ["\n| the fusion head | N | fused | 1 missing | worst | 2 missing |", "|---" * 6 + "|"]
     for parts, group in ours.items():
         for name, path in FUSIONS.items():
             lines.append("| " + " | ".join([name, str(parts), *(over(group, *path, *loss) for loss in losses)]) + " |")
@@ -388,27 +465,35 @@ def over(group: Rows, *path: str) -> str:
     return "—" if None in values else interval(values)
 
 
-def trained_trunk(path: Path) -> str:
+def experiment(inner: bool, trunk: Path | None) -> Experiment:
+    """The rows that are asked for; their trunk is trained if there is none."""
+    name = "inner" if inner else "digits"
+    data = inner_data() if inner else "digits"
+    path = trunk or WORK / f"trunk-{name}.safetensors"
     if not path.exists():
         print(f"training the trunk at {path}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fit("vit_edvit", "digits", path, options=TrainOptions())
-    return str(path)
+        fit("vit_edvit", data, path, options=TrainOptions())
+    return Experiment(RESULTS / f"edvit_{name}.json", str(path), data)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trunk", type=Path, default=TRUNK)
+    parser.add_argument("--trunk", type=Path)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=[*VARIANTS, "artifacts"])
+    parser.add_argument("--parts", type=int, nargs="+", help="rows of these N")
     parser.add_argument("--rows", type=int, help="at most so many")
+    parser.add_argument("--inner", action="store_true")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
+    results = RESULTS / f"edvit_{'inner' if asked.inner else 'digits'}.json"
     if not asked.table:
-        done = {key_of(row) for row in load()["rows"] if row["recipe"] == recipe_of(key_of(row))}
-        keys = [key for key in plan() if key not in done and (not asked.only or key[0] in asked.only)][: asked.rows]
-        run(keys, trained_trunk(asked.trunk), asked.processes)
-    print(table(load()["rows"]))
+        of = experiment(asked.inner, asked.trunk)
+        keys = [key for key in missing(of) if not asked.only or key[0] in asked.only]
+        keys = [key for key in keys if not asked.parts or key[1] in asked.parts]
+        run(keys[: asked.rows], of, asked.processes)
+    print(table(load(results)["rows"]))
     return 0
 
 

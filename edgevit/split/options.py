@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,6 +55,8 @@ class SplitOptions:
                     is the smallest number at which all sub-models together take 55 % of the trunk
     importance      how units are scored: exact (one at a time), taylor; random and magnitude are there to compare with
     images          images of each class that scores are taken on
+    negatives       images of other classes that an epoch of a part shows for each image of its own; never fewer than
+                    EC-SNN shows
     retraining      recipe of every sub-model; epochs None shows each about 20,000 images; its seed, device and threads
                     are not looked at
     jobs            sub-models retrained at the same time, each in its own process; None: as many as there are cores,
@@ -68,6 +71,7 @@ class SplitOptions:
     importance: Scoring = "taylor"
     images: int = 16
     mode: Mode = "distil"
+    negatives: float = 0.5
     retraining: TrainOptions = field(default_factory=TrainOptions)
     fusion: FusionOptions = field(default_factory=FusionOptions)
     amp: Amp = "no"
@@ -92,6 +96,7 @@ class SplitOptions:
                 "--heads-pruned, --memory-budget and --fleet each decide how much is pruned", hint="give one of them"
             )
         ranges = {"--parts": self.parts >= 1, "--images": self.images >= 1, "--seed": 0 <= self.seed < 2**32}
+        ranges["negatives"] = 0 <= self.negatives < math.inf
         ranges["--jobs"] = self.jobs is None or self.jobs >= 1
         for name, fine in ranges.items():
             if not fine:

@@ -102,6 +102,7 @@ def make_part(task: PartTask, source: Source, progress: Progress) -> float:
         mode=options.mode,
         options=replace(options.retraining, seed=part_seed(options.seed, task.index), resume=unfinished.is_file()),
         device=device,
+        negatives=options.negatives,
         tokens=task.work.load_tokens(),
     )
 

@@ -39,6 +39,7 @@ class Lesson:
 
     classes    the part's classes, as indices into all of them
     train      images with labels of all classes; ``held_out`` likewise, only ever measured on
+    negatives  images of other classes that an epoch shows for each of its own, if that is more than EC-SNN's count
     tokens     ((1 + views) · N, D), the trunk's class tokens of the images and of augmented copies (``tokens_of`` with
                ``TOKEN_SEED``): then the copies are what is shown, and the trunk need not run again for every part. None
                augments anew in each epoch and asks the trunk each time
@@ -51,6 +52,7 @@ class Lesson:
     mode: Mode
     options: TrainOptions
     device: torch.device
+    negatives: float = 0.0
     tokens: Tensor | None = None
 
 
@@ -100,16 +102,21 @@ def part_labels(labels: Tensor, classes: Sequence[int]) -> Tensor:
     return own
 
 
-def negatives_per_class(images: int, all_classes: int, own_classes: int) -> int:
-    """How many images of each other class one epoch shows: EC-SNN's count, and at least one."""
-    return max(1, int(images / (10 * all_classes) - own_classes))
+def negatives_per_class(images: int, all_classes: int, own_classes: int, wanted: int = 0) -> int:
+    """How many images of each other class one epoch shows: EC-SNN's count, or as many as make ``wanted`` of them all if
+    that is more; at least one."""
+    ec_snn = int(images / (10 * all_classes) - own_classes)
+    return max(1, ec_snn, round(wanted / max(1, all_classes - own_classes)))
 
 
-def draw_rows(labels: Tensor, classes: Sequence[int], all_classes: int, generator: torch.Generator) -> Tensor:
-    """Rows that one epoch of a part shows: all of its classes, ``negatives_per_class`` of each other, ascending."""
-    few = negatives_per_class(len(labels), all_classes, len(classes))
-    own = part_labels(labels, classes) > 0
-    chosen = [own.nonzero().flatten()]
+def draw_rows(
+    labels: Tensor, classes: Sequence[int], all_classes: int, negatives: float, generator: torch.Generator
+) -> Tensor:
+    """Rows that one epoch of a part shows, ascending: all of its classes, and of each other class as many as
+    ``negatives_per_class`` makes of ``negatives`` for each of them."""
+    own = (part_labels(labels, classes) > 0).nonzero().flatten()
+    few = negatives_per_class(len(labels), all_classes, len(classes), round(negatives * len(own)))
+    chosen = [own]
     for label in range(all_classes):
         if label not in classes:
             rows = (labels == label).nonzero().flatten()
@@ -134,9 +141,12 @@ def balanced_accuracy(sub: nn.Module, batches: Batches, device: torch.device, ba
 
 def _fitted_epochs(lesson: Lesson) -> int:
     """As many as show about ``IMAGES_SHOWN`` images, whatever share of all images is the part's own; 10 to 100."""
+    return fitted(IMAGES_SHOWN, len(_rows_of(lesson, torch.Generator())), 10, 100)
+
+
+def _rows_of(lesson: Lesson, generator: torch.Generator) -> Tensor:
     everything = lesson.trunk.config.num_classes
-    shown = draw_rows(lesson.train.labels, lesson.classes, everything, torch.Generator())
-    return fitted(IMAGES_SHOWN, len(shown), 10, 100)
+    return draw_rows(lesson.train.labels, lesson.classes, everything, lesson.negatives, generator)
 
 
 def _shown(lesson: Lesson) -> tuple[Batches, TrainOptions]:
@@ -150,14 +160,13 @@ def _shown(lesson: Lesson) -> tuple[Batches, TrainOptions]:
 
 
 def _sampler(lesson: Lesson) -> Callable[[torch.Generator], Tensor]:
-    labels, classes = lesson.train.labels, lesson.classes
-    everything = lesson.trunk.config.num_classes
+    images = len(lesson.train)
     known = lesson.tokens if lesson.mode == "distil" else None
-    copies = 1 if known is None else len(known) // len(labels)
+    copies = 1 if known is None else len(known) // images
 
     def sample(generator: torch.Generator) -> Tensor:
-        rows = draw_rows(labels, classes, everything, generator)
-        return rows + len(labels) * torch.randint(copies, rows.shape, generator=generator)
+        rows = _rows_of(lesson, generator)
+        return rows + images * torch.randint(copies, rows.shape, generator=generator)
 
     return sample
 

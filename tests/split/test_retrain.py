@@ -60,16 +60,24 @@ def test_negatives_are_as_many_as_ec_snn_takes_and_at_least_one(
     assert negatives_per_class(images, classes, own) == expected
 
 
-def test_an_epoch_shows_every_positive_and_a_few_of_each_other_class() -> None:
-    rows = draw_rows(LABELS, (1, 3), 5, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("wanted", "expected"), [(0, 12), (90, 12), (288, 36), (290, 36)])
+def test_more_negatives_than_ec_snn_takes_are_shared_out_over_the_other_classes(wanted: int, expected: int) -> None:
+    assert negatives_per_class(1437, 10, 2, wanted) == expected
+
+
+@pytest.mark.parametrize(("negatives", "each"), [(0.0, 4), (0.5, 20), (1.0, 40), (9.0, 60)])
+def test_an_epoch_shows_every_positive_and_as_many_of_each_other_class_as_are_asked_for_and_there(
+    negatives: float, each: int
+) -> None:
+    rows = draw_rows(LABELS, (1, 3), 5, negatives, torch.Generator().manual_seed(0))
     shown = torch.bincount(LABELS[rows], minlength=5).tolist()
-    assert shown == [4, 60, 4, 60, 4]
+    assert shown == [each, 60, each, 60, each]
     assert len(set(rows.tolist())) == len(rows)
 
 
 def test_other_negatives_are_shown_in_every_epoch() -> None:
     generator = torch.Generator().manual_seed(0)
-    epochs = [frozenset(draw_rows(LABELS, (1, 3), 5, generator).tolist()) for _ in range(3)]
+    epochs = [frozenset(draw_rows(LABELS, (1, 3), 5, 0.0, generator).tolist()) for _ in range(3)]
     assert len(set(epochs)) == 3
 
 
