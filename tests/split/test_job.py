@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_split import write_digits, write_model
 from typer.testing import CliRunner
 
 from edgevit.amounts import parse_bytes
 from edgevit.cli import app
-from edgevit.data import open_data
+from edgevit.data import LabelledData, open_data
 from edgevit.errors import Interrupted, PlacementImpossible, UnknownName, UsageError
 from edgevit.models.vit import ViTConfig, uniform_blocks
 from edgevit.split.assign import Node
@@ -90,6 +91,27 @@ def interrupted_at(sentence: str) -> Callable[[str, float | None], None]:
     return progress
 
 
+def write_folders(folder: Path, digits: LabelledData) -> str:
+    """``folder:PATH``: a sub-folder of PNG files per class."""
+    for number, label in enumerate(digits.labels):
+        path = folder / "pictures" / f"class-{label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.images[number]).save(path)
+    return f"folder:{folder / 'pictures'}"
+
+
+def write_cifar(folder: Path, digits: LabelledData) -> str:
+    """``cifar100:PATH``: the published binary files, with few images; every record begins with a coarse label."""
+    records = [
+        bytes([99, label]) + np.asarray(Image.fromarray(image).resize((32, 32))).transpose(2, 0, 1).tobytes()
+        for image, label in zip(digits.images, digits.labels, strict=True)
+    ]
+    (folder / "train.bin").write_bytes(b"".join(records[:80]))
+    (folder / "test.bin").write_bytes(b"".join(records[80:]))
+    (folder / "fine_label_names.txt").write_text("\n".join(f"class-{label}" for label in range(4)))
+    return f"cifar100:{folder}"
+
+
 @pytest.fixture(scope="module")
 def story(model: str, data: str, shared: Path) -> Story:
     job = SplitJob(model, data, shared / "whole", replace(QUICK, mode="distil"))
@@ -128,6 +150,17 @@ def test_its_accuracy_table_is_what_the_artifacts_do_on_held_out_images(story: S
             present = [part not in lost for part in range(2)]
             right = session.infer(feeds, present)["logits"].argmax(1) == held_out.labels
             assert np.mean(right) == pytest.approx(expected, abs=1 / len(held_out) + 1e-9)
+
+
+@pytest.mark.parametrize("write", [write_folders, write_cifar])
+def test_image_folders_and_cifar_copies_are_split_like_digits(
+    job: Make, data: str, tmp_path: Path, write: Callable[[Path, LabelledData], str]
+) -> None:
+    source = write(tmp_path, open_data(data).take(range(120)))
+    found = run_split(job(data=source, retraining=TrainOptions(epochs=1)), quiet)
+    assert found.bundle.manifest.classes == tuple(f"class-{label}" for label in range(4))
+    assert found.accuracy.data == source
+    assert found.accuracy.images == len(open_data(source, split="held-out"))
 
 
 def test_what_is_going_on_is_said_part_by_part_and_epoch_by_epoch(story: Story) -> None:
