@@ -1,6 +1,6 @@
 """ED-ViT on real handwritten digits: accuracy and size against the number of parts, and against other ways to split.
 
-    python benchmarks/edvit_digits.py --processes 2     # all rows that are not there yet, about 6 hours of a core
+    python benchmarks/edvit_digits.py --processes 2     # all rows that are not there yet, about 2 hours of two cores
     python benchmarks/edvit_digits.py --table           # only print what is there
     python benchmarks/edvit_digits.py --only ours       # rows of one variant
     python benchmarks/edvit_digits.py --inner           # what recipes are chosen by: the 360 held-out digits unseen
@@ -18,6 +18,7 @@ digits. ``--inner`` holds a fifth of the 1,437 training images out from a trunk 
                          of its own, at least as many
     similar, balanced    other partitions
     random, magnitude    pruned without class-wise importance
+    scratch              not pruned from the trunk at all: sub-models of the same sizes that start from random weights
     cnn                  the same classes, data, epochs and fusion, but each part a plain CNN of at most the MACs and
                          parameters of our sub-model, trained from scratch (Split-CNN's idea, without a trunk)
     artifacts            ``edgevit split`` as a whole (seed 0): sizes and MACs of the exported artifacts, and seconds
@@ -48,6 +49,7 @@ from torch import Tensor, nn
 from edgevit.data import open_data
 from edgevit.models.edvit import SubModel
 from edgevit.models.macs import count_macs, count_params
+from edgevit.models.vit import VisionTransformer
 from edgevit.profiles import environment
 from edgevit.registry import version_of
 from edgevit.split.accuracy import degradation
@@ -66,6 +68,7 @@ WORK = ROOT / "artifacts" / "edvit"
 COPIES, COPIES_SEED = 10, 360  # of every held-out image
 CPU = torch.device("cpu")
 SEEDS, CLASSES = range(5), 10
+TRUNK_EPOCHS = 60  # with the 20 of edgevit train's default, which --inner has, it has not learnt all it can
 PACKAGES = ("edgevit", "torch", "numpy")
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
@@ -77,6 +80,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "many": {"negatives": 1.0},
     "balanced": {"partition": "balanced"},
     "similar": {"partition": "similar"},
+    "scratch": {"importance": "random"},
     "cnn": {},
 }
 Key = tuple[str, int, int]
@@ -100,8 +104,9 @@ class Experiment:
         whole: list[Key] = [("artifacts", parts, 0) for parts in (5, 10)]
         others: list[Key] = []
         for seed in range(3):
-            others += [(name, parts, seed) for parts in (10, 5) for name in ("cnn", "random", "magnitude", "negatives")]
+            others += [(name, parts, seed) for parts in (10, 5) for name in ("cnn", "random", "magnitude", "scratch")]
             others += [(name, 5, seed) for name in ("balanced", "similar")]
+            others += [("negatives", parts, seed) for parts in (10, 5)]
         return [*ours, *whole, *others]
 
     def trunk_sha256(self) -> str:
@@ -234,7 +239,11 @@ def make(
         size = PlainCnn.size(sub)
     else:
         scores = score(given, classes, options.importance, options.images, options.seed + index)
-        sub = SubModel(prune(given.trunk, scores, pruned(options), len(classes)))
+        vit = prune(given.trunk, scores, pruned(options), len(classes))
+        if variant == "scratch":
+            torch.manual_seed(part_seed(options.seed, index))
+            vit = VisionTransformer(vit.config)
+        sub = SubModel(vit)
     scored = time.process_time()
     recipe = replace(options.retraining, seed=part_seed(options.seed, index))
     mode = mode_of(variant, options)
@@ -473,7 +482,7 @@ def experiment(inner: bool, trunk: Path | None) -> Experiment:
     if not path.exists():
         print(f"training the trunk at {path}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fit("vit_edvit", data, path, options=TrainOptions())
+        fit("vit_edvit", data, path, options=TrainOptions() if inner else TrainOptions(epochs=TRUNK_EPOCHS))
     return Experiment(RESULTS / f"edvit_{name}.json", str(path), data)
 
 
