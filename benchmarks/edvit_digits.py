@@ -21,6 +21,7 @@ digits. ``--inner`` holds a fifth of the 1,437 training images out from a trunk 
     scratch              not pruned from the trunk at all: sub-models of the same sizes that start from random weights
     cnn                  the same classes, data, epochs and fusion, but each part a plain CNN of at most the MACs and
                          parameters of our sub-model, trained from scratch (Split-CNN's idea, without a trunk)
+    brief-…              the same with three epochs of retraining instead of all
     artifacts            ``edgevit split`` as a whole (seed 0): sizes and MACs of the exported artifacts, and seconds
 """
 
@@ -83,6 +84,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "scratch": {"importance": "random"},
     "cnn": {},
 }
+BRIEFLY = TrainOptions(epochs=3)
+VARIANTS |= {
+    f"brief-{name}": {**VARIANTS[name], "retraining": BRIEFLY}
+    for name in ("ours", "random", "magnitude", "scratch", "cnn")
+}
 Key = tuple[str, int, int]
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, n - 1 degrees of freedom, by n
 
@@ -107,6 +113,7 @@ class Experiment:
             others += [(name, parts, seed) for parts in (10, 5) for name in ("cnn", "random", "magnitude", "scratch")]
             others += [(name, 5, seed) for name in ("balanced", "similar")]
             others += [("negatives", parts, seed) for parts in (10, 5)]
+            others += [(name, parts, seed) for parts in (10, 5) for name in VARIANTS if name.startswith("brief-")]
         return [*ours, *whole, *others]
 
     def trunk_sha256(self) -> str:
@@ -162,7 +169,7 @@ def options_of(key: Key) -> SplitOptions:
 
 def mode_of(variant: str, options: SplitOptions) -> str:
     """A CNN has no trunk to learn from, nor has its fusion head."""
-    return "negatives" if variant == "cnn" else options.mode
+    return "negatives" if variant.endswith("cnn") else options.mode
 
 
 def recipe_of(key: Key) -> str:
@@ -180,7 +187,7 @@ def measure(key: Key, of: Experiment) -> dict[str, Any]:
     variant, parts, seed = key
     options = options_of(key)
     given, views = source(of), options.fusion.views_for(len(source(of).train))
-    said = None if variant == "cnn" else answers(of, views, seed)
+    said = None if variant.endswith("cnn") else answers(of, views, seed)
     whole = trunk_accuracy(of)
     if mode_of(variant, options) == "distil":
         tokens(of)
@@ -208,7 +215,7 @@ def measure(key: Key, of: Experiment) -> dict[str, Any]:
     return {
         "recipe": recipe_of(key), "trunk_sha256": of.trunk_sha256(),
         "variant": variant, "parts": parts, "seed": seed, "partition": [list(group) for group in groups],
-        "heads_pruned": None if variant == "cnn" else pruned(options), **whole,
+        "heads_pruned": None if variant.endswith("cnn") else pruned(options), **whole,
         **fused,
         "without_degradation_training": measured(never, held_out, augmented),
         "own": [row[1] for row in made], "sizes": [asdict(row[2]) for row in made],
@@ -233,14 +240,14 @@ def make(
     given = source(of)
     begun = time.process_time()
     size = size_of(given.trunk.config, pruned(options), len(classes) + 1)
-    if variant == "cnn":
+    if variant.endswith("cnn"):
         torch.manual_seed(part_seed(options.seed, index))
         sub: nn.Module = PlainCnn.within(size, len(classes) + 1)
         size = PlainCnn.size(sub)
     else:
         scores = score(given, classes, options.importance, options.images, options.seed + index)
         vit = prune(given.trunk, scores, pruned(options), len(classes))
-        if variant == "scratch":
+        if variant.endswith("scratch"):
             torch.manual_seed(part_seed(options.seed, index))
             vit = VisionTransformer(vit.config)
         sub = SubModel(vit)
