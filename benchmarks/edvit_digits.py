@@ -436,9 +436,10 @@ def table(rows: Rows) -> str:
     """Markdown: a line per (variant, N), then one per way to train the fusion head, then the artifacts. "Classes hurt"
     is the most that lose ten points or more of their images when any one part is missing."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in rows:
-        if "fused" in row:
-            groups.setdefault((row["variant"], row["parts"]), []).append(row)
+    variants = list(VARIANTS)
+    accuracies = [row for row in rows if "fused" in row]
+    for row in sorted(accuracies, key=lambda row: (variants.index(row["variant"]), row["parts"])):
+        groups.setdefault((row["variant"], row["parts"]), []).append(row)
     losses = (("fused",), ("missing_one", "mean"), ("missing_one", "worst"), ("missing_two", "mean"))
     trunk = next((f"{100 * row['trunk']:.2f} %, augmented {100 * row['trunk_augmented']:.2f} %" for row in rows), "—")
     lines = [
