@@ -84,11 +84,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "scratch": {"importance": "random"},
     "cnn": {},
 }
-BRIEFLY = TrainOptions(epochs=3)
-VARIANTS |= {
-    f"brief-{name}": {**VARIANTS[name], "retraining": BRIEFLY}
-    for name in ("ours", "random", "magnitude", "scratch", "cnn")
-}
+BRIEF = "brief-"
+BRIEFLY = [BRIEF + way for way in ("ours", "random", "magnitude", "scratch", "cnn")]
+VARIANTS |= {name: {**VARIANTS[name.removeprefix(BRIEF)], "retraining": TrainOptions(epochs=3)} for name in BRIEFLY}
 Key = tuple[str, int, int]
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided, n - 1 degrees of freedom, by n
 
@@ -113,7 +111,7 @@ class Experiment:
             others += [(name, parts, seed) for parts in (10, 5) for name in ("cnn", "random", "magnitude", "scratch")]
             others += [(name, 5, seed) for name in ("balanced", "similar")]
             others += [("negatives", parts, seed) for parts in (10, 5)]
-            others += [(name, parts, seed) for parts in (10, 5) for name in VARIANTS if name.startswith("brief-")]
+            others += [(name, parts, seed) for parts in (10, 5) for name in BRIEFLY]
         return [*ours, *whole, *others]
 
     def trunk_sha256(self) -> str:
@@ -167,15 +165,20 @@ def options_of(key: Key) -> SplitOptions:
     return SplitOptions(parts=key[1], seed=key[2], **VARIANTS.get(key[0], {}))
 
 
-def mode_of(variant: str, options: SplitOptions) -> str:
+def way_of(variant: str) -> str:
+    """How its parts are made, however long they are retrained."""
+    return variant.removeprefix(BRIEF)
+
+
+def mode_of(way: str, options: SplitOptions) -> str:
     """A CNN has no trunk to learn from, nor has its fusion head."""
-    return "negatives" if variant.endswith("cnn") else options.mode
+    return "negatives" if way == "cnn" else options.mode
 
 
 def recipe_of(key: Key) -> str:
     """A row of another recipe is measured again."""
     options = options_of(key)
-    distilled = {"token_views": TOKEN_VIEWS} if mode_of(key[0], options) == "distil" else {}
+    distilled = {"token_views": TOKEN_VIEWS} if mode_of(way_of(key[0]), options) == "distil" else {}
     return fingerprint({**options.recipe(), **distilled, "images_shown": IMAGES_SHOWN})
 
 
@@ -185,14 +188,14 @@ def measure(key: Key, of: Experiment) -> dict[str, Any]:
     if key[0] == "artifacts":
         return artifacts(key, of)
     variant, parts, seed = key
-    options = options_of(key)
+    way, options = way_of(variant), options_of(key)
     given, views = source(of), options.fusion.views_for(len(source(of).train))
-    said = None if variant.endswith("cnn") else answers(of, views, seed)
+    said = None if way == "cnn" else answers(of, views, seed)
     whole = trunk_accuracy(of)
-    if mode_of(variant, options) == "distil":
+    if mode_of(way, options) == "distil":
         tokens(of)
     groups = choose_partition(options, given, CPU)
-    made = [make(variant, options, index, classes, of) for index, classes in enumerate(groups)]
+    made = [make(way, options, index, classes, of) for index, classes in enumerate(groups)]
     subs = [sub for sub, *_ in made]
     seconds = {name: sum(row[3][name] for row in made) for name in ("importance", "retraining")}
     trained = time.process_time()
@@ -215,7 +218,7 @@ def measure(key: Key, of: Experiment) -> dict[str, Any]:
     return {
         "recipe": recipe_of(key), "trunk_sha256": of.trunk_sha256(),
         "variant": variant, "parts": parts, "seed": seed, "partition": [list(group) for group in groups],
-        "heads_pruned": None if variant.endswith("cnn") else pruned(options), **whole,
+        "heads_pruned": None if way == "cnn" else pruned(options), **whole,
         **fused,
         "without_degradation_training": measured(never, held_out, augmented),
         "own": [row[1] for row in made], "sizes": [asdict(row[2]) for row in made],
@@ -234,26 +237,26 @@ def source_config() -> Any:
 
 
 def make(
-    variant: str, options: SplitOptions, index: int, classes: Sequence[int], of: Experiment
+    way: str, options: SplitOptions, index: int, classes: Sequence[int], of: Experiment
 ) -> tuple[nn.Module, float, Size, dict[str, float]]:
     """One retrained sub-model: itself, its balanced accuracy, its size, seconds of CPU."""
     given = source(of)
     begun = time.process_time()
     size = size_of(given.trunk.config, pruned(options), len(classes) + 1)
-    if variant.endswith("cnn"):
+    if way == "cnn":
         torch.manual_seed(part_seed(options.seed, index))
         sub: nn.Module = PlainCnn.within(size, len(classes) + 1)
         size = PlainCnn.size(sub)
     else:
         scores = score(given, classes, options.importance, options.images, options.seed + index)
         vit = prune(given.trunk, scores, pruned(options), len(classes))
-        if variant.endswith("scratch"):
+        if way == "scratch":
             torch.manual_seed(part_seed(options.seed, index))
             vit = VisionTransformer(vit.config)
         sub = SubModel(vit)
     scored = time.process_time()
     recipe = replace(options.retraining, seed=part_seed(options.seed, index))
-    mode = mode_of(variant, options)
+    mode = mode_of(way, options)
     known = tokens(of) if mode == "distil" else None
     lesson = Lesson(
         given.trunk, tuple(classes), given.train, given.held_out, mode, recipe, CPU, options.negatives, known
@@ -490,7 +493,7 @@ def experiment(inner: bool, trunk: Path | None) -> Experiment:
     if not path.exists():
         print(f"training the trunk at {path}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        fit("vit_edvit", data, path, options=TrainOptions() if inner else TrainOptions(epochs=TRUNK_EPOCHS))
+        fit("vit_edvit", data, path, options=TrainOptions(epochs=None if inner else TRUNK_EPOCHS))
     return Experiment(RESULTS / f"edvit_{name}.json", str(path), data)
 
 
