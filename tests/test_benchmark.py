@@ -170,10 +170,13 @@ def test_a_gate_that_is_missed_fails_with_10_and_keeps_the_measurement(
     (row,) = benchmark.run(asked, silent)
     assert isinstance(row.error, GateMissed)
     assert row.error.exit_code == 10
-    missed = str(row.error).split("; ", 1)
-    assert missed[0].startswith("p50 is ")
-    assert missed[0].endswith(": p50>1us")
-    assert "p99>1s cannot be judged: needs ≥ 662 samples" in missed[1] or row.figures()["p99"].value is not None
+    missed, *unjudged = str(row.error).split("; ", 1)
+    assert missed.startswith("p50 is ")
+    assert missed.endswith(": p50>1us")
+    if row.figures()["p99"].value is None:
+        assert "p99>1s cannot be judged: needs ≥ 662 samples" in unjudged[0]
+    else:  # a fast machine takes enough samples in its time
+        assert not unjudged
     assert row.profile is not None
     assert row.cells()[-1] == f"{row.profile['verdict']}; {row.error} (exit 10)"
     (passed,) = benchmark.run(job(folder, runtimes=("twin",), fail_if=("size>1GB", "accuracy<90%")), silent)
