@@ -140,7 +140,7 @@ def test_an_image_can_be_chosen_with_the_keyboard(page: Page) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
-    page.wait_for_function("document.activeElement.id === 'try'")
+    page.locator("#try:focus").wait_for()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "choose"
     page.keyboard.press("Enter")
