@@ -39,7 +39,7 @@ test: lint
 
 schema: venv
 	$(BIN)/python -c "import json; from edgevit.artifact import Manifest; print(json.dumps(Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
-	$(BIN)/python -c "import json; from edgevit.split.manifest import BundleManifest; print(json.dumps(BundleManifest.model_json_schema(), indent=2))" > docs/reference/bundle.schema.json
+	$(BIN)/python -c "import json; from edgevit.bundle.manifest import BundleManifest; print(json.dumps(BundleManifest.model_json_schema(), indent=2))" > docs/reference/bundle.schema.json
 
 zoo: venv
 	$(BIN)/python -c "import json; from edgevit.models import source, zoo; print(json.dumps({name: source.counts(row) for name, row in zoo.ZOO.items()}, indent=1))" > zoo.json.half

@@ -21,10 +21,10 @@ from unittest.mock import patch
 import numpy as np
 from ortools.sat.python import cp_model
 
+from edgevit.bundle import assign as placement
+from edgevit.bundle.assign import Node, Part, assign, memory_need
 from edgevit.errors import PlacementImpossible
 from edgevit.profiles import environment
-from edgevit.split import assign as placement
-from edgevit.split.assign import Node, Part, assign, memory_need
 
 RESULTS = Path(__file__).parent / "results"
 TICKS = 10_000  # a millisecond, for the solver's integers

@@ -28,12 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import jobs
-from edgevit.artifact import Artifact, write_atomically
-from edgevit.profiles import environment, feeds
+from edgevit.artifact.files import write_atomically
+from edgevit.artifact.opened import Artifact
+from edgevit.profiles import environment
 from edgevit.profiles.compare import SCHEDULE, compare
 from edgevit.profiles.interleave import Comparison, Schedule, interleave, outside_band
 from edgevit.profiles.measure import load_feeds
 from edgevit.registry import version_of
+from edgevit.runtimes import feeds
 from edgevit.runtimes.base import open_session
 
 RESULTS = Path(__file__).parent / "results" / "compare_power.json"

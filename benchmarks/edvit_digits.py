@@ -47,10 +47,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgevit.data import open_data
-from edgevit.models.edvit import SubModel
+from edgevit.data.source import open_data
+from edgevit.models.families.edvit import SubModel
+from edgevit.models.families.vit import VisionTransformer
 from edgevit.models.macs import count_macs, count_params
-from edgevit.models.vit import VisionTransformer
 from edgevit.profiles import environment
 from edgevit.registry import version_of
 from edgevit.split.accuracy import degradation
@@ -231,7 +231,7 @@ def pruned(options: SplitOptions) -> int:
 
 
 def source_config() -> Any:
-    from edgevit.models.vit import vit_edvit
+    from edgevit.models.families.vit import vit_edvit
 
     return vit_edvit().config
 

@@ -216,7 +216,7 @@ def sub_model(trunk: Any, importance: Any, hp: int, classes: int) -> Any:
     """The pruned part with a spec like its trunk's."""
     from dataclasses import replace
 
-    from edgevit.models.edvit import SubModel
+    from edgevit.models.families.edvit import SubModel
     from edgevit.models.spec import attach_spec, spec_of
     from edgevit.split.prune import prune
 
@@ -352,7 +352,7 @@ def scores(weights: Path, images: int) -> dict[str, Any]:
     """Both estimators on ``images`` training digits of five classes, and the baselines' agreement with them."""
     import torch
 
-    from edgevit.data import open_data
+    from edgevit.data.source import open_data
     from edgevit.models.spec import spec_of
     from edgevit.split.importance import (
         exact_importance,

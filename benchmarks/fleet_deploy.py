@@ -37,11 +37,11 @@ from fleet.heavy_bundle import heavy_bundle
 from fleet.netns import Network, network
 from fleet.tiny_fleet import noop_bundle
 
-from edgevit.fleet.client import FleetClient
-from edgevit.fleet.deploy import deploy, undeploy
-from edgevit.fleet.link import open_bus
-from edgevit.fleet.names import Names
-from edgevit.fleet.session import FleetSession
+from edgevit.fleet.asking.client import FleetClient
+from edgevit.fleet.asking.session import FleetSession
+from edgevit.fleet.bus.link import open_bus
+from edgevit.fleet.bus.names import Names
+from edgevit.fleet.operating.deploy import deploy, undeploy
 from edgevit.profiles import environment
 
 RESULTS = Path(__file__).parent / "results"

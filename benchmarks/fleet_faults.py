@@ -53,12 +53,12 @@ from fleet.tiny_fleet import noop_bundle
 from waiting import wait_for
 
 from edgevit.errors import FleetError
-from edgevit.fleet.bus import Bus
-from edgevit.fleet.client import FleetClient
-from edgevit.fleet.deploy import deploy
-from edgevit.fleet.link import open_bus
-from edgevit.fleet.names import Names
-from edgevit.fleet.session import FleetSession
+from edgevit.fleet.asking.client import FleetClient
+from edgevit.fleet.asking.session import FleetSession
+from edgevit.fleet.bus.link import open_bus
+from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.transport import Bus
+from edgevit.fleet.operating.deploy import deploy
 from edgevit.profiles import environment
 
 RESULTS = Path(__file__).parent / "results"

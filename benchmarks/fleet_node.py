@@ -30,10 +30,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fleet.tiny_fleet import noop_bundle
 from waiting import wait_for
 
-from edgevit.fleet.bus import Bus
-from edgevit.fleet.deploy import deploy
-from edgevit.fleet.link import open_bus
-from edgevit.fleet.names import Names
+from edgevit.fleet.bus.link import open_bus
+from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.transport import Bus
+from edgevit.fleet.operating.deploy import deploy
 from edgevit.profiles import environment
 from edgevit.profiles.statistics import percentile
 

@@ -25,10 +25,10 @@ from fleet.sites import PORT, listens
 from waiting import wait_for
 from zenoh.handlers import Callback
 
-from edgevit.fleet.ca import enroll, init_ca
-from edgevit.fleet.client import FleetClient
-from edgevit.fleet.link import Link, open_bus
-from edgevit.fleet.names import Names
+from edgevit.fleet.asking.client import FleetClient
+from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.names import Names
+from edgevit.fleet.trust.ca import enroll, init_ca
 
 if TYPE_CHECKING:
     from fleet.netns import Network

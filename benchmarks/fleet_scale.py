@@ -24,17 +24,17 @@ from statistics import median
 
 import numpy as np
 
-from edgevit.fleet.bus import Bus, Closer, Question
-from edgevit.fleet.link import Link, open_bus
-from edgevit.fleet.messages import Beat, Info, PartFigures
-from edgevit.fleet.names import Names
-from edgevit.fleet.router import run_router
-from edgevit.fleet.simulate import what_if
-from edgevit.fleet.status import status
+from edgevit.bundle.assign import Node, Part, memory_need
+from edgevit.bundle.fleet_file import Fleet
+from edgevit.bundle.plan import make_plan
+from edgevit.fleet.agent.router import run_router
+from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.messages import Beat, Info, PartFigures
+from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.transport import Bus, Closer, Question
+from edgevit.fleet.operating.simulate import what_if
+from edgevit.fleet.operating.status import status
 from edgevit.profiles import environment
-from edgevit.split.assign import Node, Part, memory_need
-from edgevit.split.fleet_file import Fleet
-from edgevit.split.plan import make_plan
 
 RESULTS = Path(__file__).parent / "results"
 NODES = 10_000

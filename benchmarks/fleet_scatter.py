@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 from fleet_processes import RawClient, Site, raw_session, site, wait_parts
 
-from edgevit.fleet.client import FleetClient
-from edgevit.fleet.deploy import deploy
-from edgevit.fleet.link import open_bus
-from edgevit.fleet.names import Names
-from edgevit.fleet.session import FleetSession
+from edgevit.fleet.asking.client import FleetClient
+from edgevit.fleet.asking.session import FleetSession
+from edgevit.fleet.bus.link import open_bus
+from edgevit.fleet.bus.names import Names
+from edgevit.fleet.operating.deploy import deploy
 from edgevit.profiles import environment
 from edgevit.profiles.statistics import bootstrap_median
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.models.fmvit import CONFIGS, PATH_GROUP_WIDTH, FMViT, FMViTConfig
+from edgevit.models.families.fmvit import CONFIGS, PATH_GROUP_WIDTH, FMViT, FMViTConfig
 from edgevit.models.macs import count_macs, count_params
 
 TOLERANCE = 0.01  # half of the 2 % that the test allows

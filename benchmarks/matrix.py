@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import registry
-from edgevit.artifact import write_atomically
+from edgevit.artifact.files import write_atomically
 from edgevit.models import zoo
 from edgevit.profiles import environment
 

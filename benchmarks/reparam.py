@@ -26,7 +26,7 @@ import onnxruntime as ort
 import torch
 
 import edgevit
-from edgevit.models.source import import_timm
+from edgevit.models.loading.source import import_timm
 from edgevit.profiles import environment
 from edgevit.profiles.interleave import Interleaved, Schedule, interleave
 from edgevit.registry import version_of

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import edgevit
-from edgevit.artifact import Artifact
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import EdgeVitError, Unsupported
 from edgevit.profiles import environment
 from edgevit.registry import version_of
@@ -44,7 +44,7 @@ def need_gpu() -> dict[str, Any]:
     """The GPU as a record; Unsupported where there is none."""
     if version_of("cuda-bindings|cuda-python") is None:
         raise Unsupported("needs an NVIDIA GPU and cuda-bindings to find it", hint="pip install 'edgevit[tensorrt]'")
-    from edgevit.nvidia import find_gpu
+    from edgevit.engines.nvidia import find_gpu
 
     gpu = find_gpu()
     if gpu is None:

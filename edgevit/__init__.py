@@ -14,23 +14,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgevit.artifact import Artifact as Artifact
+    from edgevit.artifact.opened import Artifact as Artifact
     from edgevit.build import export as export
     from edgevit.models import create_model as create_model
     from edgevit.models import list_models as list_models
     from edgevit.models import reparameterize as reparameterize
     from edgevit.profiles.latency import profile as profile
-    from edgevit.profiles.verify import verify as verify
+    from edgevit.proof.verify import verify as verify
     from edgevit.runtimes.base import open_session as open_session
 
 _HOMES = {
-    "Artifact": "edgevit.artifact",
+    "Artifact": "edgevit.artifact.opened",
     "create_model": "edgevit.models",
     "list_models": "edgevit.models",
     "open_session": "edgevit.runtimes.base",
     "profile": "edgevit.profiles.latency",
     "reparameterize": "edgevit.models",
-    "verify": "edgevit.profiles.verify",
+    "verify": "edgevit.proof.verify",
 }
 
 __all__ = ["Artifact", "create_model", "export", "list_models", "open_session", "profile", "reparameterize", "verify"]

@@ -20,21 +20,12 @@ import torch
 from torch import nn
 
 from edgevit import registry, signing, worker
-from edgevit.artifact import (
-    GOLDEN_ROWS,
-    Array,
-    Artifact,
-    BatchRange,
-    Manifest,
-    Parity,
-    check_vacant,
-    hash_tree,
-    publish,
-    staged,
-    write_atomically,
-    write_golden,
-)
-from edgevit.artifact import MANIFEST as MANIFEST_FILE
+from edgevit.artifact.files import hash_tree, write_atomically
+from edgevit.artifact.golden import GOLDEN_ROWS, write_golden
+from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
+from edgevit.artifact.manifest import Array, BatchRange, Manifest, Parity
+from edgevit.artifact.opened import Artifact
+from edgevit.artifact.staging import check_vacant, publish, staged
 from edgevit.errors import (
     ExportFailed,
     MissingDependency,
@@ -51,7 +42,7 @@ from edgevit.export.prepare import Request as Request
 from edgevit.export.prepare import prepare as prepare
 from edgevit.export.reference import noise
 from edgevit.models.spec import spec_of
-from edgevit.profiles.parity import Reference, batches_to_prove, tolerance_for, write_reference
+from edgevit.proof.parity import Reference, batches_to_prove, tolerance_for, write_reference
 
 PROOF_TIMEOUT_S = 1800.0
 
@@ -270,7 +261,7 @@ def proof(prepared: Prepared, folder: Path, pending: Parity) -> Parity:
             "threads": prepared.request.threads,
         }
         try:
-            found = worker.call("edgevit.profiles.parity:compare_in_worker", payload, timeout=PROOF_TIMEOUT_S)
+            found = worker.call("edgevit.proof.parity:compare_in_worker", payload, timeout=PROOF_TIMEOUT_S)
         except (Unsupported, MissingDependency) as exc:
             return pending.model_copy(update={"reason": _needs(exc)})
         except WorkerFailed as exc:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgevit import render
-from edgevit.artifact import Artifact, Manifest, Parity, ReparamSummary, TensorSpec
-from edgevit.split.bundle import Bundle
-from edgevit.split.manifest import BundleAccuracy, Remaining
+from edgevit.artifact.manifest import Manifest, Parity, ReparamSummary, TensorSpec
+from edgevit.artifact.opened import Artifact
+from edgevit.bundle.manifest import BundleAccuracy, Remaining
+from edgevit.bundle.opened import Bundle
 
 
 def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:

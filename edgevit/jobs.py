@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgevit import registry, render
-from edgevit.artifact import check_vacant
+from edgevit.artifact.staging import check_vacant
 from edgevit.errors import EdgeVitError, GateMissed, ParityFailed, UsageError
 from edgevit.predict import read_labels
 
 if TYPE_CHECKING:
-    from edgevit.artifact import Artifact
+    from edgevit.artifact.opened import Artifact
     from edgevit.build import Prepared, Target
     from edgevit.profiles.gates import Gate
     from edgevit.profiles.layers import Layers, Requirement
@@ -344,7 +344,7 @@ def _profile_here(path: Path, progress: Progress, options: Mapping[str, Any]) ->
 def _profiles_there(
     artifacts: Sequence[Path], progress_for: Callable[[str], Progress], nodes: Sequence[str], options: dict[str, Any]
 ) -> list[ProfileResult]:
-    from edgevit.fleet.remote_profile import profile_on
+    from edgevit.fleet.operating.remote_profile import profile_on
 
     def heard(node: str, path: Path, stage: str, share: float | None) -> None:
         progress_for(f"{node} {path}")(stage, share)

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from edgevit.artifact import Array, Artifact
+from edgevit.artifact.manifest import Array
+from edgevit.artifact.opened import Artifact
+from edgevit.bundle.embedded import Answer, BundleSession
+from edgevit.bundle.opened import Bundle, is_bundle
 from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.images import ImageError, decode
-from edgevit.profiles.parity import run_rows
+from edgevit.proof.parity import run_rows
 from edgevit.runtimes.base import Session, open_session
-from edgevit.split.bundle import Bundle, is_bundle
-from edgevit.split.embedded import Answer, BundleSession
 
 
 @dataclass(frozen=True)

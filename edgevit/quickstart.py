@@ -11,10 +11,10 @@ from edgevit import render
 from edgevit.info import reparam_sentence
 
 if TYPE_CHECKING:
-    from edgevit.artifact import Artifact
+    from edgevit.artifact.opened import Artifact
     from edgevit.predict import Failure, Prediction
     from edgevit.profiles.latency import Profile
-    from edgevit.profiles.verify import Verification
+    from edgevit.proof.verify import Verification
 
 MODEL, DATA, DIGITS = "fmvit_nano", "digits", 5
 FORMS: tuple[Literal["train"], Literal["deploy"]] = ("train", "deploy")
@@ -87,7 +87,7 @@ def run(out: Path, *, threads: int | None, progress: Callable[[str, float | None
     from edgevit import build, models
     from edgevit.predict import predict
     from edgevit.profiles.latency import profile
-    from edgevit.profiles.verify import verify
+    from edgevit.proof.verify import verify
 
     trained = models.create_model(MODEL, weights=DATA)
     artifacts: dict[str, Artifact] = {}
@@ -115,7 +115,7 @@ def write_digits(folder: Path) -> list[tuple[Path, str]]:
     """A few held-out digits as PNG files, with the class each shows."""
     from PIL import Image
 
-    from edgevit.data import open_data
+    from edgevit.data.source import open_data
 
     digits = open_data(DATA, split="held-out")
     labels, classes = digits.labels, digits.classes

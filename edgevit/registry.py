@@ -210,6 +210,11 @@ def need(what: str, packages: tuple[str, ...], install: str) -> None:
         )
 
 
+def need_torch(what: str) -> None:
+    """MissingDependency where models cannot be loaded, which ``what`` needs."""
+    need(what, ("torch", "safetensors"), "edgevit[export]")
+
+
 def rows(kind: Kind) -> dict[str, Row]:
     """Built-in rows, then those of installed plug-ins."""
     found = dict(EXPORTERS if kind == "exporter" else RUNTIMES)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevit import registry
-from edgevit.artifact import MANIFEST, SIGNATURE, Artifact, write_atomically
+from edgevit.artifact.files import write_atomically
+from edgevit.artifact.manifest import MANIFEST, SIGNATURE
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UsageError
 from edgevit.home import home
 

@@ -18,7 +18,8 @@ from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 from tiny_manifest import write_manifest
 
-from edgevit.artifact import BatchRange, Parity, PrecisionReport, TensorSpec, write_golden
+from edgevit.artifact.golden import write_golden
+from edgevit.artifact.manifest import BatchRange, Parity, PrecisionReport, TensorSpec
 from edgevit.images import Preprocess
 
 SIZE, CLASSES = 8, 4

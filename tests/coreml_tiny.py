@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgevit.artifact import Array, BatchRange
+from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.export.base import Built, Capture, Context
 from edgevit.export.capture import capture
 from edgevit.export.coreml.exporter import CoreMlExporter

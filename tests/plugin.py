@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tiny_manifest import write_manifest
 
-from edgevit.artifact import BatchRange, Parity, PrecisionReport, TensorSpec, write_golden
+from edgevit.artifact.golden import write_golden
+from edgevit.artifact.manifest import BatchRange, Parity, PrecisionReport, TensorSpec
 
 
 def install(

@@ -10,16 +10,9 @@ from typing import Any
 import numpy as np
 from tiny_manifest import write_manifest
 
-from edgevit.artifact import (
-    Accuracy,
-    Artifact,
-    BatchRange,
-    Parity,
-    PrecisionReport,
-    TensorSpec,
-    WeightsInfo,
-    write_golden,
-)
+from edgevit.artifact.golden import write_golden
+from edgevit.artifact.manifest import Accuracy, BatchRange, Parity, PrecisionReport, TensorSpec, WeightsInfo
+from edgevit.artifact.opened import Artifact
 from edgevit.profiles import latency, verdict
 from edgevit.profiles.environment import Environment
 from edgevit.profiles.record import Conditions, Profile

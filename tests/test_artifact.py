@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgevit.artifact import Artifact, Parity, check_vacant, publish, sha256_of, staged, write_golden
+from edgevit.artifact.files import sha256_of
+from edgevit.artifact.golden import write_golden
+from edgevit.artifact.manifest import Parity
+from edgevit.artifact.opened import Artifact
+from edgevit.artifact.staging import check_vacant, publish, staged
 from edgevit.errors import BadArtifact, UsageError
 
 

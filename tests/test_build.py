@@ -11,7 +11,8 @@ from torch import nn
 
 import edgevit
 from edgevit import build, worker
-from edgevit.artifact import Artifact, BatchRange
+from edgevit.artifact.manifest import BatchRange
+from edgevit.artifact.opened import Artifact
 from edgevit.build import choose_target, default_out, export, parse_batch, prepare
 from edgevit.errors import (
     ExportFailed,

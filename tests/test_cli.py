@@ -17,7 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from edgevit.artifact import sha256_of
+from edgevit.artifact.files import sha256_of
 from edgevit.cli import main
 
 JSON_PROFILE_KEYS = {

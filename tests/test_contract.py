@@ -16,7 +16,9 @@ import pytest
 
 import edgevit
 from edgevit import jobs, registry, signing
-from edgevit.artifact import SIGNATURE, Artifact, hash_tree
+from edgevit.artifact.files import hash_tree
+from edgevit.artifact.manifest import SIGNATURE
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, MissingDependency, ParityFailed, UnknownName, Unsupported, UsageError
 
 TARGETS = [*registry.EXPORTERS, "pt2"]

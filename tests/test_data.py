@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgevit import data
-from edgevit.data import open_data, stratified_split
+from edgevit.data.source import open_data
+from edgevit.data.split import stratified_split
 from edgevit.errors import EdgeVitError, UnknownName, UsageError
 
 

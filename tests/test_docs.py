@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.artifact import Manifest
+from edgevit.artifact.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])

@@ -118,7 +118,7 @@ def photo(width: int, height: int) -> np.ndarray:
 @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_centre_crop_is_what_timm_evaluates_with(width: int, height: int, crop_pct: float, interpolation: str) -> None:
-    from edgevit.models.source import import_timm
+    from edgevit.models.loading.source import import_timm
 
     import_timm()
     from timm.data import create_transform
@@ -151,7 +151,7 @@ def test_a_baked_graph_gets_the_cropped_bytes() -> None:
 
 
 def test_a_size_that_is_not_square_is_covered_as_timm_does() -> None:
-    from edgevit.models.source import import_timm
+    from edgevit.models.loading.source import import_timm
 
     import_timm()
     from timm.data import create_transform

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgevit.artifact import Parity
+from edgevit.artifact.manifest import Parity
 from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.predict import Failure, Prediction, best, predict, read_labels
 

@@ -12,7 +12,8 @@ import pytest
 
 import edgevit
 from edgevit import registry, signing
-from edgevit.artifact import MANIFEST, SIGNATURE, Artifact
+from edgevit.artifact.manifest import MANIFEST, SIGNATURE
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UsageError
 
 STRANGER = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c"  # RFC 8032, test 2

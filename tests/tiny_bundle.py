@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 from tiny_manifest import WEIGHTS, write_manifest
 
-from edgevit.artifact import Artifact, BatchRange, Parity, PrecisionReport, TensorSpec, write_golden
+from edgevit.artifact.golden import write_golden
+from edgevit.artifact.manifest import BatchRange, Parity, PrecisionReport, TensorSpec
+from edgevit.artifact.opened import Artifact
+from edgevit.bundle.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk
+from edgevit.bundle.opened import PartFacts, golden_features
 from edgevit.images import Preprocess
-from edgevit.split.bundle import PartFacts, golden_features
-from edgevit.split.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk
 
 SIZES = (5, 3)
 CLASSES = (("ant", "cat"), ("bee",))

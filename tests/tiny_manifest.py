@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgevit.artifact import MANIFEST, Manifest, ModelInfo, WeightsInfo, hash_tree
+from edgevit.artifact.files import hash_tree
+from edgevit.artifact.manifest import MANIFEST, Manifest, ModelInfo, WeightsInfo
 
 WEIGHTS = WeightsInfo(origin="random (seed 0)", state_sha256="0" * 64)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgevit.data import open_data
+from edgevit.data.source import open_data
 
 FACTORY = """
-from edgevit.models.vit import VisionTransformer, ViTConfig, uniform_blocks
+from edgevit.models.families.vit import VisionTransformer, ViTConfig, uniform_blocks
 
 def build(num_classes=4, image_size=8):
     model = VisionTransformer(ViTConfig((8, 8), 4, 24, uniform_blocks(2, HEADS, 8, 48), num_classes))

@@ -11,7 +11,8 @@ import tvm
 from tiny_manifest import write_manifest
 from tvm import relax, s_tir
 
-from edgevit.artifact import MANIFEST, BatchRange, Parity, PrecisionReport, TensorSpec, write_golden
+from edgevit.artifact.golden import write_golden
+from edgevit.artifact.manifest import MANIFEST, BatchRange, Parity, PrecisionReport, TensorSpec
 from edgevit.export.tvm.link import link
 from edgevit.export.tvm.targets import BuildTarget
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import jobs, registry, render
-from edgevit.artifact import Artifact
+from edgevit.artifact.opened import Artifact
 from edgevit.benchmark.exports import Built, exports
 from edgevit.benchmark.job import COLUMNS as COLUMNS
 from edgevit.benchmark.job import OUT as OUT
@@ -36,7 +36,7 @@ from edgevit.errors import (
 from edgevit.profiles import environment, gates
 from edgevit.profiles.gates import Gate
 from edgevit.profiles.latency import TIERS, profile
-from edgevit.profiles.verify import Verification, verify
+from edgevit.proof.verify import Verification, verify
 from edgevit.runtimes.base import default_runtime
 
 Progress = Callable[[str, float | None], None]

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import errors, jobs, registry, worker
-from edgevit.artifact import MANIFEST, Artifact, sha256_of
+from edgevit.artifact.files import sha256_of
+from edgevit.artifact.manifest import MANIFEST
+from edgevit.artifact.opened import Artifact
 from edgevit.benchmark.job import BenchmarkJob, refusal
 from edgevit.benchmark.ledger import Ledger
 from edgevit.errors import BadArtifact, EdgeVitError, ExportFailed, WorkerFailed

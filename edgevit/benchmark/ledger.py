@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgevit.artifact import Artifact, write_atomically
+from edgevit.artifact.files import write_atomically
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, UsageError
 
 FILE = "benchmark.json"

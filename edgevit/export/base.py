@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgevit.artifact import Array, BatchRange, PrecisionReport, TensorSpec
+from edgevit.artifact.manifest import Array, BatchRange, PrecisionReport, TensorSpec
 from edgevit.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgevit.artifact import Array, BatchRange, Role, TensorSpec
+from edgevit.artifact.manifest import Array, BatchRange, Role, TensorSpec
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, UsageError
 from edgevit.export.base import Capture
 from edgevit.images import Preprocess

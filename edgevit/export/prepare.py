@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from edgevit.artifact import Accuracy, Array, BatchRange, ModelInfo, ReparamSummary, WeightsInfo
+from edgevit.artifact.manifest import Accuracy, Array, BatchRange, ModelInfo, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
 from edgevit.export.base import Capture, Progress, silent
 from edgevit.export.capture import bake_preprocess as baked
@@ -18,9 +18,9 @@ from edgevit.export.capture import capture
 from edgevit.export.reference import float64_outputs
 from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, measure_accuracy, tensor_rows
 from edgevit.images import Preprocess
+from edgevit.models.loading.source import create_model, state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize
-from edgevit.models.source import create_model, state_sha256
 from edgevit.models.spec import ModelSpec, spec_of
 from edgevit.registry import version_of
 
@@ -98,7 +98,7 @@ def _spec(source: nn.Module, request: Request) -> ModelSpec:
         return replace(found, image_size=None, preprocess=None) if found else _bare_spec(type(source).__name__)
     if found is not None:
         return _resized(found, request)
-    from edgevit.models.file_models import classes_of
+    from edgevit.models.loading.file_models import classes_of
 
     if request.image_size is None:
         raise UsageError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.errors import Unsupported
 from edgevit.export.capture import Baked, output_names, run, unbaked
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgevit.artifact import Accuracy, Array
-from edgevit.data import LabelledData, open_data
+from edgevit.artifact.manifest import Accuracy, Array
+from edgevit.data.labelled import LabelledData
+from edgevit.data.source import open_data
 from edgevit.errors import UsageError
 from edgevit.export.capture import output_names, run
 from edgevit.images import Preprocess, shrink

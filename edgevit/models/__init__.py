@@ -13,12 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgevit.models.loading.source import create_model as create_model
     from edgevit.models.reparam import reparameterize as reparameterize
-    from edgevit.models.source import create_model as create_model
     from edgevit.models.zoo import list_models as list_models
 
 _HOMES = {
-    "create_model": "edgevit.models.source",
+    "create_model": "edgevit.models.loading.source",
     "list_models": "edgevit.models.zoo",
     "reparameterize": "edgevit.models.reparam",
 }

@@ -56,7 +56,7 @@ def _small(module: str, name: str, summary: str, source: str, image_size: int) -
 
 
 _FMVIT, _EFFICIENTFORMER, _VIT = (f"edgevit.models.{name}" for name in ("fmvit", "efficientformer", "vit"))
-_EFFICIENTFORMER_V2 = "edgevit.models.efficientformer_v2"
+_EFFICIENTFORMER_V2 = "edgevit.models.families.efficientformer_v2"
 
 _ROWS = [
     *_family(_FMVIT, {f"fmvit_{s}": f"FMViT-{s.upper()}" for s in "tsmbl"}, FMVIT, IMAGENET),

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import registry, worker
-from edgevit.artifact import Array, Artifact, TensorSpec
+from edgevit.artifact.manifest import Array, TensorSpec
+from edgevit.artifact.opened import Artifact
 from edgevit.cpu import usable_cores
 from edgevit.errors import ParityFailed, Unsupported, UsageError, WorkerFailed
-from edgevit.profiles import environment, feeds
+from edgevit.profiles import environment
 from edgevit.profiles.difference import Difference, Side, combined
 from edgevit.profiles.interleave import MIN_BLOCKS, Interleaved, Schedule, compare_ratios, interleave
 from edgevit.profiles.measure import all_finite, load_feeds
 from edgevit.profiles.monitors import CpuTime, Watch, others_share, standard_monitors
+from edgevit.runtimes import feeds
 from edgevit.runtimes.base import Session, default_runtime, open_session
 
 Progress = Callable[[str, float | None], None]

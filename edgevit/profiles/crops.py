@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgevit.artifact import Artifact
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import UsageError
-from edgevit.profiles.accuracy import spread
-from edgevit.profiles.feeds import image_steps
-from edgevit.profiles.labelled import MAX_IMAGES, held_out
+from edgevit.proof.accuracy import spread
+from edgevit.proof.labelled import MAX_IMAGES, held_out
+from edgevit.runtimes.feeds import image_steps
 
 SCHEME = "crops:"
 MAX_BYTES = 64 << 20  # of pixels, before they are compressed

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import registry, worker
-from edgevit.artifact import Artifact, BatchRange, write_atomically
+from edgevit.artifact.files import write_atomically
+from edgevit.artifact.manifest import BatchRange
+from edgevit.artifact.opened import Artifact
 from edgevit.cpu import usable_cores
 from edgevit.errors import ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
-from edgevit.profiles import environment, feeds, verdict
-from edgevit.profiles.accuracy import FileAccuracy, model_sha256
+from edgevit.profiles import environment, verdict
 from edgevit.profiles.layers import of_record as layers_of_record
 from edgevit.profiles.measure import Plan, plan_record
 from edgevit.profiles.record import Conditions as Conditions
@@ -29,6 +30,8 @@ from edgevit.profiles.scenarios import (
     sustained_sentence,
 )
 from edgevit.profiles.verdict import Finding, Need, Run
+from edgevit.proof.accuracy import FileAccuracy, model_sha256
+from edgevit.runtimes import feeds
 from edgevit.runtimes.base import default_runtime
 
 SINGLE_STREAM = Scenario()
@@ -265,7 +268,7 @@ def _with_accuracy(measured: Profile, job: _Job, artifact: Artifact, data: str) 
     job.progress("accuracy", None)
     payload = {**job.payload(measured), "data": data}
     try:
-        found = worker.call("edgevit.profiles.labelled:run", payload, timeout=ACCURACY_TIMEOUT_S)
+        found = worker.call("edgevit.proof.labelled:run", payload, timeout=ACCURACY_TIMEOUT_S)
     except (WorkerFailed, Unsupported) as error:
         found = {"reason": str(error)}
     if "reason" in found:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevit.artifact import Artifact
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import GateMissed, UsageError
 from edgevit.profiles.measure import load_feeds
 from edgevit.runtimes.base import LayerTime, open_session

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from edgevit import worker
-from edgevit.artifact import Array, Artifact
+from edgevit.artifact.manifest import Array
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import Unsupported
 from edgevit.profiles import energy, warmup
 from edgevit.profiles.environment import field, read

@@ -9,11 +9,11 @@ from statistics import median
 from typing import Any
 
 from edgevit.profiles import environment, statistics, verdict
-from edgevit.profiles.accuracy import FileAccuracy
 from edgevit.profiles.environment import Environment
 from edgevit.profiles.layers import Layers
 from edgevit.profiles.scenarios import by_minute
 from edgevit.profiles.verdict import Finding, Run, Verdict
+from edgevit.proof.accuracy import FileAccuracy
 
 PERCENTILES = (0.5, 0.9, 0.95, 0.97, 0.99, 0.999)
 SCENARIO = "single-stream"

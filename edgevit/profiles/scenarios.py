@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal, Protocol, get_args
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.errors import UnknownName, UsageError
 from edgevit.profiles import statistics
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from edgevit import registry, signing
-from edgevit.artifact import Array, Artifact, TensorSpec
+from edgevit.artifact.manifest import Array, TensorSpec
+from edgevit.artifact.opened import Artifact
 from edgevit.cpu import usable_cores
 from edgevit.errors import Unsupported, UsageError
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import onnxruntime as ort
 
-from edgevit.artifact import Array, Artifact
+from edgevit.artifact.manifest import Array
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError
 from edgevit.runtimes.base import LayerTime, Session, module_of
 

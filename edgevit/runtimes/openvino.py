@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifact import Array, Artifact
+from edgevit.artifact.manifest import Array
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported
 from edgevit.runtimes.base import LayerTime, Session, module_of
 

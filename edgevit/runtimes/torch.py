@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgevit.artifact import Array, Artifact, TensorSpec
+from edgevit.artifact.manifest import Array, TensorSpec
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, Unsupported, UsageError
 from edgevit.images import Preprocess
-from edgevit.models.source import RANDOM, create_model, state_sha256
+from edgevit.models.loading.source import RANDOM, create_model, state_sha256
 from edgevit.models.spec import spec_of
 from edgevit.runtimes.base import Session
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgevit.models.vit import VisionTransformer
+from edgevit.models.families.vit import VisionTransformer
 from edgevit.train.augment import Augment
 from edgevit.train.batches import Batches
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgevit.models.edvit import FusionHead
+from edgevit.models.families.edvit import FusionHead
 from edgevit.split.distil import softened, taught
 from edgevit.split.features import Features
 from edgevit.split.options import FusionOptions

@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgevit.errors import UsageError
+from edgevit.models.families.vit import Block, DeployViT, VisionTransformer
 from edgevit.models.reparam.own import fold_own_blocks
-from edgevit.models.vit import Block, DeployViT, VisionTransformer
 from edgevit.split.trunk import attention_of, blocks_of
 
 Array = npt.NDArray[np.float64]

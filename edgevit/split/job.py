@@ -12,17 +12,17 @@ import numpy as np
 import torch
 
 from edgevit import registry, render
+from edgevit.bundle.manifest import BundleAccuracy, Lineage
+from edgevit.bundle.opened import Bundle, check_vacant
 from edgevit.cpu import usable_cores
 from edgevit.errors import Interrupted, UsageError
-from edgevit.models.edvit import FusionHead, SubModel
-from edgevit.models.source import state_sha256
+from edgevit.models.families.edvit import FusionHead, SubModel
+from edgevit.models.families.vit import VisionTransformer
+from edgevit.models.loading.source import state_sha256
 from edgevit.models.spec import spec_of
-from edgevit.models.vit import VisionTransformer
 from edgevit.split.accuracy import degradation
-from edgevit.split.bundle import Bundle, check_vacant
 from edgevit.split.features import answers_of, features_of, gather
 from edgevit.split.fuse import train_fusion
-from edgevit.split.manifest import BundleAccuracy, Lineage
 from edgevit.split.options import PARTITIONS, SplitJob, SplitOptions, command_line
 from edgevit.split.partition import partition, read_partition, shown
 from edgevit.split.parts import (
@@ -286,7 +286,7 @@ def class_statistics(
 def _nodes(options: SplitOptions) -> tuple[Any, ...]:
     if options.fleet is None:
         return ()
-    from edgevit.split.fleet_file import read_fleet
+    from edgevit.bundle.fleet_file import read_fleet
 
     return tuple(read_fleet(options.fleet).nodes)
 

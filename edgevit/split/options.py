@@ -141,7 +141,7 @@ class SplitJob:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file that is part of the recipe; UsageError where there is none."""
-    from edgevit.artifact import sha256_of  # the command line starts without numpy
+    from edgevit.artifact.files import sha256_of
 
     try:
         return sha256_of(path)

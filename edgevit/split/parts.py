@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import EdgeVitError, Interrupted, WorkerFailed
-from edgevit.models.edvit import SubModel
+from edgevit.models.families.edvit import SubModel
+from edgevit.models.families.vit import VisionTransformer
 from edgevit.models.spec import spec_of
-from edgevit.models.vit import VisionTransformer
 from edgevit.split.features import tokens_of
 from edgevit.split.importance import (
     Importance,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgevit import render
 from edgevit.errors import PlacementImpossible, Unsupported, UsageError
-from edgevit.models.vit import BlockConfig, VisionTransformer, ViTConfig
+from edgevit.models.families.vit import BlockConfig, VisionTransformer, ViTConfig
 from edgevit.split.trunk import attention_of, blocks_of
 
 if TYPE_CHECKING:

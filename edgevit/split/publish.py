@@ -12,20 +12,23 @@ import torch
 from torch import nn
 
 from edgevit import build
-from edgevit.artifact import GOLDEN_ROWS, Array, Artifact, BatchRange, WeightsInfo, staged
+from edgevit.artifact.golden import GOLDEN_ROWS
+from edgevit.artifact.manifest import Array, BatchRange, WeightsInfo
+from edgevit.artifact.opened import Artifact
+from edgevit.artifact.staging import staged
+from edgevit.bundle.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk, joined
+from edgevit.bundle.opened import Bundle, PartFacts, check_vacant, folder_of, golden_features, write_bundle
 from edgevit.errors import EdgeVitError
 from edgevit.export.rows import MAX_ROWS
-from edgevit.models.edvit import FusionHead, SubModel
+from edgevit.models.families.edvit import FusionHead, SubModel
+from edgevit.models.families.vit import VisionTransformer
+from edgevit.models.loading.source import state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize
-from edgevit.models.source import state_sha256
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
-from edgevit.models.vit import VisionTransformer
 from edgevit.split.accuracy import Degradation
-from edgevit.split.bundle import Bundle, PartFacts, check_vacant, folder_of, golden_features, write_bundle
 from edgevit.split.features import Features
 from edgevit.split.fuse import draw_present
-from edgevit.split.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk, joined
 from edgevit.split.options import SplitJob
 from edgevit.split.parts import Progress
 

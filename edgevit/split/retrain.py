@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgevit.models.edvit import SubModel
-from edgevit.models.vit import VisionTransformer
+from edgevit.models.families.edvit import SubModel
+from edgevit.models.families.vit import VisionTransformer
 from edgevit.split.distil import softened, taught
 from edgevit.split.features import copies_of
 from edgevit.split.options import Mode

@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from edgevit.bundle.assign import Node, Part, assign, memory_need
 from edgevit.errors import PlacementImpossible
-from edgevit.models.vit import ViTConfig
-from edgevit.split.assign import Node, Part, assign, memory_need
+from edgevit.models.families.vit import ViTConfig
 from edgevit.split.options import SplitOptions
 from edgevit.split.prune import heads_of, heads_pruned_for, kept, size_of, smallest_hp
 

@@ -9,10 +9,7 @@ import torch
 from torch import nn
 
 from edgevit.errors import Unsupported, UsageError
-from edgevit.models.checkpoint import load_state
-from edgevit.models.source import create_model
-from edgevit.models.spec import attach_spec, spec_of
-from edgevit.models.vit import (
+from edgevit.models.families.vit import (
     LAYER_NORM_EPS,
     Attention,
     Block,
@@ -21,6 +18,9 @@ from edgevit.models.vit import (
     ViTConfig,
     from_timm,
 )
+from edgevit.models.loading.checkpoint import load_state
+from edgevit.models.loading.source import create_model
+from edgevit.models.spec import attach_spec, spec_of
 
 SPLIT_HINT = "split one of our ViTs (vit_edvit, vit_tiny, vit_small, vit_base, vit_large) or timm's plain ViT or DeiT"
 AGREEMENT = 1e-4  # float32 of the two implementations, relative to the largest logit

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from edgevit.artifact import write_atomically
+from edgevit.artifact.files import write_atomically
 from edgevit.errors import UsageError
 from edgevit.split.importance import Importance
 

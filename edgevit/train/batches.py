@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from edgevit.data import LabelledData
+from edgevit.data.labelled import LabelledData
 from edgevit.images import Preprocess
 
 MEMORY_LIMIT = 1 << 30  # bytes of preprocessed images kept in memory

@@ -18,11 +18,12 @@ import torch
 from torch import nn
 
 from edgevit.cpu import usable_cores
-from edgevit.data import LabelledData, open_data
+from edgevit.data.labelled import LabelledData
+from edgevit.data.source import open_data
 from edgevit.errors import Unsupported, UsageError
 from edgevit.images import Preprocess
-from edgevit.models.checkpoint import CheckpointMeta, save_checkpoint
-from edgevit.models.source import create_model
+from edgevit.models.loading.checkpoint import CheckpointMeta, save_checkpoint
+from edgevit.models.loading.source import create_model
 from edgevit.models.spec import spec_of
 from edgevit.train.batches import Batches, make_batches
 from edgevit.train.epochs import Progress, Run, adamw, run_epochs

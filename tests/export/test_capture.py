@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgevit.artifact import BatchRange
+from edgevit.artifact.manifest import BatchRange
 from edgevit.errors import ExportFailed, Unsupported, UsageError
 from edgevit.export.capture import Baked, bake_preprocess, capture, program_module, unbaked
 from edgevit.images import Preprocess

@@ -10,12 +10,12 @@ from torch import nn
 
 import edgevit
 from edgevit import build as edgevit_build
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.export.base import Context
 from edgevit.export.capture import bake_preprocess, capture
 from edgevit.export.reference import noise
 from edgevit.images import Preprocess
-from edgevit.profiles.parity import tolerance_for
+from edgevit.proof.parity import tolerance_for
 
 COREMLTOOLS_IOS = {"16": 7, "17": 8, "18": 9}  # iOS -> version of the specification
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edgevit.artifact import BatchRange
+from edgevit.artifact.manifest import BatchRange
 from edgevit.errors import ExportFailed, UnknownName, Unsupported, UsageError
 from edgevit.export import onnx as target
 from edgevit.export.base import Built, Context, parse_options

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edgevit.artifact import BatchRange
+from edgevit.artifact.manifest import BatchRange
 from edgevit.export.capture import capture
 from edgevit.export.onnx.attention import plain_batched_transpose, separate_qkv
 from edgevit.export.onnx.graph import build_graph, tidy

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edgevit.artifact import BatchRange
+from edgevit.artifact.manifest import BatchRange
 from edgevit.export.capture import bake_preprocess, capture
 from edgevit.export.precision import RANGE_LIMIT, plan_fp16, scan_activations, weights_outside_fp16
 from edgevit.images import Preprocess

@@ -18,7 +18,9 @@ from onnx import TensorProto, helper
 
 import edgevit
 from edgevit import worker
-from edgevit.artifact import BatchRange, sha256_of
+from edgevit.artifact.files import sha256_of
+from edgevit.artifact.manifest import BatchRange
+from edgevit.engines.nvidia import FLAVORS
 from edgevit.errors import ExportFailed, MissingDependency, UnknownName, Unsupported, UsageError
 from edgevit.export.base import Built, Capture, Context, parse_options
 from edgevit.export.capture import bake_preprocess, capture
@@ -29,7 +31,6 @@ from edgevit.export.tensorrt.graph import cast_bytes_first, prepare_graph
 from edgevit.export.tensorrt.here import here
 from edgevit.export.tensorrt.options import TensorRtOptions
 from edgevit.images import Preprocess
-from edgevit.nvidia import FLAVORS
 
 NANOS = ("vit_nano", "efficientformer_nano", "fmvit_nano")
 QUICK = {"sm": "89", "optimization_level": 0}  # one GPU's engine, not the best one: where that is not the subject

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from edgevit.engines.nvidia import FLAVORS
 from edgevit.errors import ExportFailed, MissingDependency, Unsupported
 from edgevit.export.tensorrt.exporter import known_capabilities, make_lock
 from edgevit.export.tensorrt.flavor import choose_flavor, driver_for
@@ -21,7 +22,6 @@ from edgevit.export.tensorrt.options import TensorRtOptions, check_flavor_has
 from edgevit.export.tensorrt.progress import Phases, make_monitor
 from edgevit.export.tensorrt.refusals import ParserError, build_refused, parser_refused
 from edgevit.export.tensorrt.targets import choose_sms, parse_sms, sm_names
-from edgevit.nvidia import FLAVORS
 
 TENSORRT, RTX = FLAVORS["tensorrt"], FLAVORS["rtx"]
 

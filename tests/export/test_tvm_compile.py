@@ -16,7 +16,7 @@ pytest.importorskip("tvm")
 import tvm
 from tvm import relax
 
-from edgevit.artifact import BatchRange
+from edgevit.artifact.manifest import BatchRange
 from edgevit.errors import ExportFailed, Unsupported
 from edgevit.export.base import Context
 from edgevit.export.capture import bake_preprocess, capture

@@ -12,7 +12,7 @@ import tvm_tiny
 
 import edgevit
 from edgevit import build
-from edgevit.artifact import Artifact
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import Unsupported
 from edgevit.export.tvm import compile, schedules, targets
 from edgevit.export.tvm.link import link, object_arch

@@ -15,9 +15,9 @@ from typing import Self
 from waiting import wait_for
 
 from edgevit.errors import FleetError
-from edgevit.fleet.bus import Bus
-from edgevit.fleet.link import Link, open_bus
-from edgevit.fleet.names import Names
+from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.transport import Bus
 
 
 class Processes:

@@ -11,8 +11,10 @@ import onnx
 from fleet import tiny_fleet
 from onnx import numpy_helper
 
-from edgevit.artifact import MANIFEST, Artifact, hash_tree
-from edgevit.split.bundle import content_sha256
+from edgevit.artifact.files import hash_tree
+from edgevit.artifact.manifest import MANIFEST
+from edgevit.artifact.opened import Artifact
+from edgevit.bundle.opened import content_sha256
 
 
 def heavy_bundle(folder: Path, size: int | None) -> Path:

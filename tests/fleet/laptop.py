@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from edgevit.errors import FleetError
-from edgevit.fleet.link import Link
-from edgevit.fleet.names import Names
-from edgevit.fleet.where import reach
+from edgevit.fleet.asking.where import reach
+from edgevit.fleet.bus.link import Link
+from edgevit.fleet.bus.names import Names
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from edgevit.fleet.bus import Question
-from edgevit.fleet.link import Link, open_bus
-from edgevit.fleet.names import Names
+from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.transport import Question
 
 
 class OddNode:

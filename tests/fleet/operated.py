@@ -12,10 +12,10 @@ from fleet.fleet_nodes import Nodes, nodes
 from fleet.tiny_fleet import make_bundle
 from waiting import wait_for
 
-from edgevit.fleet.deploy import drain, undeploy
-from edgevit.fleet.messages import Info
-from edgevit.fleet.operator import Operator
-from edgevit.split.bundle import Bundle
+from edgevit.bundle.opened import Bundle
+from edgevit.fleet.bus.messages import Info
+from edgevit.fleet.operating.deploy import drain, undeploy
+from edgevit.fleet.operating.operator import Operator
 
 NAMES = ("a", "b", "c")
 

@@ -14,9 +14,9 @@ from fleet.laptop import Frame, frames, laptop
 from fleet.netns import Network
 from waiting import wait_for
 
-from edgevit.fleet.ca import enroll, init_ca
-from edgevit.fleet.deploy import deploy
-from edgevit.fleet.link import Link, Role
+from edgevit.fleet.bus.link import Link, Role
+from edgevit.fleet.operating.deploy import deploy
+from edgevit.fleet.trust.ca import enroll, init_ca
 
 PORT = 7447
 

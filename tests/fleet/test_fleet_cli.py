@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from edgevit.cli import app
 from edgevit.errors import UsageError
-from edgevit.fleet.cli import link_of, seconds
-from edgevit.fleet.link import Link
+from edgevit.fleet.bus.link import Link
+from edgevit.verbs.links import link_of, seconds
 
 VERBS = (
     "node", "router", "deploy", "undeploy", "drain", "rebalance", "infer", "serve", "enroll", "revoke",

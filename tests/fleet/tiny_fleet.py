@@ -15,10 +15,13 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from tiny_manifest import WEIGHTS, write_manifest
 
-from edgevit.artifact import Array, Artifact, BatchRange, Parity, PrecisionReport, TensorSpec, staged, write_golden
+from edgevit.artifact.golden import write_golden
+from edgevit.artifact.manifest import Array, BatchRange, Parity, PrecisionReport, TensorSpec
+from edgevit.artifact.opened import Artifact
+from edgevit.artifact.staging import staged
+from edgevit.bundle.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk
+from edgevit.bundle.opened import PRESENT, PartFacts, golden_features, write_bundle
 from edgevit.images import Preprocess
-from edgevit.split.bundle import PRESENT, PartFacts, golden_features, write_bundle
-from edgevit.split.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk
 
 SIDE, GRID = 16, 4
 FEATURES = 8

@@ -382,7 +382,7 @@ def test_a_model_that_does_not_take_the_inputs_is_a_usage_error() -> None:
 def test_timm_models_are_folded_without_a_rest(name: str, size: int, kinds: set[str]) -> None:
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
-    from edgevit.models.timm_models import import_timm
+    from edgevit.models.loading.timm_models import import_timm
 
     torch.manual_seed(0)
     model = import_timm().create_model(name)

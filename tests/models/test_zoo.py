@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from edgevit.errors import UnknownName
-from edgevit.models import list_models, source, zoo
+from edgevit.models import list_models, zoo
+from edgevit.models.loading import source
 
 FIELDS = {"name", "params", "macs", "params_train", "macs_train", "image_size", "source", "weights"}
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from plugin import artifact_of, install
 
-from edgevit.artifact import Artifact, Parity
+from edgevit.artifact.manifest import Parity
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
 from edgevit.profiles.compare import SCHEDULE, _schedule, compare
 from edgevit.profiles.difference import Difference, Side, combined

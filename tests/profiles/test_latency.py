@@ -16,16 +16,19 @@ from brief import BRIEF
 from PIL import Image
 from plugin import artifact_of, install
 
-from edgevit.artifact import Artifact, Parity, sha256_of
-from edgevit.data import open_data
+from edgevit.artifact.files import sha256_of
+from edgevit.artifact.manifest import Parity
+from edgevit.artifact.opened import Artifact
+from edgevit.data.source import open_data
 from edgevit.errors import BadArtifact, ParityFailed, UnknownName, Unsupported, UsageError
-from edgevit.profiles import feeds, latency, measure, verdict
-from edgevit.profiles.accuracy import model_sha256
+from edgevit.profiles import latency, measure, verdict
 from edgevit.profiles.environment import collect
 from edgevit.profiles.measure import Plan
 from edgevit.profiles.record import Conditions, Profile
 from edgevit.profiles.scenarios import parse_scenario
 from edgevit.profiles.verdict import Need, Run
+from edgevit.proof.accuracy import model_sha256
+from edgevit.runtimes import feeds
 
 # A registered plug-in: its sessions do what the one word in model.txt says.
 PLUGIN = """

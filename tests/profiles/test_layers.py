@@ -51,7 +51,7 @@ def test_anything_else_is_a_usage_error(text: str) -> None:
 
 
 def test_a_runtime_that_is_mute_about_layers_says_so(make_artifact) -> None:
-    from edgevit.artifact import Artifact
+    from edgevit.artifact.opened import Artifact
     from edgevit.runtimes.base import Session
 
     session = Session(Artifact.open(make_artifact()), 1)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from report_rows import DEVICE, NOW, artifact, gallery, measure, run, samples
 
-from edgevit.artifact import Parity
+from edgevit.artifact.manifest import Parity
 from edgevit.errors import UnknownName, UsageError
 from edgevit.profiles.report import report
 from edgevit.profiles.report.collect import Collection, collect

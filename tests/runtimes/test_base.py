@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edgevit import registry
-from edgevit.artifact import Array, Artifact, BatchRange, TensorSpec
+from edgevit.artifact.manifest import Array, BatchRange, TensorSpec
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, Unsupported, UsageError
 from edgevit.runtimes.base import Session, default_runtime, open_session
 

@@ -15,7 +15,9 @@ from coremltools.models import compute_device as devices
 from coremltools.models import compute_plan as recorded
 from PIL import Image
 
-from edgevit.artifact import MANIFEST, Artifact, TensorSpec, hash_tree
+from edgevit.artifact.files import hash_tree
+from edgevit.artifact.manifest import MANIFEST, TensorSpec
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, UsageError
 from edgevit.runtimes.base import LayerTime, open_session
 from edgevit.runtimes.coreml import here as machine

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 import edgevit
 from edgevit import registry
-from edgevit.artifact import MANIFEST, Artifact, hash_tree
+from edgevit.artifact.files import hash_tree
+from edgevit.artifact.manifest import MANIFEST
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, UsageError
 from edgevit.runtimes.coreml.evaluator import ReferenceEvaluator
 from edgevit.runtimes.coreml.program import load

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgevit.artifact import sha256_of
+from edgevit.artifact.files import sha256_of
 from edgevit.cpu import usable_cores
 from edgevit.errors import BadArtifact, EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError
 from edgevit.runtimes.base import open_session

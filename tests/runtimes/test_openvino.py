@@ -13,9 +13,10 @@ import onnx
 import pytest
 
 import edgevit
-from edgevit.artifact import Artifact, hash_tree
+from edgevit.artifact.files import hash_tree
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, UsageError
-from edgevit.profiles.parity import run_rows
+from edgevit.proof.parity import run_rows
 from edgevit.runtimes.base import Session
 from edgevit.runtimes.openvino import OpenVinoRuntime, device_name
 

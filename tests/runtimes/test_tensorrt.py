@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgevit.artifact import Artifact, TensorSpec, sha256_of
+from edgevit.artifact.files import sha256_of
+from edgevit.artifact.manifest import TensorSpec
+from edgevit.artifact.opened import Artifact
+from edgevit.engines.nvidia import Gpu, find_gpu
 from edgevit.errors import BadArtifact, MissingDependency, UnknownName, Unsupported, UsageError
 from edgevit.module_paths import shared_module
-from edgevit.nvidia import Gpu, find_gpu
 from edgevit.registry import version_of
 from edgevit.runtimes.tensorrt.buffers import ALIGNMENT, choose_profile, plan_buffers
 from edgevit.runtimes.tensorrt.device import TensorRtRuntime

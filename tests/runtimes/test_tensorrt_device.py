@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from cuda.bindings import runtime as real_cuda
 
-from edgevit.artifact import sha256_of
+from edgevit.artifact.files import sha256_of
+from edgevit.engines.nvidia import Gpu
 from edgevit.errors import BadArtifact, EdgeVitError, Unsupported
-from edgevit.nvidia import Gpu
 from edgevit.runtimes.base import open_session
 from edgevit.runtimes.tensorrt import cuda as calls
 from edgevit.runtimes.tensorrt import device

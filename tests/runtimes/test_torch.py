@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import edgevit
-from edgevit.artifact import Artifact, BatchRange, Parity, TensorSpec, WeightsInfo
+from edgevit.artifact.manifest import BatchRange, Parity, TensorSpec, WeightsInfo
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, Unsupported
-from edgevit.models.source import RANDOM, state_sha256
+from edgevit.models.loading.source import RANDOM, state_sha256
 from edgevit.runtimes.torch import TorchSession, _weights, rebuild
 
 

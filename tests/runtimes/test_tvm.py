@@ -14,7 +14,7 @@ import pytest
 import tvm_tiny
 
 from edgevit import cpu
-from edgevit.artifact import Artifact
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, UsageError
 from edgevit.export.tvm import targets
 from edgevit.runtimes.base import Session

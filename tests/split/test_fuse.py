@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgevit.models.edvit import FusionHead
+from edgevit.models.families.edvit import FusionHead
 from edgevit.split.accuracy import degradation
 from edgevit.split.features import Features, features_of, gather
 from edgevit.split.fuse import draw_present, train_fusion

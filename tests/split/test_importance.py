@@ -10,7 +10,7 @@ from model_oracle import randomised
 from torch import nn
 
 from edgevit.errors import UsageError
-from edgevit.models.vit import BlockConfig, VisionTransformer, ViTConfig
+from edgevit.models.families.vit import BlockConfig, VisionTransformer, ViTConfig
 from edgevit.split.importance import (
     Gates,
     exact_importance,

@@ -12,13 +12,14 @@ from tiny_split import write_digits, write_model
 from typer.testing import CliRunner
 
 from edgevit.amounts import parse_bytes
+from edgevit.bundle.assign import Node
+from edgevit.bundle.embedded import BundleSession
+from edgevit.bundle.opened import Bundle
 from edgevit.cli import app
-from edgevit.data import LabelledData, open_data
+from edgevit.data.labelled import LabelledData
+from edgevit.data.source import open_data
 from edgevit.errors import Interrupted, PlacementImpossible, UnknownName, UsageError
-from edgevit.models.vit import ViTConfig, uniform_blocks
-from edgevit.split.assign import Node
-from edgevit.split.bundle import Bundle
-from edgevit.split.embedded import BundleSession
+from edgevit.models.families.vit import ViTConfig, uniform_blocks
 from edgevit.split.job import SplitResult, run_split
 from edgevit.split.options import FusionOptions, SplitJob, SplitOptions, command_line
 from edgevit.split.parts import PartTask, load_source, make_parts

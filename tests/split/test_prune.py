@@ -13,9 +13,9 @@ from model_oracle import deploy, randomised
 from torch import nn
 
 from edgevit.errors import PlacementImpossible, Unsupported, UsageError
-from edgevit.models import vit
+from edgevit.models.families import vit
+from edgevit.models.families.vit import BlockConfig, VisionTransformer, ViTConfig, uniform_blocks
 from edgevit.models.macs import count_macs, count_params
-from edgevit.models.vit import BlockConfig, VisionTransformer, ViTConfig, uniform_blocks
 from edgevit.split.importance import Gates, gated_logits, random_importance
 from edgevit.split.prune import (
     heads_pruned_for,

@@ -8,7 +8,7 @@ from tiny_split import write_digits, write_model
 from torch import Tensor, nn
 
 from edgevit.errors import Interrupted, UsageError
-from edgevit.models.edvit import SubModel
+from edgevit.models.families.edvit import SubModel
 from edgevit.split.options import SplitJob, SplitOptions
 from edgevit.split.parts import Source, load_source, score
 from edgevit.split.prune import prune

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from tiny_split import write_digits, write_model
 
-from edgevit.models.vit import ViTConfig, uniform_blocks
-from edgevit.split.bundle import Bundle
+from edgevit.bundle.opened import Bundle
+from edgevit.models.families.vit import ViTConfig, uniform_blocks
 from edgevit.split.job import SplitResult, run_split
 from edgevit.split.options import SplitJob, SplitOptions
 from edgevit.split.sizing import planned_part

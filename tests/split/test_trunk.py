@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from edgevit.errors import Unsupported, UsageError
-from edgevit.models.source import create_model, import_timm
+from edgevit.models.families.vit import VisionTransformer
+from edgevit.models.loading.source import create_model, import_timm
 from edgevit.models.spec import spec_of
-from edgevit.models.vit import VisionTransformer
 from edgevit.split import trunk as trunk_module
 from edgevit.split.trunk import attention_of, blocks_of, load_trunk
 

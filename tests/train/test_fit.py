@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from edgevit.data import open_data
+from edgevit.data.source import open_data
 from edgevit.errors import EdgeVitError, Interrupted, Unsupported, UsageError
 from edgevit.images import Preprocess
-from edgevit.models.checkpoint import read_checkpoint
-from edgevit.models.source import create_model
+from edgevit.models.loading.checkpoint import read_checkpoint
+from edgevit.models.loading.source import create_model
 from edgevit.models.spec import spec_of
 from edgevit.train import TrainOptions, epochs, fit, loop
 from edgevit.train.batches import make_batches

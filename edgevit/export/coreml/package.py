@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgevit.artifact import TensorSpec
+from edgevit.artifact.manifest import TensorSpec
 from edgevit.export.base import Capture
 from edgevit.export.coreml.options import CoreMlOptions
 from edgevit.export.coreml.precision import Layer

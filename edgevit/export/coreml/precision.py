@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgevit.artifact import PrecisionReport
+from edgevit.artifact.manifest import PrecisionReport
 from edgevit.errors import ExportFailed
 from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, program_module, unbaked

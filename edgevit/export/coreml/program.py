@@ -14,7 +14,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from edgevit.artifact import TensorSpec
+from edgevit.artifact.manifest import TensorSpec
 from edgevit.errors import Unsupported
 from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, unbaked

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 from pydantic import Field
 
-from edgevit.artifact import PrecisionReport
+from edgevit.artifact.manifest import PrecisionReport
 from edgevit.errors import ExportFailed, Unsupported, UsageError
 from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.export.capture import first_line

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import worker
+from edgevit.engines.nvidia import FLAVORS, Name
 from edgevit.errors import EdgeVitError, ExportFailed
 from edgevit.export.tensorrt.layers import (
     LISTING,
@@ -31,7 +32,6 @@ from edgevit.export.tensorrt.layers import (
 )
 from edgevit.export.tensorrt.progress import make_monitor
 from edgevit.export.tensorrt.refusals import ParserError, build_refused, parser_refused
-from edgevit.nvidia import FLAVORS, Name
 
 LAYERS = "layers.json"
 _ERRORS_KEPT = 4

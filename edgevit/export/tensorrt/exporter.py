@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgevit.artifact import BatchRange, PrecisionReport, TensorSpec, sha256_of
+from edgevit.artifact.files import sha256_of
+from edgevit.artifact.manifest import BatchRange, PrecisionReport, TensorSpec
+from edgevit.engines.nvidia import Flavor, find_gpu
 from edgevit.errors import Unsupported, UsageError
 from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.export.compiler import run_compiler
@@ -20,7 +22,6 @@ from edgevit.export.tensorrt.graph import prepare_graph
 from edgevit.export.tensorrt.layers import check_network, shown
 from edgevit.export.tensorrt.options import TensorRtOptions, check_flavor_has, tuned_batch
 from edgevit.export.tensorrt.targets import choose_sms, sm_names
-from edgevit.nvidia import Flavor, find_gpu
 
 ENTRY = "model.engine"
 COMPILE = "edgevit.export.tensorrt.compile:compile_engine"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgevit.engines.nvidia import FLAVORS, Flavor, Name, Version
 from edgevit.errors import MissingDependency
-from edgevit.nvidia import FLAVORS, Flavor, Name, Version
 from edgevit.registry import version_of
 
 

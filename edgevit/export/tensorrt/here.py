@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from edgevit.engines.nvidia import find_gpu
 from edgevit.export.tensorrt.flavor import choose_flavor
 from edgevit.export.tensorrt.targets import WITHOUT_GPU, sm_name, sm_names
-from edgevit.nvidia import find_gpu
 from edgevit.registry import Here
 
 

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from edgevit.engines.nvidia import Flavor
 from edgevit.errors import Unsupported, UsageError
 from edgevit.export.base import Options
 from edgevit.export.tensorrt.targets import parse_sms
-from edgevit.nvidia import Flavor
 
 
 class TensorRtOptions(Options):

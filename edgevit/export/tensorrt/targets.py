@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from edgevit.engines.nvidia import Flavor
 from edgevit.errors import Unsupported
-from edgevit.nvidia import Flavor
 
 WITHOUT_GPU = (86, 89, 120)  # the desktop and laptop RTX generations: Ampere, Ada, Blackwell
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 
-from edgevit.artifact import PrecisionReport
+from edgevit.artifact.manifest import PrecisionReport
 from edgevit.errors import Unsupported, UsageError
 from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.export.capture import Baked

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax, tirx
 from tvm.ir import GenericConst
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 
 Expr = Any
 

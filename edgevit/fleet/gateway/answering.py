@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from edgevit.artifact import Array, Artifact, BatchRange, TensorSpec
+from edgevit.artifact.manifest import Array, BatchRange, TensorSpec
+from edgevit.artifact.opened import Artifact
+from edgevit.bundle.embedded import BundleSession, Gathered, Missing
+from edgevit.bundle.opened import content_sha256, is_bundle
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported
-from edgevit.fleet.messages import MAX_ROWS
-from edgevit.fleet.session import FleetAnswer, PartTiming
-from edgevit.fleet.where import Reached
+from edgevit.fleet.asking.session import FleetAnswer, PartTiming
+from edgevit.fleet.asking.where import Reached
+from edgevit.fleet.bus.messages import MAX_ROWS
 from edgevit.images import decode
-from edgevit.profiles.parity import run_rows
+from edgevit.proof.parity import run_rows
 from edgevit.runtimes.base import open_session
-from edgevit.split.bundle import content_sha256, is_bundle
-from edgevit.split.embedded import BundleSession, Gathered, Missing
 
 HERE = "this process"
 

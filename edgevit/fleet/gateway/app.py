@@ -27,12 +27,12 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from edgevit.errors import EdgeVitError, Unsupported, UsageError
+from edgevit.fleet.bus.messages import MAX_PAYLOAD
 from edgevit.fleet.gateway import oip, schema
 from edgevit.fleet.gateway.answering import Answering, Said
 from edgevit.fleet.gateway.live import Live
 from edgevit.fleet.gateway.metrics import CONTENT_TYPE, Metrics
-from edgevit.fleet.messages import MAX_PAYLOAD
-from edgevit.fleet.status import Watch
+from edgevit.fleet.operating.status import Watch
 from edgevit.images import ImageError
 from edgevit.pages import style
 from edgevit.predict import best

@@ -13,9 +13,9 @@ from collections import Counter, deque
 from statistics import median
 from typing import Any
 
+from edgevit.fleet.asking.session import PartTiming
 from edgevit.fleet.gateway.answering import HERE, Answering, Said
-from edgevit.fleet.session import PartTiming
-from edgevit.fleet.status import NodeRow, Watch
+from edgevit.fleet.operating.status import NodeRow, Watch
 
 NEWEST = 50  # answers of a sub-model that its figures are made of
 WINDOW_S = 10.0  # that the request rate is counted over

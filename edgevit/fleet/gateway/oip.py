@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgevit.artifact import Array, TensorSpec
+from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.errors import EdgeVitError
 from edgevit.fleet.gateway.answering import Answering, Said
 

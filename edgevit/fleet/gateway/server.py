@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from edgevit import registry, render
 from edgevit.errors import UsageError
+from edgevit.fleet.asking.where import Where, reach
+from edgevit.fleet.bus.link import Link, loopback
+from edgevit.fleet.bus.names import Names
 from edgevit.fleet.gateway.answering import Answering, FleetModel, embedded
-from edgevit.fleet.link import Link, loopback
-from edgevit.fleet.names import Names
-from edgevit.fleet.status import Watch
-from edgevit.fleet.where import Where, reach
+from edgevit.fleet.operating.status import Watch
 
 if TYPE_CHECKING:
     from edgevit.fleet.gateway.app import Gateway

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from edgevit.artifact import ReparamSummary
+from edgevit.artifact.manifest import ReparamSummary
 from edgevit.errors import UsageError
 
 _ATTRIBUTE = "reparam_report"

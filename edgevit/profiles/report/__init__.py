@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edgevit.artifact import write_atomically
+from edgevit.artifact.files import write_atomically
 from edgevit.errors import UnknownName, UsageError
 from edgevit.profiles.report.collect import Collection, collect
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevit import registry
-from edgevit.artifact import MANIFEST, Artifact, Manifest
+from edgevit.artifact.manifest import MANIFEST, Manifest
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, UsageError
 from edgevit.profiles.report import stored
 from edgevit.profiles.report.stored import Measurement, Stored

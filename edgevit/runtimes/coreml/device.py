@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgevit.artifact import Array, Artifact, TensorSpec
+from edgevit.artifact.manifest import Array, TensorSpec
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, UsageError
 from edgevit.runtimes.base import LayerTime, Session
 from edgevit.runtimes.coreml.here import lacking

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifact import Array, Artifact
+from edgevit.artifact.manifest import Array
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, UnknownName, UsageError
 from edgevit.runtimes.base import Session
 from edgevit.runtimes.coreml.program import Program, load

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.errors import BadArtifact, EdgeVitError, Unsupported
 from edgevit.runtimes.coreml.ops import OPERATIONS, Operation
 from edgevit.runtimes.coreml.ops.registry import rounded, widened

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgevit.artifact import TensorSpec
+from edgevit.artifact.manifest import TensorSpec
 from edgevit.errors import Unsupported
 
 ALIGNMENT = 256  # bytes; what cudaMalloc itself gives

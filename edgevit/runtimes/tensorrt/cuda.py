@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from cuda.bindings import runtime as cuda
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.errors import EdgeVitError
 
 

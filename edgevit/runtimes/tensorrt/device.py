@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifact import Array, Artifact
+from edgevit.artifact.manifest import Array
+from edgevit.artifact.opened import Artifact
+from edgevit.engines.nvidia import Gpu, find_gpu
 from edgevit.errors import EdgeVitError
-from edgevit.nvidia import Gpu, find_gpu
 from edgevit.runtimes.base import LayerTime, Session
 from edgevit.runtimes.tensorrt.buffers import choose_profile, plan_buffers
 from edgevit.runtimes.tensorrt.engine import Context, Log, make_logger, open_engine, profile_ranges

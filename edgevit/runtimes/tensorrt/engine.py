@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgevit.artifact import Artifact
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, Unsupported
 from edgevit.runtimes.tensorrt.lock import Lock
 from edgevit.runtimes.tensorrt.options import EngineOptions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevit.nvidia import FLAVORS, find_gpu
+from edgevit.engines.nvidia import FLAVORS, find_gpu
 from edgevit.registry import Here
 
 

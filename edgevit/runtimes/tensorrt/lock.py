@@ -6,9 +6,10 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edgevit.artifact import Artifact, Manifest
+from edgevit.artifact.manifest import Manifest
+from edgevit.artifact.opened import Artifact
+from edgevit.engines.nvidia import FLAVORS, Flavor, Gpu
 from edgevit.errors import BadArtifact, EdgeVitError, MissingDependency, Unsupported
-from edgevit.nvidia import FLAVORS, Flavor, Gpu
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import metadata
 
 from edgevit import cpu
-from edgevit.artifact import Artifact
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, Unsupported
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi")

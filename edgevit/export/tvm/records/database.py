@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from edgevit.artifact import write_atomically
+from edgevit.artifact.files import write_atomically
 from edgevit.errors import BadArtifact
 from edgevit.export.tvm.targets import BuildTarget
 from edgevit.home import home

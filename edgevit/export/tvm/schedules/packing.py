@@ -10,7 +10,7 @@ import numpy as np
 from tvm import tirx
 from tvm.ir import TensorLoad, Var
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.export.tvm.schedules.loops import Buffer, index
 from edgevit.export.tvm.schedules.shape import Shape
 from edgevit.export.tvm.schedules.stages import Kernel, Stage, uses

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.runtimes.coreml.ops.erf import gelu as exact_gelu
 from edgevit.runtimes.coreml.ops.registry import computes, maps
 

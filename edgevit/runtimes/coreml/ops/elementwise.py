@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.runtimes.coreml.ops.erf import erf as error_function
 from edgevit.runtimes.coreml.ops.registry import computes, maps, moves
 

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.polynomial import Chebyshev
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 
 _CENTRE = 3.75
 _DEGREE = 14

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 
 _BLOCK = 1 << 15  # elements handled at once, so that temporaries stay in the cache
 _SIGN = np.uint32(0x8000)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.runtimes.coreml.ops.registry import moves
 
 

@@ -7,7 +7,7 @@ from functools import reduce
 
 import numpy as np
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.runtimes.coreml.ops.registry import computes
 from edgevit.runtimes.coreml.ops.windows import Windows, windows
 

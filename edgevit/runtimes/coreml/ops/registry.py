@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.runtimes.coreml.ops.half import to_half
 
 Function = Callable[..., Any]

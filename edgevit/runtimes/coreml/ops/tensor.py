@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 from edgevit.errors import EdgeVitError
 from edgevit.runtimes.coreml.ops.registry import moves
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifact import Array
+from edgevit.artifact.manifest import Array
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgevit.artifact import Array, Artifact, PrecisionReport
+from edgevit.artifact.manifest import Array, PrecisionReport
+from edgevit.artifact.opened import Artifact
 from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.runtimes.base import Session
 

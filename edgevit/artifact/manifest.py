@@ -1,0 +1,196 @@
+"""The manifest: what is said about an artifact, field by field, and how files with a schema version are read."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from edgevit.errors import BadArtifact
+from edgevit.images import Preprocess
+
+SCHEMA_VERSION: Literal[1] = 1
+MANIFEST = "edgevit.json"
+SIGNATURE = "edgevit.sig"
+
+Array = np.ndarray[Any, Any]
+Checked = TypeVar("Checked", bound=BaseModel)
+Role = Literal["image", "logits", "features", "mask", "tensor"]
+
+
+def _inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or not pure.parts:
+        raise ValueError(f"{path!r} is not a relative path inside the artifact")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class TensorSpec(_Model):
+    """One input or output. ``shape`` holds "batch" where the first axis is dynamic."""
+
+    name: str
+    dtype: Literal["float32", "float16", "uint8", "int32", "int64", "bool"]
+    shape: tuple[int | Literal["batch"], ...]
+    role: Role
+
+
+class BatchRange(_Model):
+    """Rows per call that the artifact takes, both ends included."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @property
+    def dynamic(self) -> bool:
+        return self.min != self.max
+
+    def __str__(self) -> str:
+        return f"{self.min}-{self.max}" if self.dynamic else str(self.min)
+
+
+class WeightsInfo(_Model):
+    """Where the weights came from. ``state_sha256`` is of the loaded state dict: a rebuilt source can be checked."""
+
+    origin: str = Field(description="a path, 'digits', 'timm pretrained', or 'random (seed 0)'")
+    state_sha256: Sha256
+
+
+class ModelInfo(_Model):
+    name: str
+    source: Literal["zoo", "timm", "file", "module"]
+    form: Literal["train", "deploy"]
+    task: Literal["classifier", "tensors"]
+    image_size: tuple[int, int] | None
+    classes: int | None
+    params: int
+    macs: int = Field(description="multiply-accumulates of one row")
+    weights: WeightsInfo
+
+
+class OutputParity(_Model):
+    """Differences of one output from the float64 reference, over all compared rows."""
+
+    max_abs: float
+    max_rel: float = Field(description="max abs error / max abs reference")
+    cosine: float = Field(description="the lowest cosine similarity of any row")
+
+
+class Parity(_Model):
+    """The proof. ``unverified`` always carries a reason; ``failed`` carries the likeliest cause in ``reason``."""
+
+    status: Literal["verified", "unverified", "failed"]
+    reason: str | None = None
+    max_abs: float | None = None
+    max_rel: float | None = Field(default=None, description="the worst output's max abs error / max abs reference")
+    cosine: float | None = None
+    top1_agreement: float | None = Field(default=None, description="share of rows with the reference's top-1")
+    tolerance: float = Field(description="bound on max_rel, 10 × noise, within the precision's limits")
+    noise: float | None = Field(
+        default=None, description="max_rel of the eager model in this precision against float64"
+    )
+    images: int = Field(default=0, description="rows compared")
+    batches: tuple[int, ...] = Field(default=(), description="batch sizes that were proved")
+    runtime: str | None = None
+    outputs: dict[str, OutputParity] = {}
+
+
+class PrecisionReport(_Model):
+    """What the built graph really holds, counted after the build."""
+
+    requested: str
+    layers: dict[str, int] = Field(
+        description="number of compute nodes (conv, matmul, …) by the type of their weights or inputs"
+    )
+    kept_fp32: dict[str, str] = Field(default={}, description="module kept in fp32 -> why")
+
+
+class ReparamSummary(_Model):
+    folded: dict[str, int] = Field(description="kind of fold -> how many")
+    left: dict[str, str] = Field(description="module still there -> why")
+    max_rel_error: float = Field(description="float64, random inputs, randomised statistics")
+
+
+class Accuracy(_Model):
+    """Top-1 of the float32 source model at export, on labelled held-out data."""
+
+    data: str
+    top1: float
+    images: int
+
+
+class Manifest(_Model):
+    """edgevit.json. Strict: an unknown field is an error, and a newer schema is refused."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    edgevit: str = Field(description="version that wrote this")
+    created: str = Field(description="UTC, ISO 8601")
+    target: str
+    precision: str
+    options: dict[str, str | int | float | bool] = {}
+    entry: RelativePath = Field(description="the file or folder a runtime opens")
+    model: ModelInfo
+    labels: tuple[str, ...] | None = None
+    batch: BatchRange
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess | None
+    parity: Parity
+    precision_report: PrecisionReport
+    reparam: ReparamSummary | None = None
+    accuracy: Accuracy | None = None
+    versions: dict[str, str] = Field(default={}, description="packages that took part in the build")
+    lock: dict[str, str | int | list[int]] = Field(
+        default={}, description="what a target checks before it opens the file"
+    )
+    notes: tuple[str, ...] = ()
+    files: dict[RelativePath, Sha256]
+
+    def image_input(self) -> TensorSpec | None:
+        """The input that preprocessed images go to, or None."""
+        return next((spec for spec in self.inputs if spec.role == "image"), None)
+
+    def logits_output(self) -> TensorSpec | None:
+        return next((spec for spec in self.outputs if spec.role == "logits"), None)
+
+
+def parse_manifest(text: str, path: Path) -> Manifest:
+    """The manifest in ``text``; BadArtifact names the first field that is wrong."""
+    return parse_versioned(text, path / MANIFEST, Manifest, SCHEMA_VERSION, "manifest", "folder", "export anew")
+
+
+def parse_versioned(
+    text: str, file: Path, schema: type[Checked], newest: int, kind: str, copied: str, anew: str
+) -> Checked:
+    """The ``schema`` in ``text``, which is ``file``'s: JSON with a ``schema_version`` up to ``newest``.
+
+    BadArtifact names the first field that is wrong. ``kind`` is what errors call it; they say to copy the ``copied``
+    again, or how to make it ``anew``.
+    """
+    import json
+
+    try:
+        raw = json.loads(text)
+    except ValueError as exc:
+        raise BadArtifact(f"{file} is not JSON: {exc}", hint=f"copy the {copied} again, or {anew}") from exc
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > newest:
+        raise BadArtifact(
+            f"{file.parent} has {kind} schema {version}; this edgevit reads up to {newest}",
+            hint="pip install -U edgevit",
+        )
+    try:
+        return schema.model_validate_json(text)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or f"the {kind}"
+        raise BadArtifact(f"{file}: {field}: {first['msg'].lower()}", hint=anew) from exc

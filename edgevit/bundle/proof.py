@@ -1,0 +1,259 @@
+"""``edgevit verify BUNDLE``: every member by itself, then all together.
+
+Together: the golden images go through all sub-models and the fusion head, and the fused logits are compared with the
+fusion head's golden logits, which were made in float64 from the sub-models' golden features. A part in the wrong place,
+or a head that was made for other parts, fails here although every member is sound. With labelled data, the fused top-1
+must be the one that ``bundle.json`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit import render, worker
+from edgevit.artifact.manifest import Accuracy, Array, Parity
+from edgevit.bundle.embedded import BundleSession, target_for
+from edgevit.bundle.opened import Bundle, wired
+from edgevit.data.labelled import LabelledData
+from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, UsageError
+from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, top_shares
+from edgevit.proof.labelled import MAX_IMAGES, held_out_from
+from edgevit.proof.parity import Reference, ceiling, judge
+from edgevit.proof.verify import TIMEOUT_S, Verification, verify
+
+GAIN = 10.0  # what the fusion head may make of its inputs' errors, relative to the largest logit
+_CHUNK = 64  # images at a time
+
+
+@dataclass(frozen=True)
+class MemberCheck:
+    """One member: what verifying it found, or the error that it ended with."""
+
+    folder: str
+    found: Verification | None
+    error: EdgeVitError | None
+
+    @property
+    def sentence(self) -> str:
+        if self.error is not None:
+            return f"FAILED: {self.error}"
+        return f"verified, {self.found.parity.max_rel:.1e} on {self.found.runtime}" if self.found else "verified"
+
+    def record(self) -> dict[str, Any]:
+        found = self.found or getattr(self.error, "verification", None)
+        record = found.record() if found else {"artifact": self.folder}
+        return {**record, "member": self.folder, "error": str(self.error) if self.error else None}
+
+
+@dataclass(frozen=True)
+class Together:
+    """All members at once. ``parity`` is of the fused logits on the golden images."""
+
+    target: str
+    parity: Parity
+    accuracy: AccuracyCheck | None
+    checks: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BundleVerification:
+    """What was checked. ``together`` is None, and ``error`` says why, where the members could not be run together."""
+
+    bundle: str
+    members: tuple[MemberCheck, ...]
+    together: Together | None
+    error: EdgeVitError | None
+
+    @property
+    def errors(self) -> list[EdgeVitError]:
+        """Everything that is wrong, in the order it was found."""
+        found = [member.error for member in self.members if member.error]
+        if self.together and self.together.problems:
+            found.append(ParityFailed("; ".join(self.together.problems)))
+        return [*found, *([self.error] if self.error else [])]
+
+    def record(self) -> dict[str, Any]:
+        """The object of ``edgevit verify BUNDLE --json``: that of an artifact, with ``members``."""
+        one = self.together
+        return {
+            "artifact": self.bundle,
+            "target": one.target if one else None,
+            "parity": one.parity.model_dump(mode="json") if one else None,
+            "accuracy": asdict(one.accuracy) if one and one.accuracy else None,
+            "checks": list(one.checks) if one else [],
+            "problems": [str(error) for error in self.errors],
+            "members": [member.record() for member in self.members],
+        }
+
+    def facts(self) -> list[tuple[str, str]]:
+        """(topic, sentence) pairs for people: a line a member, then what holds of all together."""
+        lines = [(member.folder, member.sentence) for member in self.members]
+        lines += [("together", check) for check in (self.together.checks if self.together else ())]
+        if self.error:
+            lines.append(("together", f"FAILED: {self.error}"))
+        elif self.together is None:
+            lines.append(("together", "not run: every member must be sound first"))
+        return [*lines, ("FAILED" if self.errors else "verified", self.bundle)]
+
+
+def verify_bundle(
+    path: Path | str,
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    data: str | None = None,
+    provider: str | None = None,
+    trust: bool = False,
+    progress: Callable[[str, float | None], None] | None = None,
+) -> BundleVerification:
+    """Verify every member, each in its own process and past those that fail, then all together.
+
+    Arguments as those of ``verify``; with ``runtime``, the members that it opens are verified. Raises BadArtifact for a
+    ``bundle.json`` that cannot be read. Anything found wrong raises ParityFailed, or where no proof failed the first
+    member's own error (BadArtifact for one that is missing or altered); its ``verification`` attribute is the result.
+    """
+    bundle = Bundle.read(path)
+    opening = {"runtime": runtime, "threads": threads, "provider": provider, "trust": trust}
+    members = []
+    for folder in _members(bundle, runtime):
+        if progress:
+            progress(f"verify {folder}", None)
+        members.append(_checked(bundle, folder, opening))
+    together, error = None, None
+    if not any(member.error for member in members):
+        if progress:
+            progress("verify all together", None)
+        payload = {"bundle": str(path), "data": data, **opening}
+        try:
+            together = _revived(worker.call("edgevit.bundle.proof:prove_in_worker", payload, timeout=TIMEOUT_S))
+        except EdgeVitError as exc:
+            error = exc
+    return _judged(BundleVerification(str(path), tuple(members), together, error))
+
+
+def _members(bundle: Bundle, runtime: str | None) -> list[str]:
+    """Folders to verify: all, or those of the target that ``runtime`` opens."""
+    manifest = bundle.manifest
+    targets = bundle.targets if runtime is None else (target_for(bundle, runtime),)
+    folders = [*(part.artifacts for part in manifest.parts), manifest.fusion.artifacts]
+    return [one[target] for target in targets for one in folders]
+
+
+def _checked(bundle: Bundle, folder: str, opening: dict[str, Any]) -> MemberCheck:
+    try:
+        artifact = bundle.member(folder)
+        return MemberCheck(folder, verify(artifact.path, **opening), None)
+    except EdgeVitError as exc:
+        return MemberCheck(folder, None, exc)
+
+
+def _judged(result: BundleVerification) -> BundleVerification:
+    """``result``, raised with the error whose exit code says most when something is wrong."""
+    errors = result.errors
+    if not errors:
+        return result
+    first = next((error for error in errors if isinstance(error, ParityFailed)), errors[0])
+    wrong = [member.folder for member in result.members if member.error]
+    what = f"not sound: {', '.join(wrong)} ({len(wrong)} of {len(result.members)} members)" if wrong else str(first)
+    raised = type(first)(f"{result.bundle}: {what}", hint=first.hint)
+    raised.verification = result  # type: ignore[attr-defined]
+    raise raised
+
+
+def prove_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
+    """Worker target: the arguments of ``verify_bundle`` in, ``Together`` as JSON out."""
+    bundle = Bundle.open(payload["bundle"])
+    opening = {key: payload[key] for key in ("runtime", "threads", "provider", "trust")}
+    with BundleSession(bundle, require_all=True, **opening) as session:
+        checks = _Checks(session)
+        checks.golden()
+        if payload["data"]:
+            checks.data(payload["data"])
+        found = Together(
+            session.target, checks.parity, checks.accuracy, tuple(checks.sentences), tuple(checks.problems)
+        )
+    return {**asdict(found), "parity": found.parity.model_dump(mode="json")}
+
+
+def _revived(answer: dict[str, Any]) -> Together:
+    return Together(
+        target=answer["target"],
+        parity=Parity.model_validate(answer["parity"], strict=False),
+        accuracy=AccuracyCheck(**answer["accuracy"]) if answer["accuracy"] else None,
+        checks=tuple(answer["checks"]),
+        problems=tuple(answer["problems"]),
+    )
+
+
+class _Checks:
+    """Collects what each step finds: a sentence for every step, and those that are problems again."""
+
+    def __init__(self, session: BundleSession) -> None:
+        self.session, self.bundle = session, session.bundle
+        self.parts, self.fusion = self.bundle.parts(session.target), self.bundle.fusion(session.target)
+        self.parity = Parity(status="unverified", reason="not compared yet", tolerance=self._tolerance())
+        self.accuracy: AccuracyCheck | None = None
+        self.sentences: list[str] = []
+        self.problems: list[str] = []
+
+    def say(self, sentence: str, *, problem: bool = False) -> None:
+        self.sentences.append(f"FAILED: {sentence}" if problem else sentence)
+        if problem:
+            self.problems.append(sentence)
+
+    def _tolerance(self) -> float:
+        members = [artifact.manifest for artifact in (*self.parts, self.fusion)]
+        summed = max(member.parity.tolerance for member in members[:-1]) + members[-1].parity.tolerance
+        return min(GAIN * summed, max(ceiling(member.precision) for member in members))
+
+    def golden(self) -> None:
+        """The golden images through everything, against the fusion head's golden logits."""
+        if not wired(self.parts, self.fusion):
+            self.say("the fusion head was not made for these sub-models in this order", problem=True)
+            return
+        images = self.parts[0].golden()[0][self.session.image.name]
+        logits = self.fusion.manifest.logits_output()
+        if logits is None:
+            raise BadArtifact(f"{self.fusion.path} has no logits", hint="split anew")
+        wanted = self.fusion.golden()[1][logits.name]
+        found = self.session.infer({self.session.image.name: images})["logits"]
+        reference = Reference({"image": images}, {"logits": wanted}, self._tolerance())
+        self.parity = judge({len(images): {"logits": found}}, reference, "logits", self.session.fusion.session.runtime)
+        if self.parity.status == "failed":
+            self.say(f"golden images through all parts: {self.parity.reason}", problem=True)
+            return
+        self.say(
+            f"golden images through all {len(self.parts)} sub-models and the fusion head: error "
+            f"{self.parity.max_rel:.1e} of the largest logit, tolerance {self.parity.tolerance:.1e}"
+        )
+
+    def data(self, source: str) -> None:
+        """Fused top-1 on labelled images, judged against bundle.json's where that is of the same data."""
+        recorded = self.bundle.manifest.accuracy
+        same = recorded if recorded and recorded.data == source else None
+        found = spread(held_out_from(source, recorded.data if recorded else None), MAX_IMAGES)
+        if found.labels is None or not len(found):
+            raise UsageError(f"{source} has no labelled images", hint="put every image into its class's sub-folder")
+        labels = class_indices(found, self.fusion.manifest.model_copy(update={"labels": self.bundle.manifest.classes}))
+        top1, top5 = top_shares(self._logits(found), labels)
+        self.accuracy = AccuracyCheck(source, top1, len(labels), same.fused if same else None, top5)
+        sentence = f"fused accuracy {top1:.2%} on {render.counted(len(labels), 'image')} of {source}"
+        if same is None:
+            self.say(sentence + (f"; at the split {recorded.fused:.2%} on {recorded.data}" if recorded else ""))
+            return
+        allowed = allowed_drop(Accuracy(data=source, top1=same.fused, images=same.images), len(labels))
+        lost = same.fused - top1 > allowed
+        self.say(
+            f"{sentence}; bundle.json says {same.fused:.2%}" + (f", {allowed:.2%} may be lost" if lost else ""),
+            problem=lost,
+        )
+
+    def _logits(self, found: LabelledData) -> Array:
+        chunks = (found.images[start : start + _CHUNK] for start in range(0, len(found), _CHUNK))
+        return np.concatenate([self.session.infer(self.session.rows(list(chunk)))["logits"] for chunk in chunks])

@@ -1,0 +1,84 @@
+"""Folders of images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from edgevit.data.labelled import Images, LabelledData, Pixels, Split, from_files
+from edgevit.data.split import part
+from edgevit.errors import UsageError
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+_HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
+
+
+def _image_files(folder: Path, *, deep: bool) -> list[Path]:
+    found = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(p for p in found if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file())
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
+    """A class per sub-folder; or ``train`` and ``val`` holding those; or images alone, which are unlabelled."""
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder", hint="check the path after folder:")
+    names = {sub.name for sub in _sub_folders(path)}
+    held = [name for name in _HELD_OUT_FOLDERS if name in names]
+    if "train" in names and held and names <= {"train", *_HELD_OUT_FOLDERS}:
+        return _own_split(path, held[0], spec, split)
+    loose = _image_files(path, deep=False)
+    if names and not loose:
+        return part(_class_folders(path, spec), split, seed)
+    if names:
+        raise UsageError(
+            f"{path} holds both images and sub-folders, so their classes are unclear",
+            hint="put every image into its class's sub-folder",
+        )
+    if not loose:
+        raise UsageError(f"{path}: no images in this folder", hint=f"known endings: {' '.join(sorted(EXTENSIONS))}")
+    return part(LabelledData(spec, from_files(loose)), split, seed)
+
+
+def _class_folders(path: Path, spec: str, classes: tuple[str, ...] | None = None) -> LabelledData:
+    """Images below each sub-folder, labelled by its place in ``classes`` (the sub-folders' own names by default)."""
+    folders = _sub_folders(path)
+    known = classes or tuple(folder.name for folder in folders)
+    if strange := [folder.name for folder in folders if folder.name not in known]:
+        raise UsageError(f"{path}: class {strange[0]!r} has no folder among those trained on", hint="train on it too")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for folder in folders:
+        files = _image_files(folder, deep=True)
+        if not files:
+            raise UsageError(f"{folder}: no images for class {folder.name!r}", hint="add some, or remove the folder")
+        paths += files
+        labels += [known.index(folder.name)] * len(files)
+    if not paths:
+        raise UsageError(f"{path}: no images in this folder", hint="give every class its own sub-folder of images")
+    return LabelledData(spec, from_files(paths), np.asarray(labels, np.int64), known)
+
+
+def _own_split(path: Path, held_name: str, spec: str, split: Split) -> LabelledData:
+    train = _class_folders(path / "train", spec)
+    if split == "train":
+        return train
+    held = _class_folders(path / held_name, spec, train.classes)
+    return held if split == "held-out" else _joined(train, held)
+
+
+def _joined(first: LabelledData, second: LabelledData) -> LabelledData:
+    images = Images(partial(_either, first.images, second.images), range(len(first) + len(second)))
+    if first.labels is None or second.labels is None:
+        return replace(first, images=images, labels=None)
+    return replace(first, images=images, labels=np.concatenate([first.labels, second.labels]))
+
+
+def _either(first: Images, second: Images, index: int) -> Pixels:
+    return first[index] if index < len(first) else second[index - len(first)]

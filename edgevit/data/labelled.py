@@ -1,0 +1,100 @@
+"""Images, loaded when they are looked at, and the class of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from edgevit.errors import MissingDependency
+from edgevit.images import decode
+
+Pixels = np.ndarray[Any, Any]
+Split = Literal["all", "train", "held-out"]
+
+
+class Images(Sequence[Pixels]):
+    """Images loaded one at a time by ``load(index)``: (H, W, 3) uint8 each. Slicing loads nothing."""
+
+    def __init__(self, load: Callable[[int], Pixels], indices: Iterable[int]) -> None:
+        self._load = load
+        self._indices = [int(index) for index in indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Pixels: ...
+    @overload
+    def __getitem__(self, index: slice) -> Images: ...
+    def __getitem__(self, index: int | slice) -> Pixels | Images:
+        if isinstance(index, slice):
+            return Images(self._load, self._indices[index])
+        return self._load(self._indices[index])
+
+    def take(self, indices: Iterable[int]) -> Images:
+        """The images at ``indices``, in that order, still unloaded."""
+        return Images(self._load, (self._indices[index] for index in indices))
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Images with the class of each.
+
+    images   one (H, W, 3) uint8 RGB array each; sizes may differ; folders decode on access
+    labels   (N,) int64 indices into ``classes``, or None for images without labels
+    cropped  to what one model takes, so that nothing is left to do but its normalisation (``crops:PATH``)
+    """
+
+    name: str
+    images: Images
+    labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
+    classes: tuple[str, ...] | None = None
+    cropped: bool = False
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Iterable[int]) -> LabelledData:
+        """The rows at ``indices``, in that order."""
+        chosen = np.fromiter(indices, dtype=np.int64)
+        labels = None if self.labels is None else self.labels[chosen]
+        return replace(self, images=self.images.take(chosen), labels=labels)
+
+
+def _rgb(array: Pixels, index: int) -> Pixels:
+    """Row ``index`` of (N, H, W), (N, H, W, 1) or (N, H, W, 3) as (H, W, 3)."""
+    image = array[index]
+    image = image[..., None] if image.ndim == 2 else image
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else np.array(image)
+
+
+def from_array(array: Pixels) -> Images:
+    return Images(partial(_rgb, array), range(len(array)))
+
+
+def from_arrays(images: list[Pixels]) -> Images:
+    return Images(images.__getitem__, range(len(images)))
+
+
+def _decode_at(paths: list[Path], index: int) -> Pixels:
+    return decode(paths[index])
+
+
+def from_files(paths: list[Path]) -> Images:
+    return Images(partial(_decode_at, paths), range(len(paths)))
+
+
+def installed_at(package: str, distribution: str, what: str) -> Path:
+    """The folder of an installed package, found without importing it."""
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise MissingDependency(
+            f"{what} come with {distribution}, not installed here", hint="pip install 'edgevit[data]'"
+        )
+    return Path(next(iter(found.submodule_search_locations)))

@@ -1,0 +1,73 @@
+"""Arrays in a .npz file."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit.data.labelled import LabelledData, Pixels, Split, from_array
+from edgevit.data.split import part
+from edgevit.errors import UsageError
+
+
+def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
+    """Arrays ``images`` (N, H, W[, 1 or 3]), uint8 or floats in 0..1, and optional ``labels`` (N,), ``classes``."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("images", "labels", "classes") if name in file}
+            names = sorted(file.files)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file", hint="check the path after npz:") from None
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as exc:
+        raise UsageError(
+            f"{path}: not a readable .npz of plain arrays ({exc})", hint="write it with numpy.savez"
+        ) from exc
+    if "images" not in arrays:
+        raise UsageError(f"{path}: no array named 'images'", hint=f"it holds: {', '.join(names) or 'nothing'}")
+    images = _checked_images(arrays["images"], path)
+    if "labels" not in arrays:
+        return part(LabelledData(spec, from_array(images)), split, seed)
+    labels, classes = _checked_labels(arrays["labels"], arrays.get("classes"), len(images), path)
+    return part(LabelledData(spec, from_array(images), labels, classes), split, seed)
+
+
+def read_crops(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
+    """What ``profiles.crops.write`` wrote."""
+    return replace(read(path, spec, split, seed), cropped=True)
+
+
+def _checked_images(images: Pixels, path: Path) -> Pixels:
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape:
+        raise UsageError(
+            f"{path}: images have shape {images.shape}", hint="expected (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+        )
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind != "f":
+        raise UsageError(f"{path}: images are {images.dtype}", hint="store uint8, or floats from 0 to 1")
+    if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+        raise UsageError(f"{path}: float images leave the range 0 to 1", hint="store uint8, or floats from 0 to 1")
+    scaled: Pixels = np.rint(images * 255).astype(np.uint8)
+    return scaled
+
+
+def _checked_labels(
+    labels: Pixels, classes: Pixels | None, count: int, path: Path
+) -> tuple[np.ndarray[Any, np.dtype[np.int64]], tuple[str, ...]]:
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise UsageError(
+            f"{path}: labels are {labels.dtype} of shape {labels.shape}",
+            hint=f"expected {count} integers, one an image",
+        )
+    highest = int(labels.max())
+    if labels.min() < 0:
+        raise UsageError(f"{path}: a label is negative", hint="count the classes from 0")
+    if classes is None:
+        return labels.astype(np.int64), tuple(str(index) for index in range(highest + 1))
+    if classes.ndim != 1 or highest >= len(classes):
+        raise UsageError(f"{path}: label {highest} has no name in classes", hint="list one name a class, in order")
+    return labels.astype(np.int64), tuple(str(name) for name in classes)

@@ -1,0 +1,49 @@
+"""A data source by its spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgevit.data import cifar, folder, npz
+from edgevit.data.digits import digits
+from edgevit.data.labelled import LabelledData, Split, from_array
+from edgevit.data.samples import samples
+from edgevit.data.split import part
+from edgevit.errors import UnknownName, UsageError
+
+SCHEMES = ("digits", "samples", "folder:PATH", "npz:PATH", "cifar10:PATH", "cifar100:PATH")
+
+
+def open_data(spec: str, *, split: Split = "all", seed: int = 0) -> LabelledData:
+    """Open a data source by its spec; ``split`` picks the fixed 80 % for training or the 20 % held out from it.
+
+    CIFAR and folders with ``train`` and ``val``/``test`` keep their own split. Images without labels are split as one
+    class. Raises UnknownName for a spec of no known kind, UsageError for a source that is missing or malformed,
+    MissingDependency where scikit-learn or scikit-image is needed and absent.
+    """
+    if split not in ("all", "train", "held-out"):
+        raise UnknownName("split", split, ("all", "train", "held-out"))
+    scheme, colon, path = spec.partition(":")
+    if scheme in ("digits", "samples") and not colon:
+        return part(digits() if scheme == "digits" else samples(), split, seed)
+    known = {"folder": folder.read, "npz": npz.read, "cifar10": _cifar, "cifar100": _cifar, "crops": npz.read_crops}
+    if scheme not in known or not colon:
+        if scheme in known:
+            raise UsageError(f"data source {spec!r} lacks its path", hint=f"write {scheme}:PATH")
+        raise UnknownName("data source", spec, SCHEMES) if colon else _unknown(spec)
+    if not path:
+        raise UsageError(f"data source {spec!r} lacks its path", hint=f"write {scheme}:PATH")
+    return known[scheme](Path(path).expanduser(), spec, split, seed)
+
+
+def _unknown(spec: str) -> UsageError:
+    if Path(spec).is_dir():
+        return UsageError(f"data source {spec!r} is a path without its kind", hint=f"write folder:{spec}")
+    if spec.endswith(".npz"):
+        return UsageError(f"data source {spec!r} is a path without its kind", hint=f"write npz:{spec}")
+    return UnknownName("data source", spec, SCHEMES)
+
+
+def _cifar(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
+    images, labels, classes = cifar.read(path, split, spec.partition(":")[0])
+    return LabelledData(spec, from_array(images), labels, classes)

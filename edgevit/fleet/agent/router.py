@@ -1,0 +1,43 @@
+"""A site's router: forwards between nodes and clients that do not reach each other, and between sites.
+
+Zenoh's router mode in this process, nothing else to install. It holds ``zenoh_settings.SESSIONS`` sessions, or as many
+as the system lets it have open files; with an identity it lets each role do what ``acl`` says.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from dataclasses import replace
+
+from edgevit.fleet.agent.ending import until_told
+from edgevit.fleet.bus.link import Link
+from edgevit.fleet.trust.renewing_bus import open_renewing_bus
+
+if sys.platform != "win32":
+    import resource
+
+log = logging.getLogger("edgevit.fleet")
+
+
+def run_router(link: Link, stop: threading.Event | None = None) -> None:
+    """Route until SIGINT or SIGTERM, or until ``stop`` is set. In the main thread; errors as of ``open_bus``.
+
+    Its certificate is renewed while the fleet's CA serves; the links then come up anew.
+    """
+    _allow_files()
+    with until_told(stop) as over:
+        bus = open_renewing_bus(replace(link, mode="router"), "router")
+        log.info("routing on %s", ", ".join(link.listen))
+        try:
+            over.wait()
+        finally:
+            bus.close()
+
+
+def _allow_files() -> None:
+    """Every session is an open file, of which a process may often have 1024 until it asks for more."""
+    if sys.platform != "win32":
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

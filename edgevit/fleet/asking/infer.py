@@ -1,0 +1,136 @@
+"""``edgevit infer``: images to the fleet, or to this process where there is none; top classes out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit import render
+from edgevit.bundle.embedded import Answer
+from edgevit.bundle.opened import is_bundle
+from edgevit.errors import FleetError, UsageError
+from edgevit.fleet.asking.session import FleetAnswer, FleetSession
+from edgevit.fleet.asking.where import Where, reach
+from edgevit.fleet.bus.link import Link
+from edgevit.images import ImageError, decode
+from edgevit.predict import (
+    BundlePrediction,
+    Failure,
+    answers,
+    best,
+    check_labels,
+    classifier,
+    predict,
+    single,
+)
+from edgevit.runtimes.base import Session, open_session
+
+DEADLINE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Inference(BundlePrediction):
+    """One image's best classes, where they were computed, and by how many of the sub-models."""
+
+    def record(self) -> dict[str, Any]:
+        missing = [{"part": one.part, "classes": list(one.classes)} for one in self.answer.missing]
+        trace = {"trace": self.answer.trace} if isinstance(self.answer, FleetAnswer) else {}
+        return {**super().record(), "missing": missing, **trace}
+
+
+def infer_images(
+    path: Path | str,
+    images: Sequence[Path],
+    *,
+    link: Link | None = None,
+    deadline_s: float = DEADLINE_S,
+    require_all: bool = False,
+    where: Where | None = None,
+    top: int = 5,
+    labels: Sequence[str] | None = None,
+    say: Callable[[str], None] = render.say,
+) -> Iterator[Inference | Failure]:
+    """One result per image, in order, as each is done. A broken image is a Failure and does not stop the others.
+
+    ``where`` forces the fleet or this process; see ``where.reach`` for what happens without. ``say`` is told when it
+    is this process, where there is no deadline. FleetError when no sub-model answers an image, and after the last one
+    when ``require_all`` and an answer was degraded.
+    """
+    if top < 1:
+        raise UsageError(f"top must be 1 or more, got {top}")
+    if not deadline_s > 0:
+        raise UsageError(f"the deadline must be more than 0 s, got {deadline_s:g}")
+    return _all_required(_results(path, images, link or Link(), deadline_s, where, top, labels, say), require_all)
+
+
+def _all_required(found: Iterator[Inference | Failure], require_all: bool) -> Iterator[Inference | Failure]:
+    short: Inference | None = None
+    for result in found:
+        if isinstance(result, Inference) and result.answer.degraded:
+            short = short or result
+        yield result
+    if require_all and short:
+        raise FleetError(
+            f"not every sub-model answered: {short.image}: {short.answer.sentence()}",
+            hint="edgevit fleet status says who is there; a longer --deadline waits for the slow",
+        )
+
+
+def _results(
+    path: Path | str,
+    images: Sequence[Path],
+    link: Link,
+    deadline_s: float,
+    where: Where | None,
+    top: int,
+    labels: Sequence[str] | None,
+    say: Callable[[str], None],
+) -> Iterator[Inference | Failure]:
+    reached = reach(path, link=link, where=where)
+    if reached is not None:
+        with closing(reached):
+            session = reached.session
+            check_labels(labels, session.count)
+            ask = partial(_asked, deadline_s=deadline_s, names=labels or session.labels, top=top)
+            yield from answers(lambda: nullcontext(session), ask, images)
+        return
+    if where is None:
+        say(f"no node serves {path}: running it in this process")
+    if is_bundle(path):
+        for result in predict(path, images, top=top, labels=labels):
+            if isinstance(result, BundlePrediction):
+                yield Inference(**vars(result))
+            elif isinstance(result, Failure):
+                yield result
+        return
+    artifact = classifier(path, labels)
+    run = partial(_alone, names=labels or artifact.manifest.labels, top=top)
+    yield from answers(partial(open_session, artifact), run, images)
+
+
+def _asked(
+    session: FleetSession, file: Path, *, deadline_s: float, names: Sequence[str] | None, top: int
+) -> Inference | None:
+    """The fleet's answer; None when it is not a number."""
+    try:
+        answer = session.answer(file.read_bytes(), deadline_s)
+    except (OSError, ImageError):
+        decode(file)  # says what is wrong with it, by its name
+        raise
+    scores = answer.logits[0]
+    return Inference(str(file), best(scores, names, top), answer, "fleet") if np.isfinite(scores).all() else None
+
+
+def _alone(session: Session, file: Path, *, names: Sequence[str] | None, top: int) -> Inference | None:
+    """One artifact's answer in this process."""
+    started = time.perf_counter()
+    found = single(session, file, names=names, top=top)
+    answer = Answer(np.empty((1, 0), np.float32), 1, (), (time.perf_counter() - started) * 1e3)
+    return Inference(found.image, found.top, answer) if found else None

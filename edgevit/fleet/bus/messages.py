@@ -1,0 +1,214 @@
+"""What is said on the bus, and its bounds. JSON beside raw tensor bytes; nothing is ever unpickled.
+
+Everything that arrives is checked before anything is allocated for it: the size of the JSON, the dtype, the shape, and
+that the bytes are exactly as many as the shape says. ``BadMessage`` is what a sender of anything else gets to hear, and
+what is counted; it never ends a process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgevit.artifact.manifest import Array
+from edgevit.errors import EdgeVitError
+
+MAX_META = 4096  # bytes of JSON beside a tensor
+MAX_RECORD = 1 << 20  # bytes of JSON that stands alone: an order, a node's figures
+MAX_PAYLOAD = 64 << 20  # bytes of a tensor or an encoded image
+MAX_ROWS = 64
+MAX_SIDES = 6
+DTYPES = ("float32", "float16", "uint8", "int64", "int32")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 20)], ...], Field(max_length=MAX_SIDES)]
+M = TypeVar("M", bound="Message")
+
+
+class BadMessage(EdgeVitError):
+    """A message that is not what it must be. The sentence says what is wrong with it, without quoting it."""
+
+
+class Message(BaseModel):
+    """Strict; an unknown field is an error, so that both ends notice a version that they do not share."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    def encode(self) -> bytes:
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class Tensor(Message):
+    """How the bytes beside it are to be read: row-major, little-endian."""
+
+    dtype: Literal["float32", "float16", "uint8", "int64", "int32"] = "float32"
+    shape: Shape
+
+
+class InferMeta(Message):
+    """Beside the payload of a question to ``infer/…``.
+
+    kind        tensor: the model's input, as ``tensor`` says; pixels: (H, W, 3) uint8, resized and cropped already,
+                which the node normalises; image: an encoded JPEG, PNG, … that the node decodes and preprocesses
+    left_ms     time until the asker's deadline when it was sent; a node does not begin what comes later
+    """
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    kind: Literal["tensor", "pixels", "image"]
+    tensor: Tensor | None = None
+    left_ms: Annotated[float, Field(ge=0, le=600_000)]
+    trace: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+
+
+class ReplyMeta(Message):
+    """Beside the payload of an answer: which question it answers, how to read it, where the time went."""
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    tensor: Tensor
+    queue_ms: Annotated[float, Field(ge=0)]
+    compute_ms: Annotated[float, Field(ge=0)]
+
+
+def parse(kind: type[M], data: bytes, limit: int = MAX_META) -> M:
+    """``data`` as a message of this kind; BadMessage when it is too long, no JSON, or another message."""
+    if len(data) > limit:
+        raise BadMessage(f"{kind.__name__} of {len(data)} bytes; at most {limit} are read")
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as exc:
+        first = exc.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise BadMessage(f"{kind.__name__}: {where}: {first['msg']}") from exc
+
+
+def record(data: bytes, limit: int = MAX_RECORD) -> dict[str, Any]:
+    """A JSON object without a fixed form; BadMessage when it is anything else."""
+    if len(data) > limit:
+        raise BadMessage(f"a record of {len(data)} bytes; at most {limit} are read")
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        raise BadMessage("a record that is not JSON") from exc
+    if not isinstance(found, dict):
+        raise BadMessage("a record that is no JSON object")
+    return found
+
+
+def tensor_bytes(array: Array) -> tuple[Tensor, memoryview]:
+    """How to read an array, and its bytes, copied only if it is not contiguous."""
+    if array.dtype.name not in DTYPES:
+        raise BadMessage(f"tensors of {array.dtype.name} are not sent")
+    flat = np.ascontiguousarray(array)
+    return Tensor(dtype=array.dtype.name, shape=flat.shape), flat.data.cast("B")
+
+
+def tensor_of(said: Tensor, data: bytes, limit: int = MAX_PAYLOAD) -> Array:
+    """The array, without a copy (read-only); BadMessage unless the bytes are exactly those of the shape."""
+    size = math.prod(said.shape) * np.dtype(said.dtype).itemsize
+    if size != len(data) or size > limit:
+        raise BadMessage(f"{len(data)} bytes for a tensor of {size}, at most {limit}")
+    return np.frombuffer(data, said.dtype).reshape(said.shape)
+
+
+# --- what nodes say of themselves ---------------------------------------------------------------------------------
+
+
+class PartFigures(Message):
+    """Of one part on one node, since it was loaded; milliseconds are of the newest answers, None without any."""
+
+    revision: Sha256
+    part: Name
+    queued: int = 0
+    answered: int = 0
+    busy: int = Field(default=0, description="refused because the queue was full")
+    late: int = Field(default=0, description="not begun because the asker's deadline had passed")
+    failed: int = Field(default=0, description="bad requests and engine errors")
+    queue_p50_ms: float | None = None
+    compute_p50_ms: float | None = None
+    compute_p95_ms: float | None = None
+
+
+class Beat(Message):
+    """Published to ``beat/<node>`` every 500 ms: the heartbeat is the metrics message."""
+
+    node: Name
+    incarnation: Name
+    seq: int
+    rss_bytes: int
+    memory_bytes: int = Field(description="that the node gives to sub-models")
+    free_bytes: int
+    load: float | None = Field(default=None, description="of the last minute, per core")
+    drained: bool = False
+    parts: tuple[PartFigures, ...] = ()
+
+
+class Held(Message):
+    """A part that a node has loaded, or is loading."""
+
+    revision: Sha256
+    part: Name
+    deployment: Name
+    state: Literal["pulling", "loading", "ready", "failed"]
+    memory_bytes: int
+    reason: str | None = None
+
+
+class Info(Message):
+    """The answer to ``info/<node>``."""
+
+    node: Name
+    incarnation: Name
+    edgevit: str
+    arch: str
+    system: str
+    python: str
+    cores: int
+    runtimes: tuple[str, ...] = Field(description="that can run here")
+    memory_bytes: int
+    free_bytes: int
+    macs_per_s: float | None = None
+    drained: bool = False
+    labels: dict[str, str] = Field(default_factory=dict)
+    held: tuple[Held, ...] = ()
+    placements: dict[str, tuple[int, int]] = Field(default_factory=dict, description="deployment -> generation")
+    started: str = Field(description="UTC, ISO 8601")
+
+
+class Placement(Message):
+    """Who is to hold what of one deployment: the order that every node gets, keeps, and answers ``place/<name>`` with.
+
+    A node takes an order only if its generation (epoch, step) is higher than the one it knows. An operator raises the
+    epoch and signs; the elected controller raises the step and keeps the operator's signature, which covers all but
+    ``step`` and ``nodes``: so a controller may move parts, and nothing else.
+    """
+
+    name: Name
+    kind: Literal["bundle", "artifact"]
+    revision: Sha256 = Field(description="of bundle.json, or the artifact's content digest")
+    release: Sha256 = Field(description="of the release record, which lists every part's files")
+    epoch: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=0)] = 0
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    replace_after_s: Annotated[float, Field(ge=1, le=86400)] = 10.0
+    withdrawn: bool = False
+    nodes: dict[Name, tuple[Name, ...]] = Field(description="node -> its parts; empty when withdrawn")
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="the operator's Ed25519 public key")
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+    @property
+    def generation(self) -> tuple[int, int]:
+        return self.epoch, self.step
+
+
+class Progress(Message):
+    """One of the answers to ``order/<node>/apply``, the last of which says ready or failed."""
+
+    node: Name
+    stage: Literal["checking", "pulling", "loading", "ready", "failed"]
+    share: float | None = None
+    said: str | None = None

@@ -1,0 +1,93 @@
+"""Signed orders: a node runs only what an operator whose key it knows has released.
+
+The operator's Ed25519 key, the one that signs artifacts (edgevit/signing.py), signs all of a placement but ``step`` and
+``nodes``: an elected controller may move parts between nodes, and change nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from edgevit import signing
+from edgevit.errors import BadArtifact, EdgeVitError, FleetError
+from edgevit.fleet.bus.messages import Message, Name, Placement
+
+TRUSTED = "trusted.json"  # in a node's identity folder: operators' public keys, hex -> name
+_DOMAIN = "edgevit placement, signature version 1"
+_UNSIGNED = {"step", "nodes", "signature"}  # of a placement; its key is signed
+_SHOWN = 16  # hex digits that stand for a key in sentences
+
+
+class SignedOrder(Message):
+    """The payload of ``order/<node>/<purpose>``: one operator's word to one node. All but the signature's own fields is
+    signed, under a domain of that purpose."""
+
+    purpose: ClassVar[str]
+    node: Name
+    key: str = ""
+    signature: str = ""
+
+    @classmethod
+    def signed(cls, **fields: Any) -> Self:
+        """Signed with this user's key. pydantic's ValidationError for fields that are no such order."""
+        order = cls(**fields)
+        key, signature = signing.sign_content(cls._domain(), order._content())
+        return order.model_copy(update={"key": key, "signature": signature})
+
+    def check(self, trusted: Mapping[str, str]) -> None:
+        """FleetError unless a trusted key signed it."""
+        fits = self.key in trusted and signing.content_fits(self._domain(), self._content(), self.key, self.signature)
+        if not fits:
+            raise FleetError(f"the order to {self.purpose} is not signed by an operator who is trusted here")
+
+    @classmethod
+    def _domain(cls) -> str:
+        return f"edgevit {cls.purpose}, signature version 1"
+
+    def _content(self) -> bytes:
+        return _canonical(self, {"key", "signature"})
+
+
+def sign_placement(fields: Mapping[str, Any]) -> Placement:
+    """The placement of these fields (all but ``key`` and ``signature``), signed with this user's key, which is made
+    now if there is none. pydantic's ValidationError for fields that are no placement."""
+    draft = Placement(**{**fields, "key": signing.own_key(), "signature": "0" * 128})
+    _, signature = signing.sign_content(_DOMAIN, _canonical(draft, _UNSIGNED))
+    return draft.model_copy(update={"signature": signature})
+
+
+def check_placement(placement: Placement, trusted: Mapping[str, str]) -> None:
+    """BadArtifact unless the signature is that of the placement's key, FleetError unless ``trusted`` holds the key."""
+    if not signing.content_fits(_DOMAIN, _canonical(placement, _UNSIGNED), placement.key, placement.signature):
+        raise BadArtifact(
+            f"the signature of the order for {placement.name} does not fit it: one of the two was altered",
+            hint="deploy it again",
+        )
+    if placement.key not in trusted:
+        raise FleetError(
+            f"the order for {placement.name} is signed with a key that is not trusted here ({placement.key[:_SHOWN]}…)",
+            hint=f"deploy as an operator whom this node knows, or enroll it again with --trust {placement.key}; "
+            f"a node without an identity: edgevit keys trust {placement.key}",
+        )
+
+
+def trusted_keys(identity: Path | None = None) -> dict[str, str]:
+    """Public keys whose orders are taken here, hex -> name: those given at enrolment, which lie in the ``identity``
+    folder; without one this user's own and those of ``edgevit keys trust``. Read anew for every order, since the user's
+    own is made by the first deploy. EdgeVitError when the file cannot be read."""
+    if identity is None:
+        return signing.known_keys()
+    path = identity / TRUSTED
+    try:
+        return {str(key): str(name) for key, name in json.loads(path.read_text("utf-8")).items()}
+    except (OSError, ValueError, AttributeError) as exc:
+        raise EdgeVitError(f"{path} cannot be read: {exc}", hint="enroll this node again: edgevit enroll NAME") from exc
+
+
+def _canonical(message: Message, unsigned: set[str]) -> bytes:
+    """One spelling of all fields but those ``unsigned``."""
+    fields = message.model_dump(mode="json", exclude=unsigned)
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,267 @@
+"""From a model's name to a ready module: zoo name, ``timm:NAME`` or ``path/to/file.py:factory``, with weights.
+
+Weights fit a model completely or not at all: every mismatch is named, and nothing is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module, resources
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgevit.errors import UsageError
+from edgevit.images import Preprocess
+from edgevit.models import zoo
+from edgevit.models.loading import file_models, timm_models
+from edgevit.models.loading.checkpoint import CheckpointMeta, State, load_state, read_checkpoint
+from edgevit.models.loading.timm_models import import_timm as import_timm
+from edgevit.models.macs import count_macs, count_params
+from edgevit.models.spec import ModelSpec, attach_spec, spec_of
+
+RANDOM = "random (seed 0)"
+ImageSize = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``create_model`` was asked for, image size as (height, width)."""
+
+    name: str
+    weights: Path | str | None
+    num_classes: int | None
+    image_size: tuple[int, int] | None
+    pretrained: bool
+
+
+def create_model(
+    name: str,
+    *,
+    weights: Path | str | None = None,
+    num_classes: int | None = None,
+    image_size: ImageSize | None = None,
+    pretrained: bool = False,
+) -> nn.Module:
+    """A module in train form and eval mode, with its ``ModelSpec`` attached (``edgevit.models.spec.spec_of``).
+
+    ``weights`` is a file (.safetensors, .pt, .pth; our keys or timm's) or the name of weights that the package ships
+    ("digits"); without it the weights are random from seed 0, the same on every call. What a checkpoint of ours says
+    about classes, image size, labels and preprocessing holds unless given here; ``pretrained`` is for ``timm:`` names.
+    Raises UnknownName, UsageError, MissingDependency, EdgeVitError (no network).
+    """
+    request = Request(name, weights, _positive(num_classes), _pair(image_size), pretrained)
+    if pretrained and weights is not None:
+        raise UsageError("--pretrained and --weights contradict each other", hint="give one of them")
+    if name.startswith("timm:"):
+        module = _from_timm(request)
+    elif pretrained:
+        raise UsageError(
+            f"{name} has no published weights to download", hint="--pretrained is for timm:NAME; use --weights"
+        )
+    elif ":" in name or name.endswith(".py"):
+        module = _from_file(request)
+    else:
+        module = _from_zoo(request)
+    return module.eval()
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Hex SHA-256 over the sorted state dict: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}\n".encode())
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+# --- zoo ---------------------------------------------------------------------------------------------------------
+
+
+def _from_zoo(request: Request) -> nn.Module:
+    row = zoo.row(request.name)
+    state, meta, origin = _checkpoint(request, row.name)
+    if meta is not None and zoo.ALIASES.get(meta.model, meta.model) != row.name:
+        raise UsageError(
+            f"these weights are of {meta.model}, not of {row.name}", hint=f"use {meta.model}, or other weights"
+        )
+    size = request.image_size or (meta.image_size if meta else (row.image_size, row.image_size))
+    classes = request.num_classes or (meta.num_classes if meta else row.num_classes)
+    module = build(row, num_classes=classes, image_size=size)
+    if state is not None:
+        home = import_module(row.path.partition(":")[0])
+        note = None
+        if request.image_size is not None and (resize := getattr(home, "resize_state", None)) is not None:
+            state, note = resize(state, module)
+        load_state(module, state, origin, getattr(home, "from_timm", None))
+        origin = f"{origin} ({note})" if note else origin
+    spec = ModelSpec(row.name, "zoo", size, _zoo_preprocess(row, size, meta), classes, origin=origin)
+    return attach_spec(module, _with_meta(spec, meta))
+
+
+def build(row: zoo.ZooRow, *, num_classes: int, image_size: ImageSize) -> nn.Module:
+    """The row's model with random weights from seed 0; torch's own random state is left as it was."""
+    module, _, function = row.path.partition(":")
+    builder: Callable[..., nn.Module] = getattr(import_module(module), function)
+    with _seeded():
+        try:
+            return builder(num_classes=num_classes, image_size=image_size)
+        except ValueError as exc:  # the builders' own words for a size that they cannot take
+            raise UsageError(f"{row.name}: {exc}", hint=f"its own image size is {row.image_size}") from exc
+
+
+def _zoo_preprocess(row: zoo.ZooRow, size: tuple[int, int], meta: CheckpointMeta | None) -> Preprocess:
+    if meta is not None and meta.preprocess is not None:
+        return meta.preprocess.model_copy(update={"size": size})
+    look = row.pixels
+    return Preprocess(
+        size=size,
+        mean=look.mean,
+        std=look.std,
+        crop=look.crop,
+        crop_pct=look.crop_pct,
+        interpolation=look.interpolation,
+    )
+
+
+def _with_meta(spec: ModelSpec, meta: CheckpointMeta | None) -> ModelSpec:
+    if meta is None:
+        return spec
+    return replace(spec, labels=meta.labels, data=meta.data, accuracy=meta.accuracy)
+
+
+def counts(row: zoo.ZooRow) -> dict[str, int]:
+    """What ``zoo.json`` has of a row: parameters and MACs of the deploy form and of the train form, counted without
+    data at the default image size."""
+    from edgevit.models.reparam.own import fold_own_blocks
+
+    with torch.device("meta"):
+        train = build(row, num_classes=row.num_classes, image_size=row.image_size).eval()
+    macs_train, params_train = count_macs(train, row.image_size), count_params(train)
+    with torch.no_grad():  # our own blocks fold themselves: the tracing that foreign models need would take a minute
+        deploy = fold_own_blocks(_zeros(train), Counter())
+    return {
+        "params": count_params(deploy),
+        "macs": count_macs(deploy, row.image_size),
+        "params_train": params_train,
+        "macs_train": macs_train,
+    }
+
+
+def _zeros(module: nn.Module) -> nn.Module:
+    """The meta model with zeros for data: torch folds real tensors ten times faster than meta ones.
+
+    A model whose zeros would take over 400 MB stays without data.
+    """
+    if count_params(module) > 100_000_000:
+        return module
+    module = module.to_empty(device="cpu")
+    with torch.no_grad():
+        for value in (*module.parameters(), *module.buffers()):
+            value.zero_()
+    return module
+
+
+# --- timm and files ----------------------------------------------------------------------------------------------
+
+
+def _from_timm(request: Request) -> nn.Module:
+    state, meta, origin = _checkpoint(request, request.name)
+    classes = request.num_classes or (meta.num_classes if meta else None)
+    with _seeded():
+        model = timm_models.timm_model(
+            request.name.removeprefix("timm:"), classes, request.image_size, request.pretrained
+        )
+    if state is not None:
+        load_state(model.module, state, origin, model.from_original)
+    origin = "timm pretrained" if request.pretrained else origin
+    labels = model.labels if origin != RANDOM else None
+    spec = ModelSpec(
+        request.name, "timm", model.image_size, model.preprocess, model.num_classes, labels=labels, origin=origin
+    )
+    if meta is not None and meta.labels is None:
+        meta = meta.model_copy(update={"labels": labels})
+    return attach_spec(model.module, _with_meta(spec, meta))
+
+
+def _from_file(request: Request) -> nn.Module:
+    state, meta, origin = _checkpoint(request, request.name)
+    classes = request.num_classes or (meta.num_classes if meta else None)
+    size = request.image_size or (meta.image_size if meta else None)
+    with _seeded():
+        module = file_models.file_model(request.name, num_classes=classes, image_size=size)
+    if state is not None:
+        load_state(module, state, origin)
+    own = spec_of(module)  # a factory may itself call create_model, or attach what it knows
+    size = size or (own.image_size if own else None) or file_models.declared_size(module) or (224, 224)
+    preprocess = (meta and meta.preprocess) or (own and own.preprocess) or Preprocess(size=size)
+    spec = ModelSpec(
+        request.name,
+        "file",
+        size,
+        preprocess.model_copy(update={"size": size}),
+        file_models.classes_of(module, size),
+        labels=own.labels if own else None,
+        origin=own.origin if own and state is None else origin,
+    )
+    return attach_spec(module, _with_meta(spec, meta))
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+
+def _checkpoint(request: Request, model: str) -> tuple[State | None, CheckpointMeta | None, str]:
+    """Tensors, metadata and origin of the asked-for weights; (None, None, "random (seed 0)") without any."""
+    if request.weights is None:
+        return None, None, RANDOM
+    path = _weights_path(str(request.weights), model)
+    state, meta = read_checkpoint(path)
+    return state, meta, str(request.weights)
+
+
+def _weights_path(weights: str, model: str) -> Path:
+    """A file as given, or a bare name such as "digits" that stands for weights shipped with the package."""
+    if Path(weights).suffix or Path(weights).exists():
+        return Path(weights)
+    if weights in zoo.shipped_weights(model):
+        return Path(str(resources.files("edgevit.models") / "weights" / f"{model}-{weights}.safetensors"))
+    having = [name for name in zoo.ZOO if weights in zoo.shipped_weights(name)]
+    if having:
+        raise UsageError(
+            f"the package ships no {weights!r} weights for {model}",
+            hint=f"they exist for {', '.join(having)}; or make your own with edgevit train",
+        )
+    raise UsageError(
+        f"no weights at {weights}", hint="give a .safetensors, .pt or .pth file, or train with edgevit train"
+    )
+
+
+# --- small things ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+def _pair(size: ImageSize | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    pair = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if min(pair) < 1:
+        raise UsageError(f"the image size must be 1 or more, got {size}")
+    return pair
+
+
+def _positive(classes: int | None) -> int | None:
+    if classes is not None and classes < 1:
+        raise UsageError(f"the number of classes must be 1 or more, got {classes}")
+    return classes

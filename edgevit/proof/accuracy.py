@@ -1,0 +1,108 @@
+"""Top-1 of an artifact on labelled data, and how far it may lie below the one recorded at export."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgevit.artifact.manifest import Accuracy, Array, Manifest
+from edgevit.data.labelled import LabelledData
+from edgevit.errors import UsageError
+
+DROP = 0.01  # images on the border between two classes may change sides
+
+
+@dataclass(frozen=True)
+class AccuracyCheck:
+    """Top-1 and top-5 of the artifact on labelled data; ``recorded`` is the source model's top-1 on the same data, when
+    known. ``top5`` is None for five classes or fewer."""
+
+    data: str
+    top1: float
+    images: int
+    recorded: float | None
+    top5: float | None = None
+
+
+@dataclass(frozen=True)
+class FileAccuracy:
+    """Top-1 and top-5 of exactly the model whose file has ``sha256``; ``top5`` is None for five classes or fewer."""
+
+    data: str
+    images: int
+    top1: float
+    top5: float | None
+    sha256: str
+
+
+def model_sha256(manifest: Manifest) -> str:
+    """Hash of the artifact's model: its entry's, or of the sorted ``hash  path`` lines where the entry is a folder."""
+    if manifest.entry in manifest.files:
+        return manifest.files[manifest.entry]
+    inside = sorted(path for path in manifest.files if path.startswith(f"{manifest.entry}/"))
+    lines = "".join(f"{manifest.files[path]}  {path}\n" for path in inside)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def spread(data: LabelledData, count: int) -> LabelledData:
+    """At most ``count`` rows, evenly spread: folders are sorted by class, so the first rows would be one class."""
+    if len(data) <= count:
+        return data
+    return data.take(np.linspace(0, len(data) - 1, count).round().astype(np.int64))
+
+
+def top_shares(logits: Array, labels: Array) -> tuple[float, float | None]:
+    """(top-1, top-5) of logits (N, classes) for labels (N,); top-5 is None for five classes or fewer."""
+    top1 = float((logits.argmax(axis=-1) == labels).mean())
+    if logits.shape[-1] <= 5:
+        return top1, None
+    best = np.argpartition(logits, -5, axis=-1)[:, -5:]
+    return top1, float((best == labels[:, None]).any(axis=1).mean())
+
+
+def allowed_drop(recorded: Accuracy, count: int) -> float:
+    """How far top-1 on ``count`` images may fall below the recorded one.
+
+    As many images as at export are the same images: 1 %, or one image. Another number adds two standard errors of the
+    difference of two binomial shares.
+    """
+    allowed = max(DROP, 1 / count)
+    if count == recorded.images:
+        return allowed
+    variance = recorded.top1 * (1 - recorded.top1)
+    return allowed + 2 * float(np.sqrt(variance * (1 / count + 1 / max(recorded.images, 1))))
+
+
+def class_indices(data: LabelledData, manifest: Manifest) -> Array:
+    """The artifact's index of each image's class: by name where the names are the artifact's, else in order.
+
+    UsageError for data without labels, or with classes that the artifact does not know.
+    """
+    if data.labels is None:
+        raise UsageError(f"{data.name} has no labels", hint="put every image into its class's sub-folder")
+    names, theirs, logits = manifest.labels, data.classes, manifest.logits_output()
+    if names and theirs and theirs != names and set(theirs) & set(names):
+        picked: Array = _by_name(data, theirs, names)[data.labels]
+        return picked
+    classes = logits.shape[-1] if logits else 0
+    given = len(theirs) if theirs else int(data.labels.max()) + 1
+    if isinstance(classes, int) and (given > classes or (theirs and given != classes)):
+        raise UsageError(
+            f"{data.name} has {given} classes, the artifact {classes}, and their names do not match",
+            hint="name the classes as edgevit info shows the labels",
+        )
+    return data.labels
+
+
+def taken_in_order(data: LabelledData, manifest: Manifest) -> bool:
+    """Whether ``class_indices`` has no common name to go by."""
+    return bool(manifest.labels and data.classes and not set(manifest.labels) & set(data.classes))
+
+
+def _by_name(data: LabelledData, theirs: tuple[str, ...], names: tuple[str, ...]) -> Array:
+    for name in theirs:
+        if name not in names:
+            raise UsageError(f"{data.name} has a class {name!r} that the artifact does not know", hint="leave it out")
+    return np.asarray([names.index(name) for name in theirs])

@@ -1,0 +1,234 @@
+"""Does an artifact compute what its model computes? Numpy only, so that a device can answer it too.
+
+Docs: docs/explanation/verification.md says where the tolerance comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit.artifact.manifest import Array, BatchRange, OutputParity, Parity
+from edgevit.artifact.opened import Artifact
+from edgevit.errors import ParityFailed, UsageError
+from edgevit.proof.diagnosis import likeliest_cause
+from edgevit.runtimes.base import Session, open_session
+
+FLOOR = 1e-5  # below it, float32 sums in another order already differ
+CEILINGS = {"fp32": 1e-3, "fp16": 2e-2}
+NOISE_FACTOR = 10.0
+
+
+def ceiling(precision: str) -> float:
+    """The largest tolerance a precision may have; one without a ceiling of its own gets fp16's."""
+    return CEILINGS.get(precision, CEILINGS["fp16"])
+
+
+def tolerance_for(noise: float, precision: str) -> float:
+    """The bound on max abs error / max abs reference: 10 × the eager model's noise, within the precision's limits."""
+    highest = ceiling(precision)
+    return float(min(max(NOISE_FACTOR * noise, FLOOR), highest)) if np.isfinite(noise) else highest
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the outputs are compared with: n rows of every input, and the outputs they must give.
+
+    tolerance   bound on max abs error / max abs reference of every output
+    noise       what the tolerance comes from, when known
+    UsageError unless all arrays have the same rows, one or more, there is an output, and the tolerance is a number.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    tolerance: float
+    noise: float | None = None
+
+    def __post_init__(self) -> None:
+        counts = {len(array) if array.ndim else 0 for array in (*self.inputs.values(), *self.outputs.values())}
+        if not self.inputs or not self.outputs or len(counts) != 1 or 0 in counts:
+            raise UsageError("a reference needs inputs and outputs with the same number of rows, at least one")
+        if not 0 < self.tolerance < float("inf"):
+            raise UsageError(f"a tolerance must be a positive number, got {self.tolerance}")
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+
+def batches_to_prove(batch: BatchRange) -> tuple[int, ...]:
+    """Both ends and an odd size between them: a graph may hold the traced size without saying so."""
+    odd = next((size for size in range(batch.min + 1, batch.max) if size % 2), batch.max)
+    return tuple(sorted({batch.min, odd, batch.max}))
+
+
+def run_rows(session: Session, inputs: Mapping[str, Array], batch: int) -> dict[str, Array]:
+    """Outputs of all rows, ``batch`` at a time; the last call is filled up with the first rows again.
+
+    ParityFailed for an output that does not have a row per row of input.
+    """
+    parts = [session.infer(feed) for feed in _chunks(inputs, batch)]
+    for spec in session.outputs:
+        for part in parts:
+            if part[spec.name].ndim == 0 or len(part[spec.name]) != batch:
+                raise ParityFailed(f"{spec.name} has shape {part[spec.name].shape} for a batch of {batch}")
+    rows = len(next(iter(inputs.values())))
+    return {spec.name: np.concatenate([part[spec.name] for part in parts])[:rows] for spec in session.outputs}
+
+
+def _chunks(inputs: Mapping[str, Array], batch: int) -> Iterator[dict[str, Array]]:
+    rows = len(next(iter(inputs.values())))
+    for start in range(0, rows, batch):
+        picks = np.arange(start, start + batch) % rows
+        yield {name: np.ascontiguousarray(array[picks]) for name, array in inputs.items()}
+
+
+def compare(session: Session, reference: Reference, batches: Sequence[int]) -> Parity:
+    """Run every row at every batch size and judge. A failure's ``reason`` has the numbers and the likeliest cause."""
+    try:
+        found = {batch: run_rows(session, reference.inputs, batch) for batch in batches}
+    except ParityFailed as exc:
+        judged = Parity(status="failed", tolerance=reference.tolerance, noise=reference.noise, images=reference.rows)
+        return judged.model_copy(update={"reason": str(exc), "runtime": session.runtime, "batches": tuple(batches)})
+    logits = session.artifact.manifest.logits_output()
+    parity = judge(found, reference, logits.name if logits else None, session.runtime)
+    if parity.status != "failed":
+        return parity
+    cause = _by_batch(found, reference) or likeliest_cause(
+        lambda inputs: run_rows(session, inputs, batches[0]),
+        reference.inputs,
+        reference.outputs,
+        session.artifact.manifest,
+        parity.tolerance,
+    )
+    return parity.model_copy(update={"reason": f"{parity.reason}; {cause}"}) if cause else parity
+
+
+def _by_batch(found: Mapping[int, Mapping[str, Array]], reference: Reference) -> str | None:
+    """A sentence when some batch sizes are right and others are not."""
+    right = {batch: judge({batch: got}, reference, None, "").status == "verified" for batch, got in found.items()}
+    if all(right.values()) or not any(right.values()):
+        return None
+    good, bad = (", ".join(str(size) for size, fine in right.items() if fine is wanted) for wanted in (True, False))
+    return f"right at batch {good}, wrong at batch {bad}: the graph holds a fixed batch size somewhere"
+
+
+def judge(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits: str | None, runtime: str) -> Parity:
+    """The verdict on outputs already computed, by batch size. The worst batch size of every output counts.
+
+    Figures that would be NaN or infinite are left out; ``reason`` says why.
+    """
+    figures: dict[str, OutputParity] = {}
+    problems: list[str] = []
+    for name, expected in reference.outputs.items():
+        worst = _Worst(name, expected.astype(np.float64))
+        for batch, got in found.items():
+            worst.take(batch, got.get(name))
+        problems += worst.judged(reference.tolerance)
+        if not worst.meaningless:
+            figures[name] = OutputParity(max_abs=worst.max_abs, max_rel=worst.max_rel, cosine=worst.cosine)
+    whole = len(figures) == len(reference.outputs)
+    agreement = None
+    if logits in figures:
+        agreement, changed = _top1(found, reference, str(logits))
+        if changed:
+            problems.append(f"the top class of {changed} rows changed where the reference's margin is clear")
+    return Parity(
+        status="failed" if problems else "verified",
+        reason="; ".join(dict.fromkeys(problems)) or None,
+        max_abs=max(figure.max_abs for figure in figures.values()) if whole else None,
+        max_rel=max(figure.max_rel for figure in figures.values()) if whole else None,
+        cosine=min(figure.cosine for figure in figures.values()) if whole else None,
+        top1_agreement=agreement,
+        tolerance=reference.tolerance,
+        noise=reference.noise,
+        images=reference.rows,
+        batches=tuple(found),
+        runtime=runtime,
+        outputs=figures,
+    )
+
+
+class _Worst:
+    """The largest differences of one output so far. ``meaningless`` holds what makes a comparison impossible."""
+
+    def __init__(self, name: str, expected: Array) -> None:
+        self.name, self.expected = name, expected
+        self.scale = float(np.abs(expected).max(initial=0.0)) or 1.0  # of an all-zero output the error itself counts
+        self.max_abs = self.max_rel = 0.0
+        self.cosine = 1.0
+        self.meaningless: list[str] = []
+        if not np.isfinite(expected).all():
+            self.meaningless.append(f"the reference of {name} itself holds NaN or infinity")
+
+    def take(self, batch: int, got: Array | None) -> None:
+        """Account for the outputs at one batch size."""
+        if got is None:
+            self.meaningless.append(f"there is no output {self.name}")
+        elif got.shape != self.expected.shape:
+            self.meaningless.append(f"{self.name} has shape {got.shape}, not {self.expected.shape}, at batch {batch}")
+        elif not np.isfinite(got).all():
+            self.meaningless.append(f"{self.name} holds NaN or infinity at batch {batch}")
+        if self.meaningless or got is None:
+            return
+        exact = got.astype(np.float64)
+        error = float(np.abs(exact - self.expected).max(initial=0.0))
+        self.max_abs = max(self.max_abs, error)
+        self.max_rel = max(self.max_rel, error / self.scale)
+        self.cosine = min(self.cosine, _cosine(exact, self.expected))
+
+    def judged(self, tolerance: float) -> list[str]:
+        """The problems of this output, as sentences."""
+        if self.meaningless or self.max_rel <= tolerance:
+            return self.meaningless
+        return [f"{self.name} differs by {self.max_rel:.2g} of its largest value, tolerance {tolerance:.2g}"]
+
+
+def _cosine(got: Array, expected: Array) -> float:
+    """The lowest cosine similarity of any row; two zero rows are alike."""
+    a, b = got.reshape(len(got), -1), expected.reshape(len(expected), -1)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    alike = np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1.0), (a == b).all(axis=1) * 1.0)
+    return float(np.clip(alike.min(initial=1.0), -1.0, 1.0))
+
+
+def _top1(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits: str) -> tuple[float, int]:
+    """(share of rows with the reference's top class, rows that lost it although the margin exceeds 2 × tolerance)."""
+    expected = reference.outputs[logits]
+    if expected.ndim != 2 or expected.shape[1] < 2:
+        return 1.0, 0
+    ordered = np.sort(expected, axis=1)
+    clear = ordered[:, -1] - ordered[:, -2] > 2 * reference.tolerance * np.abs(expected).max()
+    top = expected.argmax(axis=1)
+    same = np.all([got[logits].argmax(axis=1) == top for got in found.values()], axis=0)
+    return float(same.mean()), int((~same & clear).sum())
+
+
+def compare_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
+    """Worker target. ``payload``: artifact, runtime, threads, provider, reference (an .npz of ``in.NAME`` and
+    ``out.NAME`` arrays), tolerance, noise, batches. Returns a Parity as JSON."""
+    with np.load(Path(payload["reference"]), allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    reference = Reference(
+        {name[3:]: array for name, array in arrays.items() if name.startswith("in.")},
+        {name[4:]: array for name, array in arrays.items() if name.startswith("out.")},
+        payload["tolerance"],
+        payload["noise"],
+    )
+    artifact = Artifact.open(payload["artifact"])
+    with open_session(
+        artifact, payload.get("runtime"), threads=payload["threads"], provider=payload.get("provider")
+    ) as session:
+        parity = compare(session, reference, payload["batches"])
+    return parity.model_dump(mode="json")
+
+
+def write_reference(path: Path, reference: Reference) -> None:
+    """The .npz that ``compare_in_worker`` reads."""
+    inputs = {f"in.{name}": array for name, array in reference.inputs.items()}
+    outputs = {f"out.{name}": array for name, array in reference.outputs.items()}
+    np.savez(path, **inputs, **outputs)  # type: ignore[arg-type]

@@ -1,0 +1,292 @@
+"""``edgevit.verify``: hashes, golden pair, preprocessing, then labelled data or another artifact."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevit import render, worker
+from edgevit.artifact.golden import GOLDEN, GOLDEN_ROWS
+from edgevit.artifact.manifest import Array, Parity
+from edgevit.artifact.opened import Artifact
+from edgevit.data.labelled import LabelledData
+from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
+from edgevit.images import decode
+from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, taken_in_order, top_shares
+from edgevit.proof.diagnosis import preprocessing_differs
+from edgevit.proof.labelled import MAX_IMAGES, held_out, logits_on, preprocessed
+from edgevit.proof.parity import Reference, batches_to_prove, ceiling, compare, run_rows
+from edgevit.runtimes.base import Session, open_session
+
+MAX_COMPARED = 64  # images for --against
+TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked. ``parity`` is of the golden pair, ``against`` of the comparison with another artifact."""
+
+    artifact: str
+    runtime: str
+    parity: Parity
+    accuracy: AccuracyCheck | None
+    against: Parity | None
+    checks: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """The object of ``edgevit verify --json``."""
+        return {
+            "artifact": self.artifact,
+            "runtime": self.runtime,
+            "parity": self.parity.model_dump(mode="json"),
+            "accuracy": asdict(self.accuracy) if self.accuracy else None,
+            "against": self.against.model_dump(mode="json") if self.against else None,
+            "checks": list(self.checks),
+            "problems": list(self.problems),
+        }
+
+    def facts(self) -> list[tuple[str, str]]:
+        """(topic, sentence) pairs for people."""
+        return [("verified" if not self.problems else "FAILED", self.artifact), *(("", check) for check in self.checks)]
+
+
+def verify(
+    path: Path | str,
+    *,
+    runtime: str | None = None,
+    threads: int | None = None,
+    data: str | None = None,
+    against: Path | str | None = None,
+    provider: str | None = None,
+    trust: bool = False,
+    options: Mapping[str, str] | None = None,
+) -> Verification:
+    """Check an artifact in a worker process and return what was found.
+
+    ``data`` adds real images: with labels their accuracy, beside the recorded one. ``against`` is another artifact,
+    or "source" for the torch model it came from; both run on the same images, each with its own preprocessing.
+    Success turns an ``unverified`` manifest into a verified one, but not with the torch runtime, which runs the source
+    and not the artifact; a manifest that says ``failed`` stays so, because its export compared more rows than are kept.
+    ``trust`` and ``options`` are those of ``open_session``. Raises ParityFailed (its ``verification`` attribute has
+    the details), BadArtifact, Unsupported, MissingDependency, WorkerFailed, UsageError.
+    """
+    artifact = Artifact.open(path)
+    payload = {
+        "artifact": str(path),
+        "runtime": runtime,
+        "threads": threads,
+        "data": data,
+        "against": str(against) if against else None,
+        "provider": provider,
+        "trust": trust,
+        "options": dict(options or {}),
+    }
+    found = _revived(worker.call("edgevit.proof.verify:verify_in_worker", payload, timeout=TIMEOUT_S))
+    if found.problems:
+        error = ParityFailed(
+            "; ".join(found.problems), hint=f"edgevit info {path} shows how it was made; export it anew"
+        )
+        error.verification = found  # type: ignore[attr-defined]
+        raise error
+    if artifact.manifest.parity.status == "unverified" and found.runtime != "torch":
+        with contextlib.suppress(OSError):  # a read-only folder keeps its old record
+            artifact.update_parity(found.parity)
+    return found
+
+
+def _revived(answer: dict[str, Any]) -> Verification:
+    return Verification(
+        artifact=answer["artifact"],
+        runtime=answer["runtime"],
+        parity=Parity.model_validate(answer["parity"], strict=False),
+        accuracy=AccuracyCheck(**answer["accuracy"]) if answer["accuracy"] else None,
+        against=Parity.model_validate(answer["against"], strict=False) if answer["against"] else None,
+        checks=tuple(answer["checks"]),
+        problems=tuple(answer["problems"]),
+    )
+
+
+def verify_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
+    """Worker target: the arguments of ``verify`` in, ``Verification.record()`` out."""
+    artifact = Artifact.open(payload["artifact"])
+    checks = _Checks(artifact, payload)
+    checks.record()
+    opening = {key: payload[key] for key in ("threads", "provider", "trust", "options")}
+    with open_session(artifact, payload["runtime"], **opening) as session:
+        checks.say(f"{len(artifact.manifest.files)} files have the manifest's hashes")
+        checks.golden(session)
+        checks.preprocessing()
+        if payload["data"]:
+            checks.data(session)
+        if payload["against"]:
+            checks.against(session)
+        return checks.result(session).record()
+
+
+class _Checks:
+    """Collects what each step finds: a sentence for every step, and those that are problems again."""
+
+    def __init__(self, artifact: Artifact, payload: dict[str, Any]) -> None:
+        self.artifact, self.payload = artifact, payload
+        self.sentences: list[str] = []
+        self.problems: list[str] = []
+        self.parity: Parity | None = None
+        self.accuracy: AccuracyCheck | None = None
+        self.compared: Parity | None = None
+
+    def say(self, sentence: str, *, problem: bool = False) -> None:
+        self.sentences.append(sentence)
+        if problem:
+            self.problems.append(sentence)
+
+    def record(self) -> None:
+        """What the manifest itself says about the proof."""
+        manifest = self.artifact.manifest
+        highest = ceiling(manifest.precision)
+        if not 0 < manifest.parity.tolerance <= highest:
+            raise BadArtifact(
+                f"{self.artifact.path} allows an error of {manifest.parity.tolerance:.1e}; "
+                f"{manifest.precision} allows {highest:.0e} at most",
+                hint="export anew",
+            )
+        if manifest.parity.status == "failed":
+            self.say(f"the export itself failed its proof: {manifest.parity.reason}", problem=True)
+
+    def golden(self, session: Session) -> None:
+        """The stored inputs must give the stored outputs, at every batch size that has to be proved."""
+        manifest = self.artifact.manifest
+        reference = self._golden_reference()
+        self.parity = compare(session, reference, batches_to_prove(manifest.batch))
+        if self.parity.status == "failed":
+            self.say(f"golden pair: {self.parity.reason}", problem=True)
+            return
+        self.say(
+            f"golden pair: error {self.parity.max_rel:.1e} of the largest output, tolerance "
+            f"{self.parity.tolerance:.1e}, batch {', '.join(map(str, self.parity.batches))}, on {session.runtime}"
+        )
+
+    def _golden_reference(self) -> Reference:
+        inputs, outputs = self.artifact.golden()
+        parity = self.artifact.manifest.parity
+        for name, array in {**inputs, **outputs}.items():
+            if array.ndim == 0 or len(array) != GOLDEN_ROWS:
+                raise BadArtifact(
+                    f"{GOLDEN} in {self.artifact.path} does not hold {GOLDEN_ROWS} rows of {name}", hint="export anew"
+                )
+        return Reference(inputs, outputs, parity.tolerance, parity.noise)
+
+    def preprocessing(self) -> None:
+        """The golden images, preprocessed here, must be the golden inputs."""
+        spec, preprocess = self.artifact.manifest.image_input(), self.artifact.manifest.preprocess
+        images = self.artifact.golden_images()
+        if spec is None or preprocess is None or not images:
+            return
+        made = preprocess.batch([decode(path) for path in images])
+        difference = preprocessing_differs(made, self.artifact.golden()[0][spec.name][: len(made)], preprocess)
+        self.say(
+            difference or f"preprocessing turns {len(images)} golden images into the golden input",
+            problem=bool(difference),
+        )
+
+    def data(self, session: Session) -> None:
+        """Accuracy on labelled images, judged against the recorded one when the data is the same."""
+        found = spread(held_out(self.artifact, self.payload["data"]), MAX_IMAGES)
+        if found.labels is None:
+            if not self.payload["against"]:
+                self._unlabelled(session, spread(found, MAX_COMPARED))
+            return
+        if self.artifact.manifest.logits_output() is None:
+            if not self.payload["against"]:
+                raise Unsupported(
+                    f"{self.artifact.path} is not a classifier, so it has no accuracy", hint="add --against ARTIFACT"
+                )
+            return
+        labels = class_indices(found, self.artifact.manifest)
+        top1, top5 = top_shares(logits_on(session, found), labels)
+        if taken_in_order(found, self.artifact.manifest):
+            self.say(f"the classes of {found.name} have other names than the artifact's and are taken in order")
+        self._judge_accuracy(top1, top5, len(labels))
+
+    def _judge_accuracy(self, top1: float, top5: float | None, count: int) -> None:
+        source, recorded = self.payload["data"], self.artifact.manifest.accuracy
+        same = recorded if recorded is not None and recorded.data == source else None
+        self.accuracy = AccuracyCheck(source, top1, count, same.top1 if same else None, top5)
+        sentence = f"accuracy {top1:.2%} on {render.counted(count, 'image')} of {source}"
+        if same is None:
+            self.say(sentence + (f"; at export {recorded.top1:.2%} on {recorded.data}" if recorded else ""))
+            return
+        allowed = allowed_drop(same, count)
+        lost = same.top1 - top1 > allowed
+        self.say(
+            f"{sentence}; the source model had {same.top1:.2%}" + (f", {allowed:.2%} may be lost" if lost else ""),
+            problem=lost,
+        )
+
+    def _unlabelled(self, session: Session, found: LabelledData) -> None:
+        """Without labels or another artifact, outputs can only be absurd or not."""
+        rows = preprocessed(self.artifact, list(found.images))
+        outputs = run_rows(session, rows, self.artifact.manifest.batch.max)
+        for name, values in outputs.items():
+            if not np.isfinite(values).all():
+                self.say(f"{name} holds NaN or infinity on images of {self.payload['data']}", problem=True)
+        self.say(
+            f"{render.counted(len(found), 'image')} of {self.payload['data']} ran; they have no labels, so nothing "
+            "says whether the outputs are right: add --against to compare them"
+        )
+
+    def against(self, session: Session) -> None:
+        """Outputs beside those of another artifact, or of the source model, on the same images."""
+        name = self.payload["against"]
+        other = self.artifact if name == "source" else Artifact.open(name)
+        runtime = "torch" if name == "source" else None
+        images = self._images()
+        opening = {key: self.payload[key] for key in ("threads", "trust")}
+        with open_session(other, runtime, **opening) as second:
+            theirs = run_rows(second, images(other), other.manifest.batch.max)
+        if set(theirs) != {spec.name for spec in self.artifact.manifest.outputs}:
+            raise UsageError(
+                f"{name} has other outputs than {self.artifact.path}", hint="compare artifacts of one model"
+            )
+        tolerance = max(self.artifact.manifest.parity.tolerance, other.manifest.parity.tolerance)
+        wanted = {key: value.astype(np.float64) for key, value in theirs.items()}
+        reference = Reference(images(self.artifact), wanted, tolerance)
+        self.compared = compare(session, reference, [self.artifact.manifest.batch.max])
+        if self.compared.status == "failed":
+            ours, theirs_too = (one.manifest.model.weights.state_sha256 for one in (self.artifact, other))
+            note = "" if ours == theirs_too else "; the two were made from different weights"
+            self.say(f"against {name}: {self.compared.reason}{note}", problem=True)
+        else:
+            self.say(
+                f"against {name}: error {self.compared.max_rel:.1e} on {self.compared.images} rows, "
+                f"tolerance {tolerance:.1e}"
+            )
+
+    def _images(self) -> Callable[[Artifact], dict[str, Array]]:
+        """Rows to compare on, preprocessed by the artifact they are for: --data, else the golden pair."""
+        golden = self.artifact.golden_images()
+        if self.payload["data"]:
+            pictures = list(spread(held_out(self.artifact, self.payload["data"]), MAX_COMPARED).images)
+        elif golden:
+            pictures = [decode(path) for path in golden]
+        else:
+            return lambda artifact: self.artifact.golden()[0]
+        return lambda artifact: preprocessed(artifact, pictures)
+
+    def result(self, session: Session) -> Verification:
+        if self.parity is None:
+            raise RuntimeError("the golden pair was not compared")
+        return Verification(
+            str(self.payload["artifact"]),
+            session.runtime,
+            self.parity,
+            self.accuracy,
+            self.compared,
+            tuple(self.sentences),
+            tuple(self.problems),
+        )

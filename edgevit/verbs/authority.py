@@ -1,0 +1,110 @@
+"""The fleet's private CA: who may be a node, router, client or operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from edgevit import render
+from edgevit.verbs.links import (
+    Cluster,
+    Connect,
+    IdentityDir,
+    Insecure,
+    Listen,
+    NodeName,
+    link_of,
+)
+from edgevit.verbs.options import Json
+
+ca = typer.Typer(
+    name="ca",
+    help="The fleet's private CA: who may be a node, router, client or operator.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@ca.command("init", short_help="Make the fleet's CA on this machine.")
+def ca_init(
+    days: Annotated[float | None, typer.Option("--days", help="How long the CA is good.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Forget the CA that is there.")] = False,
+    json: Json = False,
+) -> None:
+    """Make the fleet's private CA on this machine, once. Its key stays here."""
+    from edgevit.fleet.trust import ca as module
+
+    _said(module.init_ca(days or module.CA_DAYS, force=force), json)
+
+
+@ca.command("serve", short_help="Renew certificates while it runs.")
+def ca_serve(
+    connect: Connect = None,
+    listen: Listen = None,
+    identity: IdentityDir = None,
+    insecure: Insecure = False,
+    cluster: Cluster = "default",
+) -> None:
+    """Renew the certificates of whoever asks and is not revoked, until Ctrl-C."""
+    from edgevit.fleet.agent.ending import until_told
+    from edgevit.fleet.trust.renewal import serve_ca
+
+    with until_told() as stop:
+        serve_ca(link_of(listen, connect, identity, insecure, cluster), stop=stop)
+
+
+@ca.command("rotate", short_help="A new CA; the old one's certificates end now.")
+def ca_rotate(
+    days: Annotated[float | None, typer.Option("--days", help="How long the new CA is good.")] = None,
+    json: Json = False,
+) -> None:
+    """Replace the CA, so that what the old one issued is worth nothing; says whom to enroll again, in which order."""
+    from edgevit.fleet.trust import ca as module
+
+    _said(module.rotate(days or module.CA_DAYS), json)
+
+
+def enroll(
+    name: NodeName,
+    role: Annotated[str | None, typer.Option("--role", help="node (default), router, client or operator.")] = None,
+    days: Annotated[float | None, typer.Option("--days", help="How long the certificate is good. Default: 7.")] = None,
+    host: Annotated[
+        list[str] | None, typer.Option("--host", help="Another name or address that it is reached under; repeat.")
+    ] = None,
+    trust: Annotated[
+        list[str] | None, typer.Option("--trust", metavar="KEY", help="An operator whose orders it takes; repeat.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The identity folder to write.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Although it has a certificate that is good.")] = False,
+    json: Json = False,
+) -> None:
+    """Make an identity for a device, on the machine with the CA: a folder to copy there."""
+    from edgevit.fleet.trust import ca as module
+
+    trusted = dict.fromkeys(trust or (), "given at enrolment") or None
+    _said(
+        module.enroll(name, cast("Any", role), days=days, out=out, hosts=host or (), trusted=trusted, force=force), json
+    )
+
+
+def revoke(name: NodeName, json: Json = False) -> None:
+    """Renew a device's certificate no more; says when the one it has ends."""
+    from edgevit.fleet.trust import ca as module
+
+    _said(module.revoke(name), json)
+
+
+def _said(result: Any, json: bool) -> None:
+    if json:
+        render.emit_json(result.record())
+        return
+    for line in result.lines():
+        print(line)
+
+
+VERBS = (
+    (enroll, "Make a device's identity."),
+    (revoke, "Renew a device's certificate no more."),
+)

@@ -1,0 +1,246 @@
+"""How fast: profile, compare, benchmark, report."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgevit import render
+from edgevit.errors import UsageError
+from edgevit.verbs.links import linked
+from edgevit.verbs.options import (
+    Classes,
+    Data,
+    ImageSize,
+    Json,
+    Provider,
+    RuntimeName,
+    RuntimeOptions,
+    Runtimes,
+    Threads,
+    Trust,
+    Weights,
+)
+from edgevit.verbs.outcome import finish
+
+
+@linked
+def profile(
+    link: Any,
+    artifacts: Annotated[
+        list[Path], typer.Argument(metavar="ARTIFACT", help="One or more artifact folders.", show_default=False)
+    ],
+    runtime: RuntimeName = None,
+    provider: Provider = None,
+    runtime_option: RuntimeOptions = None,
+    tier: Annotated[
+        str, typer.Option("--tier", help="quick (≥ 6 s), standard (≥ 60 s) or publish (5 processes, ≥ 600 s).")
+    ] = "quick",
+    scenario: Annotated[
+        str | None,
+        typer.Option("--scenario", help="single-stream, multi-stream, server, offline, paced, cool or sustained."),
+    ] = None,
+    qps: Annotated[float | None, typer.Option("--qps", help="server: mean arrivals a second.")] = None,
+    bound_ms: Annotated[float | None, typer.Option("--bound-ms", help="server: latency that 99 % must keep.")] = None,
+    fps: Annotated[float | None, typer.Option("--fps", help="paced: frames a second.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="sustained: how long.")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Rows per call. Default: the artifact's smallest.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Time every layer as well: where did the ms go.")] = False,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="PROVIDER>=SHARE", help='Exit 10 below this share, e.g. "cuda>=95%".'),
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None, typer.Option("--fail-if", metavar="GATE", help='Exit 10 if it holds, e.g. "p90>20ms".')
+    ] = None,
+    data: Data = None,
+    threads: Threads = None,
+    trust: Trust = False,
+    on: Annotated[
+        list[str] | None,
+        typer.Option("--on", metavar="NODE[,NODE]", help="Measure on these nodes of the fleet instead of here."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="With --on: results go to DIR/NODE, which a fleet.toml can name."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure latency in a fresh process, with percentile bounds and a verdict; raw samples are kept in profiles/.
+
+    Example: edgevit profile artifacts/vit_tiny-onnx-fp32 --fps 30 --layers --fail-if "p90>20ms"
+    """
+    from edgevit import jobs
+    from edgevit.profiles.scenarios import parse_scenario
+    from edgevit.runtimes.base import parse_options
+
+    nodes = [name for text in on or () for name in text.split(",") if name]
+    if on and not nodes:
+        raise UsageError("--on names no node", hint="edgevit fleet nodes lists them")
+    if out and not nodes:
+        raise UsageError("--out is for results of --on", hint="here they are kept in the artifact's profiles folder")
+    with render.progress("profiling") as shown:
+        rows = render.Rows(shown)
+        results = jobs.run_profiles(
+            artifacts,
+            lambda name: partial(rows, name) if nodes else render.Stages(shown, name),
+            on=nodes,
+            link=link,
+            out=out,
+            require=tuple(require or ()),
+            fail_if=tuple(fail_if or ()),
+            runtime=runtime,
+            provider=provider,
+            tier=tier,
+            scenario=parse_scenario(scenario, qps=qps, bound_ms=bound_ms, fps=fps, minutes=minutes),
+            batch=batch,
+            layers=layers,
+            data=data,
+            threads=threads,
+            trust=trust,
+            options=parse_options(runtime_option or ()),
+        )
+    done = [result for result in results if result.full]
+    if json:
+        render.emit_json([result.record() for result in done])
+    elif done:
+        render.table(jobs.PROFILE_COLUMNS, [result.row() for result in done])
+        for result in done:
+            if result.layers:
+                title = f"{result.subject}: where the milliseconds went"
+                render.table(jobs.LAYER_COLUMNS, jobs.layer_rows(result.layers), title=title)
+            for line in result.lines():
+                render.say(line)
+    finish(results)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="An artifact folder.", show_default=False)],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="[B]", help="Another; left out with two --runtime.", show_default=False)
+    ] = None,
+    runtime: Runtimes = None,
+    provider: Provider = None,
+    runtime_option: RuntimeOptions = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Rows per call. Default: the smallest that both take.")
+    ] = None,
+    data: Data = None,
+    blocks: Annotated[int | None, typer.Option("--blocks", min=9, help="Fewest blocks of A B B A.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0, help="After these no more blocks are added. Default: 30.")
+    ] = None,
+    threads: Threads = None,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Say whether B is faster than A, or one artifact on a second runtime; measured in turns, claimed if it repeats.
+
+    Example: edgevit compare A --runtime onnxruntime --runtime openvino
+    """
+    from edgevit.profiles.compare import compare as run
+    from edgevit.runtimes.base import parse_options
+
+    with render.progress("comparing") as shown:
+        found = run(
+            first, second, runtimes=tuple(runtime or ()), provider=provider, batch=batch, data=data, blocks=blocks,
+            seconds=seconds, threads=threads, trust=trust, options=parse_options(runtime_option or ()),
+            progress=render.Stages(shown, "compare"),
+        )  # fmt: skip
+    if json:
+        render.emit_json(found.record())
+        return
+    render.facts(found.facts())
+
+
+def benchmark(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Zoo names, timm:NAME, file.py:factory.")],
+    target: Annotated[
+        list[str] | None, typer.Option("-t", "--target", help="Repeat for several. Default: all, runnable here or not.")
+    ] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option("--runtime", help="Repeat for several; 'all'. Default: each target's own.")
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of artifacts and results.")] = Path(
+        "artifacts/benchmark"
+    ),
+    weights: Weights = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Weights from the hub (timm models).")] = False,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32 or fp16. Default: each target's own.")
+    ] = None,
+    batch: Annotated[str, typer.Option("--batch", help="Rows per call: 1, or a range such as 1-8.")] = "1",
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    option: Annotated[list[str] | None, typer.Option("--option", metavar="TARGET.KEY=VALUE")] = None,
+    data: Data = None,
+    tier: Annotated[str, typer.Option("--tier", help="quick, standard or publish.")] = "quick",
+    provider: Provider = None,
+    fail_if: Annotated[
+        list[str] | None, typer.Option("--fail-if", metavar="GATE", help='Exit 10 if it holds, e.g. "p90>20ms".')
+    ] = None,
+    threads: Threads = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=1, help="Seconds that a target's native compiler may take.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Do everything again.")] = False,
+    json: Json = False,
+) -> None:
+    """Export, verify and profile every model on every target and runtime. The same command again goes on.
+
+    Example: edgevit benchmark vit_nano --weights digits -t all --fail-if "p90>20ms"
+    """
+    from edgevit import benchmark as benchmarking
+
+    job = benchmarking.BenchmarkJob(
+        tuple(models), tuple(target or ("all",)), tuple(runtime or ()), out, weights, pretrained, precision, batch,
+        image_size, classes, tuple(option or ()), data, tier, threads, provider, tuple(fail_if or ()), timeout, force,
+    )  # fmt: skip
+    with render.progress("benchmark") as shown:
+        rows = benchmarking.run(job, lambda subject: render.Stages(shown, subject))
+    if json:
+        render.emit_json([row.record() for row in rows])
+    else:
+        render.table(benchmarking.COLUMNS, [row.cells() for row in rows])
+        for row in rows:
+            for note in (*row.notes, *(row.profile or {}).get("reasons", ())):
+                render.say(f"{row.subject}: {note}")
+    finish(benchmarking.failures(rows))
+
+
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="Artifacts, or parents of them.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="File to write. Default: report.html; stdout for md, csv and json."),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="html, md, csv or json.")] = "html",
+) -> None:
+    """Write the newest measurements of all artifacts as one self-contained page, or as a table.
+
+    Example: edgevit report artifacts -o report.html
+    """
+    from edgevit.profiles.report import report as write
+
+    written = write(folders, out or (Path("report.html") if format == "html" else None), format)
+    if isinstance(written, Path):
+        render.say(f"written: {written}")
+    else:
+        print(written, end="")
+
+
+VERBS = (
+    (profile, "Measure latency, with bounds and a verdict."),
+    (compare, "Is B faster than A? Measured in turns."),
+    (benchmark, "Export, verify and profile models on many targets."),
+    (report, "One page of all measurements, with plots."),
+)

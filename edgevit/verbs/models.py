@@ -1,0 +1,163 @@
+"""What there is: models, targets, manifests; and training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgevit import registry, render
+from edgevit.train.options import TrainOptions
+from edgevit.verbs.options import (
+    ArtifactOrBundle,
+    Force,
+    ImageSize,
+    Json,
+    Threads,
+    Weights,
+)
+
+RECIPE = TrainOptions()  # the defaults of `edgevit train`
+
+
+def models(json: Json = False) -> None:
+    """List the model zoo: parameters, MACs (train and deploy form), image size, shipped weights."""
+    from edgevit.models import list_models
+
+    rows = list_models(details=True)
+    if json:
+        render.emit_json(rows)
+        return
+    columns = ("model", "params", "MACs", "train params", "train MACs", "image", "weights", "source")
+    numbers = ("params", "macs", "params_train", "macs_train")
+    render.table(
+        columns,
+        [
+            (
+                row["name"],
+                *(render.si(row[key]) for key in numbers),
+                f"{row['image_size']}²",
+                ", ".join(row["weights"]) or "—",
+                row["source"],
+            )
+            for row in rows
+        ],
+    )
+    render.say(
+        "Figures are of the deploy form at the default size unless they say train. Also: timm:NAME, file.py:factory."
+    )
+
+
+def targets(json: Json = False) -> None:
+    """List export targets and runtimes: what can build and run here, and the pip line for what cannot."""
+    from edgevit import registry
+
+    rows = registry.describe()
+    if json:
+        render.emit_json(rows)
+        return
+    render.table(
+        ("name", "kind", "here", "version", "what it can do here, or why not"),
+        [
+            (
+                row["name"],
+                row["kind"],
+                "yes" if row["can_build"] or row["can_run"] else "no",
+                row["version"] or "—",
+                row["here"],
+            )
+            for row in rows
+        ],
+    )
+    for row in rows:
+        if not row["available"]:
+            render.say(f"{row['name']} ({row['kind']}): {row['install']}")
+
+
+def train(
+    model: Annotated[
+        str, typer.Argument(help="A zoo name, timm:NAME, or path/to/file.py:factory.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Checkpoint to write (.safetensors).", show_default=False)],
+    data: Annotated[
+        str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
+    ] = "digits",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: fitted to the data's size.")] = None,
+    batch_size: Annotated[int, typer.Option(min=2)] = RECIPE.batch_size,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = RECIPE.lr,
+    weight_decay: Annotated[float, typer.Option()] = RECIPE.weight_decay,
+    warmup: Annotated[float, typer.Option(help="Share of the steps before the peak.")] = RECIPE.warmup,
+    smoothing: Annotated[float, typer.Option(help="Label smoothing.")] = RECIPE.smoothing,
+    ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are saved.")] = RECIPE.ema,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = RECIPE.clip,
+    mixup: Annotated[float, typer.Option(help="Largest share of a second image.")] = RECIPE.mixup,
+    hflip: Annotated[bool, typer.Option("--hflip", help="Mirror half of the images.")] = False,
+    augment: Annotated[bool, typer.Option("--augment/--no-augment")] = True,
+    seed: Annotated[int, typer.Option(help="Of order and augmentation; initial weights are always seed 0.")] = 0,
+    image_size: ImageSize = None,
+    weights: Weights = None,
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from an interrupted run of the same command.")
+    ] = False,
+    threads: Threads = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Train a small model honestly: fixed split, held-out accuracy in the checkpoint.
+
+    Example: edgevit train fmvit_nano --data digits -o digits.safetensors
+    """
+    asked = {field: value for field, value in locals().items() if field in RECIPE.__dataclass_fields__}
+    registry.need_torch("training")
+    from edgevit import train as training
+
+    options = TrainOptions(**asked)
+    with render.progress(f"training {model}") as shown:
+        result = training.fit(model, data, out, options=options, progress=render.Epochs(shown, model))
+    if json:
+        render.emit_json(result.record())
+        return
+    render.facts(result.facts())
+
+
+def info(artifact: ArtifactOrBundle, json: Json = False) -> None:
+    """Show the manifest of an artifact or a bundle in words."""
+    from edgevit.artifact.opened import Artifact
+    from edgevit.bundle.opened import Bundle, is_bundle
+    from edgevit.info import describe, describe_bundle
+
+    opened = Bundle.open(artifact) if is_bundle(artifact) else Artifact.open(artifact)
+    if json:
+        render.emit_json(opened.manifest.model_dump(mode="json"))
+        return
+    render.facts(describe_bundle(opened) if isinstance(opened, Bundle) else describe(opened))
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what it makes.")] = Path("artifacts/quickstart"),
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """The whole story on real handwritten digits, offline: re-parameterise, export, verify, profile, predict."""
+    registry.need_torch("quickstart")
+    from edgevit.quickstart import run
+
+    with render.progress("quickstart") as shown:
+        story = run(out, threads=threads, progress=render.Stages(shown, "quickstart"))
+    if json:
+        render.emit_json(story.record())
+        return
+    render.table(("step", "train form", "deploy form"), story.rows(), title="fmvit_nano on handwritten digits")
+    for line in story.lines():
+        print(line)
+
+
+VERBS = (
+    (models, "List the model zoo with parameters and MACs."),
+    (targets, "Show what can be built and run here."),
+    (train, "Train a small model on labelled images."),
+    (info, "Show an artifact's or a bundle's manifest in words."),
+    (quickstart, "The whole story on handwritten digits."),
+)

@@ -1,0 +1,50 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelName = Annotated[
+    str, typer.Argument(help="A zoo name (fmvit_s), timm:NAME, or path/to/file.py:factory.", show_default=False)
+]
+ArtifactOrBundle = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT|BUNDLE", help="An artifact's folder, or a bundle's.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads to run the model with. Default: all usable cores.")
+]
+RuntimeName = Annotated[
+    str | None, typer.Option("--runtime", help="Which runtime opens it. Default: the target's preferred one.")
+]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option("--runtime", help="Repeat for several. Default: the target's preferred one."),
+]
+Provider = Annotated[
+    str | None,
+    typer.Option("--provider", help="The runtime's device back end, e.g. cpu, cuda. Never replaced silently."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Open an engine or compiled library that no known key signed. It runs code."),
+]
+RuntimeOptions = Annotated[
+    list[str] | None,
+    typer.Option("--runtime-option", metavar="KEY=VALUE", help="Repeat for several; OpenVINO has precision=bf16."),
+]
+Weights = Annotated[
+    str | None, typer.Option("--weights", help="A .safetensors or .pth file, or 'digits' for the shipped checkpoint.")
+]
+Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Number of classes. Default: the model's own.")]
+ImageSize = Annotated[
+    int | None, typer.Option("--image-size", min=1, help="Input side in pixels. Default: the model's own.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="SRC", help="digits, samples, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH."),
+]

@@ -1,0 +1,277 @@
+"""What runs on nodes: agents, routers, deployments, and questions to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgevit import render
+from edgevit.errors import UsageError
+from edgevit.verbs.links import (
+    Cluster,
+    Connect,
+    Deadline,
+    Deployment,
+    IdentityDir,
+    Insecure,
+    Listen,
+    NodeName,
+    Replicas,
+    RouterOnly,
+    Served,
+    Wan,
+    Where,
+    link_of,
+    linked,
+    seconds,
+)
+from edgevit.verbs.options import Json
+
+
+def node(
+    name: Annotated[str | None, typer.Option("--name", help="Default: the identity's name, else the host's.")] = None,
+    listen: Listen = None,
+    connect: Connect = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="For sub-models, e.g. 512MB. Default: half of what is free now.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeat for several.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Of one inference. Default: all cores.")
+    ] = None,
+    queue: Annotated[int, typer.Option("--queue", min=1, help="Questions that wait; more are refused as busy.")] = 8,
+    macs_per_s: Annotated[
+        str | None, typer.Option("--macs-per-s", help="What placement may reckon with, e.g. 6G. Default: unknown.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", metavar="HOST:PORT", help="Serve Prometheus there.")
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open compiled parts that no known key signed.")] = False,
+    identity: IdentityDir = None,
+    insecure: Insecure = False,
+    cluster: Cluster = "default",
+    router_only: RouterOnly = False,
+    wan: Wan = False,
+) -> None:
+    """Be a node: hold the sub-models that are deployed here, and answer with them. Ctrl-C withdraws it.
+
+    Without --listen, --connect and --identity all stays on this machine, and nodes find each other by themselves.
+    """
+    from edgevit.amounts import parse_bytes
+    from edgevit.fleet.agent.node import NodeOptions, run_node
+
+    run_node(
+        NodeOptions(
+            name=name,
+            link=link_of(listen, connect, identity, insecure, cluster, wan, router_only),
+            memory_bytes=None if memory is None else parse_bytes(memory),
+            labels=_labels(label or []),
+            threads=threads,
+            queue=queue,
+            metrics=metrics,
+            trust=trust,
+            macs_per_s=None if macs_per_s is None else _rate(macs_per_s),
+        )
+    )
+
+
+def _rate(text: str) -> float:
+    from edgevit.bundle.fleet_file import parse_rate  # and with it the profiles, 10 MB that a node has no use for
+
+    return parse_rate(text)
+
+
+def _labels(texts: list[str]) -> dict[str, str]:
+    found = dict(text.split("=", 1) for text in texts if "=" in text)
+    if len(found) != len(texts):
+        raise UsageError("--label takes KEY=VALUE, each key once", hint="for example --label room=kitchen")
+    return found
+
+
+def router(
+    listen: Listen = None,
+    connect: Connect = None,
+    identity: IdentityDir = None,
+    insecure: Insecure = False,
+    cluster: Cluster = "default",
+    wan: Wan = False,
+) -> None:
+    """Be a site's router: nodes and clients --connect to it, and routers to each other. Ctrl-C ends it.
+
+    Example: edgevit router --listen tls/0.0.0.0:7447 --identity router-1
+    """
+    from edgevit.fleet.agent.router import run_router
+
+    run_router(link_of(listen, connect, identity, insecure, cluster, wan, mode="router"))
+
+
+@linked
+def serve(
+    link: Any,
+    path: Served,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option("--host", help="0.0.0.0 lets everyone who reaches this machine use the model.")
+    ] = "127.0.0.1",
+    deadline: Deadline = "1s",
+    in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Requests at a time; more get 503.")] = 16,
+    where: Where = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="Of the model in this process.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of the model in this process.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open a compiled model that no known key signed.")] = False,
+) -> None:
+    """Serve a bundle or an artifact over HTTP: KServe's protocol at /v2, /metrics, /healthz, and a dashboard at /.
+
+    Example: edgevit serve digits-bundle --port 8080
+    """
+    from edgevit.fleet.gateway.server import serve as run
+
+    run(
+        path, host=host, port=port, link=link, where=_where(where),
+        deadline_s=seconds("--deadline", deadline), in_flight=in_flight, runtime=runtime, threads=threads, trust=trust,
+    )  # fmt: skip
+
+
+def _where(text: str | None) -> Any:
+    if text not in (None, "fleet", "embedded"):
+        raise UsageError(f"--where {text!r} is neither fleet nor embedded", hint="or leave it out")
+    return text
+
+
+@linked
+def deploy(
+    link: Any,
+    path: Served,
+    plan: Annotated[Path | None, typer.Option("--plan", help="What edgevit assign wrote.")] = None,
+    fleet: Annotated[Path | None, typer.Option("--fleet", help="A fleet.toml: place it on these nodes.")] = None,
+    replicas: Replicas = 1,
+    name: Annotated[str | None, typer.Option("--name", help="Of the deployment. Default: the folder's.")] = None,
+    json: Json = False,
+) -> None:
+    """Place a bundle or an artifact on the nodes that are alive: they pull, verify, load, then announce.
+
+    Without --plan or --fleet it is planned over the nodes there are. What served before serves until the new one does.
+    """
+    from edgevit.fleet.operating import deploy as deploying
+
+    with render.progress(f"deploying {path}") as shown:
+        result = deploying.deploy(
+            path, link, plan=plan, fleet=fleet, replicas=replicas,
+            name=name, on_progress=render.Rows(shown),
+        )  # fmt: skip
+    _show_deployed(result, json)
+
+
+def _show_deployed(result: Any, json: bool) -> None:
+    from edgevit.fleet.operating.deploy import COLUMNS
+
+    if json:
+        render.emit_json(result.record())
+        return
+    render.table(COLUMNS, result.rows())
+    for note in result.notes:
+        render.say(note)
+    render.say(result.summary())
+
+
+@linked
+def undeploy(link: Any, name: Deployment, json: Json = False) -> None:
+    """Withdraw a deployment from all its nodes."""
+    from edgevit.fleet.operating.deploy import undeploy as run
+
+    result = run(name, link)
+    if json:
+        render.emit_json(result.record())
+        return
+    render.say(f"{name} is withdrawn from {', '.join(result.told) or 'no node'}")
+
+
+@linked
+def rebalance(link: Any, name: Deployment, json: Json = False) -> None:
+    """Plan a deployment anew over the nodes that are alive now, and move what gains by it."""
+    from edgevit.fleet.operating.deploy import rebalance as run
+
+    with render.progress(f"rebalancing {name}") as shown:
+        result = run(name, link, on_progress=render.Rows(shown))
+    _show_deployed(result, json)
+
+
+@linked
+def drain(
+    link: Any,
+    node: NodeName,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it take sub-models again.")] = False,
+    json: Json = False,
+) -> None:
+    """Move a node's sub-models elsewhere, and give it no new ones: before it is switched off."""
+    from edgevit.fleet.operating.deploy import drain as run
+
+    with render.progress(f"draining {node}") as shown:
+        result = run(node, link, undo=undo, on_progress=render.Rows(shown))
+    if json:
+        render.emit_json(result.record())
+        return
+    for note in result.notes:
+        render.say(note)
+    for part, source, goal in result.moved:
+        print(f"{part}: {source} → {goal}")
+    render.say(f"{node} holds nothing and takes nothing" if result.drained else f"{node} takes sub-models again")
+
+
+@linked
+def infer(
+    link: Any,
+    path: Served,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False)],
+    deadline: Deadline = "1s",
+    require_all: Annotated[bool, typer.Option("--require-all", help="Exit 9 when an answer is degraded.")] = False,
+    where: Where = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
+    labels: Annotated[Path | None, typer.Option("--labels", help="Class names, instead of the model's own.")] = None,
+    json: Json = False,
+) -> None:
+    """Classify images with the fleet: scatter to the nodes, gather, fuse; with what arrived by the deadline.
+
+    Where no fleet serves it, it runs in this process, as edgevit predict does, and says so.
+    """
+    from edgevit.errors import EdgeVitError
+    from edgevit.fleet.asking.infer import infer_images
+    from edgevit.predict import Failure, read_labels
+
+    found = infer_images(
+        path, images, link=link,
+        deadline_s=seconds("--deadline", deadline), require_all=require_all, where=_where(where), top=top,
+        labels=read_labels(labels),
+    )  # fmt: skip
+    records: list[dict[str, Any]] = []
+    failures, short = 0, None
+    try:
+        for result in found:
+            failures += isinstance(result, Failure)
+            records.append(result.record())
+            for note in result.notes():
+                render.say(note)
+            if not json:
+                (render.say if isinstance(result, Failure) else print)(result.line())
+    except EdgeVitError as exc:
+        short = exc
+    if json:
+        render.emit_json(records)
+    if short:
+        raise short
+    if failures:
+        raise typer.Exit(1)
+
+
+VERBS = (
+    (node, "Be a node of a fleet: hold sub-models and answer."),
+    (router, "Be a site's router."),
+    (serve, "Serve a model over HTTP, with a dashboard."),
+    (deploy, "Place a bundle or an artifact on the fleet."),
+    (undeploy, "Withdraw a deployment."),
+    (rebalance, "Plan a deployment anew over the nodes there are."),
+    (drain, "Empty a node before it is switched off."),
+    (infer, "Classify images with the fleet."),
+)

@@ -1,0 +1,141 @@
+"""ED-ViT: split a model, place its parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgevit import registry, render
+from edgevit.amounts import parse_bytes
+from edgevit.split.options import SplitJob, SplitOptions
+from edgevit.verbs.options import (
+    Classes,
+    Force,
+    ImageSize,
+    Json,
+    Threads,
+    Weights,
+)
+
+SPLIT = SplitOptions(parts=1)  # the defaults of `edgevit split`
+
+
+def split(
+    model: Annotated[str, typer.Argument(help="A ViT: vit_edvit, vit_base, timm:deit_…, …", show_default=False)],
+    parts: Annotated[int, typer.Option("--parts", min=1, help="How many sub-models.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Bundle folder to write.", show_default=False)],
+    data: Annotated[
+        str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
+    ] = "digits",
+    weights: Weights = None,
+    target: Annotated[
+        list[str] | None, typer.Option("-t", "--target", help="Repeat for several. Default: onnx.")
+    ] = None,
+    partition: Annotated[
+        str, typer.Option("--partition", help="balanced, similar, confusable, or a JSON file with every part's labels.")
+    ] = SPLIT.partition,
+    heads_pruned: Annotated[
+        int | None, typer.Option("--heads-pruned", min=0, help="Heads cut from every block; all widths shrink alike.")
+    ] = None,
+    memory_budget: Annotated[
+        str | None, typer.Option("--memory-budget", help="Of all sub-models' weights together, e.g. 180MB.")
+    ] = None,
+    fleet: Annotated[
+        Path | None, typer.Option("--fleet", help="A fleet.toml: prune until every sub-model fits a node.")
+    ] = None,
+    importance: Annotated[
+        str, typer.Option("--importance", help="exact, taylor, random or magnitude.")
+    ] = SPLIT.importance,
+    images: Annotated[
+        int, typer.Option("--images", min=1, help="Images of a class that scores are taken on.")
+    ] = SPLIT.images,
+    retrain: Annotated[str, typer.Option("--retrain", help="negatives, or distil from the trunk.")] = SPLIT.mode,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of every sub-model. Default: fitted.")] = None,
+    batch_size: Annotated[int, typer.Option(min=2)] = SPLIT.retraining.batch_size,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = SPLIT.retraining.lr,
+    amp: Annotated[
+        str, typer.Option("--amp", help="Mixed precision: no, bf16 or fp16 (needs edgevit[split]).")
+    ] = SPLIT.amp,
+    seed: Annotated[int, typer.Option(help="Of the partition, order and augmentation.")] = SPLIT.seed,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Sub-models retrained at a time. Default: one per core or GPU.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto (GPUs if there are any), cpu or cuda.")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32 or fp16. Default: each target's own.")
+    ] = None,
+    image_size: ImageSize = None,
+    classes: Classes = None,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Prove every artifact equal to its model.")
+    ] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from an interrupted run of the same command.")
+    ] = False,
+    threads: Threads = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Split a vision transformer (ED-ViT): sub-models, each an expert in some classes, and a head that fuses them.
+
+    Example: edgevit split vit_edvit --weights trunk.safetensors --data digits --parts 5 -o bundle
+    """
+    registry.need_torch("splitting")
+    from dataclasses import replace
+
+    from edgevit.split import job as splitting
+
+    asked: dict[str, Any] = {
+        "parts": parts, "partition": partition, "heads_pruned": heads_pruned, "fleet": fleet, "importance": importance,
+        "images": images, "mode": retrain, "amp": amp, "seed": seed, "device": device, "threads": threads, "jobs": jobs,
+        "memory_budget": None if memory_budget is None else parse_bytes(memory_budget),
+        "retraining": replace(SPLIT.retraining, epochs=epochs, batch_size=batch_size, lr=lr),
+    }  # fmt: skip
+    request = SplitJob(
+        model, data, out, SplitOptions(**asked), weights=weights, classes=classes, image_size=image_size,
+        targets=tuple(target or ("onnx",)), precision=precision, verify=verify, resume=resume, force=force,
+    )  # fmt: skip
+    with render.progress(f"splitting {model}") as shown:
+        result = splitting.run_split(request, render.Stages(shown, f"{model} → {parts} parts"))
+    if json:
+        render.emit_json(result.record())
+        return
+    render.table(splitting.COLUMNS, result.rows())
+    render.facts(result.facts())
+    for step in result.sizing.steps:
+        render.say(step)
+
+
+def assign(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What edgevit split wrote.", show_default=False)],
+    fleet: Annotated[Path, typer.Option("--fleet", help="A fleet.toml with the devices.", show_default=False)],
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, help="Copies of every sub-model, each on another device.")
+    ] = 1,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The plan to write.")] = Path("plan.json"),
+    json: Json = False,
+) -> None:
+    """Say which device runs which sub-models, how fast and in how much memory, and what the loss of each one costs.
+
+    Example: edgevit assign digits-bundle --fleet examples/fleet.toml
+    """
+    from edgevit.bundle import plan as planning
+    from edgevit.bundle.fleet_file import read_fleet
+    from edgevit.bundle.opened import Bundle
+
+    plan = planning.plan_bundle(Bundle.open(bundle), read_fleet(fleet), replicas=replicas)
+    planning.write_plan(plan, out)
+    if json:
+        render.emit_json(plan.model_dump(mode="json"))
+        return
+    render.table(planning.COLUMNS, plan.rows())
+    print(plan.summary())
+    render.say(f"written: {out}")
+
+
+VERBS = (
+    (split, "Split a vision transformer by classes over small devices."),
+    (assign, "Place a bundle's sub-models on a fleet of devices."),
+)
