@@ -38,11 +38,11 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 
 schema: venv
-	$(BIN)/python -c "import json; from edgevit.artifact import Manifest; print(json.dumps(Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
+	$(BIN)/python -c "import json; from edgevit.artifact.manifest import Manifest; print(json.dumps(Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
 	$(BIN)/python -c "import json; from edgevit.bundle.manifest import BundleManifest; print(json.dumps(BundleManifest.model_json_schema(), indent=2))" > docs/reference/bundle.schema.json
 
 zoo: venv
-	$(BIN)/python -c "import json; from edgevit.models import source, zoo; print(json.dumps({name: source.counts(row) for name, row in zoo.ZOO.items()}, indent=1))" > zoo.json.half
+	$(BIN)/python -c "import json; from edgevit.models import zoo; from edgevit.models.loading import source; print(json.dumps({name: source.counts(row) for name, row in zoo.ZOO.items()}, indent=1))" > zoo.json.half
 	mv zoo.json.half edgevit/models/zoo.json
 
 clean:

@@ -39,8 +39,8 @@ from fleet.tiny_fleet import noop_bundle
 
 from edgevit.fleet.asking.client import FleetClient
 from edgevit.fleet.asking.session import FleetSession
-from edgevit.fleet.bus.link import open_bus
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.operating.deploy import deploy, undeploy
 from edgevit.profiles import environment
 

@@ -55,8 +55,8 @@ from waiting import wait_for
 from edgevit.errors import FleetError
 from edgevit.fleet.asking.client import FleetClient
 from edgevit.fleet.asking.session import FleetSession
-from edgevit.fleet.bus.link import open_bus
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus
 from edgevit.fleet.operating.deploy import deploy
 from edgevit.profiles import environment

@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fleet.tiny_fleet import noop_bundle
 from waiting import wait_for
 
-from edgevit.fleet.bus.link import open_bus
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus
 from edgevit.fleet.operating.deploy import deploy
 from edgevit.profiles import environment

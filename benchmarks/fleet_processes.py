@@ -26,8 +26,9 @@ from waiting import wait_for
 from zenoh.handlers import Callback
 
 from edgevit.fleet.asking.client import FleetClient
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.trust.ca import enroll, init_ca
 
 if TYPE_CHECKING:

@@ -28,9 +28,10 @@ from edgevit.bundle.assign import Node, Part, memory_need
 from edgevit.bundle.fleet_file import Fleet
 from edgevit.bundle.plan import make_plan
 from edgevit.fleet.agent.router import run_router
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import Beat, Info, PartFigures
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus, Closer, Question
 from edgevit.fleet.operating.simulate import what_if
 from edgevit.fleet.operating.status import status

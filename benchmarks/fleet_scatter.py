@@ -28,8 +28,8 @@ from fleet_processes import RawClient, Site, raw_session, site, wait_parts
 
 from edgevit.fleet.asking.client import FleetClient
 from edgevit.fleet.asking.session import FleetSession
-from edgevit.fleet.bus.link import open_bus
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.operating.deploy import deploy
 from edgevit.profiles import environment
 from edgevit.profiles.statistics import bootstrap_median

@@ -35,7 +35,7 @@ from edgevit.errors import (
     UsageError,
     WorkerFailed,
 )
-from edgevit.export.base import Built, Context, Exporter, Options, Progress, parse_options, silent
+from edgevit.export.base import Built, Context, Exporter, Options, Progress, load_exporter, parse_options, silent
 from edgevit.export.prepare import Form as Form
 from edgevit.export.prepare import Prepared as Prepared
 from edgevit.export.prepare import Request as Request
@@ -125,7 +125,7 @@ def parse_batch(batch: int | str) -> BatchRange:
 
 def choose_target(target: str, precision: str | None, options: Mapping[str, Any]) -> Target:
     """The exporter, its precision (default: its first) and its options, all checked before any work is done."""
-    exporter = registry.load_exporter(target)
+    exporter = load_exporter(target)
     chosen = precision or exporter.precisions[0]
     if chosen not in exporter.precisions:
         raise UnknownName(f"precision of {target}", chosen, exporter.precisions)

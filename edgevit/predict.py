@@ -18,8 +18,8 @@ from edgevit.bundle.embedded import Answer, BundleSession
 from edgevit.bundle.opened import Bundle, is_bundle
 from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.images import ImageError, decode
-from edgevit.proof.parity import run_rows
 from edgevit.runtimes.base import Session, open_session
+from edgevit.runtimes.rows import run_rows
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module, metadata
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from edgevit.errors import EdgeVitError, MissingDependency, UnknownName
-
-if TYPE_CHECKING:
-    from edgevit.export.base import Exporter
-    from edgevit.runtimes.base import Runtime
 
 Kind = Literal["exporter", "runtime"]
 
@@ -237,18 +233,6 @@ def row(kind: Kind, name: str) -> Row:
     if name not in known:
         raise UnknownName("target" if kind == "exporter" else "runtime", name, known)
     return known[name]
-
-
-def load_exporter(name: str) -> Exporter:
-    """A ready exporter for a target name."""
-    exporter: Exporter = row("exporter", name).load()()
-    return exporter
-
-
-def load_runtime(name: str) -> Runtime:
-    """A ready runtime by its name."""
-    runtime: Runtime = row("runtime", name).load()()
-    return runtime
 
 
 def runtimes_for(target: str) -> list[str]:

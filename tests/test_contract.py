@@ -20,6 +20,7 @@ from edgevit.artifact.files import hash_tree
 from edgevit.artifact.manifest import SIGNATURE
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, MissingDependency, ParityFailed, UnknownName, Unsupported, UsageError
+from edgevit.export.base import load_exporter
 
 TARGETS = [*registry.EXPORTERS, "pt2"]
 NANOS = ("fmvit_nano", "efficientformer_nano", "vit_nano")
@@ -250,7 +251,7 @@ def test_a_missing_package_is_said_with_its_pip_line(target: str, monkeypatch: p
     absent = registry.row("exporter", target).packages[0]
     monkeypatch.setattr(registry, "version_of", lambda package: None if package == absent else real(package))
     with pytest.raises(MissingDependency, match=absent) as caught:
-        registry.load_exporter(target)
+        load_exporter(target)
     assert caught.value.exit_code == 3
     assert caught.value.hint
     assert caught.value.hint.startswith("pip install")

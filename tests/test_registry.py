@@ -4,6 +4,7 @@ import pytest
 
 from edgevit import registry
 from edgevit.errors import EdgeVitError, MissingDependency, UnknownName
+from edgevit.export.base import load_exporter
 
 
 @pytest.mark.parametrize("kind", ["exporter", "runtime"])
@@ -23,7 +24,7 @@ def test_a_row_without_its_package_says_the_pip_line(monkeypatch: pytest.MonkeyP
     row = registry.Row("x", "nowhere:X", "edgevit[x]", ("a-package-that-is-not",), "")
     monkeypatch.setattr(registry, "EXPORTERS", {"x": row})
     with pytest.raises(MissingDependency, match="a-package-that-is-not") as caught:
-        registry.load_exporter("x")
+        load_exporter("x")
     assert caught.value.hint == "pip install 'edgevit[x]'"
     (record,) = (found for found in registry.describe() if found["kind"] == "exporter")
     assert record["available"] is record["can_build"] is False

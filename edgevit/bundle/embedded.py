@@ -23,8 +23,8 @@ from edgevit.artifact.opened import Artifact
 from edgevit.bundle.opened import PRESENT, Bundle, features_output
 from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, Unsupported, UsageError, one_line
 from edgevit.images import Preprocess
-from edgevit.proof.parity import run_rows
 from edgevit.runtimes.base import Session, open_session
+from edgevit.runtimes.rows import run_rows
 
 LEFT_OUT = "left out"
 

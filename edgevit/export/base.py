@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange, PrecisionReport, TensorSpec
 from edgevit.errors import UnknownName, UsageError
 
@@ -97,3 +98,9 @@ def parse_options(exporter: Exporter, given: Mapping[str, Any]) -> Options:
     except ValidationError as exc:
         first = exc.errors()[0]
         raise UsageError(f"{exporter.name}.{first['loc'][0]}: {first['msg'].lower()}") from exc
+
+
+def load_exporter(name: str) -> Exporter:
+    """A ready exporter for a target name."""
+    exporter: Exporter = registry.row("exporter", name).load()()
+    return exporter

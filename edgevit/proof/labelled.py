@@ -12,9 +12,9 @@ from edgevit.data.labelled import LabelledData
 from edgevit.data.source import open_data
 from edgevit.errors import UsageError
 from edgevit.proof.accuracy import class_indices, spread, top_shares
-from edgevit.proof.parity import run_rows
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.feeds import image_steps
+from edgevit.runtimes.rows import run_rows
 
 MAX_IMAGES = 2000  # as many as the accuracy recorded at export was measured on, spread over the data in the same way
 

@@ -5,7 +5,7 @@ Docs: docs/explanation/verification.md says where the tolerance comes from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from edgevit.artifact.opened import Artifact
 from edgevit.errors import ParityFailed, UsageError
 from edgevit.proof.diagnosis import likeliest_cause
 from edgevit.runtimes.base import Session, open_session
+from edgevit.runtimes.rows import run_rows
 
 FLOOR = 1e-5  # below it, float32 sums in another order already differ
 CEILINGS = {"fp32": 1e-3, "fp16": 2e-2}
@@ -64,27 +65,6 @@ def batches_to_prove(batch: BatchRange) -> tuple[int, ...]:
     """Both ends and an odd size between them: a graph may hold the traced size without saying so."""
     odd = next((size for size in range(batch.min + 1, batch.max) if size % 2), batch.max)
     return tuple(sorted({batch.min, odd, batch.max}))
-
-
-def run_rows(session: Session, inputs: Mapping[str, Array], batch: int) -> dict[str, Array]:
-    """Outputs of all rows, ``batch`` at a time; the last call is filled up with the first rows again.
-
-    ParityFailed for an output that does not have a row per row of input.
-    """
-    parts = [session.infer(feed) for feed in _chunks(inputs, batch)]
-    for spec in session.outputs:
-        for part in parts:
-            if part[spec.name].ndim == 0 or len(part[spec.name]) != batch:
-                raise ParityFailed(f"{spec.name} has shape {part[spec.name].shape} for a batch of {batch}")
-    rows = len(next(iter(inputs.values())))
-    return {spec.name: np.concatenate([part[spec.name] for part in parts])[:rows] for spec in session.outputs}
-
-
-def _chunks(inputs: Mapping[str, Array], batch: int) -> Iterator[dict[str, Array]]:
-    rows = len(next(iter(inputs.values())))
-    for start in range(0, rows, batch):
-        picks = np.arange(start, start + batch) % rows
-        yield {name: np.ascontiguousarray(array[picks]) for name, array in inputs.items()}
 
 
 def compare(session: Session, reference: Reference, batches: Sequence[int]) -> Parity:

@@ -20,8 +20,9 @@ from edgevit.images import decode
 from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, taken_in_order, top_shares
 from edgevit.proof.diagnosis import preprocessing_differs
 from edgevit.proof.labelled import MAX_IMAGES, held_out, logits_on, preprocessed
-from edgevit.proof.parity import Reference, batches_to_prove, ceiling, compare, run_rows
+from edgevit.proof.parity import Reference, batches_to_prove, ceiling, compare
 from edgevit.runtimes.base import Session, open_session
+from edgevit.runtimes.rows import run_rows
 
 MAX_COMPARED = 64  # images for --against
 TIMEOUT_S = 3600.0

@@ -161,7 +161,7 @@ def open_session(
     artifact.check_files()
     if chosen.carries_code:
         signing.check_signature(artifact, trust=trust)
-    return registry.load_runtime(name).open(
+    return load_runtime(name).open(
         artifact, threads=threads or usable_cores(), provider=provider, options=options or {}
     )
 
@@ -183,3 +183,9 @@ def default_runtime(artifact: Artifact, *, timed: bool = False) -> str:
             f"no runtime here opens {artifact.manifest.target} artifacts", hint="edgevit targets lists what is known"
         )
     return (able or found)[0]
+
+
+def load_runtime(name: str) -> Runtime:
+    """A ready runtime by its name."""
+    runtime: Runtime = registry.row("runtime", name).load()()
+    return runtime

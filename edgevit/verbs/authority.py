@@ -49,7 +49,7 @@ def ca_serve(
 ) -> None:
     """Renew the certificates of whoever asks and is not revoked, until Ctrl-C."""
     from edgevit.fleet.agent.ending import until_told
-    from edgevit.fleet.trust.renewal import serve_ca
+    from edgevit.fleet.trust.serving import serve_ca
 
     with until_told() as stop:
         serve_ca(link_of(listen, connect, identity, insecure, cluster), stop=stop)

@@ -15,8 +15,9 @@ from typing import Self
 from waiting import wait_for
 
 from edgevit.errors import FleetError
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus
 
 

@@ -27,8 +27,9 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Question
 
 

@@ -20,14 +20,15 @@ from waiting import wait_for
 
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.bus import zenoh_bus
-from edgevit.fleet.bus.link import Link, Role, open_bus
+from edgevit.fleet.bus.link import Link, Role
 from edgevit.fleet.bus.logs import Log
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus, Question, gather
 from edgevit.fleet.trust import ca, identity, renewing_bus
 from edgevit.fleet.trust.identity import open_identity
-from edgevit.fleet.trust.renewal import serve_ca
 from edgevit.fleet.trust.renewing_bus import open_renewing_bus
+from edgevit.fleet.trust.serving import serve_ca
 
 NAMES = Names()
 SHA = "a" * 64

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, Unsupported, UsageError
+from edgevit.runtimes import base
 from edgevit.runtimes.base import Session, default_runtime, open_session
 
 
@@ -73,7 +73,7 @@ def test_a_target_without_a_runtime_is_unsupported_and_not_given_to_torch(make_a
 def test_an_altered_file_is_refused_before_any_engine_is_loaded(make_artifact, monkeypatch) -> None:
     folder: Path = make_artifact()
     (folder / "model.onnx").write_bytes(b"evil")
-    monkeypatch.setattr(registry, "load_runtime", lambda name: pytest.fail("the engine was loaded"))
+    monkeypatch.setattr(base, "load_runtime", lambda name: pytest.fail("the engine was loaded"))
     with pytest.raises(BadArtifact, match="was altered"):
         open_session(folder)
 

@@ -16,9 +16,9 @@ import edgevit
 from edgevit.artifact.files import hash_tree
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, UsageError
-from edgevit.proof.parity import run_rows
 from edgevit.runtimes.base import Session
 from edgevit.runtimes.openvino import OpenVinoRuntime, device_name
+from edgevit.runtimes.rows import run_rows
 
 EXPORTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fp16": ("vit_nano", {"precision": "fp16"}),

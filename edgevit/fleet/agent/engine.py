@@ -328,7 +328,7 @@ def _infer(loaded: _Loaded, rows: Array) -> Array:
     session, batch, count = loaded.session, loaded.session.artifact.manifest.batch, len(rows)
     if batch.min <= count <= batch.max:
         return session.infer({loaded.image.name: rows})[loaded.output]
-    from edgevit.proof.parity import run_rows
+    from edgevit.runtimes.rows import run_rows
 
     return run_rows(session, {loaded.image.name: rows}, min(max(count, batch.min), batch.max))[loaded.output]
 

@@ -34,10 +34,11 @@ from edgevit.fleet.agent.figures import host_port, serve_metrics
 from edgevit.fleet.agent.holdings import Holdings
 from edgevit.fleet.agent.profiling import serve_profiles
 from edgevit.fleet.agent.store import node_home
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.logs import Heard, Log
 from edgevit.fleet.bus.messages import Beat, Info
 from edgevit.fleet.bus.names import Names, checked
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus, Closer, Question
 from edgevit.fleet.trust.signatures import trusted_keys
 

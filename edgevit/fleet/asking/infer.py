@@ -16,7 +16,8 @@ from edgevit import render
 from edgevit.bundle.embedded import Answer
 from edgevit.bundle.opened import is_bundle
 from edgevit.errors import FleetError, UsageError
-from edgevit.fleet.asking.session import FleetAnswer, FleetSession
+from edgevit.fleet.asking.answers import FleetAnswer
+from edgevit.fleet.asking.session import FleetSession
 from edgevit.fleet.asking.where import Where, reach
 from edgevit.fleet.bus.link import Link
 from edgevit.images import ImageError, decode

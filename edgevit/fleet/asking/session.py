@@ -14,16 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
-from edgevit.bundle.embedded import Answer, Fusion, Missing
+from edgevit.bundle.embedded import Fusion, Missing
 from edgevit.bundle.opened import Bundle, content_sha256, is_bundle
 from edgevit.errors import FleetError, ParityFailed, Unsupported, UsageError
 from edgevit.fleet.agent.release import MODEL
+from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
 from edgevit.fleet.asking.client import FleetClient
 from edgevit.fleet.asking.questions import Gathered, Load, PartAnswer, Wanted
 from edgevit.fleet.asking.tracing import traced
@@ -33,29 +34,6 @@ from edgevit.runtimes.base import open_session
 
 AFTER_S = 0.001  # of the deadline that is kept for fusing, at least; at most a tenth of it
 MAX_ENCODED_PIXELS = 16_000_000  # a node decodes no more
-
-
-@dataclass(frozen=True)
-class PartTiming:
-    """Where a part's time went, in milliseconds: waiting on the node, computing there, and on the way."""
-
-    part: str
-    node: str
-    queue_ms: float
-    compute_ms: float
-    network_ms: float
-    hedged: bool = False
-
-    def record(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
-class FleetAnswer(Answer):
-    """An answer, which node gave which part of it, and the trace id (32 hex digits) that their logs name it by."""
-
-    timings: tuple[PartTiming, ...] = ()
-    trace: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from edgevit import registry
 from edgevit.errors import one_line
+from edgevit.fleet.asking.answers import FleetAnswer
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
     from opentelemetry.trace import Span
-
-    from edgevit.fleet.asking.session import FleetAnswer
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NEEDS = ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")

@@ -11,10 +11,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from edgevit import registry
 from edgevit.errors import UsageError
 from edgevit.fleet.bus.names import CLUSTER, checked
-from edgevit.fleet.bus.transport import Bus
 
 Role = Literal["node", "client", "operator", "router"]
 Mode = Literal["peer", "client", "router"]
@@ -94,16 +92,3 @@ def loopback(endpoint: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def open_bus(link: Link, role: Role, name: str | None = None) -> Bus:
-    """A bus over ``link``. ``name`` is how others on this machine see the process, by default its role.
-
-    Returns when the links to those who are there are up, at most 0.5 s later. UsageError where ``link`` cannot be
-    meant, MissingDependency without Zenoh, FleetError where it cannot listen, or a client reaches no router.
-    """
-    link.check()
-    registry.need("the fleet", ("eclipse-zenoh",), "edgevit[fleet]")
-    from edgevit.fleet.bus.zenoh_bus import ZenohBus
-
-    return ZenohBus(link, role, checked("node", name or role))

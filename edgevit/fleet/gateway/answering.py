@@ -14,12 +14,12 @@ from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import BundleSession, Gathered, Missing
 from edgevit.bundle.opened import content_sha256, is_bundle
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported
-from edgevit.fleet.asking.session import FleetAnswer, PartTiming
+from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
 from edgevit.fleet.asking.where import Reached
 from edgevit.fleet.bus.messages import MAX_ROWS
 from edgevit.images import decode
-from edgevit.proof.parity import run_rows
 from edgevit.runtimes.base import open_session
+from edgevit.runtimes.rows import run_rows
 
 HERE = "this process"
 

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from statistics import median
 from typing import Any
 
-from edgevit.fleet.asking.session import PartTiming
+from edgevit.fleet.asking.answers import PartTiming
 from edgevit.fleet.gateway.answering import HERE, Answering, Said
 from edgevit.fleet.operating.status import NodeRow, Watch
 

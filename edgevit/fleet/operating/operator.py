@@ -16,9 +16,10 @@ from edgevit.fleet.agent.orders import DrainOrder
 from edgevit.fleet.agent.release import Release, read_release
 from edgevit.fleet.agent.shipping import Find, Puller, Supplier
 from edgevit.fleet.agent.store import Store
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Info, Placement, Progress, parse
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Answer, gather
 from edgevit.fleet.trust.signatures import sign_placement
 from edgevit.home import fleet_home

@@ -16,9 +16,10 @@ from typing import Any
 
 from edgevit import render
 from edgevit.errors import FleetError, UnknownName
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Beat, Info, Placement, parse, record
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Answer, Bus, Closer, gather
 
 COLUMNS = ("node", "state", "sub-models", "p50", "queued", "answered", "refused", "memory", "free", "load")

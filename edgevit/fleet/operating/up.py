@@ -14,8 +14,9 @@ from pathlib import Path
 from edgevit import render
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.agent.release import pack
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.operating.deploy import deploy
 from edgevit.home import fleet_home
 

@@ -8,29 +8,22 @@ CA checks is in authority.py.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import logging
-import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from edgevit.errors import EdgeVitError, FleetError
-from edgevit.fleet.bus.link import Link
-from edgevit.fleet.bus.logs import Log
 from edgevit.fleet.bus.messages import BadMessage, Message, parse
 from edgevit.fleet.bus.names import Names
-from edgevit.fleet.bus.transport import Bus, Question, gather, take_or_refuse
-from edgevit.fleet.trust import ca
-from edgevit.fleet.trust.authority import ca_folder, open_ca, renewed
+from edgevit.fleet.bus.transport import Bus, gather
+from edgevit.fleet.trust.authority import renewed
 from edgevit.fleet.trust.certificates import der, fingerprint, key_sha256, pem, read_key, request
 from edgevit.fleet.trust.identity import (
     CA,
@@ -54,7 +47,6 @@ log = logging.getLogger("edgevit.fleet")
 MAX_REQUEST = 16 << 10  # bytes of a request or its answer
 FRESH = timedelta(minutes=5)  # how far from the CA's clock a request's time may be
 MOST_NONCES = 4096  # remembered for that long; more requests are "busy"
-QUEUE = 64  # requests that wait
 TIMEOUT_S = 5.0  # for the CA's answer
 CLOSE_S = 1.0  # that a renewal under way is waited for
 POLL_S = 60.0  # between two looks at the identity folder, which may have been replaced by hand
@@ -250,65 +242,6 @@ class Renewals:
     def _forget(self, now: datetime) -> None:
         oldest = (now - FRESH).timestamp()
         self._nonces = {nonce: at for nonce, at in self._nonces.items() if at >= oldest}
-
-
-def serve_ca(link: Link, *, stop: threading.Event | None = None, log: Log | None = None) -> None:
-    """Renew certificates for whoever asks on the bus, until ``stop``. Every issue and refusal is logged.
-
-    Without an identity it enrolls itself, as the operator ``ca.OWN``. FleetError when there is no CA on this machine.
-    """
-    from edgevit.fleet.trust.renewing_bus import open_renewing_bus
-
-    open_ca()
-    stop, log = stop or threading.Event(), log or Log("ca")
-    if link.identity is None:
-        link = replace(link, identity=_own_identity())
-    if link.connect and not link.listen:
-        link = replace(link, mode="client")  # whoever is linked to that router can ask
-    asked: queue.Queue[Question] = queue.Queue(QUEUE)
-    renewals = Renewals()
-
-    with contextlib.closing(open_renewing_bus(link, "operator", "ca")) as bus:
-        bus.serve(Names(link.cluster).ca("renew"), partial(take_or_refuse, asked))
-        log.info("serving", ca=str(ca_folder()))
-        for question in _until(stop, asked):
-            _answer(question, renewals, log)
-    log.info("ended")
-
-
-def _own_identity() -> Path:
-    """The identity of ``ca serve``, enrolled anew unless it is one of the present CA and good for a while."""
-    folder = ca.identity_folder(ca.OWN)
-    with contextlib.suppress(EdgeVitError):
-        identity = open_identity(folder, role="operator")
-        current = open_ca().issued().nodes.get(ca.OWN)
-        if current and fingerprint(identity.certificate) in current.certificates and utc_now() < identity.renewed_at:
-            return folder
-    return ca.enroll(ca.OWN, "operator", force=True).folder
-
-
-def _until(stop: threading.Event, asked: queue.Queue[Question]) -> Iterator[Question]:
-    while not stop.is_set():
-        with contextlib.suppress(queue.Empty):
-            yield asked.get(timeout=0.2)
-
-
-def _answer(question: Question, renewals: Renewals, log: Log) -> None:
-    try:
-        if question.size > MAX_REQUEST:
-            raise BadMessage(f"a request of {question.size} bytes")
-        name, renewal, ends = renewals.answer(question.payload())
-    except EdgeVitError as exc:
-        log.refusal("refused", reason=str(exc))
-        question.refuse(str(exc))
-        return
-    except Exception as exc:  # a fault here must not end the service for all others
-        log.warning("failed", error=repr(exc))
-        question.refuse("failed")
-        return
-    log.info("renewed", name=name, until=ends.isoformat())
-    question.answer(renewal.encode())
-    question.finish()
 
 
 def _decoded(text: str) -> bytes:

@@ -20,8 +20,9 @@ from dataclasses import replace
 from typing import Literal
 
 from edgevit.errors import EdgeVitError
-from edgevit.fleet.bus.link import Link, Role, open_bus
+from edgevit.fleet.bus.link import Link, Role
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus, Closer, Meta, OnAnswer, OnChange, OnDone, OnMessage, Payload, Question
 from edgevit.fleet.trust.identity import open_identity
 from edgevit.fleet.trust.renewal import POLL_S, RenewalClient

@@ -27,7 +27,7 @@ from edgevit.errors import BadArtifact, EdgeVitError, FleetError, ParityFailed, 
 from edgevit.fleet.agent import engine as engine_module
 from edgevit.fleet.agent.engine import MAX_IMAGE_PIXELS, Engine
 from edgevit.fleet.agent.figures import percentile, serve_metrics
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.logs import Log
 from edgevit.fleet.bus.messages import (
     MAX_ROWS,
@@ -41,6 +41,7 @@ from edgevit.fleet.bus.messages import (
     tensor_of,
 )
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus, Reply, gather
 from edgevit.images import Preprocess, decode
 from edgevit.runtimes.base import open_session

@@ -23,9 +23,10 @@ from edgevit.bundle.opened import Bundle
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.fleet.agent import node as node_module
 from edgevit.fleet.agent.node import NodeOptions, available_memory, claimed, resident_bytes, run_node
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import MAX_RECORD, Beat, InferMeta, Info, parse
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus, gather
 from edgevit.fleet.operating.deploy import deploy
 

@@ -16,9 +16,10 @@ from waiting import wait_for
 from edgevit.errors import BadArtifact, FleetError
 from edgevit.fleet.agent.shipping import LARGE, SMALL, Piece, Piecemeal, Puller, Supplier
 from edgevit.fleet.agent.store import Store
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import MAX_RECORD
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import gather
 
 NAMES = Names()
@@ -113,7 +114,8 @@ def test_a_pull_goes_on_where_a_killed_process_left_it(fleet, tmp_path):
     code = """
         import sys
         from pathlib import Path
-        from edgevit.fleet.bus.link import Link, open_bus
+        from edgevit.fleet.bus.link import Link
+        from edgevit.fleet.bus.opening import open_bus
         from edgevit.fleet.bus.names import Names
         from edgevit.fleet.agent.shipping import Puller
         from edgevit.fleet.agent.store import Store

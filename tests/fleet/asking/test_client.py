@@ -24,9 +24,10 @@ from edgevit.fleet.asking.credits import MOST, WINDOW, Credits
 from edgevit.fleet.asking.pace import ENOUGH, KEPT, Mean, Pace
 from edgevit.fleet.asking.questions import Load, Wanted, checked
 from edgevit.fleet.asking.routes import Routes
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import BadMessage, tensor_bytes
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Answer
 
 REVISION = "a" * 64

@@ -20,8 +20,9 @@ from edgevit.fleet.asking.client import FleetClient
 from edgevit.fleet.asking.infer import Inference, infer_images
 from edgevit.fleet.asking.session import FleetSession
 from edgevit.fleet.asking.where import reach
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.operating.deploy import deploy
 from edgevit.fleet.operating.status import logs
 from edgevit.predict import Failure

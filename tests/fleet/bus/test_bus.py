@@ -27,8 +27,9 @@ from waiting import wait_for
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.bus import here
 from edgevit.fleet.bus.harden import _sockets
-from edgevit.fleet.bus.link import Link, Role, open_bus
+from edgevit.fleet.bus.link import Link, Role
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Answer, Bus, Question, gather
 from edgevit.fleet.bus.zenoh_bus import ZenohBus
 from edgevit.fleet.bus.zenoh_settings import LEASE_MS
@@ -352,7 +353,8 @@ def test_any_two_processes_share_one_link(named: bool) -> None:
 
 _NODE = """
 import sys
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.names import Names
 node = open_bus(Link(), "node", "n1")
 node.announce(Names().live("n1", "a"))

@@ -20,8 +20,9 @@ import pytest
 from fleet.netns import Network, network
 from waiting import wait_for
 
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Answer, Bus
 from edgevit.fleet.trust.ca import enroll, init_ca
 
@@ -34,7 +35,8 @@ BETWEEN_S = 0.04  # two images
 _HOST = f"""
 import json, sys, threading
 from pathlib import Path
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.names import Names
 name, given, pulls_from = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 given["identity"] = Path(given["identity"]) if given["identity"] else None
@@ -72,7 +74,8 @@ sys.stdin.read()
 _SEEKER = """
 import json, sys, time
 from pathlib import Path
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.names import Names
 given = json.loads(sys.argv[1])
 given["identity"] = Path(given["identity"])

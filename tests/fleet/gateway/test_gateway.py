@@ -25,7 +25,7 @@ from waiting import wait_for
 
 from edgevit.bundle.embedded import BundleSession, Missing
 from edgevit.errors import FleetError, UsageError
-from edgevit.fleet.asking.session import PartTiming
+from edgevit.fleet.asking.answers import PartTiming
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.gateway.answering import Answering, Said, embedded
 from edgevit.fleet.gateway.app import Bounds, Gateway

@@ -33,9 +33,10 @@ from edgevit.fleet.agent.profiling import JobState, ProfileOrder, Profiling, ser
 from edgevit.fleet.agent.release import Packed, pack
 from edgevit.fleet.agent.shipping import Supplier
 from edgevit.fleet.agent.store import Store
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import BadMessage, Info, parse
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus, Question, gather
 from edgevit.fleet.operating import remote_profile
 from edgevit.fleet.operating.remote_profile import profile_on

@@ -14,9 +14,10 @@ from fleet.tiny_fleet import make_bundle
 from waiting import wait_for
 
 from edgevit.errors import FleetError, UnknownName
-from edgevit.fleet.bus.link import Link, open_bus
+from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import Beat, Info, PartFigures
 from edgevit.fleet.bus.names import Names
+from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus, Closer, Question
 from edgevit.fleet.operating import status as status_module
 from edgevit.fleet.operating.deploy import deploy
