@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from edgevit.artifact.manifest import Array
+from edgevit.errors import ParityFailed
 from edgevit.runtimes.base import Session
 
 
