@@ -55,7 +55,7 @@ def _small(module: str, name: str, summary: str, source: str, image_size: int) -
     return ZooRow(name, f"{module}:{name}", summary, source, image_size=image_size, num_classes=10, pixels=SMALL)
 
 
-_FMVIT, _EFFICIENTFORMER, _VIT = (f"edgevit.models.{name}" for name in ("fmvit", "efficientformer", "vit"))
+_FMVIT, _EFFICIENTFORMER, _VIT = (f"edgevit.models.families.{name}" for name in ("fmvit", "efficientformer", "vit"))
 _EFFICIENTFORMER_V2 = "edgevit.models.families.efficientformer_v2"
 
 _ROWS = [
