@@ -29,12 +29,13 @@ fleet = typer.Typer(
 def status(link: Any, json: Json = False) -> None:
     """Who is alive, what each node runs, how fast it answers, and what a deployment lacks."""
     from edgevit.fleet.operating import status as module
+    from edgevit.fleet.operating.rows import COLUMNS
 
     found = module.status(link)
     if json:
         render.emit_json(found.record())
         return
-    render.table(module.COLUMNS, found.rows())
+    render.table(COLUMNS, found.rows())
     for line in found.lines():
         print(line)
 
@@ -44,12 +45,13 @@ def status(link: Any, json: Json = False) -> None:
 def nodes(link: Any, json: Json = False) -> None:
     """The machines behind the nodes: system, cores, memory, runtimes, versions, labels."""
     from edgevit.fleet.operating import status as module
+    from edgevit.fleet.operating.rows import MACHINE_COLUMNS
 
     found = module.status(link)
     if json:
         render.emit_json(found.record())
         return
-    render.table(module.MACHINE_COLUMNS, found.machine_rows())
+    render.table(MACHINE_COLUMNS, found.machine_rows())
 
 
 @fleet.command("top", short_help="Status, live.")
@@ -60,9 +62,10 @@ def top(
 ) -> None:
     """The status, again and again, until Ctrl-C."""
     from edgevit.fleet.operating import status as module
+    from edgevit.fleet.operating.rows import COLUMNS
 
     render.live(
-        (module.COLUMNS, list(found.rows()), list(found.lines()))
+        (COLUMNS, list(found.rows()), list(found.lines()))
         for found in module.top(link, every_s=seconds("--every", every))
     )
 
@@ -77,7 +80,7 @@ def logs(
     json: Json = False,
 ) -> None:
     """The newest log lines of all nodes, or of those named, oldest first."""
-    from edgevit.fleet.operating import status as module
+    from edgevit.fleet.operating import node_logs as module
 
     found = module.logs(link, nodes or (), lines=lines, trace=trace)
     if json:

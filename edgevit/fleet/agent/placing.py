@@ -172,10 +172,10 @@ def _spread(parts: Sequence[Part], nodes: Sequence[Node], held: dict[str, list[s
 
 
 def _tidy(held: Mapping[str, Sequence[str]]) -> Where:
-    return {node: tuple(sorted(parts, key=_natural)) for node, parts in sorted(held.items()) if parts}
+    return {node: tuple(sorted(parts, key=natural)) for node, parts in sorted(held.items()) if parts}
 
 
-def _natural(name: str) -> tuple[str, int, str]:
+def natural(name: str) -> tuple[str, int, str]:
     """part-2 before part-10."""
     stem = name.rstrip("0123456789")
     return stem, int(name[len(stem) :] or -1), name

@@ -32,7 +32,7 @@ from edgevit.fleet.gateway import oip, schema
 from edgevit.fleet.gateway.answering import Answering, Said
 from edgevit.fleet.gateway.live import Live
 from edgevit.fleet.gateway.metrics import CONTENT_TYPE, Metrics
-from edgevit.fleet.operating.status import Watch
+from edgevit.fleet.operating.watch import Watch
 from edgevit.images import ImageError
 from edgevit.pages import style
 from edgevit.predict import best

@@ -15,7 +15,8 @@ from typing import Any
 
 from edgevit.fleet.asking.answers import PartTiming
 from edgevit.fleet.gateway.answering import HERE, Answering, Said
-from edgevit.fleet.operating.status import NodeRow, Watch
+from edgevit.fleet.operating.rows import NodeRow
+from edgevit.fleet.operating.watch import Watch
 
 NEWEST = 50  # answers of a sub-model that its figures are made of
 WINDOW_S = 10.0  # that the request rate is counted over

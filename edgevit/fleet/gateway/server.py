@@ -17,7 +17,7 @@ from edgevit.fleet.asking.where import Where, reach
 from edgevit.fleet.bus.link import Link, loopback
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.gateway.answering import Answering, FleetModel, embedded
-from edgevit.fleet.operating.status import Watch
+from edgevit.fleet.operating.watch import Watch
 
 if TYPE_CHECKING:
     from edgevit.fleet.gateway.app import Gateway

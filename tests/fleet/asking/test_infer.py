@@ -24,7 +24,7 @@ from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.operating.deploy import deploy
-from edgevit.fleet.operating.status import logs
+from edgevit.fleet.operating.node_logs import logs
 from edgevit.predict import Failure
 
 PARTS = 3

@@ -27,7 +27,7 @@ from edgevit.fleet.asking.session import FleetSession
 from edgevit.fleet.asking.where import reach
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.operating.deploy import deploy
-from edgevit.fleet.operating.status import logs
+from edgevit.fleet.operating.node_logs import logs
 
 DEADLINE_S = 10.0
 IMAGE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)

@@ -29,7 +29,7 @@ from edgevit.fleet.gateway.answering import FleetModel
 from edgevit.fleet.gateway.app import Gateway
 from edgevit.fleet.gateway.server import run
 from edgevit.fleet.operating.deploy import deploy
-from edgevit.fleet.operating.status import Watch
+from edgevit.fleet.operating.watch import Watch
 
 NAMES = ("pi-0", "pi-1", "pi-2", "pi-3")
 SOON_MS = 20_000  # a busy machine; on an idle one it takes a second

@@ -19,9 +19,12 @@ from edgevit.fleet.bus.messages import Beat, Info, PartFigures
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus, Closer, Question
-from edgevit.fleet.operating import status as status_module
+from edgevit.fleet.operating import watch as watch_module
 from edgevit.fleet.operating.deploy import deploy
-from edgevit.fleet.operating.status import COLUMNS, MACHINE_COLUMNS, NodeRow, Status, Watch, logs, status, top
+from edgevit.fleet.operating.node_logs import logs
+from edgevit.fleet.operating.rows import COLUMNS, MACHINE_COLUMNS, NodeRow, Status
+from edgevit.fleet.operating.status import status, top
+from edgevit.fleet.operating.watch import Watch
 
 NAMES = Names()
 REVISION = "a" * 64
@@ -117,7 +120,7 @@ def test_a_watcher_knows_what_a_node_announces_answers_and_publishes(here: Bus, 
 
 
 def test_what_happens_is_told_in_words(here: Bus, small: Callable[..., Small], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_module, "SILENT_S", 0.5)
+    monkeypatch.setattr(watch_module, "SILENT_S", 0.5)
     watch = Watch(here, NAMES)
     watch.ask_info()
     events: list[tuple[str, str]] = []
@@ -184,7 +187,7 @@ def test_beats_that_are_none_are_counted_and_those_of_another_name_ignored(
 def test_a_watcher_keeps_no_more_nodes_than_its_bound(
     here: Bus, small: Callable[..., Small], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_module, "MAX_NODES", 3)
+    monkeypatch.setattr(watch_module, "MAX_NODES", 3)
     watch = Watch(here, NAMES)
     watch.ask_info()
     node = small("pi-0")
