@@ -21,6 +21,19 @@ def test_relative_links_of_a_page_resolve(page: Path) -> None:
             assert (page.parent / link).exists(), link
 
 
+def test_a_page_that_code_points_to_is_there_and_so_is_the_rule() -> None:
+    rules = re.findall(r"^### Rule (\d)", (ROOT / "docs/explanation/fleet.md").read_text(), re.MULTILINE)
+    assert rules == list("1234567")
+    for folder in ("edgevit", "tests", "benchmarks", "examples"):
+        for file in (ROOT / folder).rglob("*.py"):
+            text = file.read_text()
+            for page in re.findall(r"\b(?:[\w-]+/)*[A-Z][A-Z_]+\.md\b|\bdocs/[\w/-]+\.md\b", text):
+                assert (ROOT / page).is_file() or page == "README.md", f"{file} points to {page}"
+            if "docs/explanation/fleet.md" in text:
+                pointed = re.findall(r"\brules? (\d)(?: (?:to|and) (\d))?", text)
+                assert {number for pair in pointed for number in pair if number} <= set(rules), file
+
+
 def test_the_index_lists_every_page_of_the_docs() -> None:
     listed = set(re.findall(r"\]\(([^)#]+\.md)\)", (ROOT / "docs/README.md").read_text()))
     assert listed == {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/*/*.md")}

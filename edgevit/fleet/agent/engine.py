@@ -163,7 +163,7 @@ class Engine:
             self._end(key, loaded)
 
     def _declare(self, key: Key, loaded: _Loaded) -> None:
-        """The queryable before the token (FLEET.md R4)."""
+        """The queryable before the token (docs/explanation/fleet.md, rule 4)."""
         served = self._bus.serve(self._names.infer(*key, self._node), lambda question: self._take(loaded, question))
         loaded.declared.append(served)
         with self._lock:

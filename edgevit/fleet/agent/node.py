@@ -1,7 +1,7 @@
 """The agent on a device: it holds parts of deployments, answers questions with them, and says how it is.
 
-In the order of FLEET.md R4 and R6: what can be asked is declared first, the live token last, and then a beat every
-500 ms, because a token only proves that the process exists.
+What can be asked is declared first, the live token last, and then a beat every 500 ms, because a token only proves that
+the process exists (docs/explanation/fleet.md, rules 4 and 6).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Leaves a node alone that is there but does not answer in time, or not with what was asked for (FLEET.md R6).
+"""Leaves a node alone that is there but does not answer in time, or not with what was asked for.
 
-Closed, it lets everything pass. After ``LIMIT`` failures in a row, over ``LASTING_S`` or more, it opens for ``REST_S``;
-then one question at a time may probe, and its answer closes it again. Every failed probe doubles the rest. A moment in
-which everything is late, because this machine was busy, opens nothing. Pure, and guarded by the client's lock; times
-are in seconds.
+Being alive is not being well (docs/explanation/fleet.md, rule 6). Closed, it lets everything pass. After ``LIMIT``
+failures in a row, over ``LASTING_S`` or more, it opens for ``REST_S``; then one question at a time may probe, and its
+answer closes it again. Every failed probe doubles the rest. A moment in which everything is late, because this machine
+was busy, opens nothing. Pure; times are in seconds.
 """
 
 from __future__ import annotations

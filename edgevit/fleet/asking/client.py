@@ -427,7 +427,7 @@ class FleetClient:
         return peer
 
     def _failed(self, ask: _Ask, reason: str, *, again: bool = False) -> None:
-        """Let the caller's thread try elsewhere, or the same node once more (``again``, FLEET.md R4)."""
+        """Let the caller's thread try elsewhere, or the same node once more (``again``, rule 4)."""
         pending = ask.request.pending.get(ask.wanted.part)
         if pending is None or ask not in pending.under_way:
             return

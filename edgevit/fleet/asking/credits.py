@@ -1,7 +1,7 @@
-"""How much a node may be asked at once: a credit a question, returned by answers or the node's departure (FLEET.md R2).
+"""How much a node may be asked at once: a credit a question, returned by answers or the node's departure.
 
-Never by a timeout: a question that nobody waits for any longer may still lie in a slow link, and another one behind it
-would keep that link's queue from ever running dry. Pure, and guarded by the client's lock; times are in seconds.
+Never by a timeout (docs/explanation/fleet.md, rule 2): a question that nobody waits for any longer may still lie in a
+slow link, and another one behind it would keep that link's queue from ever running dry. Pure; times are in seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FLEET.md R3: a link that was cut must not stop the others.
+"""A link that was cut must not stop the others (docs/explanation/fleet.md, rule 3).
 
 Zenoh sets SO_LINGER to 10 s on its TCP and TLS sockets (zenoh #1101, #2350): closing one whose other end is gone then
 blocks a thread that serves all links. For every link that comes up, SO_LINGER is cleared again, and TCP_USER_TIMEOUT

@@ -81,7 +81,8 @@ class Bus(Protocol):
     """A session. Keys are full key expressions of ``names``; ``*`` stands for one step, ``**`` for any."""
 
     def serve(self, key: str, handler: Callable[[Question], None]) -> Closer:
-        """Answer questions to ``key``. Declare it before announcing that it can be asked (FLEET.md R4)."""
+        """Answer questions to ``key``. Declare it before announcing that it can be asked (docs/explanation/fleet.md,
+        rule 4)."""
         ...
 
     def ask(
@@ -99,7 +100,7 @@ class Bus(Protocol):
         answer. Both callbacks come on the thread that reads from the network: hand over, and nothing else; never within
         ``ask``, so the caller may hold a lock. ``bulk`` is for file chunks: background priority, and between peers it
         waits for room instead of being dropped (a router drops it, or one node that is gone would hold up all others).
-        Of a key without ``*``, stop at the first answer: ``on_done`` may come as late as the timeout (R5)."""
+        Of a key without ``*``, stop at the first answer: ``on_done`` may come as late as the timeout (rule 5)."""
         ...
 
     def announce(self, key: str) -> Closer:

@@ -1,9 +1,10 @@
-"""Zenoh's configuration for a link. FLEET.md §4 says why each setting is as it is.
+"""Zenoh's configuration for a link. docs/explanation/fleet.md says why each setting is as it is.
 
-Of any two processes only one should dial the other. If both do, a link that is opened late, after one of them was
-stopped for a while, joins a transport whose first link is dead already, and what was declared over that one is lost: a
-token stays unseen, or two peers stay unlinked, until the next break. Measured, a node stopped for 1.6 s, left for up to
-0.4 s and stopped again: not whole after 20 to 60 s in 22 of 171 rounds over TCP; with one that dials, in 1 of 174.
+Of any two processes only one should dial the other (rule 7). If both do, a link that is opened late, after one of them
+was stopped for a while, joins a transport whose first link is dead already, and what was declared over that one is
+lost: a token stays unseen, or two peers stay unlinked, until the next break. Measured, a node stopped for 1.6 s, left
+for up to 0.4 s and stopped again: not whole after 20 to 60 s in 22 of 171 rounds over TCP; with one that dials, in 1 of
+174.
 """
 
 from __future__ import annotations

@@ -279,7 +279,7 @@ def test_who_watches_is_told_of_those_there_before_and_after_and_of_their_end(pa
 
 
 def test_what_is_served_before_it_is_announced_can_be_asked_at_once(pair: tuple[Bus, Bus]) -> None:
-    """FLEET.md R4. The other way round, most of these find nobody."""
+    """Rule 4 of docs/explanation/fleet.md. The other way round, most of these find nobody."""
     node, client = pair
     heard: list[bytes] = []
     over = threading.Semaphore(0)
@@ -446,7 +446,7 @@ def test_a_closed_bus_takes_nothing_and_says_so() -> None:
 @linux
 @pytest.mark.parametrize("secure", [False, True])
 def test_both_ends_of_every_link_are_hardened(secure: bool) -> None:
-    """FLEET.md R3: without it, a link that was cut freezes the links to everyone else."""
+    """Rule 3 of docs/explanation/fleet.md: without it, a link that was cut freezes the links to everyone else."""
     ends: dict[Role, Path] = {}
     if secure:
         init_ca()

@@ -1,7 +1,8 @@
-"""One of four hosts loses its link, on a network of namespaces: the others must not notice (FLEET.md R1 to R3).
+"""One of four hosts loses its link, on a network of namespaces: the others must not notice (rules 1 to 3).
 
-Measured here: with ``harden`` left out, the mTLS case never sees the link go, and three of four nodes stop answering.
-With bulk questions that may block in the router, its clients' questions wait for the host that was cut.
+The rules are those of docs/explanation/fleet.md. Measured here: with ``harden`` left out, the mTLS case never sees the
+link go, and three of four nodes stop answering. With bulk questions that may block in the router, its clients'
+questions wait for the host that was cut.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def reap(process: subprocess.Popen[str]) -> None:
 class Load:
     """Images asked of every node, and with ``bulk`` pieces of files too.
 
-    At most ``window`` are under way to a node, given back by answers only (FLEET.md R2): a router reads all that a
+    At most ``window`` are under way to a node, given back by answers only (rule 2): a router reads all that a
     client sends on one thread, and waits there for a host that was cut. None: no limit, harsher than a client.
     """
 

@@ -19,7 +19,7 @@ from edgevit.models.spec import spec_of
 
 torch.set_num_threads(1)
 
-PUBLISHED = {"l1": (12.29, 1.30), "l3": (31.41, 3.93), "l7": (82.23, 10.17)}  # PAPERS.md §3.1: M parameters, GMACs
+PUBLISHED = {"l1": (12.29, 1.30), "l3": (31.41, 3.93), "l7": (82.23, 10.17)}  # M parameters, GMACs
 
 
 @pytest.fixture(autouse=True)

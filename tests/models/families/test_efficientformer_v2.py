@@ -16,7 +16,7 @@ from edgevit.models.reparam import reparameterize, report_of
 
 torch.set_num_threads(1)
 
-PUBLISHED = {"s0": (3.60, 0.40), "s1": (6.19, 0.65), "s2": (12.71, 1.25), "l": (26.32, 2.56)}  # PAPERS.md §3.2
+PUBLISHED = {"s0": (3.60, 0.40), "s1": (6.19, 0.65), "s2": (12.71, 1.25), "l": (26.32, 2.56)}  # M, GMACs
 SIZES = tuple(PUBLISHED)
 
 # All kinds of block at little cost: attention with and without stride, the attention downsampling, drop path.

@@ -132,7 +132,7 @@ def test_macs_of_vit_base_are_the_published_ones_and_fall_in_deploy_form():
     with torch.device("meta"):
         model = vit.vit_base()
         twin = deploy(model)
-    assert count_macs(model, 224) == 17_563_828_224  # PAPERS.md §2.4: 17.56 G
+    assert count_macs(model, 224) == 17_563_828_224  # published: 17.56 G
     assert count_macs(twin, 224) < 0.925 * count_macs(model, 224)  # nearly one block of twelve
 
 
