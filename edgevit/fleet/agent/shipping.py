@@ -1,9 +1,9 @@
 """Files over the bus: whoever holds a blob serves it in pieces, and who needs it pulls them one after another.
 
 The puller sets the pace. While its node answers images it asks for 64 KB at a time, two in flight, so that an image
-waits behind little (docs/explanation/fleet.md); else pieces grow to 1 MB, four in flight, as long as they come quickly. They are
-written in order, so that the length of what was written says where to go on, also after a kill; the whole is checked
-against its SHA-256. A holder that falls silent or gives wrong bytes is left for another.
+waits behind little (docs/explanation/fleet.md); else pieces grow to 1 MB, four in flight, as long as they come quickly.
+They are written in order, so that the length of what was written says where to go on, also after a kill; the whole is
+checked against its SHA-256. A holder that falls silent or gives wrong bytes is left for another.
 """
 
 from __future__ import annotations
