@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import graphlib
 import subprocess
 import sys
 from pathlib import Path
 
+import house_figures
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "edgevit"
@@ -67,30 +67,23 @@ def files_of(room: str) -> list[Path]:
     return sorted(root.rglob("*.py")) if root.is_dir() else [root]
 
 
-def depends_on(path: Path, modules: dict[str, Path]) -> set[str]:
-    """Our modules that a file imports anywhere, under TYPE_CHECKING and in functions too."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= inner & modules.keys() or {node.module}
-    return found & modules.keys()
+@pytest.fixture(scope="module")
+def figures() -> dict[str, float]:
+    return house_figures.figures(house_figures.sources())
 
 
-def test_no_modules_import_each_other_in_a_circle_not_even_inside_functions() -> None:
-    modules = {
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in PACKAGE.rglob("*.py")
-    }
-    door = "edgevit.export"  # callable: its one door to build is a test of its own
-    graph = {
-        name: depends_on(path, modules) - ({"edgevit.build"} if name == door else set())
-        for name, path in modules.items()
-    }
-    sorter = graphlib.TopologicalSorter(graph)
-    sorter.prepare()
+@pytest.mark.parametrize("name", sorted(house_figures.LIMITS))
+def test_the_house_keeps_its_figures(name: str, figures: dict[str, float]) -> None:
+    assert figures[name] <= house_figures.LIMITS[name]
+
+
+def test_a_circle_of_imports_is_found_even_inside_functions(tmp_path: Path) -> None:
+    package = tmp_path / "edgevit"
+    package.mkdir()
+    (package / "a.py").write_text("def lazy():\n    from edgevit import b\n")
+    (package / "b.py").write_text("from edgevit.a import lazy\n")
+    found = house_figures.sources(package)
+    assert set(house_figures.circle(found)) == {"edgevit.a", "edgevit.b"}
 
 
 @pytest.mark.parametrize("room", sorted(FORBIDDEN))
