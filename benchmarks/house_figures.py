@@ -135,9 +135,8 @@ def main() -> None:
     rooms = Counter(str(source.path.parent.relative_to(PACKAGE.parent)) for source in found)
     print("modules per room            ", ", ".join(f"{room} {count}" for room, count in rooms.most_common(5)))
     numerics = [one for one in found if str(one.path.relative_to(PACKAGE)).startswith(NUMERICS)]
-    print(
-        f"comments in numerics         {100 * comment_share(numerics):>7.1f}%   of all code {100 * comment_share(found):.1f}%"
-    )
+    shares = (100 * comment_share(numerics), 100 * comment_share(found))
+    print("comments in numerics         {:>7.1f}%   of all code {:.1f}%".format(*shares))
 
 
 if __name__ == "__main__":
