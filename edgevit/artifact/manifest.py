@@ -162,6 +162,12 @@ class Manifest(_Model):
     def logits_output(self) -> TensorSpec | None:
         return next((spec for spec in self.outputs if spec.role == "logits"), None)
 
+    def class_count(self) -> int | None:
+        """How many classes the logits tell apart; None for what gives none."""
+        logits = self.logits_output()
+        last = logits.shape[-1] if logits and logits.shape else None
+        return last if isinstance(last, int) else None
+
 
 def parse_manifest(text: str, path: Path) -> Manifest:
     """The manifest in ``text``; BadArtifact names the first field that is wrong."""

@@ -19,9 +19,10 @@ from edgevit import render, worker
 from edgevit.artifact.manifest import Accuracy, Array, Parity
 from edgevit.bundle.embedded import BundleSession, target_for
 from edgevit.bundle.opened import Bundle, wired
+from edgevit.data.classes import class_indices
 from edgevit.data.labelled import LabelledData
 from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, UsageError
-from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, top_shares
+from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, spread, top_shares
 from edgevit.proof.labelled import MAX_IMAGES, held_out_from
 from edgevit.proof.parity import Reference, ceiling, judge
 from edgevit.proof.verify import TIMEOUT_S, Verification, verify
@@ -240,7 +241,7 @@ class _Checks:
         found = spread(held_out_from(source, recorded.data if recorded else None), MAX_IMAGES)
         if found.labels is None or not len(found):
             raise UsageError(f"{source} has no labelled images", hint="put every image into its class's sub-folder")
-        labels = class_indices(found, self.fusion.manifest.model_copy(update={"labels": self.bundle.manifest.classes}))
+        labels = class_indices(found, self.bundle.manifest.classes, self.fusion.manifest.class_count())
         top1, top5 = top_shares(self._logits(found), labels)
         self.accuracy = AccuracyCheck(source, top1, len(labels), same.fused if same else None, top5)
         sentence = f"fused accuracy {top1:.2%} on {render.counted(len(labels), 'image')} of {source}"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgevit.artifact.manifest import Accuracy, Array
-from edgevit.data.labelled import LabelledData
+from edgevit.data.classes import class_indices
 from edgevit.data.source import open_data
 from edgevit.errors import UsageError
 from edgevit.export.capture import output_names, run
@@ -84,27 +84,22 @@ def measure_accuracy(
     classes: int | None,
     labels: tuple[str, ...] | None = None,
 ) -> Accuracy | None:
-    """Top-1 of the eager float32 model on the held-out part; None where the labels are not this model's classes.
-
-    A model that shares only some ``labels`` with the data, as a sub-model of a split one does, has other classes.
-    """
+    """Top-1 of the eager float32 model on the held-out part; None where the labels are not this model's classes, as
+    those of a whole data set are not a sub-model's."""
     held = open_data(data, split="held-out")
-    if held.labels is None or classes is None or len(held) == 0 or int(held.labels.max()) >= classes:
-        return None
-    if held.classes is not None and len(held.classes) != classes:
-        return None
-    if labels and held.classes and set(labels) != set(held.classes) and set(labels) & set(held.classes):
+    if held.labels is None or classes is None or len(held) == 0:
         return None
     if len(held) > ACCURACY_IMAGES:
         held = held.take(np.linspace(0, len(held) - 1, ACCURACY_IMAGES).round().astype(np.int64))
-    right = sum(_right(module, held, start, preprocess) for start in range(0, len(held), _CHUNK))
+    try:
+        wanted = class_indices(held, labels, classes)
+    except UsageError:
+        return None
+    right = 0
+    for start in range(0, len(held), _CHUNK):
+        outputs = run(module, (torch.from_numpy(preprocess.batch(list(held.images[start : start + _CHUNK]))),))
+        logits = output_names(outputs, classifier=True).get("logits")
+        if logits is None:
+            return None
+        right += int((logits.argmax(1).numpy() == wanted[start : start + _CHUNK]).sum())
     return Accuracy(data=data, top1=right / len(held), images=len(held))
-
-
-def _right(module: nn.Module, held: LabelledData, start: int, preprocess: Preprocess) -> int:
-    part = held.take(range(start, min(start + _CHUNK, len(held))))
-    outputs = run(module, (torch.from_numpy(preprocess.batch(list(part.images))),))
-    logits = output_names(outputs, classifier=True).get("logits")
-    if logits is None or part.labels is None:
-        return 0
-    return int((logits.argmax(1).numpy() == part.labels).sum())

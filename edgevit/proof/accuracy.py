@@ -9,7 +9,6 @@ import numpy as np
 
 from edgevit.artifact.manifest import Accuracy, Array, Manifest
 from edgevit.data.labelled import LabelledData
-from edgevit.errors import UsageError
 
 DROP = 0.01  # images on the border between two classes may change sides
 
@@ -73,36 +72,3 @@ def allowed_drop(recorded: Accuracy, count: int) -> float:
         return allowed
     variance = recorded.top1 * (1 - recorded.top1)
     return allowed + 2 * float(np.sqrt(variance * (1 / count + 1 / max(recorded.images, 1))))
-
-
-def class_indices(data: LabelledData, manifest: Manifest) -> Array:
-    """The artifact's index of each image's class: by name where the names are the artifact's, else in order.
-
-    UsageError for data without labels, or with classes that the artifact does not know.
-    """
-    if data.labels is None:
-        raise UsageError(f"{data.name} has no labels", hint="put every image into its class's sub-folder")
-    names, theirs, logits = manifest.labels, data.classes, manifest.logits_output()
-    if names and theirs and theirs != names and set(theirs) & set(names):
-        picked: Array = _by_name(data, theirs, names)[data.labels]
-        return picked
-    classes = logits.shape[-1] if logits else 0
-    given = len(theirs) if theirs else int(data.labels.max()) + 1
-    if isinstance(classes, int) and (given > classes or (theirs and given != classes)):
-        raise UsageError(
-            f"{data.name} has {given} classes, the artifact {classes}, and their names do not match",
-            hint="name the classes as edgevit info shows the labels",
-        )
-    return data.labels
-
-
-def taken_in_order(data: LabelledData, manifest: Manifest) -> bool:
-    """Whether ``class_indices`` has no common name to go by."""
-    return bool(manifest.labels and data.classes and not set(manifest.labels) & set(data.classes))
-
-
-def _by_name(data: LabelledData, theirs: tuple[str, ...], names: tuple[str, ...]) -> Array:
-    for name in theirs:
-        if name not in names:
-            raise UsageError(f"{data.name} has a class {name!r} that the artifact does not know", hint="leave it out")
-    return np.asarray([names.index(name) for name in theirs])

@@ -8,10 +8,11 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
+from edgevit.data.classes import class_indices
 from edgevit.data.labelled import LabelledData
 from edgevit.data.source import open_data
 from edgevit.errors import UsageError
-from edgevit.proof.accuracy import class_indices, spread, top_shares
+from edgevit.proof.accuracy import spread, top_shares
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.feeds import image_steps
 from edgevit.runtimes.rows import run_rows
@@ -27,7 +28,7 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
         found = spread(held_out(artifact, payload["data"]), MAX_IMAGES)
         if artifact.manifest.logits_output() is None:
             return {"reason": f"{artifact.path} is not a classifier"}
-        labels = class_indices(found, artifact.manifest)
+        labels = class_indices(found, artifact.manifest.labels, artifact.manifest.class_count())
     except UsageError as reason:
         return {"reason": str(reason)}
     opening = {key: payload[key] for key in ("threads", "provider", "trust", "options")}

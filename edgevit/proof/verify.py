@@ -14,10 +14,11 @@ from edgevit import render, worker
 from edgevit.artifact.golden import GOLDEN, GOLDEN_ROWS
 from edgevit.artifact.manifest import Array, Parity
 from edgevit.artifact.opened import Artifact
+from edgevit.data.classes import class_indices, taken_in_order
 from edgevit.data.labelled import LabelledData
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
 from edgevit.images import decode
-from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, class_indices, spread, taken_in_order, top_shares
+from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, spread, top_shares
 from edgevit.proof.diagnosis import preprocessing_differs
 from edgevit.proof.labelled import MAX_IMAGES, held_out, logits_on, preprocessed
 from edgevit.proof.parity import Reference, batches_to_prove, ceiling, compare
@@ -208,9 +209,10 @@ class _Checks:
                     f"{self.artifact.path} is not a classifier, so it has no accuracy", hint="add --against ARTIFACT"
                 )
             return
-        labels = class_indices(found, self.artifact.manifest)
+        names = self.artifact.manifest.labels
+        labels = class_indices(found, names, self.artifact.manifest.class_count())
         top1, top5 = top_shares(logits_on(session, found), labels)
-        if taken_in_order(found, self.artifact.manifest):
+        if taken_in_order(found, names):
             self.say(f"the classes of {found.name} have other names than the artifact's and are taken in order")
         self._judge_accuracy(top1, top5, len(labels))
 

@@ -231,11 +231,6 @@ def check_classes(job: SplitJob, source: Source) -> None:
             f"{job.data} has {len(source.labels)} classes and the trunk {classes}",
             hint="split with the data that the trunk was trained on",
         )
-    if known is not None and source.labels != tuple(known):
-        raise UsageError(
-            f"{job.data} has the trunk's classes in another order",
-            hint="split with the data that the trunk was trained on",
-        )
     for side, batches in (("training", source.train), ("held-out", source.held_out)):
         counts = torch.bincount(batches.labels, minlength=classes)
         if int(counts.min()) == 0:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edgevit.data.classes import aligned
 from edgevit.errors import EdgeVitError, Interrupted, WorkerFailed
 from edgevit.models.families.edvit import SubModel
 from edgevit.models.families.vit import VisionTransformer
@@ -75,7 +76,7 @@ def load_source(job: SplitJob) -> Source:
     spec = spec_of(trunk)
     if spec is None or spec.preprocess is None:
         raise EdgeVitError(f"{job.model} does not say how its images are preprocessed")
-    train, held_out = open_split(job.data)
+    train, held_out = (aligned(one, spec.labels) for one in open_split(job.data))
     return Source(
         trunk, make_batches(train, spec.preprocess), make_batches(held_out, spec.preprocess), tuple(train.classes or ())
     )

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from edgevit.cpu import usable_cores
+from edgevit.data.classes import aligned
 from edgevit.data.labelled import LabelledData
 from edgevit.data.source import open_data
 from edgevit.errors import Unsupported, UsageError
@@ -82,7 +83,7 @@ def fit(
     device = training_device(options.device)
     train, held_out = open_split(data_spec)
     with torch_threads(options.threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        run, preprocess = _prepare(model_name, train, held_out, options, device)
+        run, preprocess, labels = _prepare(model_name, train, held_out, options, device)
         recipe = {
             "model": model_name,
             "data": data_spec,
@@ -96,7 +97,7 @@ def fit(
         model=model_name,
         num_classes=run.classes,
         image_size=preprocess.size,
-        labels=train.classes,
+        labels=labels,
         preprocess=preprocess,
         data=data_spec,
         split_seed=SPLIT_SEED,
@@ -178,7 +179,8 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 def _prepare(
     name: str, train: LabelledData, held_out: LabelledData, options: TrainOptions, device: torch.device
-) -> tuple[Run, Preprocess]:
+) -> tuple[Run, Preprocess, tuple[str, ...] | None]:
+    """What is run, how images are preprocessed, and the classes in the order of the logits."""
     classes = len(train.classes or ())
     # A shipped or own checkpoint knows its preprocessing; the seed decides order and augmentation, never the start.
     model = create_model(name, num_classes=classes, image_size=options.image_size, weights=options.weights)
@@ -187,6 +189,7 @@ def _prepare(
     preprocess = (spec and spec.preprocess) or Preprocess(size=size)
     model = model.to(device).train()
     workers = 0 if device.type == "cpu" else min(8, usable_cores())
+    train, held_out = (aligned(one, spec.labels if spec else None) for one in (train, held_out))  # the head is kept as it is
     unseen = make_batches(held_out, preprocess, workers=workers)
     run = Run(
         model=model,
@@ -199,4 +202,4 @@ def _prepare(
         device=device,
         measure=lambda averaged: evaluate(averaged, unseen, device),
     )
-    return run, preprocess
+    return run, preprocess, train.classes

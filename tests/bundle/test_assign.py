@@ -225,5 +225,5 @@ def test_a_thousand_parts_find_their_places_on_ten_thousand_nodes() -> None:
 
 @pytest.mark.parametrize("module", ["assign", "fleet_file", "plan", "local_search"])
 def test_placement_needs_no_torch(module: str) -> None:
-    code = f"import sys\nsys.modules['torch'] = None\nimport edgevit.split.{module}"
+    code = f"import sys\nsys.modules['torch'] = None\nimport edgevit.bundle.{module}"
     subprocess.run([sys.executable, "-c", code], check=True)

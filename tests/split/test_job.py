@@ -20,11 +20,13 @@ from edgevit.data.labelled import LabelledData
 from edgevit.data.source import open_data
 from edgevit.errors import Interrupted, PlacementImpossible, UnknownName, UsageError
 from edgevit.models.families.vit import ViTConfig, uniform_blocks
-from edgevit.split.job import SplitResult, run_split
+from edgevit.models.loading.checkpoint import CheckpointMeta, save_checkpoint
+from edgevit.split.job import SplitResult, check_classes, run_split
 from edgevit.split.options import FusionOptions, SplitJob, SplitOptions, command_line
 from edgevit.split.parts import PartTask, load_source, make_parts
 from edgevit.split.prune import smallest_hp
 from edgevit.split.sizing import choose_heads, fit_fleet, planned_part
+from edgevit.split.trunk import load_trunk
 from edgevit.split.work import open_work
 from edgevit.train.options import TrainOptions
 
@@ -264,6 +266,23 @@ def test_data_that_lacks_a_class_is_refused(job: Make, shared: Path) -> None:
 
 def test_data_of_other_classes_is_refused(job: Make, shared: Path) -> None:
     refused(job(data=write_digits(shared, classes=5), classes=4), UsageError, "5 classes and the trunk 4")
+
+
+def test_data_that_counts_the_trunks_classes_in_another_order_is_split_by_their_names(
+    job: Make, data: str, shared: Path
+) -> None:
+    weights = shared / "trunk.safetensors"
+    state, names = load_trunk(job().model).state_dict(), ("0", "1", "2", "3")
+    save_checkpoint(weights, state, CheckpointMeta(model=job().model, num_classes=4, image_size=(8, 8), labels=names))
+    with np.load(data.removeprefix("npz:")) as stored:
+        images, labels = stored["images"], stored["labels"]
+    np.savez(shared / "turned.npz", images=images, labels=3 - labels, classes=np.array(names[::-1]))
+    turned, plain = (
+        load_source(job(data=source, weights=str(weights))) for source in (f"npz:{shared / 'turned.npz'}", data)
+    )
+    check_classes(job(), turned)
+    assert turned.labels == names
+    assert sorted(turned.held_out.labels.tolist()) == sorted(plain.held_out.labels.tolist())
 
 
 def test_a_checkpoint_of_another_model_is_refused(job: Make) -> None:

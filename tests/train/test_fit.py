@@ -121,6 +121,21 @@ def test_training_leaves_the_callers_random_state_and_threads_alone(
     assert torch.get_num_threads() == threads
 
 
+def test_a_model_that_knows_its_classes_keeps_their_order_whatever_that_of_the_data(
+    model: str, some_digits: str, tmp_path: Path
+) -> None:
+    first, again, names = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tuple("0123456789")
+    fit(model, some_digits, first, options=options(epochs=20))
+    with np.load(some_digits.removeprefix("npz:")) as stored:
+        images, labels = stored["images"], stored["labels"]
+    np.savez(tmp_path / "turned.npz", images=images, labels=9 - labels, classes=np.array(names[::-1]))
+    before = fit(model, some_digits, tmp_path / "c.safetensors", options=options(epochs=1, weights=str(first), lr=1e-9))
+    result = fit(model, f"npz:{tmp_path / 'turned.npz'}", again, options=options(epochs=1, weights=str(first), lr=1e-9))
+    assert read_checkpoint(again)[1].labels == names  # type: ignore[union-attr]
+    assert result.accuracy == pytest.approx(before.accuracy, abs=0.1)
+    assert result.accuracy > 0.3
+
+
 # --- resume --------------------------------------------------------------------------------------
 
 

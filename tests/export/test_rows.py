@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from edgevit.build import export
+from edgevit.export.rows import measure_accuracy
+from edgevit.images import Preprocess
+from edgevit.models.spec import ModelSpec, attach_spec
+from edgevit.proof.verify import verify
+
+STEPS = Preprocess(size=(4, 4), mean=(0.5,) * 3, std=(0.5,) * 3, crop="squash")
+
+
+class Bright(nn.Module):
+    """A perfect model of two classes: bright pictures are bees, its first class, dark ones ants."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        light = image.mean(dim=(1, 2, 3))
+        return torch.stack([light, -light], dim=1)
+
+
+@pytest.fixture
+def insects(tmp_path: Path) -> str:
+    """folder:PATH of 40 ants and 40 bees."""
+    for name, value in (("ant", 20), ("bee", 230)):
+        folder = tmp_path / "insects" / name
+        folder.mkdir(parents=True)
+        for number in range(40):
+            Image.new("RGB", (5, 5), (value, value, value - number // 2)).save(folder / f"{number}.png")
+    return f"folder:{tmp_path / 'insects'}"
+
+
+def test_a_perfect_model_is_perfect_whatever_the_order_of_its_classes(insects: str) -> None:
+    found = measure_accuracy(Bright(), insects, STEPS, 2, ("bee", "ant"))
+    assert found is not None
+    assert (found.top1, found.images) == (1.0, 16)
+    wrong = measure_accuracy(Bright(), insects, STEPS, 2, ("ant", "bee"))
+    assert wrong is not None
+    assert wrong.top1 == 0.0
+
+
+def test_export_records_the_accuracy_that_verify_measures(insects: str, tmp_path: Path) -> None:
+    spec = ModelSpec("bright", "module", (4, 4), STEPS, 2, labels=("bee", "ant"))
+    made = export(attach_spec(Bright(), spec), "onnx", out=tmp_path / "out", data=insects, threads=1)
+    assert made.manifest.accuracy is not None
+    found = verify(made.path, data=insects, threads=1)
+    assert found.accuracy is not None
+    assert made.manifest.accuracy.top1 == found.accuracy.recorded == found.accuracy.top1 == 1.0
+
+
+def test_a_model_of_other_classes_has_no_accuracy_on_the_data(insects: str) -> None:
+    assert measure_accuracy(Bright(), insects, STEPS, 2, ("none of mine", "bee")) is None
+    assert measure_accuracy(Bright(), insects, STEPS, 3) is None
