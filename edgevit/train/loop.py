@@ -189,7 +189,8 @@ def _prepare(
     preprocess = (spec and spec.preprocess) or Preprocess(size=size)
     model = model.to(device).train()
     workers = 0 if device.type == "cpu" else min(8, usable_cores())
-    train, held_out = (aligned(one, spec.labels if spec else None) for one in (train, held_out))  # the head is kept as it is
+    names = spec.labels if spec else None
+    train, held_out = aligned(train, names), aligned(held_out, names)  # the head that was loaded counts them so
     unseen = make_batches(held_out, preprocess, workers=workers)
     run = Run(
         model=model,

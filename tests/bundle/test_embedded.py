@@ -418,7 +418,7 @@ def test_bundles_need_no_torch(built: Path) -> None:
 
     code = (
         "import sys\nfor name in ('torch', 'timm', 'onnx', 'sklearn', 'skimage'): sys.modules[name] = None\n"
-        "from edgevit.split import proof\nfrom edgevit.predict import predict\n"
+        "from edgevit.bundle import proof\nfrom edgevit.predict import predict\n"
         f"print(*[one.line() for one in predict({str(built)!r}, [{str(built / 'part-0/golden/0.png')!r}], threads=1)])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
