@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgevit import data
+from edgevit.data import digits, labelled
 from edgevit.data.source import open_data
 from edgevit.data.split import stratified_split
 from edgevit.errors import EdgeVitError, UnknownName, UsageError
@@ -89,8 +89,8 @@ def test_samples_are_many_different_colour_photos() -> None:
 
 
 def test_digits_without_scikit_learn_name_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    data._digits.cache_clear()
-    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    digits.digits.cache_clear()
+    monkeypatch.setattr(labelled, "find_spec", lambda name: None)
     with pytest.raises(EdgeVitError, match="scikit-learn") as caught:
         open_data("digits")
     assert caught.value.exit_code == 3

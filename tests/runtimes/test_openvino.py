@@ -185,7 +185,7 @@ def test_nothing_is_sent_and_nothing_written(make_artifact: Any, tmp_path: Path)
         "def refuse(*_): raise SystemExit('a connection was tried')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "from pathlib import Path\n"
-        "from edgevit.artifact import Artifact\n"
+        "from edgevit.artifact.opened import Artifact\n"
         "from edgevit.runtimes.openvino import OpenVinoRuntime\n"
         "artifact = Artifact.open(sys.argv[1])\n"
         "with OpenVinoRuntime().open(artifact, threads=1, provider=None, options={}) as session:\n"

@@ -111,7 +111,7 @@ def test_the_memory_of_an_inference_is_what_the_compiled_code_asks_for(built: Pa
 RUN = """
 import json, os, sys, time
 from pathlib import Path
-from edgevit.artifact import Artifact
+from edgevit.artifact.opened import Artifact
 from edgevit.runtimes.tvm.device import TvmRuntime, layer_times, read_modules
 
 def busy():

@@ -35,7 +35,7 @@ RUN = """
 import sys
 from edgevit.errors import EdgeVitError
 from edgevit.fleet.bus.link import Link
-from edgevit.fleet import node
+from edgevit.fleet.agent import node
 from edgevit.fleet.agent.node import NodeOptions, run_node
 {before}
 try:

@@ -123,7 +123,7 @@ def test_a_small_file_is_the_old_or_the_new_one_whenever_its_writer_is_killed(tm
     code = """
         import sys
         from pathlib import Path
-        from edgevit.artifact import write_durably
+        from edgevit.artifact.files import write_durably
         for number in range(10**6):
             write_durably(Path(sys.argv[1]), (b"%d" % number) * 5000)
     """

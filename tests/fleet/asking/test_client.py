@@ -212,7 +212,7 @@ class Node:
     """A process of ``odd_node``."""
 
     def __init__(self, name: str, parts: str, behaviour: str, features: int) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("odd_node.py")), name, REVISION, parts, behaviour]
+        command = [sys.executable, str(Path(__file__).parents[1] / "odd_node.py"), name, REVISION, parts, behaviour]
         self.process = subprocess.Popen(
             [*command, str(features)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -135,7 +135,7 @@ def test_nothing_is_imported_where_no_spans_are_wanted(asked: dict[str, str], mo
     for name, value in asked.items():
         monkeypatch.setenv(name, value)
     code = (
-        "import sys\nfrom edgevit.fleet import infer, session, tracing\nassert tracing._spans() is None\n"
+        "import sys\nfrom edgevit.fleet.asking import infer, session, tracing\nassert tracing._spans() is None\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

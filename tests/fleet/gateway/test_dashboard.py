@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from chromium import chromium
 from fleet.fleet_nodes import Nodes, nodes, wait_live
-from fleet.test_gateway import Client
+from fleet.gateway.test_gateway import Client
 from fleet.tiny_fleet import make_bundle
 from PIL import Image
 from playwright.sync_api import Browser, FileChooser, Locator, Page, expect

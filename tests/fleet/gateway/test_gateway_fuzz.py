@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import schemathesis
-from fleet.test_gateway import Client, served
+from fleet.gateway.test_gateway import Client, served
 from fleet.tiny_fleet import make_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

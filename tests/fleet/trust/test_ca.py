@@ -157,7 +157,7 @@ def test_a_certificate_never_outlives_its_ca(home: Path) -> None:
 
 
 def test_commands_at_the_same_time_lose_nothing(fleet: Path) -> None:
-    code = "import sys; from edgevit.fleet import ca; [ca.enroll(f'{sys.argv[1]}{n}') for n in range(8)]"
+    code = "import sys; from edgevit.fleet.trust import ca; [ca.enroll(f'{sys.argv[1]}{n}') for n in range(8)]"
     ca.init_ca(force=True)
     several = [subprocess.Popen([sys.executable, "-c", code, name]) for name in ("a", "b", "c")]
     assert [one.wait(60) for one in several] == [0, 0, 0]
