@@ -39,6 +39,12 @@ def one_line(exc: Exception) -> str:
     return (said.splitlines() or [type(exc).__name__])[0]
 
 
+def first_line(exc: BaseException) -> str:
+    """The first line of a foreign error that says something, at most 300 characters of it; its type where none does."""
+    lines = [line.strip() for line in str(exc).splitlines() if any(char.isalnum() for char in line)]
+    return lines[0][:300] if lines else type(exc).__name__
+
+
 class UsageError(EdgeVitError):
     """The request itself cannot be right: a bad value, a contradiction between options."""
 

@@ -1,43 +1,26 @@
-"""Several exports or profiles in one command: each is tried, a failure is kept as a result, the others go on."""
+"""Several exports in one command: each is tried, a failure is kept as a result, the others go on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgevit import registry, render
 from edgevit.artifact.staging import check_vacant
-from edgevit.errors import EdgeVitError, GateMissed, ParityFailed, UsageError
+from edgevit.errors import EdgeVitError, ParityFailed, UsageError
 from edgevit.predict import read_labels
 
 if TYPE_CHECKING:
     from edgevit.artifact.opened import Artifact
     from edgevit.build import Prepared, Target
-    from edgevit.profiles.gates import Gate
-    from edgevit.profiles.layers import Layers, Requirement
 
 Progress = Callable[[str, float | None], None]
 Found = TypeVar("Found")
 
-LAYER_COLUMNS = ("by", "name", "ms", "share")
-SHOWN_LAYERS = 8
 EXPORT_COLUMNS = ("artifact", "target", "precision", "size", "seconds", "parity", "max rel. error", "tolerance")
-PROFILE_COLUMNS = (
-    "artifact",
-    "runtime",
-    "threads",
-    "p50",
-    "p90",
-    "p99",
-    "rows/s",
-    "load",
-    "first",
-    "memory",
-    "verdict",
-)
 
 
 @dataclass(frozen=True)
@@ -248,144 +231,3 @@ def _judged(job: ExportJob, result: ExportResult) -> ExportResult:
         f"unverified: {parity.reason}", hint=f"run edgevit verify {_present(result.artifact).path} where it can run"
     )
     return ExportResult(result.subject, result.artifact, error, result.seconds)
-
-
-@dataclass(frozen=True)
-class ProfileResult:
-    """One artifact's outcome: what profiles/*.json keeps of it, an error, or both. ``node`` and ``saved`` say on which
-    node of a fleet it was measured and where its file is; without, it was here."""
-
-    subject: str
-    full: Mapping[str, Any] | None = None
-    error: EdgeVitError | None = None
-    node: str | None = None
-    saved: Path | None = None
-
-    def record(self) -> dict[str, Any]:
-        """The object that ``edgevit profile --json`` lists."""
-        from edgevit.profiles.record import LISTED
-
-        full = _present(self.full)
-        found = {name: full[name] for name in LISTED}
-        if self.node is None:
-            return found
-        return {"node": self.node, **found, "environment": full["environment"], "saved": str(self.saved)}
-
-    def row(self) -> tuple[str, ...]:
-        """Cells of ``PROFILE_COLUMNS``; a figure that cannot be given is a dash and the reasons say why."""
-        full = _present(self.full)
-        rate, options = full["throughput"], full["key_fields"]["options"]
-        return (
-            self.subject,
-            full["runtime"] + (f" {options}" if options else ""),
-            str(full["threads"]),
-            *(render.ms(full[key]) for key in ("p50_ms", "p90_ms", "p99_ms")),
-            "—" if rate is None else f"{rate:,.1f}",
-            render.ms(full["load_ms"]),
-            render.ms(full["first_ms"]),
-            render.si(full["peak_rss_bytes"], "B"),
-            full["verdict"],
-        )
-
-    def lines(self) -> Iterator[str]:
-        """Accuracy, reasons, and where a node's result is, in words."""
-        full = _present(self.full)
-        if full["accuracy"]:
-            yield f"{self.subject}: {accuracy_line(full['accuracy'])}"
-        for reason in full["reasons"]:
-            yield f"{self.subject}: {reason}"
-        if self.saved:
-            yield f"{self.subject}: kept in {self.saved}"
-
-    @property
-    def layers(self) -> Layers | None:
-        from edgevit.profiles.layers import of_record
-
-        found = _present(self.full)["layers"]
-        return of_record(found) if found else None
-
-
-def run_profiles(
-    artifacts: Sequence[Path],
-    progress_for: Callable[[str], Progress],
-    *,
-    on: Sequence[str] = (),
-    link: Any = None,
-    out: Path | None = None,
-    require: Sequence[str] = (),
-    fail_if: Sequence[str] = (),
-    **options: Any,
-) -> list[ProfileResult]:
-    """Profile each artifact in turn, here or ``on`` nodes of a fleet; an error of one does not stop the others.
-
-    ``require`` ("cuda>=95%") and ``fail_if`` ("p90>20ms") make a measured profile a GateMissed error as well.
-    """
-    from edgevit.profiles import gates
-    from edgevit.profiles.layers import parse_requirement
-
-    requirements, failing = [parse_requirement(text) for text in require], gates.parse_all(fail_if)
-    options["layers"] = options.get("layers", False) or bool(requirements)
-    if on:
-        results = _profiles_there(artifacts, progress_for, on, {**options, "link": link, "out": out})
-    else:
-        results = [_profile_here(path, progress_for(str(path)), options) for path in artifacts]
-    return [one if one.error else replace(one, error=_missed(one, requirements, failing)) for one in results]
-
-
-def _profile_here(path: Path, progress: Progress, options: Mapping[str, Any]) -> ProfileResult:
-    from edgevit.profiles.latency import profile
-
-    try:
-        return ProfileResult(str(path), profile(path, progress=progress, **options).full_record())
-    except EdgeVitError as error:
-        return ProfileResult(str(path), error=error)
-
-
-def _profiles_there(
-    artifacts: Sequence[Path], progress_for: Callable[[str], Progress], nodes: Sequence[str], options: dict[str, Any]
-) -> list[ProfileResult]:
-    from edgevit.fleet.operating.remote_profile import profile_on
-
-    def heard(node: str, path: Path, stage: str, share: float | None) -> None:
-        progress_for(f"{node} {path}")(stage, share)
-
-    found = profile_on(nodes, artifacts, on_progress=heard, **options)
-    return [ProfileResult(f"{one.node} {one.artifact}", one.full, one.error, one.node, one.file) for one in found]
-
-
-def _missed(result: ProfileResult, requirements: Sequence[Requirement], failing: Sequence[Gate]) -> EdgeVitError | None:
-    """That a measurement failed, or the first requirement or gate that it misses. Layers that could not be timed meet
-    no requirement."""
-    from edgevit.profiles import gates
-
-    full, layers = _present(result.full), result.layers
-    if full["verdict"] == "FAILED":
-        return EdgeVitError("; ".join(full["reasons"]))
-    if requirements and layers is None:
-        return GateMissed("where the time was spent is not known, so --require is not met", hint=full["reasons"][-1])
-    try:
-        for requirement in requirements:
-            if layers is not None:
-                requirement.check(layers)
-    except GateMissed as error:
-        return error
-    figures = gates.figures_of(full)
-    missed = [sentence for gate in failing if (sentence := gate.missed(figures))]
-    return GateMissed("; ".join(missed)) if missed else None
-
-
-def layer_rows(layers: Layers) -> list[tuple[str, ...]]:
-    """Lines of the layer table: the operators that take most, then the modules and the units."""
-    total = layers.total_ms or 1.0
-    return [
-        (kind, name, render.ms(ms), f"{ms / total:.0%}")
-        for kind in ("op", "module", "unit")
-        for name, ms in list(layers.by(kind).items())[:SHOWN_LAYERS]
-    ]
-
-
-def accuracy_line(found: Mapping[str, Any]) -> str:
-    """Top-1 and top-5 (the fields of ``FileAccuracy``) of the file that was timed, in words."""
-    best = "" if found["top5"] is None else f", top-5 {found['top5']:.2%}"
-    images = render.counted(found["images"], "image")
-    return f"top-1 {found['top1']:.2%}{best} on {images} of {found['data']} (model sha256 {found['sha256'][:12]}…)"

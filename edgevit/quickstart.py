@@ -46,8 +46,8 @@ class Story:
             ),
             row("accuracy, PyTorch", lambda form: _accuracy(manifests[form].accuracy)),
             row("accuracy, artifact", lambda form: _accuracy(self.verified[form].accuracy)),
-            row("p50 latency", lambda form: render.ms(self.profiles[form].record()["p50_ms"])),
-            row("p90 latency", lambda form: render.ms(self.profiles[form].record()["p90_ms"])),
+            row("p50 latency", lambda form: render.ms(self.profiles[form].p50)),
+            row("p90 latency", lambda form: render.ms(self.profiles[form].p90)),
             row("verdict", lambda form: self.profiles[form].verdict),
         ]
 

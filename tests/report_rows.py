@@ -15,7 +15,7 @@ from edgevit.artifact.manifest import Accuracy, BatchRange, Parity, PrecisionRep
 from edgevit.artifact.opened import Artifact
 from edgevit.profiles import latency, verdict
 from edgevit.profiles.environment import Environment
-from edgevit.profiles.record import Conditions, Profile
+from edgevit.profiles.measured import Conditions, Profile
 from edgevit.profiles.verdict import Need, Run
 
 DEVICE = Environment(

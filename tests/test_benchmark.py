@@ -178,7 +178,7 @@ def test_a_gate_that_is_missed_fails_with_10_and_keeps_the_measurement(
     else:  # a fast machine takes enough samples in its time
         assert not unjudged
     assert row.profile is not None
-    assert row.cells()[-1] == f"{row.profile['verdict']}; {row.error} (exit 10)"
+    assert row.cells()[-1] == f"{row.profile.verdict}; {row.error} (exit 10)"
     (passed,) = benchmark.run(job(folder, runtimes=("twin",), fail_if=("size>1GB", "accuracy<90%")), silent)
     assert passed.error is None
     assert passed.reused

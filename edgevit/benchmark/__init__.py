@@ -6,8 +6,7 @@ command again goes on from there.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from edgevit.benchmark.job import failures as failures
 from edgevit.benchmark.job import refusal
 from edgevit.benchmark.ledger import Ledger
 from edgevit.errors import (
+    BadArtifact,
     EdgeVitError,
     GateMissed,
     Interrupted,
@@ -36,11 +36,11 @@ from edgevit.errors import (
 from edgevit.profiles import environment, gates
 from edgevit.profiles.gates import Gate
 from edgevit.profiles.latency import TIERS, profile
+from edgevit.profiles.stored import read
 from edgevit.proof.verify import Verification, verify
 from edgevit.runtimes.base import default_runtime
 
 Progress = Callable[[str, float | None], None]
-_BULK = ("samples_ms", "processes")  # of a profile record: they stay in its file
 
 
 def run(job: BenchmarkJob, progress_for: Callable[[str], Progress]) -> list[Row]:
@@ -157,22 +157,18 @@ def _kept(job: BenchmarkJob, row: Row, ledger: Ledger) -> Row | None:
         return None
     saved = row.artifact / "profiles" / Path(found["profile"]).name  # the folder may have been moved since
     try:
-        record = json.loads(saved.read_text("utf-8"))
-    except (OSError, ValueError):
+        measured = read(saved).stored
+    except BadArtifact:
         return None
     return replace(
         row,
         parity=found["parity"],
         accuracy=found["accuracy"],
-        profile=_without_bulk(record),
+        profile=measured,
         saved=str(saved),
         notes=tuple(found["notes"]),
         reused=True,
     )
-
-
-def _without_bulk(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in _BULK}
 
 
 def _measured(job: BenchmarkJob, row: Row, artifact: Artifact, progress: Progress) -> Row:
@@ -197,7 +193,7 @@ def _measured(job: BenchmarkJob, row: Row, artifact: Artifact, progress: Progres
         return replace(row, error=error)
     dead = WorkerFailed("; ".join(measured.reasons)) if measured.verdict == "FAILED" else None
     saved = str(measured.saved) if measured.saved else None
-    return replace(row, profile=_without_bulk(measured.full_record()), saved=saved, error=dead)
+    return replace(row, profile=measured.kept, saved=saved, error=dead)
 
 
 def _proved(proof: Verification) -> dict[str, Any]:

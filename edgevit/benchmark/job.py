@@ -11,10 +11,15 @@ from edgevit import registry, render
 from edgevit.errors import EdgeVitError, MissingDependency, Unsupported
 from edgevit.profiles import gates
 from edgevit.profiles.gates import Figure
+from edgevit.profiles.record import ProfileRecord
 
 OUT = Path("artifacts") / "benchmark"
 COLUMNS = (
     "model", "target", "runtime", "size", "parity", "accuracy", "p50", "p90", "p99", "rows/s", "memory", "verdict",
+)  # fmt: skip
+MEASURED = (
+    "provider", "threads", "tier", "p50_ms", "p90_ms", "p99_ms", "throughput", "peak_rss_bytes", "verdict", "samples",
+    "key", "key_fields",
 )  # fmt: skip
 
 
@@ -67,7 +72,7 @@ class Row:
     size        bytes of the model files
     parity      of the golden pair on this runtime, a Parity as JSON; that of the manifest where it could not run
     accuracy    top-1 (and top-5) of the artifact on this runtime, an AccuracyCheck as JSON
-    profile     a profile record with its percentiles, without the samples; ``saved`` is where they are
+    profile     the measurement; ``saved`` is its file
     request     what a later run must ask for to take this row as it is
     reused      whether an earlier run measured it
     elsewhere   another machine's: "all" brought it in and this one cannot run it, which fails no command
@@ -82,7 +87,7 @@ class Row:
     files: Mapping[str, str] = field(default_factory=dict)
     parity: Mapping[str, Any] | None = None
     accuracy: Mapping[str, Any] | None = None
-    profile: Mapping[str, Any] | None = None
+    profile: ProfileRecord | None = None
     saved: str | None = None
     notes: tuple[str, ...] = ()
     error: EdgeVitError | None = None
@@ -109,9 +114,8 @@ class Row:
 
     def record(self) -> dict[str, Any]:
         """The object that ``edgevit benchmark --json`` lists, and that benchmark.json keeps."""
-        measured = self.profile or {}
-        p95 = measured.get("percentiles", {}).get("p95", {}).get("estimate_ms")
-        names = ("provider", "threads", "tier", "p50_ms", "p90_ms", "p99_ms", "throughput", "peak_rss_bytes", "verdict")
+        measured = self.profile
+        p95 = measured.percentiles.get("p95") if measured else None
         return {
             "model": self.model,
             "target": self.target,
@@ -122,9 +126,9 @@ class Row:
             "files": dict(self.files),
             "parity": dict(self.parity) if self.parity else None,
             "accuracy": dict(self.accuracy) if self.accuracy else None,
-            **{name: measured.get(name) for name in (*names, "samples", "key", "key_fields")},
-            "p95_ms": p95,
-            "reasons": list(measured.get("reasons", ())),
+            **{name: getattr(measured, name, None) for name in MEASURED},
+            "p95_ms": p95.estimate_ms if p95 else None,
+            "reasons": list(measured.reasons) if measured else [],
             "profile": self.saved,
             "notes": list(self.notes),
             "exit_code": self.error.exit_code if self.error else 0,

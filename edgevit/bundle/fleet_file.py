@@ -25,7 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgevit.amounts import BYTES, amount
 from edgevit.bundle.assign import Node, Part
 from edgevit.errors import UnknownName, UsageError
-from edgevit.profiles.report.stored import Measurement, read
+from edgevit.profiles.stored import Measurement, read
 
 MACS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 RUNTIME_BYTES = {"onnxruntime": 30_000_000}  # of a measured peak, that a node has spent already: the library itself

@@ -42,7 +42,7 @@ class Environment:
 
     def record(self) -> dict[str, Any]:
         """As JSON-ready values."""
-        return asdict(self)
+        return {**asdict(self), "virtual": list(self.virtual)}
 
 
 def collect(root: Path = Path("/")) -> Environment:
@@ -135,6 +135,6 @@ def _virtual(root: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def comparability_key(fields: Mapping[str, str | int | None]) -> str:
+def comparability_key(fields: Mapping[str, str | int | float | bool | None]) -> str:
     """12 digits that are equal exactly where all ``fields`` are. Numbers with different keys are not ranked."""
     return hashlib.sha256(json.dumps(dict(fields), sort_keys=True).encode()).hexdigest()[:12]

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgevit.amounts import BYTES, amount, number_and_unit
 from edgevit.errors import UnknownName, UsageError
+from edgevit.profiles.record import PercentileMs, ProfileRecord
 from edgevit.profiles.verdict import SEVERITY
 
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -119,25 +120,24 @@ def _number(figure: str, bound: str, text: str) -> float:
     raise UnknownName(f"unit of {figure}", unit, known)
 
 
-def figures_of(profile: Mapping[str, Any]) -> dict[str, Figure]:
-    """The latency, memory and verdict of a profile record (``Profile.full_record()``, or profiles/*.json)."""
+def figures_of(profile: ProfileRecord) -> dict[str, Figure]:
+    """The latency, memory and verdict of a profile, with the reason where one is missing."""
+    failed = "; ".join(profile.reasons) if profile.verdict == "FAILED" else None
     found = {
-        name: Figure(estimate["estimate_ms"], _missing(profile, name))
-        for name, estimate in profile["percentiles"].items()
+        name: Figure(it.estimate_ms, failed or _too_few(profile, it))
+        for name, it in profile.percentiles.items()
         if name in UNITS
     }
-    failed = "; ".join(profile["reasons"]) if profile["verdict"] == "FAILED" else Figure(None).reason
-    found["p50"] = Figure(profile["p50_ms"], failed)
-    for name, key in (("load", "load_ms"), ("first", "first_ms"), ("throughput", "throughput")):
-        found[name] = Figure(profile[key], failed)
-    found["memory"] = Figure(profile["peak_rss_bytes"], "this system does not tell a process's memory")
-    found["verdict"] = Figure(profile["verdict"])
-    return found
+    unknown = failed or Figure(None).reason
+    return found | {
+        "p50": Figure(profile.p50_ms, unknown),
+        "load": Figure(profile.load_ms, unknown),
+        "first": Figure(profile.first_ms, unknown),
+        "throughput": Figure(profile.throughput, unknown),
+        "memory": Figure(profile.peak_rss_bytes, "this system does not tell a process's memory"),
+        "verdict": Figure(profile.verdict),
+    }
 
 
-def _missing(profile: Mapping[str, Any], name: str) -> str:
-    """Why a percentile has no estimate."""
-    if profile["verdict"] == "FAILED":
-        return "; ".join(profile["reasons"])
-    needs = profile["percentiles"][name]["needs"]
-    return f"needs ≥ {needs} samples, there are {profile['samples']}; use --tier standard"
+def _too_few(profile: ProfileRecord, it: PercentileMs) -> str:
+    return f"needs ≥ {it.needs} samples, there are {profile.samples}; use --tier standard"

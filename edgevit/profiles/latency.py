@@ -17,10 +17,10 @@ from edgevit.artifact.opened import Artifact
 from edgevit.cpu import usable_cores
 from edgevit.errors import ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
 from edgevit.profiles import environment, verdict
-from edgevit.profiles.layers import of_record as layers_of_record
+from edgevit.profiles.layers import Layers
 from edgevit.profiles.measure import Plan, plan_record
-from edgevit.profiles.record import Conditions as Conditions
-from edgevit.profiles.record import Profile as Profile
+from edgevit.profiles.measured import Conditions as Conditions
+from edgevit.profiles.measured import Profile as Profile
 from edgevit.profiles.scenarios import (
     Scenario,
     bound_sentence,
@@ -260,7 +260,7 @@ def _with_layers(measured: Profile, job: _Job) -> Profile:
         found = worker.call("edgevit.profiles.layers:run", job.payload(measured), timeout=LAYERS_TIMEOUT_S)
     except (WorkerFailed, Unsupported) as error:
         return replace(measured, notes=(*measured.notes, f"layers were not timed: {error}"))
-    return replace(measured, layers=layers_of_record(found))
+    return replace(measured, layers=Layers.model_validate(found))
 
 
 def _with_accuracy(measured: Profile, job: _Job, artifact: Artifact, data: str) -> Profile:
@@ -305,7 +305,7 @@ def save(measured: Profile, folder: Path, now: datetime.datetime | None = None) 
     path = folder / "profiles" / f"{stamp}-{measured.conditions.runtime}-{measured.conditions.tier}.json"
     try:
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, json.dumps(measured.full_record(), separators=(",", ":")) + "\n")
+        write_atomically(path, json.dumps(measured.kept.model_dump(mode="json"), separators=(",", ":")) + "\n")
     except OSError as exc:
         note = f"samples were not kept: {path.parent} cannot be written ({(exc.strerror or str(exc)).lower()})"
         return replace(measured, notes=(*measured.notes, note))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, computed_field, field_validator
 
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import GateMissed, UsageError
@@ -16,18 +19,28 @@ from edgevit.runtimes.base import LayerTime, open_session
 RUNS = 20
 
 
-@dataclass(frozen=True)
-class Layers:
+class Layers(BaseModel):
     """Layers in the order they ran. Timing single layers slows them down: ``total_ms`` is not the model's latency.
 
     source  who timed them, the runtime
     runs    inferences behind each figure
     """
 
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
     source: str
     runs: int
     layers: tuple[LayerTime, ...]
 
+    @field_validator("layers")
+    @classmethod
+    def _times(cls, layers: tuple[LayerTime, ...]) -> tuple[LayerTime, ...]:
+        for layer in layers:
+            if not 0 <= layer.ms < inf:
+                raise ValueError(f"{layer.name} took {layer.ms} ms")
+        return layers
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property
     @property
     def total_ms(self) -> float:
         return sum(layer.ms for layer in self.layers)
@@ -45,28 +58,15 @@ class Layers:
         """Share of the time that was spent on ``unit`` (a provider or compute unit)."""
         return self.by("unit").get(unit.lower().removesuffix("executionprovider"), 0.0) / (self.total_ms or 1.0)
 
-    def record(self) -> dict[str, Any]:
-        """The object ``layers`` of profiles/*.json."""
-        return {
-            "source": self.source,
-            "runs": self.runs,
-            "total_ms": self.total_ms,
-            "layers": [asdict(layer) for layer in self.layers],
-        }
-
-
-def of_record(record: dict[str, Any]) -> Layers:
-    """What ``record`` wrote."""
-    return Layers(record["source"], record["runs"], tuple(LayerTime(**layer) for layer in record["layers"]))
-
 
 def run(payload: dict[str, Any]) -> dict[str, Any]:
-    """Worker target: ``Layers.record()`` of ``payload["artifact"]``. Raises what ``open_session`` raises, and
+    """Worker target: the ``Layers`` of ``payload["artifact"]`` as JSON. Raises what ``open_session`` raises, and
     Unsupported when the runtime does not tell."""
     feeds = load_feeds(Path(payload["feeds"]))
     opening = {key: payload[key] for key in ("threads", "provider", "trust", "options")}
     with open_session(Artifact.open(payload["artifact"]), payload["runtime"], **opening) as session:
-        return Layers(session.runtime, RUNS, tuple(session.layers(feeds, RUNS))).record()
+        layers = tuple(session.layers(feeds, RUNS))
+        return Layers(source=session.runtime, runs=RUNS, layers=layers).model_dump(mode="json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,229 +1,132 @@
-"""A measurement as data: raw samples and conditions are stored, summaries are computed from them."""
+"""A profile as it is kept: the one schema that is written, read again, gated, tabled and sent by a node.
+
+``PROFILE_FORMAT`` is its version. What a later edgevit adds has a default, so that files of an earlier one still open;
+what a report needs less is left aside, so that files of a later one open too.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
-from edgevit.profiles import environment, statistics, verdict
-from edgevit.profiles.environment import Environment
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, computed_field
+
+from edgevit.profiles.environment import comparability_key
 from edgevit.profiles.layers import Layers
-from edgevit.profiles.scenarios import by_minute
-from edgevit.profiles.verdict import Finding, Run, Verdict
+from edgevit.profiles.verdict import Verdict
 from edgevit.proof.accuracy import FileAccuracy
 
-PERCENTILES = (0.5, 0.9, 0.95, 0.97, 0.99, 0.999)
-SCENARIO = "single-stream"
-FORMAT = 1  # of profiles/*.json
+PROFILE_FORMAT = 1
 LISTED = (
     "artifact", "runtime", "provider", "threads", "precision", "scenario", "tier", "verdict", "unmonitored", "p50_ms",
     "p90_ms", "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "accuracy", "key", "reasons",
 )  # fmt: skip
 
+Plain = str | int | float | bool | None
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What was asked for and used.
 
-    preprocess  "outside" the measured call, or "baked" into the graph
-    precision   what the engine computed in, as it said itself once it was open
-    options     of the runtime, as they were given
-    details     the session's own settings and versions
+def _unicode(value: Any) -> Any:
+    """A path may hold bytes that are no UTF-8, which Python keeps as lone surrogates and JSON must not: as \\xNN."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if type(value) is str else value
+
+
+Text = Annotated[str, BeforeValidator(_unicode)]
+
+
+class _Kept(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class PercentileMs(_Kept):
+    """``statistics.Percentile`` in ms. ``needs``: samples that the estimate needs."""
+
+    estimate_ms: FiniteFloat | None = None
+    raw_ms: FiniteFloat | None = None
+    interval95_ms: tuple[FiniteFloat, FiniteFloat] | None = None
+    needs: int = 0
+
+
+class Process(_Kept):
+    """One worker process: its share of the samples, its warm-up and what the monitors saw meanwhile."""
+
+    samples: int = Field(ge=0)
+    load_ms: FiniteFloat
+    first_ms: FiniteFloat
+    warm_steady: bool = True
+    warm_ms: tuple[FiniteFloat, ...] = ()
+    timer_ms: FiniteFloat = 0.0
+    elapsed_ms: FiniteFloat | None = None
+    dropped: int = 0
+    peak_rss_bytes: int | None = None
+    monitors: dict[str, list[dict[str, float | None]]] = {}
+
+
+class ProfileRecord(_Kept):
+    """One profile. Times in ms; what cannot be given is None, and ``reasons`` says why.
+
+    inputs       "golden", or the data whose images were timed
+    key_fields   what two profiles must share to be ranked against each other; ``key`` is their hash
+    files        hashes of the artifact's files as they were measured
+    percentiles  by name: "p50", "p90", …
+    minutes      of a sustained scenario, each minute's count, p50 and p90
+    samples_ms   every call in order, those of several processes one after another
     """
 
+    format: int = PROFILE_FORMAT
+    artifact: Text = ""
     runtime: str
     provider: str | None
     threads: int
-    batch: int
-    tier: str
-    runtime_version: str | None
-    preprocess: str
-    inputs: str
-    scenario: str = SCENARIO
-    details: tuple[tuple[str, str], ...] = ()
     precision: str | None = None
-    options: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One measurement. Samples are kept and summaries computed from them.
-
-    runs       one per worker process; empty when the first one failed
-    findings   doubts, each with evidence; the worst one is the verdict
-    notes      sentences that are no doubt about the samples: an unverified artifact, a folder that cannot be written
-    """
-
-    artifact: str
-    conditions: Conditions
-    environment: Environment
-    runs: tuple[Run, ...]
-    findings: tuple[Finding, ...]
-    notes: tuple[str, ...] = ()
-    files: dict[str, str] = field(default_factory=dict)
-    saved: Path | None = None
-    layers: Layers | None = None
+    scenario: str
+    tier: str
+    verdict: Verdict
+    unmonitored: tuple[str, ...] = ()
+    p50_ms: FiniteFloat | None
+    p90_ms: FiniteFloat | None
+    p99_ms: FiniteFloat | None
+    throughput: FiniteFloat | None
+    load_ms: FiniteFloat | None
+    first_ms: FiniteFloat | None
+    peak_rss_bytes: int | None = None
     accuracy: FileAccuracy | None = None
+    reasons: tuple[Text, ...] = ()
+    batch: int
+    inputs: Text = "golden"
+    key_fields: dict[str, Plain]
+    environment: dict[str, Any]
+    files: dict[str, str] = {}
+    details: dict[str, Any] = {}
+    energy: dict[str, Plain] | None = None
+    working_memory: dict[str, Plain] | None = None
+    layers: Layers | None = None
+    minutes: list[dict[str, Plain]] | None = None
+    percentiles: dict[str, PercentileMs] = {}
+    processes: tuple[Process, ...] = ()
+    samples_ms: tuple[FiniteFloat, ...] = ()
 
-    @cached_property
-    def samples_ms(self) -> tuple[float, ...]:
-        """Milliseconds of every call, in order; the processes of a publish run one after another."""
-        return tuple(sample for run in self.runs for sample in run.samples_ms)
-
-    def percentile(self, p: float) -> statistics.Percentile:
-        return statistics.percentile(self.samples_ms, p)
-
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator above property
     @property
-    def verdict(self) -> Verdict:
-        return verdict.worst(self.findings)
+    def samples(self) -> int:
+        """How many."""
+        return len(self.samples_ms)
 
-    @property
-    def p50(self) -> float | None:
-        """The raw median in ms."""
-        return self.percentile(0.5).raw
-
-    @property
-    def p90(self) -> float | None:
-        """Early-stopping estimate in ms, or None below 64 samples."""
-        return self.percentile(0.9).estimate
-
-    @property
-    def p99(self) -> float | None:
-        """Early-stopping estimate in ms, or None below 662 samples."""
-        return self.percentile(0.99).estimate
-
-    @property
-    def throughput(self) -> float | None:
-        """Rows per second: back to back, rows ÷ time spent in calls; in other scenarios, ÷ the whole time."""
-        closed = self.conditions.scenario == SCENARIO
-        spent = sum(self.samples_ms) if closed else sum(run.elapsed_ms for run in self.runs)
-        return self.rows_per_query * len(self.samples_ms) / spent * 1e3 if spent else None
-
-    @property
-    def rows_per_query(self) -> int:
-        """Rows behind one sample: the batch, or all samples of a multi-stream query."""
-        name, _, streams = self.conditions.scenario.partition(" of ")
-        return max(int(streams), self.conditions.batch) if name == "multi-stream" else self.conditions.batch
-
-    @property
-    def energy(self) -> dict[str, Any] | None:
-        """Joules per query above idle of the first process, or ``{"not_measured": reason}``."""
-        return dict(self.runs[0].energy) if self.runs and self.runs[0].energy else None
-
-    @property
-    def working_memory(self) -> dict[str, Any] | None:
-        """``{"bytes", "source"}`` of one inference by the engine's own word, or ``{"not_measured": reason}``."""
-        return dict(self.runs[0].working_memory) if self.runs and self.runs[0].working_memory else None
-
-    @property
-    def peak_rss_bytes(self) -> int | None:
-        """Largest resident memory of any worker above what it held before the model was opened."""
-        return max((run.peak_rss_bytes for run in self.runs if run.peak_rss_bytes is not None), default=None)
-
-    @property
-    def unmonitored(self) -> tuple[str, ...]:
-        return tuple(sorted({name for run in self.runs for name in run.unmonitored}))
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Findings, notes and why figures are missing, as sentences."""
-        found = [*map(str, self.findings), *self.notes]
-        if self.runs:
-            missing = [note for p in (0.9, 0.99) if (note := self.percentile(p).reason)]
-            found += [f"{note}: use --tier standard" if self.conditions.tier == "quick" else note for note in missing]
-            found += [note for run in self.runs[:1] if (note := verdict.timer_note(run))]
-        return tuple(dict.fromkeys(found))
-
-    @property
-    def key_fields(self) -> dict[str, str | int | None]:
-        """What two profiles must share to be ranked against each other."""
-        used, here = self.conditions, self.environment
-        device = f"{here.cpu}, {here.cores} cores, {here.arch}, {here.system}"
-        return {
-            "device": device,
-            "clocks": here.clocks,
-            "threads": used.threads,
-            "batch": used.batch,
-            "tier": used.tier,
-            "runtime": f"{used.runtime} {used.runtime_version}",
-            "provider": used.provider,
-            "precision": used.precision,
-            "options": ", ".join(f"{key}={value}" for key, value in sorted(used.options)) or None,
-            "transfers": "host to host",
-            "preprocess": used.preprocess,
-            "scenario": used.scenario,
-        }
-
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def key(self) -> str:
-        return environment.comparability_key(self.key_fields)
+        """Of the key fields, computed anew: nothing in a file can bring two conditions together."""
+        return comparability_key(self.key_fields)
+
+    @property
+    def p50_interval95_ms(self) -> tuple[float, float] | None:
+        """95 % confidence interval of the median, or None."""
+        found = self.percentiles.get("p50")
+        return found.interval95_ms if found else None
+
+    def lacks(self) -> set[str]:
+        """Figures of ``LISTED`` that the file this was read from does not state."""
+        return set(LISTED) - self.model_fields_set - {"samples", "key"}
 
     def record(self) -> dict[str, Any]:
         """The object that ``edgevit profile --json`` lists."""
-        full = self.full_record()
-        return {name: full[name] for name in LISTED}
-
-    def full_record(self) -> dict[str, Any]:
-        """What profiles/*.json keeps: the record, raw samples, warm-up by process, bounds, environment, key fields."""
-        used, figures = self.conditions, [self.percentile(p) for p in PERCENTILES]
-        return {
-            "format": FORMAT,
-            "artifact": self.artifact,
-            "runtime": used.runtime,
-            "provider": used.provider,
-            "threads": used.threads,
-            "precision": used.precision,
-            "scenario": used.scenario,
-            "tier": used.tier,
-            "verdict": self.verdict,
-            "unmonitored": list(self.unmonitored),
-            "p50_ms": self.p50,
-            "p90_ms": self.p90,
-            "p99_ms": self.p99,
-            "throughput": self.throughput,
-            "samples": len(self.samples_ms),
-            "load_ms": median([run.load_ms for run in self.runs]) if self.runs else None,
-            "first_ms": median([run.first_ms for run in self.runs]) if self.runs else None,
-            "peak_rss_bytes": self.peak_rss_bytes,
-            "accuracy": asdict(self.accuracy) if self.accuracy else None,
-            "key": self.key,
-            "reasons": list(self.reasons),
-            "batch": self.conditions.batch,
-            "inputs": self.conditions.inputs,
-            "key_fields": self.key_fields,
-            "environment": self.environment.record(),
-            "files": self.files,
-            "details": dict(self.conditions.details),
-            "energy": self.energy,
-            "working_memory": self.working_memory,
-            "layers": self.layers.record() if self.layers else None,
-            "minutes": by_minute(self.samples_ms) if self.conditions.scenario.startswith("sustained") else None,
-            "percentiles": {
-                figure.name: {
-                    "estimate_ms": figure.estimate,
-                    "raw_ms": figure.raw,
-                    "interval95_ms": figure.interval,
-                    "needs": figure.needs,
-                }
-                for figure in figures
-            },
-            "processes": [
-                {
-                    "samples": len(run.samples_ms),
-                    "load_ms": run.load_ms,
-                    "first_ms": run.first_ms,
-                    "warm_steady": run.warm_steady,
-                    "warm_ms": run.warm_ms,
-                    "timer_ms": run.timer_ms,
-                    "elapsed_ms": run.elapsed_ms,
-                    "dropped": run.dropped,
-                    "peak_rss_bytes": run.peak_rss_bytes,
-                    "monitors": run.series,
-                }
-                for run in self.runs
-            ],
-            "samples_ms": self.samples_ms,
-        }
+        found = self.model_dump(mode="json", include=set(LISTED))
+        return {name: found[name] for name in LISTED}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +26,9 @@ from edgevit.verbs.options import (
     Weights,
 )
 from edgevit.verbs.outcome import finish
+
+if TYPE_CHECKING:
+    from edgevit.profiles.outcomes import Outcome
 
 
 @linked
@@ -77,7 +81,7 @@ def profile(
 
     Example: edgevit profile artifacts/vit_tiny-onnx-fp32 --fps 30 --layers --fail-if "p90>20ms"
     """
-    from edgevit import jobs
+    from edgevit.profiles import outcomes
     from edgevit.profiles.scenarios import parse_scenario
     from edgevit.runtimes.base import parse_options
 
@@ -86,39 +90,52 @@ def profile(
         raise UsageError("--on names no node", hint="edgevit fleet nodes lists them")
     if out and not nodes:
         raise UsageError("--out is for results of --on", hint="here they are kept in the artifact's profiles folder")
+    demands = outcomes.demands(require or (), fail_if or ())
+    asked = {
+        "runtime": runtime,
+        "provider": provider,
+        "tier": tier,
+        "scenario": parse_scenario(scenario, qps=qps, bound_ms=bound_ms, fps=fps, minutes=minutes),
+        "batch": batch,
+        "layers": layers or bool(demands.shares),
+        "data": data,
+        "threads": threads,
+        "trust": trust,
+        "options": parse_options(runtime_option or ()),
+    }
     with render.progress("profiling") as shown:
-        rows = render.Rows(shown)
-        results = jobs.run_profiles(
-            artifacts,
-            lambda name: partial(rows, name) if nodes else render.Stages(shown, name),
-            on=nodes,
-            link=link,
-            out=out,
-            require=tuple(require or ()),
-            fail_if=tuple(fail_if or ()),
-            runtime=runtime,
-            provider=provider,
-            tier=tier,
-            scenario=parse_scenario(scenario, qps=qps, bound_ms=bound_ms, fps=fps, minutes=minutes),
-            batch=batch,
-            layers=layers,
-            data=data,
-            threads=threads,
-            trust=trust,
-            options=parse_options(runtime_option or ()),
-        )
-    done = [result for result in results if result.full]
+        if nodes:
+            measured = _profiled_on(nodes, artifacts, render.Rows(shown), link=link, out=out, **asked)
+        else:
+            measured = outcomes.profile_each(artifacts, partial(render.Stages, shown), asked)
+    results = [demands.judged(one) for one in measured]
+    done = [result for result in results if result.profile]
     if json:
         render.emit_json([result.record() for result in done])
     elif done:
-        render.table(jobs.PROFILE_COLUMNS, [result.row() for result in done])
-        for result in done:
-            if result.layers:
-                title = f"{result.subject}: where the milliseconds went"
-                render.table(jobs.LAYER_COLUMNS, jobs.layer_rows(result.layers), title=title)
-            for line in result.lines():
-                render.say(line)
+        _tables(done)
     finish(results)
+
+
+def _profiled_on(nodes: Sequence[str], artifacts: Sequence[Path], rows: render.Rows, **asked: Any) -> list[Outcome]:
+    from edgevit.fleet.operating.remote_profile import profile_on
+
+    def heard(node: str, path: Path, stage: str, share: float | None) -> None:
+        rows(f"{node} {path}", stage, share)
+
+    return profile_on(nodes, artifacts, on_progress=heard, **asked)
+
+
+def _tables(done: Sequence[Outcome]) -> None:
+    from edgevit.profiles import outcomes
+
+    render.table(outcomes.COLUMNS, [result.row() for result in done])
+    for result in done:
+        if result.measured.layers:
+            title = f"{result.subject}: where the milliseconds went"
+            render.table(outcomes.LAYER_COLUMNS, outcomes.layer_rows(result.measured.layers), title=title)
+        for line in result.lines():
+            render.say(line)
 
 
 def compare(
@@ -210,7 +227,7 @@ def benchmark(
     else:
         render.table(benchmarking.COLUMNS, [row.cells() for row in rows])
         for row in rows:
-            for note in (*row.notes, *(row.profile or {}).get("reasons", ())):
+            for note in (*row.notes, *(row.profile.reasons if row.profile else ())):
                 render.say(f"{row.subject}: {note}")
     finish(benchmarking.failures(rows))
 

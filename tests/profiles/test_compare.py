@@ -16,7 +16,6 @@ from edgevit.errors import BadArtifact, ParityFailed, UnknownName, Unsupported, 
 from edgevit.profiles.compare import SCHEDULE, _schedule, compare
 from edgevit.profiles.difference import Difference, Side, combined
 from edgevit.profiles.interleave import compare_ratios
-from edgevit.profiles.ranking import differing_fields, rank
 
 # A registered plug-in. model.txt holds milliseconds, "first SLOW QUICK" (who is opened first is slow), or a misdeed.
 PLUGIN = """
@@ -222,42 +221,6 @@ def test_the_interval_covers_both_processes() -> None:
     found = difference(1.5, 1.25)
     assert (found.ratio.low, found.ratio.high) == (pytest.approx(1.25), pytest.approx(1.5))
     assert found.sentence() == "b is 1.38× slower than a, 95 % CI 1.25–1.50"
-
-
-# Rankings.
-
-
-def profile(name: str, p50: float | None, **fields: Any) -> dict[str, Any]:
-    return {
-        "artifact": name,
-        "p50_ms": p50,
-        "key_fields": {"device": "cpu", "threads": 1, "runtime": "spin 1", **fields},
-    }
-
-
-def test_profiles_of_one_key_are_ranked_by_their_median() -> None:
-    found = rank([profile("slow", 3.0), profile("failed", None), profile("fast", 1.0)])
-    assert [record["artifact"] for record in found] == ["fast", "slow", "failed"]
-    assert rank([]) == []
-
-
-def test_mixed_keys_are_refused_and_the_fields_named() -> None:
-    with pytest.raises(UsageError, match=r"threads is 1 for a and c, 2 for b") as caught:
-        rank([profile("a", 1.0), profile("b", 2.0, threads=2), profile("c", 3.0)])
-    assert "edgevit compare" in str(caught.value.hint)
-
-
-def test_what_is_compared_may_differ_and_nothing_else() -> None:
-    mixed = [profile("a", 2.0), profile("b", 1.0, runtime="spun 2")]
-    assert [record["artifact"] for record in rank(mixed, across=("runtime",))] == ["b", "a"]
-    with pytest.raises(UsageError, match="runtime is spin 1 for a, spun 2 for b"):
-        rank(mixed)
-
-
-def test_a_field_that_an_older_record_lacks_differs() -> None:
-    old = profile("old", 1.0)
-    del old["key_fields"]["threads"]
-    assert differing_fields([old, profile("new", 1.0)]) == {"threads": {"not recorded": ["old"], "1": ["new"]}}
 
 
 def test_artifacts_of_the_same_folder_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:

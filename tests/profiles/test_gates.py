@@ -8,6 +8,7 @@ import pytest
 
 from edgevit.errors import UnknownName, UsageError
 from edgevit.profiles.gates import FIGURES, Figure, Gate, figures_of, parse, parse_all
+from edgevit.profiles.record import ProfileRecord
 
 
 @pytest.mark.parametrize(
@@ -113,20 +114,16 @@ def test_what_was_not_measured_never_passes(sign: str) -> None:
     assert parse("p50<1ms").missed({"p50": Figure(float("nan"))})
 
 
-def profile(**fields: Any) -> dict[str, Any]:
+def profile(**fields: Any) -> ProfileRecord:
     estimates = {"p50": (1.0, 11), "p90": (2.0, 64), "p95": (None, 130), "p97": (None, 219), "p99": (None, 662)}
-    return {
-        "verdict": "STEADY",
-        "reasons": [],
-        "samples": 100,
-        "p50_ms": 0.9,
-        "throughput": 1000.0,
-        "load_ms": 5.0,
-        "first_ms": 3.0,
-        "peak_rss_bytes": 30_000_000,
+    measured = {
+        "runtime": "onnxruntime", "provider": "cpu", "threads": 1, "batch": 1, "scenario": "single-stream",
+        "tier": "quick", "verdict": "STEADY", "p50_ms": 0.9, "p90_ms": 2.0, "p99_ms": None, "throughput": 1000.0,
+        "load_ms": 5.0, "first_ms": 3.0, "peak_rss_bytes": 30_000_000, "key_fields": {}, "environment": {},
         "percentiles": {name: {"estimate_ms": value, "needs": needs} for name, (value, needs) in estimates.items()},
-        **fields,
-    }
+        "samples_ms": [0.9] * 100,
+    }  # fmt: skip
+    return ProfileRecord.model_validate(measured | fields)
 
 
 def test_the_figures_of_a_profile_are_its_own_fields() -> None:
@@ -152,7 +149,7 @@ def test_too_few_samples_are_a_miss_that_says_how_many_are_needed() -> None:
 
 
 def test_a_failed_profile_is_a_miss_with_its_reason() -> None:
-    failed = profile(verdict="FAILED", reasons=["FAILED: the worker was killed by SIGSEGV"], p50_ms=None, samples=0)
+    failed = profile(verdict="FAILED", reasons=["FAILED: the worker was killed by SIGSEGV"], p50_ms=None, samples_ms=[])
     assert parse("p50>1ms").missed(figures_of(failed)) == (
         "p50>1ms cannot be judged: FAILED: the worker was killed by SIGSEGV"
     )

@@ -24,7 +24,7 @@ from edgevit.errors import BadArtifact, ParityFailed, UnknownName, Unsupported, 
 from edgevit.profiles import latency, measure, verdict
 from edgevit.profiles.environment import collect
 from edgevit.profiles.measure import Plan
-from edgevit.profiles.record import Conditions, Profile
+from edgevit.profiles.measured import Conditions, Profile
 from edgevit.profiles.scenarios import parse_scenario
 from edgevit.profiles.verdict import Need, Run
 from edgevit.proof.accuracy import model_sha256
@@ -170,9 +170,8 @@ def test_an_altered_artifact_and_an_absent_provider_keep_their_own_errors(fake: 
 def test_options_reach_the_runtime_and_what_it_computed_in_is_stated(fake: None, tmp_path: Path) -> None:
     path = make(tmp_path / "a")
     measured = latency.profile(path, threads=1, options={"precision": "bf16"})
-    record = measured.full_record()
-    assert record["precision"] == record["key_fields"]["precision"] == "bf16"
-    assert record["key_fields"]["options"] == "precision=bf16"
+    assert measured.kept.precision == measured.kept.key_fields["precision"] == "bf16"
+    assert measured.kept.key_fields["options"] == "precision=bf16"
     with pytest.raises(UnknownName, match="option of fake 'precison'") as caught:
         latency.profile(path, threads=1, options={"precison": "bf16"})
     assert caught.value.nearest == ("precision",)
@@ -400,7 +399,7 @@ def test_summaries_come_from_the_samples() -> None:
 def test_processes_are_pooled_in_order() -> None:
     measured = profiled(made([10.0, 11.0]), made([12.0]))
     assert measured.samples_ms == (10.0, 11.0, 12.0)
-    assert [entry["samples"] for entry in measured.full_record()["processes"]] == [2, 1]
+    assert [process.samples for process in measured.kept.processes] == [2, 1]
 
 
 def test_other_conditions_give_another_key_and_other_inputs_do_not() -> None:

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from edgevit.errors import GateMissed, Unsupported, UsageError
-from edgevit.profiles.layers import Layers, Requirement, of_record, parse_requirement
+from edgevit.profiles.layers import Layers, Requirement, parse_requirement
 from edgevit.runtimes.base import LayerTime
 
 LAYERS = Layers(
-    "onnxruntime",
-    20,
-    (
+    source="onnxruntime",
+    runs=20,
+    layers=(
         LayerTime("patch/Conv", "Conv", "patch", "cuda", 6.0),
         LayerTime("blocks.0/Gemm", "Gemm", "blocks.0", "cuda", 3.0),
         LayerTime("model/Gelu", "Gelu", "", "cpu", 0.75),
@@ -26,7 +26,7 @@ def test_time_is_summed_by_operator_module_and_unit_the_largest_first() -> None:
 
 
 def test_a_record_comes_back_as_it_was() -> None:
-    assert of_record(LAYERS.record()) == LAYERS
+    assert Layers.model_validate(LAYERS.model_dump(mode="json")) == LAYERS
 
 
 @pytest.mark.parametrize("text", ["cuda>=90%", "CUDA >= 0.9", "CUDAExecutionProvider>=90.0%"])

@@ -7,7 +7,6 @@ device and the operator's names of artifact and data.
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 import tempfile
@@ -29,6 +28,7 @@ from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, parse
 from edgevit.fleet.bus.transport import gather
 from edgevit.fleet.operating.operator import Operator
+from edgevit.profiles.outcomes import Outcome
 
 if TYPE_CHECKING:
     from edgevit.profiles.scenarios import Scenario
@@ -38,17 +38,6 @@ EVERY_S = 1.0  # between two questions how far it is
 GONE_S = 20.0  # without a word of the node
 
 OnProgress = Callable[[str, Path, str, float | None], None]  # node, artifact, stage, share
-
-
-@dataclass(frozen=True)
-class RemoteProfile:
-    """One artifact on one node: the file that was measured and what it holds, or why there is none."""
-
-    node: str
-    artifact: Path
-    file: Path | None = None
-    full: Mapping[str, Any] | None = None
-    error: EdgeVitError | None = None
 
 
 def profile_on(
@@ -68,7 +57,7 @@ def profile_on(
     options: Mapping[str, str] | None = None,
     out: Path | None = None,
     on_progress: OnProgress | None = None,
-) -> list[RemoteProfile]:
+) -> list[Outcome]:
     """Profile ``artifacts`` on ``nodes``, as ``edgevit.profile`` does here: the nodes at the same time, the artifacts
     of each one after another. Of ``data`` the images are sent, as many as ``profiles.crops.write`` takes.
 
@@ -145,18 +134,17 @@ class _Asking:
                 return source
         return next((file for said, file in self.images.values() if said.sha256 == sha256), None)
 
-    def all_on(self, node: str) -> list[RemoteProfile]:
+    def all_on(self, node: str) -> list[Outcome]:
         """All artifacts on one node, one after another."""
         results = []
         for path in self.packed:
             try:
-                file, full = self._one(node, path)
-                results.append(RemoteProfile(node, path, file, full))
+                results.append(self._one(node, path))
             except EdgeVitError as exc:
-                results.append(RemoteProfile(node, path, error=exc))
+                results.append(Outcome(_subject(node, path), error=exc, node=node))
         return results
 
-    def _one(self, node: str, path: Path) -> tuple[Path, dict[str, Any]]:
+    def _one(self, node: str, path: Path) -> Outcome:
         images = self.images[path][0] if path in self.images else None
         order = ProfileOrder.signed(
             **self.asked, node=node, id=secrets.token_hex(8), release=self.packed[path].sha256, artifact=str(path),
@@ -193,17 +181,16 @@ class _Asking:
                 return state
         return None
 
-    def _fetch(self, state: JobState, node: str, path: Path) -> tuple[Path, dict[str, Any]]:
+    def _fetch(self, state: JobState, node: str, path: Path) -> Outcome:
         """The result, checked and kept where it belongs."""
         from edgevit.artifact.opened import Artifact
-        from edgevit.profiles.record import LISTED
-        from edgevit.profiles.report.stored import read
+        from edgevit.profiles.stored import read
 
         if state.result is None:
             raise FleetError(f"{node} has no result")
         pulled = Puller(self.operator.bus, self.operator.names, self.store).pull(state.result, state.bytes)
-        it, full = read(pulled).stored, json.loads(pulled.read_bytes())
-        if not full.keys() >= set(LISTED):
+        it = read(pulled).stored
+        if it.lacks():
             raise FleetError(f"{node} runs another edgevit, whose result lacks figures", hint="pip install -U edgevit")
         if it.files != dict(Artifact.open(path).manifest.files):
             raise FleetError(f"{node} measured another artifact than {path}")
@@ -216,4 +203,8 @@ class _Asking:
             shutil.copyfile(pulled, kept)
         except OSError as exc:
             raise UsageError(f"{kept} cannot be written: {exc.strerror}", hint="choose another folder") from exc
-        return kept, full
+        return Outcome(_subject(node, path), it, node=node, saved=kept)
+
+
+def _subject(node: str, path: Path) -> str:
+    return f"{node} {path}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgevit.profiles.report.collect import Row
 from edgevit.profiles.report.figures import COLOURS, Figure, colour, ink, label
-from edgevit.profiles.report.stored import Layer
+from edgevit.runtimes.base import LayerTime
 
 UNKNOWN, OTHER, WHOLE = "(module unknown)", "(other)", "(the model itself)"
 MAX_SHARE = 1 / 3  # a module with more of the time is cut into its children
@@ -49,7 +49,7 @@ def break_down(model: str, rows: Sequence[Row], field: str) -> Breakdown:
     return Breakdown(model, field, tuple(rows), _largest(ms))
 
 
-def _part(layer: Layer, field: str, cut: frozenset[Path]) -> str:
+def _part(layer: LayerTime, field: str, cut: frozenset[Path]) -> str:
     if field != "module":
         return str(getattr(layer, field)) or UNKNOWN
     if layer.module is None:
@@ -58,11 +58,11 @@ def _part(layer: Layer, field: str, cut: frozenset[Path]) -> str:
     return next((".".join(path[:depth]) for depth in range(len(path), 0, -1) if path[:depth] in cut), WHOLE)
 
 
-def _path(layer: Layer) -> Path:
+def _path(layer: LayerTime) -> Path:
     return tuple(layer.module.split(".")) if layer.module else ()
 
 
-def _cut(layers: Sequence[Layer]) -> frozenset[Path]:
+def _cut(layers: Sequence[LayerTime]) -> frozenset[Path]:
     """Modules to show: the model's children, and the children of what holds over a third of the time while there are
     colours for them."""
     paths = [(path, layer.ms) for layer in layers if (path := _path(layer))]

@@ -61,8 +61,7 @@ def median_cell(row: Row, slowest: float) -> tuple[Markup, float | None]:
     it = row.stored
     if it is None or it.p50_ms is None:
         return join("—"), None
-    found = it.percentiles.get("p50")
-    low, high = found.interval95_ms if found and found.interval95_ms else (None, None)
+    low, high = it.p50_interval95_ms or (None, None)
     interval = "no interval" if low is None else f"{number(low)}–{number(high)}"
     bar = tag("span", class_="bar", style=f"--share:{it.p50_ms / slowest if slowest else 0:.3f}", aria_hidden="true")
     value = tag("span", number(it.p50_ms), class_="main")

@@ -11,8 +11,8 @@ from edgevit import registry
 from edgevit.artifact.manifest import MANIFEST, Manifest
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, UsageError
-from edgevit.profiles.report import stored
-from edgevit.profiles.report.stored import Measurement, Stored
+from edgevit.profiles.record import ProfileRecord
+from edgevit.profiles.stored import Measurement, read
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Row:
     reason: str | None = None
 
     @property
-    def stored(self) -> Stored | None:
+    def stored(self) -> ProfileRecord | None:
         """The measurement that may be shown: none where there is a reason against it."""
         return self.measurement.stored if self.measurement and not self.reason else None
 
@@ -184,7 +184,7 @@ def _measurements(path: Path) -> tuple[list[Measurement], list[str]]:
     problems = []
     for file in _profile_files(path):
         try:
-            found = stored.read(file)
+            found = read(file)
         except BadArtifact as exc:
             problems.append(str(exc))
             continue

@@ -174,8 +174,8 @@ def _point(row: Row, name: str, index: int, trade: Trade, side: str | None) -> d
 
 def _interval(row: Row) -> tuple[float, float]:
     """95 % interval of the median; the median itself where there is none."""
-    found = row.stored.percentiles.get("p50") if row.stored else None
-    return found.interval95_ms if found and found.interval95_ms else (p50(row), p50(row))
+    found = row.stored.p50_interval95_ms if row.stored else None
+    return found or (p50(row), p50(row))
 
 
 def distributions(group: Group) -> Figure:

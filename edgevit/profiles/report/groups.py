@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from edgevit.profiles.record import Plain
 from edgevit.profiles.report.collect import Row
-from edgevit.profiles.report.stored import Plain
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def groups_of(rows: Iterable[Row]) -> list[Group]:
     """Measured rows by key, the largest group first."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        if row.stored and row.measurement:
-            found.setdefault(row.measurement.key, []).append(row)
+        if row.stored:
+            found.setdefault(row.stored.key, []).append(row)
     ordered = sorted(found.items(), key=lambda item: -len(item[1]))
     return [
         Group(letter(number), key, members[0].stored.key_fields if members[0].stored else {}, tuple(members))

@@ -8,9 +8,9 @@ from itertools import accumulate
 from typing import Any
 
 from edgevit.profiles.monitors import MONITORS, Monitor
+from edgevit.profiles.record import Process, ProfileRecord
 from edgevit.profiles.report.collect import Row
 from edgevit.profiles.report.figures import Figure, p50
-from edgevit.profiles.report.stored import Process, Stored
 from edgevit.profiles.report.thin import WHOLE, track
 
 Reading = Mapping[str, float | None]
@@ -23,12 +23,12 @@ class Stretch:
     begin: float
     start: float
     end: float
-    warm: tuple[list[float], list[float]]
-    samples: tuple[list[float], list[float]]
+    warm: tuple[Sequence[float], Sequence[float]]
+    samples: tuple[Sequence[float], Sequence[float]]
     throttled: list[float]
 
 
-def stretches(it: Stored) -> list[Stretch]:
+def stretches(it: ProfileRecord) -> list[Stretch]:
     """The processes one after another. A sample stands at its end; opening the model takes no room."""
     found, clock, taken = [], 0.0, 0
     for process in it.processes:

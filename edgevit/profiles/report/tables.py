@@ -16,52 +16,69 @@ COLUMNS = ("artifact", "target", "verdict", "p50", "p90", "p99", "rows/s", "memo
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
 
 
+IDENTITY = ("artifact", "path", "model", "target", "precision", "bytes")
+PROOF = ("parity", "max_rel", "tolerance")
+ACCURACY = ("top1", "top1_of", "top1_data")
+FIGURES = (
+    "runtime", "runtime_and_version", "provider", "threads", "batch", "scenario", "tier", "p50_ms", "p50_ci95_ms",
+    "p90_ms", "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "key", "measured", "profile",
+    "profile_sha256",
+)  # fmt: skip
+
+
 def record(row: Row) -> dict[str, Any]:
     """One row as JSON-ready values; figures that cannot be given are None and ``reason`` or ``reasons`` say why."""
-    manifest, it = row.manifest, row.stored
-    accuracy, parity = row.accuracy, manifest.parity if manifest else None
-    return {
-        "artifact": row.name,
-        "path": str(row.path),
-        "model": manifest.model.name if manifest else None,
-        "target": manifest.target if manifest else None,
-        "precision": manifest.precision if manifest else None,
-        "bytes": row.size,
-        "parity": parity.status if parity else None,
-        "max_rel": parity.max_rel if parity else None,
-        "tolerance": parity.tolerance if parity else None,
-        "top1": accuracy.top1 if accuracy else None,
-        "top1_of": accuracy.of if accuracy else None,
-        "top1_data": accuracy.data if accuracy else None,
+    known = {
+        **_of_artifact(row),
+        **_of_accuracy(row),
         "verdict": row.verdict,
         "reason": row.reason,
-        "runtime": it.runtime if it else None,
-        "runtime_and_version": it.key_fields.get("runtime") if it else None,
-        "provider": it.provider if it else None,
-        "threads": it.threads if it else None,
-        "batch": it.batch if it else None,
-        "scenario": it.scenario if it else None,
-        "tier": it.tier if it else None,
-        "p50_ms": it.p50_ms if it else None,
-        "p50_ci95_ms": _interval(row),
-        "p90_ms": it.p90_ms if it else None,
-        "p99_ms": it.p99_ms if it else None,
-        "throughput": it.throughput if it else None,
-        "samples": len(it.samples_ms) if it else None,
-        "load_ms": it.load_ms if it else None,
-        "first_ms": it.first_ms if it else None,
-        "peak_rss_bytes": it.peak_rss_bytes if it else None,
-        "key": row.measurement.key if row.measurement and it else None,
-        "measured": row.measurement.measured if row.measurement and it else None,
-        "profile": str(row.measurement.file) if row.measurement else None,
-        "profile_sha256": row.measurement.sha256 if row.measurement else None,
-        "reasons": it.reasons if it else [],
+        **_of_measurement(row),
+        **_of_file(row),
+        "reasons": list(row.stored.reasons) if row.stored else [],
+    }
+    names = (*IDENTITY, *PROOF, *ACCURACY, "verdict", "reason", *FIGURES, "reasons")
+    return {name: known.get(name) for name in names}
+
+
+def _of_artifact(row: Row) -> dict[str, Any]:
+    """Who it is and how it was proved."""
+    found = {"artifact": row.name, "path": str(row.path), "bytes": row.size}
+    if row.manifest is None:
+        return found
+    manifest, parity = row.manifest, row.manifest.parity
+    return found | {
+        "model": manifest.model.name,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "parity": parity.status,
+        "max_rel": parity.max_rel,
+        "tolerance": parity.tolerance,
     }
 
 
-def _interval(row: Row) -> list[float] | None:
-    found = row.stored.percentiles.get("p50") if row.stored else None
-    return list(found.interval95_ms) if found and found.interval95_ms else None
+def _of_accuracy(row: Row) -> dict[str, Any]:
+    found = row.accuracy
+    return {"top1": found.top1, "top1_of": found.of, "top1_data": found.data} if found else {}
+
+
+def _of_measurement(row: Row) -> dict[str, Any]:
+    """The figures that may be shown, under the names that they are kept by."""
+    it = row.stored
+    if it is None:
+        return {}
+    interval = it.p50_interval95_ms
+    return {name: getattr(it, name, None) for name in FIGURES} | {
+        "runtime_and_version": it.key_fields.get("runtime"),
+        "p50_ci95_ms": list(interval) if interval else None,
+        "measured": row.measurement.measured if row.measurement else None,
+    }
+
+
+def _of_file(row: Row) -> dict[str, Any]:
+    """Where the measurement lies, also one that may not be shown."""
+    it = row.measurement
+    return {"profile": str(it.file), "profile_sha256": it.sha256} if it else {}
 
 
 def as_json(found: Collection) -> str:

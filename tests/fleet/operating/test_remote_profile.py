@@ -43,8 +43,8 @@ from edgevit.fleet.operating.remote_profile import profile_on
 from edgevit.fleet.trust.signatures import trusted_keys
 from edgevit.profiles import crops, latency
 from edgevit.profiles.report.collect import collect
-from edgevit.profiles.report.stored import read
 from edgevit.profiles.scenarios import parse_scenario
+from edgevit.profiles.stored import read
 
 NAMES = Names()
 
@@ -110,12 +110,12 @@ def test_an_artifact_is_measured_on_two_nodes_and_the_results_come_back(
     assert [one.node for one in found] == ["pi-2", "pi-1"]
     for one in found:
         assert one.error is None
-        assert one.file is not None
-        assert one.full is not None
-        assert one.file.parent == artifact / "profiles"
-        assert one.file.name.endswith(f"-onnxruntime-quick-{one.node}.json")
-        assert one.full["artifact"] == str(artifact)  # not where the node had it
-        stored = read(one.file).stored
+        assert one.saved is not None
+        assert one.profile
+        assert one.saved.parent == artifact / "profiles"
+        assert one.saved.name.endswith(f"-onnxruntime-quick-{one.node}.json")
+        assert one.measured.artifact == str(artifact)  # not where the node had it
+        stored = read(one.saved).stored
         assert stored.threads == 1
         assert stored.environment["cpu"]
     assert {(said[0], said[1]) for said in heard} == {("pi-1", artifact), ("pi-2", artifact)}
@@ -131,7 +131,7 @@ def test_a_bundle_stands_for_its_sub_models_and_a_fleet_file_can_use_the_results
     start()
     bundle = make_bundle(tmp_path / "bundle", parts=1)
     found = profile_on(["pi-1"], [bundle], out=tmp_path / "measured", threads=1)
-    assert [one.artifact.name for one in found] == ["part-0"]
+    assert [Path(one.subject).name for one in found] == ["part-0"]
     assert not (bundle / "part-0" / "profiles").exists()
     from edgevit.bundle.fleet_file import read_fleet
 
@@ -159,10 +159,12 @@ def test_a_scenario_runs_there_with_its_parameters(start: Callable[..., Node], a
     start()
     scenario = parse_scenario(qps=200, bound_ms=1000)
     (one,) = profile_on(["pi-1"], [artifact], scenario=scenario, threads=1, options={"graph_optimization": "basic"})
-    assert one.full is not None, one.error
-    assert one.full["scenario"] == "server 200 qps ≤ 1000 ms"
-    assert one.full["key_fields"]["options"] == "graph_optimization=basic"
-    assert any("the bound of 1000 ms" in reason or "1000 ms cannot be said" in reason for reason in one.full["reasons"])
+    assert one.profile, one.error
+    assert one.measured.scenario == "server 200 qps ≤ 1000 ms"
+    assert one.measured.key_fields["options"] == "graph_optimization=basic"
+    assert any(
+        "the bound of 1000 ms" in reason or "1000 ms cannot be said" in reason for reason in one.measured.reasons
+    )
 
 
 def test_the_images_of_a_data_set_go_along_and_give_the_accuracy_that_is_measured_here(
@@ -171,12 +173,12 @@ def test_the_images_of_a_data_set_go_along_and_give_the_accuracy_that_is_measure
     start()
     data = f"folder:{pictures(tmp_path / 'pictures')}"
     (there,) = profile_on(["pi-1"], [artifact], data=data, threads=1)
-    assert there.full is not None, there.error
-    here = latency.profile(artifact, data=data, threads=1).full_record()
-    assert there.full["accuracy"] == here["accuracy"]
-    assert there.full["accuracy"]["images"] == 12
-    assert there.full["inputs"] == data
-    assert "crops:" not in json.dumps(there.full)
+    assert there.profile, there.error
+    here = latency.profile(artifact, data=data, threads=1).kept
+    assert there.measured.accuracy == here.accuracy
+    assert there.measured.accuracy.images == 12
+    assert there.measured.inputs == data
+    assert "crops:" not in there.measured.model_dump_json()
 
 
 def test_images_without_labels_are_only_inputs_and_the_result_says_so(
@@ -187,9 +189,9 @@ def test_images_without_labels_are_only_inputs_and_the_result_says_so(
     loose.mkdir()
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(loose / "one.png")
     (one,) = profile_on(["pi-1"], [artifact], data=f"folder:{loose}", threads=1)
-    assert one.full is not None, one.error
-    assert one.full["accuracy"] is None
-    assert f"accuracy was not measured: folder:{loose} has no labels" in one.full["reasons"]
+    assert one.profile, one.error
+    assert one.measured.accuracy is None
+    assert f"accuracy was not measured: folder:{loose} has no labels" in one.measured.reasons
 
 
 def test_of_more_images_than_are_sent_some_of_every_class_go(
@@ -262,8 +264,8 @@ def test_code_that_nobody_signed_is_opened_only_when_the_operator_says_so(
         return profiled(*about, **options)
 
     monkeypatch.setattr(latency, "profile", noting)
-    assert profile_on(["pi-1"], [artifact], threads=1)[0].full
-    assert profile_on(["pi-1"], [artifact], threads=1, trust=True)[0].full
+    assert profile_on(["pi-1"], [artifact], threads=1)[0].profile
+    assert profile_on(["pi-1"], [artifact], threads=1, trust=True)[0].profile
     assert opened == [False, True]
 
 
