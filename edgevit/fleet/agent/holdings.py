@@ -246,7 +246,7 @@ class Holdings:
     def _carry_out(self, job: Job) -> None:
         placement = job.placement
         try:
-            self._book.fence(placement)
+            placement = self._book.fence(placement)
             job.say(Progress(node=self._node, stage="checking"))
             release = None if placement.withdrawn else self.release(placement)
             if release is not None:
