@@ -24,8 +24,9 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
-from edgevit.errors import FleetError, ParityFailed, Unsupported, one_line
+from edgevit.errors import FleetError, ParityFailed, Unsupported
 from edgevit.fleet.agent.figures import Figures
+from edgevit.fleet.agent.station import sentence
 from edgevit.fleet.bus.logs import Log
 from edgevit.fleet.bus.messages import (
     MAX_PAYLOAD,
@@ -48,7 +49,6 @@ GRACE_S = 0.2  # between a part's token and its queryable: askers that have not 
 LAST_GRACE_S = 0.05  # the same where the node leaves
 DRAIN_S = 10.0  # for the answers of a part that is unloaded
 MAX_IMAGE_PIXELS = 16_000_000  # of an encoded image; 48 MB once decoded
-_SENTENCE = 300  # characters of a refusal
 _REPLY = b'{"id":"%b","tensor":%b,"queue_ms":%.4f,"compute_ms":%.4f}'  # messages.ReplyMeta, without its 20 µs
 
 Key = tuple[str, str]  # revision, part
@@ -249,7 +249,7 @@ class Engine:
                 else:
                     self._answer(loaded, question, arrived)
             except Exception as exc:  # the asker is gone, or the session with it: the next one is not
-                self._say("unanswered", loaded.figures, reason=_sentence(exc))
+                self._say("unanswered", loaded.figures, reason=sentence(exc))
             with self._idle:
                 loaded.pending -= 1
                 if not loaded.pending:
@@ -270,7 +270,7 @@ class Engine:
             compute_ms = (time.perf_counter() - begun) * 1e3
             reply = _REPLY % (asked.id.encode(), tensor, queue_ms, compute_ms)
         except Exception as exc:  # an engine may raise anything
-            self._refuse(loaded, question, "failed", _sentence(exc), trace)
+            self._refuse(loaded, question, "failed", sentence(exc), trace)
             return
         loaded.figures.answered(queue_ms, compute_ms)
         question.answer(data, reply)
@@ -337,7 +337,3 @@ def _infer(loaded: _Loaded, rows: Array) -> Array:
 def _tensor(dtype: str, shape: tuple[int, ...]) -> bytes:
     """messages.Tensor, encoded. ValidationError for what is not sent."""
     return Tensor.model_validate({"dtype": dtype, "shape": shape}).encode()
-
-
-def _sentence(exc: Exception) -> str:
-    return one_line(exc)[:_SENTENCE]

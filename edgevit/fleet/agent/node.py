@@ -33,6 +33,7 @@ from edgevit.fleet.agent.engine import Engine
 from edgevit.fleet.agent.figures import host_port, serve_metrics
 from edgevit.fleet.agent.holdings import Holdings
 from edgevit.fleet.agent.profiling import serve_profiles
+from edgevit.fleet.agent.station import Station
 from edgevit.fleet.agent.store import node_home
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.logs import Heard, Log
@@ -128,15 +129,8 @@ class Node:
             log=self.log,
         )
         trusted = partial(trusted_keys, options.link.identity)
-        self.holdings = Holdings(
-            self.bus,
-            self.names,
-            self.name,
-            self.engine,
-            memory_bytes=self.memory_bytes,
-            trusted=trusted,
-            log=self.log,
-        )
+        station = Station(self.bus, self.names, self.name, self.log)
+        self.holdings = Holdings(station, self.engine, memory_bytes=self.memory_bytes, trusted=trusted)
         controller = Controller(self.bus, self.names, self.name, self.incarnation, self.holdings, log=self.log)
         for piece in (self.holdings, controller, self.engine):
             stack.callback(piece.close)

@@ -3,8 +3,7 @@
     <node home>/placements/<name>.json   the newest order of a deployment, and the one before it until that is replaced
     <node home>/drained.json             whether the node takes no new parts
 
-An order counts if a trusted operator signed it and its generation is higher than the one that is known, or it is the
-one that is known and more of it was taken over.
+An order counts if a trusted operator signed it and its generation is higher than the one that is known.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field, ValidationError
 
 from edgevit.artifact.files import write_durably
-from edgevit.errors import FleetError
+from edgevit.errors import EdgeVitError, FleetError
 from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Message, Placement, Progress, parse
 from edgevit.fleet.bus.transport import Question
-from edgevit.fleet.trust.signatures import SignedOrder, check_placement, trusts
+from edgevit.fleet.trust.signatures import SignedOrder, check_placement
 
 ASKERS = 8  # who hear how an order goes on
 
@@ -33,7 +32,7 @@ class DrainOrder(SignedOrder):
 
     purpose: ClassVar[str] = "drain"
     drained: bool
-    at: Annotated[int, Field(ge=0, lt=1 << 63, description="nanoseconds since 1970")]
+    at: Annotated[int, Field(ge=0, description="nanoseconds since 1970")]
 
 
 class Kept(Message):
@@ -87,18 +86,20 @@ class Orders:
         """The parts that are to be loaded here."""
         return {key for one in self.kept().values() for key in one.wants(self._node)}
 
-    def wanted_with(self, placement: Placement) -> set[Key]:
-        """The same once ``placement`` is accepted."""
-        kept = self.kept() | {placement.name: self.accepted(placement)}
-        return {key for one in kept.values() for key in one.wants(self._node)}
+    def wanted_with(self, kept: Kept) -> set[Key]:
+        """The same once ``kept`` is what is kept of its deployment."""
+        others = {name: one for name, one in self.kept().items() if name != kept.newest.name}
+        return {key for one in (kept, *others.values()) for key in one.wants(self._node)}
 
-    def accepted(self, placement: Placement) -> Kept:
-        """What is kept of its deployment once it is accepted."""
+    def accepted(self, placement: Placement, runs: Callable[[Key], bool]) -> Kept:
+        """What is kept of its deployment once it is accepted: the order before it too, where some of that runs here."""
         old = self.kept().get(placement.name)
-        if old is not None and old.newest.same(placement):
-            return old.model_copy(update={"newest": old.newest.joined(placement)})
+        if old is not None and old.newest == placement:
+            return old
         before = None if old is None or placement.withdrawn else old.before or old.newest
-        return Kept(newest=placement, before=None if before is None or before.withdrawn else before)
+        if before is not None and not any(map(runs, Kept(newest=before).wants(self._node))):
+            before = None
+        return Kept(newest=placement, before=before)
 
     def keep(self, kept: Kept) -> None:
         name = kept.newest.name
@@ -113,7 +114,8 @@ class Orders:
         self.check(placement)
         if placement.withdrawn and any(placement.nodes.values()):
             raise BadMessage("a withdrawn placement that gives parts to nodes")
-        return self.fence(placement)
+        self.fence(placement)
+        return placement
 
     def check(self, placement: Placement) -> None:
         """Raises what ``check_placement`` raises unless a trusted operator signed it."""
@@ -121,16 +123,17 @@ class Orders:
 
     def trusts(self, placement: Placement) -> bool:
         """Whether one did."""
-        return trusts(placement, self._trusted())
+        try:
+            self.check(placement)
+        except EdgeVitError:
+            return False
+        return True
 
-    def fence(self, placement: Placement) -> Placement:
-        """The order, with what is known to be taken over already. FleetError for what is older than the order that is
-        known, or another one of its generation."""
+    def fence(self, placement: Placement) -> None:
+        """FleetError for what is older than the order that is known, or another one of its generation."""
         known = self.known().get(placement.name)
-        if known is not None and placement.same(known):
-            return known.joined(placement)
-        if known is None or placement.generation > known.generation:
-            return placement
+        if known is None or placement.generation > known.generation or placement == known:
+            return
         given, have = (".".join(map(str, one.generation)) for one in (placement, known))
         other = "another order of that generation" if given == have else f"generation {have}"
         raise FleetError(

@@ -13,6 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from edgevit.artifact.files import sha256_of, sync_folder, write_durably
@@ -43,11 +44,9 @@ class Store:
     def path(self, sha256: str) -> Path | None:
         """Where a whole blob lies, or None. Asking counts as a use."""
         path = self.root / sha256
-        try:
+        with suppress(OSError):  # a disk that cannot be written serves what it holds
             os.utime(path)
-        except OSError:
-            return None
-        return path
+        return path if path.is_file() else None
 
     def part(self, sha256: str) -> Path:
         """The file that a pull appends to."""
@@ -105,37 +104,49 @@ class Store:
         """
         with self._lock:
             pinned = frozenset[str]().union(*self._pins.values(), sizes)
-            files = {file.name: file.stat() for file in self.root.iterdir() if file.is_file()}
-            needed = sum(sizes[blob] - self._here(blob, sizes[blob], files) for blob in sizes)
-            kept = sum(stat.st_size for name, stat in files.items() if name.removesuffix(PART) in pinned)
-            if kept + needed > self.limit_bytes:
-                raise FleetError(
-                    f"its disk cache has no room: {needed:,} bytes are needed, and {kept:,} of {self.limit_bytes:,} "
-                    "are in use",
-                    hint="undeploy what is not used, or give the node a larger cache",
-                )
-            loose = sorted(
-                (stat.st_mtime, name, stat.st_size)
-                for name, stat in files.items()
-                if name.removesuffix(PART) not in pinned
-            )
-            gained = sum(size for *_, size in loose)
-            free = shutil.disk_usage(self.root).free + gained
-            if needed + SPARE_BYTES > free:
-                raise FleetError(f"its disk has no room: {needed:,} bytes are needed, and {free:,} are free")
-            disk = free - gained
-            for _, name, size in loose:
+            files = self._files()
+            needed = sum(size - _here(blob, size, files) for blob, size in sizes.items())
+            loose = {name: stat for name, stat in files.items() if name.removesuffix(PART) not in pinned}
+            kept, gained = (sum(stat.st_size for stat in some.values()) for some in (files, loose))
+            kept -= gained
+            disk = shutil.disk_usage(self.root).free
+            if needed:  # what is here already needs no room, however full the disk is
+                self._refuse_beyond(needed, kept, disk + gained)
+            for name, stat in sorted(loose.items(), key=lambda one: (one[1].st_mtime, one[0])):
                 if kept + gained + needed <= self.limit_bytes and needed + SPARE_BYTES <= disk:
                     break
                 (self.root / name).unlink(missing_ok=True)
-                gained, disk = gained - size, disk + size
+                gained, disk = gained - stat.st_size, disk + stat.st_size
 
-    @staticmethod
-    def _here(blob: str, size: int, files: Mapping[str, os.stat_result]) -> int:
-        if blob in files:
-            return size
-        begun = files.get(f"{blob}{PART}")
-        return min(begun.st_size, size) if begun else 0
+    def _refuse_beyond(self, needed: int, kept: int, free: int) -> None:
+        if kept + needed > self.limit_bytes:
+            raise FleetError(
+                f"its disk cache has no room: {needed:,} bytes are needed, and {kept:,} of {self.limit_bytes:,} "
+                "are in use",
+                hint="undeploy what is not used, or give the node a larger cache",
+            )
+        if needed + SPARE_BYTES > free:
+            raise FleetError(
+                f"its disk has no room: {needed:,} bytes are needed, and {max(free - SPARE_BYTES, 0):,} of {free:,} "
+                "free ones are to be had",
+                hint=f"make room on the node's disk; {SPARE_BYTES >> 20} MB of it are left free",
+            )
+
+    def _files(self) -> dict[str, os.stat_result]:
+        found = {}
+        for file in self.root.iterdir():
+            with suppress(FileNotFoundError):  # another thread's pull just gave it its name
+                if file.is_file():
+                    found[file.name] = file.stat()
+        return found
+
+
+def _here(blob: str, size: int, files: Mapping[str, os.stat_result]) -> int:
+    """How many bytes of a blob are here."""
+    if blob in files:
+        return size
+    begun = files.get(f"{blob}{PART}")
+    return min(begun.st_size, size) if begun else 0
 
 
 def lay_out(store: Store, files: Mapping[str, str], folder: Path) -> None:

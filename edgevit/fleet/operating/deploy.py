@@ -27,7 +27,7 @@ from edgevit.fleet.agent.release import Packed, Release, pack
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import BadMessage, Info, Placement, record
 from edgevit.fleet.bus.names import checked
-from edgevit.fleet.operating.operator import OnProgress, Operator, hosts, unheard
+from edgevit.fleet.operating.operator import OnProgress, Operator, unheard
 from edgevit.home import fleet_home
 
 COLUMNS = ("node", "sub-models")
@@ -80,10 +80,9 @@ class Undeployed:
 
     name: str
     told: tuple[str, ...]
-    notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        return {"name": self.name, "told": list(self.told), "notes": list(self.notes)}
+        return {"name": self.name, "told": list(self.told)}
 
 
 @dataclass(frozen=True)
@@ -146,11 +145,9 @@ def deploy(
                 epoch=operator.next_epoch(name, infos, known),
                 replicas=replicas,
                 replace_after_s=replace_after_s,
-                hosts=hosts(infos),
-                nodes=placing.with_spare(where, [one.node for one in infos]),
+                nodes=placing.with_second(where, [one.node for one in infos]),
             )
-            brought = operator.bring_about(placement, infos, known, on_progress)
-    placement, notes = brought.placement, (*operator.notes, *brought.notes)
+            notes = operator.bring_about(placement, infos, known, on_progress)
     _remember(placement, link)
     return Deployed(
         name,
@@ -160,7 +157,7 @@ def deploy(
         replicas,
         where,
         time.monotonic() - started,
-        notes,
+        tuple(notes),
     )
 
 
@@ -170,13 +167,13 @@ def undeploy(name: str, link: Link | None = None) -> Undeployed:
         infos = operator.nodes()
         known = operator.known_placement(name)
         placement = operator.again(known, infos, nodes={}, withdrawn=True)
-        failed = operator.bring_about(placement, infos, known, unheard).refused
+        failed = operator.give("apply", placement, [one.node for one in infos], unheard)
     told = tuple(sorted(one.node for one in infos if one.node not in failed))
     if not told:
         node, reason = min(failed.items())
         raise FleetError(f"{node} refused: {reason}")
     _forget(name)
-    return Undeployed(name, told, tuple(operator.notes))
+    return Undeployed(name, told)
 
 
 def rebalance(name: str, link: Link | None = None, *, on_progress: OnProgress = unheard) -> Deployed:
@@ -191,11 +188,10 @@ def rebalance(name: str, link: Link | None = None, *, on_progress: OnProgress = 
         for part in placing.missing(parts, where):
             raise placing.impossible(part, nodes, where, parts)
         moved = tuple(placing.moves(known.nodes, where))
-        placement, notes = known, tuple[str, ...]()
-        if moved or known.hosts != hosts(infos):
-            placement = operator.again(known, infos, nodes=placing.with_spare(where, there))
-            brought = operator.bring_about(placement, infos, known, on_progress)
-            placement, notes = brought.placement, brought.notes
+        placement, notes = known, list[str]()
+        if moved:
+            placement = operator.again(known, infos, nodes=placing.with_second(where, there))
+            notes = operator.bring_about(placement, infos, known, on_progress)
     return Deployed(
         name,
         placement.kind,
@@ -204,7 +200,7 @@ def rebalance(name: str, link: Link | None = None, *, on_progress: OnProgress = 
         placement.replicas,
         dict(placement.nodes),
         time.monotonic() - started,
-        (*operator.notes, *notes),
+        tuple(notes),
         moved,
     )
 
@@ -232,17 +228,17 @@ def drain(node: str, link: Link | None = None, *, undo: bool = False, on_progres
             for part in placing.missing(parts, where):
                 raise placing.impossible(part, nodes, where, parts)
             moved += placing.moves(known.nodes, where)
-            second = placing.with_spare(where, [one.node for one in infos if one.node != node])
+            second = placing.with_second(where, [one.node for one in infos if one.node != node])
             orders.append((known, operator.again(known, infos, nodes=second)))
         operator.drain(node, True)
         try:
             for known, placement in orders:
-                notes += operator.bring_about(placement, infos, known, on_progress).notes
+                notes += operator.bring_about(placement, infos, known, on_progress)
         except BaseException:
             operator.drain(node, False)
             raise
         operator.wait_empty(node)
-    return DrainedNode(node, True, tuple(moved), (*operator.notes, *notes))
+    return DrainedNode(node, True, tuple(moved), tuple(notes))
 
 
 def deployed_here(revision: str) -> bool:

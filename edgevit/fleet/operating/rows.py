@@ -130,7 +130,7 @@ class Status:
         return (node.machine_cells() for node in self.nodes)
 
     def lines(self) -> Iterator[str]:
-        """The fleet in a sentence, and one for every deployment that lacks something."""
+        """The fleet in a sentence, one for every deployment, and one for everything that a node could not take."""
         alive = [node for node in self.nodes if node.alive]
         gone = len(self.nodes) - len(alive)
         yield f"{render.counted(len(alive), 'node')} up" + (f", {gone} gone" if gone else "")
@@ -142,3 +142,7 @@ class Status:
             lacking = sorted(wanted - there)
             state = f"lacks {', '.join(lacking)}" if lacking else "all there"
             yield f"{placed.name}: {len(wanted) - len(lacking)}/{len(wanted)} sub-models, {state}"
+        for node in alive:
+            for held in node.info.held if node.info else ():
+                if held.state == "failed":
+                    yield f"{node.node} could not take {held.part} of {held.deployment}: {held.reason}"

@@ -23,7 +23,7 @@ from PIL import Image
 from waiting import wait_for
 
 from edgevit.artifact.manifest import MANIFEST, Array
-from edgevit.errors import BadArtifact, EdgeVitError, FleetError, ParityFailed, Unsupported, UsageError
+from edgevit.errors import BadArtifact, FleetError, ParityFailed, Unsupported, UsageError
 from edgevit.fleet.agent import engine as engine_module
 from edgevit.fleet.agent.engine import MAX_IMAGE_PIXELS, Engine
 from edgevit.fleet.agent.figures import percentile, serve_metrics
@@ -629,8 +629,3 @@ class Offline:
 
 
 OFFLINE = Offline()
-
-
-def test_errors_of_the_house_are_told_in_their_own_words() -> None:
-    assert engine_module._sentence(EdgeVitError("one sentence")) == "one sentence"
-    assert len(engine_module._sentence(ValueError("x" * 5000))) == 300
