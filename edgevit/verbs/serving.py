@@ -185,6 +185,8 @@ def undeploy(link: Any, name: Deployment, json: Json = False) -> None:
     if json:
         render.emit_json(result.record())
         return
+    for note in result.notes:
+        render.say(note)
     render.say(f"{name} is withdrawn from {', '.join(result.told) or 'no node'}")
 
 

@@ -1,9 +1,9 @@
-"""Keeps deployments placed while no operator looks: one elected node gives the parts of a node that is gone to others.
+"""Keeps deployments placed while no operator looks: one elected node has the parts of a node that is gone taken over.
 
 Every node announces that it may be the controller; the one of the lowest name is. It acts on the newest order that any
-node knows, with its step raised, and what the operator signed stays as it is. On both sides of a cut there is one; when
-the cut heals, the higher generation counts, of equal ones that which the node of the lowest name knows, and the one
-controller that is left orders it anew, so that all come to the same.
+node knows, with its step raised and more parts on the nodes that the operator named as hosts; it takes nothing away, so
+that a node which comes back serves again what it was given. On both sides of a cut there is one; when the cut heals,
+what was taken over on either side counts, and the one controller that is left tells all of it to all.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 from edgevit.bundle.assign import Node
 from edgevit.errors import EdgeVitError
 from edgevit.fleet.agent import placing
+from edgevit.fleet.agent.known import Known, known_orders
 from edgevit.fleet.agent.placing import Where
 from edgevit.fleet.agent.release import Release
 from edgevit.fleet.bus.logs import Log
-from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Info, Placement, Progress, parse, record
+from edgevit.fleet.bus.messages import MAX_GENERATION, MAX_RECORD, BadMessage, Info, Placement, Progress, both, parse
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.transport import Answer, Bus, Closer, gather
+from edgevit.fleet.trust.signatures import pairs
 
 TICK_S = 0.5
 SOON_S = 1.0  # between two looks at one that is not as it should be
@@ -40,44 +41,6 @@ class Knows(Protocol):
     def trusts(self, placement: Placement) -> bool: ...
 
     def release(self, placement: Placement) -> Release: ...
-
-
-@dataclass(frozen=True)
-class Known:
-    """The newest order of a deployment that any node knows.
-
-    conflict  there is another one of its generation
-    at        node -> the generation that it knows
-    """
-
-    newest: Placement
-    conflict: bool
-    at: Mapping[str, tuple[int, int]]
-
-
-def known_orders(
-    bus: Bus,
-    names: Names,
-    name: str = "*",
-    *,
-    accept: Callable[[Placement], bool] = lambda placement: True,
-    timeout_s: float = 1.0,
-) -> dict[str, Known]:
-    """Deployment -> what the nodes that are there know of it, withdrawn ones among them."""
-    found: dict[str, list[tuple[str, Placement]]] = {}
-    for answer in gather(bus, names.place(name), timeout_s=timeout_s, expected=None).good:
-        with suppress(BadMessage):
-            placement = parse(Placement, answer.payload, MAX_RECORD)
-            if accept(placement):
-                found.setdefault(placement.name, []).append((str(record(answer.meta).get("node", "")), placement))
-    return {name: _newest(orders) for name, orders in found.items()}
-
-
-def _newest(orders: list[tuple[str, Placement]]) -> Known:
-    top = max(placement.generation for _, placement in orders)
-    newest = min((one for one in orders if one[1].generation == top), key=lambda one: one[0])[1]
-    conflict = any(placement != newest for _, placement in orders if placement.generation == top)
-    return Known(newest, conflict, {node: placement.generation for node, placement in orders})
 
 
 class Controller:
@@ -169,42 +132,46 @@ class Controller:
         order = known.newest
         away = {node for node in order.nodes if node not in live}
         where = dict(order.nodes) if order.withdrawn else self._where(order, infos, away)
-        if known.conflict or _differ(where, order.nodes):
-            order = order.model_copy(update={"step": order.step + 1, "nodes": where})
+        if known.conflict or where != order.nodes:
+            order = order.model_copy(update={"step": min(order.step + 1, MAX_GENERATION), "nodes": where})
             self._say(
                 "placed anew",
                 deployment=order.name,
                 step=order.step,
                 moved=placing.moves(known.newest.nodes, where),
             )
-        behind = {node for node in live if known.at.get(node) != order.generation}
+        behind = {node for node in live if known.orders.get(node) != order}
         for node in sorted(behind):
             self._tell(node, order)
-        return bool(behind or away)
+        lost = any(_short({node: parts for node, parts in where.items() if node in live}, order) for _ in away)
+        return bool(behind) or lost
 
     def _where(self, order: Placement, infos: Mapping[str, Info], away: set[str]) -> Where:
-        """``order.nodes`` with the parts of nodes that are gone for good, or fail, on others, as far as these can."""
+        """``order.nodes``, and with it the parts of nodes that are gone for good, or fail, on other hosts, as far as
+        these can."""
         now = time.monotonic()
         with self._lock:
             gone = {node for node in away if now - self._left.setdefault(node, now) >= order.replace_after_s}
-        failed = self._failed(order, infos, now)
+        banned = {
+            node for (node, revision), until in self._banned.items() if revision == order.revision and until > now
+        }
+        failed = self._failed(order, infos, now) | _refused(order, infos, banned)
         kept = {
             node: tuple(part for part in parts if (node, part) not in failed)
             for node, parts in order.nodes.items()
             if node not in gone
         }
-        if not _differ(order.nodes, kept) and not _short(kept, order.replicas):
+        if pairs(kept) == pairs(order.nodes) or not _short(kept, order):
             return dict(order.nodes)
         parts = self._holdings.release(order).placement_parts()
         need = {part.name: part.memory_bytes for part in parts}
-        banned = {
-            node for (node, revision), until in self._banned.items() if revision == order.revision and until > now
-        }
-        nodes = placing.candidates(infos.values(), order.revision, without=banned | {node for node, _ in failed})
+        without = banned | {node for node, _ in failed} | (infos.keys() - set(order.hosts))
+        nodes = placing.candidates(infos.values(), order.revision, without=without)
         able = {node.name for node in nodes}
         full = [Node(node, sum(need[part] for part in kept[node])) for node in sorted(kept.keys() - able)]
         where = placing.fill(parts, [*nodes, *full], kept, order.replicas)
-        return placing.with_second(_with_absent(where, order, gone, failed), infos)
+        hosts = [node for node in infos if node in order.hosts]
+        return both(order.nodes, placing.with_spare(where, hosts))
 
     def _failed(self, order: Placement, infos: Mapping[str, Info], now: float) -> set[tuple[str, str]]:
         """(node, part) that a node that is up has failed to load for as long as a gone one is waited for."""
@@ -254,27 +221,13 @@ class Controller:
             self._log.info(event, **fields)
 
 
-def _differ(one: Mapping[str, Iterable[str]], other: Mapping[str, Iterable[str]]) -> bool:
-    return _pairs(one) != _pairs(other)
+def _refused(order: Placement, infos: Mapping[str, Info], banned: Iterable[str]) -> set[tuple[str, str]]:
+    """(node, part) that nodes were told to take over, and have not."""
+    held = {(info.node, one.part) for info in infos.values() for one in info.held if one.revision == order.revision}
+    return {(node, part) for node in banned for part in order.nodes.get(node, ())} - held
 
 
-def _pairs(where: Mapping[str, Iterable[str]]) -> set[tuple[str, str]]:
-    return {(node, part) for node, parts in where.items() for part in parts}
-
-
-def _short(kept: Mapping[str, Iterable[str]], replicas: int) -> bool:
-    """Whether a part has fewer replicas than it should."""
-    return any(have < replicas for have in Counter(part for _, part in _pairs(kept)).values())
-
-
-def _with_absent(where: Where, order: Placement, gone: set[str], failed: set[tuple[str, str]]) -> Where:
-    """Parts that found too few new places stay where they were: that node may come back."""
-    have = Counter(part for _, part in _pairs(where))
-    found = {node: list(parts) for node, parts in where.items()}
-    for node, parts in order.nodes.items():
-        for part in parts:
-            lost = node in gone or (node, part) in failed
-            if lost and have[part] < order.replicas:
-                found.setdefault(node, []).append(part)
-                have[part] += 1
-    return {node: tuple(parts) for node, parts in found.items() if parts}
+def _short(kept: Mapping[str, Iterable[str]], order: Placement) -> bool:
+    """Whether a part has fewer replicas than it was given."""
+    have, given = (Counter(part for _, part in pairs(where)) for where in (kept, order.given))
+    return any(have[part] < count for part, count in given.items())

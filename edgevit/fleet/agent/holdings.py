@@ -109,8 +109,7 @@ class Holdings:
         placement = self._in_work = job.placement
         node = self._station.node
         try:
-            self._do(job)
-            self._settling.carried_out(placement)
+            self._settling.carried_out(self._do(job))
             end = Progress(node=node, stage="ready", share=1.0)
         except Exception as exc:  # an engine may raise anything while it opens a file
             self._station.log.warning("order failed", deployment=placement.name, reason=sentence(exc))
@@ -120,18 +119,19 @@ class Holdings:
             self._in_work = None
         self._desk.done(job, end)
 
-    def _do(self, job: Job) -> None:
-        placement, loader = job.placement, self._loader
-        self._book.fence(placement)
+    def _do(self, job: Job) -> Placement:
+        """The order that was carried out: the job's, and what was known to be taken over of it."""
+        placement, loader = self._book.fence(job.placement), self._loader
         job.say(Progress(node=self._station.node, stage="checking"))
         if placement.withdrawn:
             loader.keep(loader.accepted(placement))
             loader.forget_unwanted()
-            return
+            return placement
         release = loader.check(placement)
         loader.keep(loader.accepted(placement))
         loader.forget_unwanted()
         loader.obtain(placement, release, loader.lacking(placement), job.say)
+        return placement
 
     def _stopped(self) -> bool:
         """Whether the pull in work is for an order that counts no longer, or may wait."""

@@ -3,7 +3,8 @@
     <node home>/placements/<name>.json   the newest order of a deployment, and the one before it until that is replaced
     <node home>/drained.json             whether the node takes no new parts
 
-An order counts if a trusted operator signed it and its generation is higher than the one that is known.
+An order counts if a trusted operator signed it and its generation is higher than the one that is known, or it is the
+one that is known and more of it was taken over.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field, ValidationError
 
 from edgevit.artifact.files import write_durably
-from edgevit.errors import EdgeVitError, FleetError
+from edgevit.errors import FleetError
 from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Message, Placement, Progress, parse
 from edgevit.fleet.bus.transport import Question
-from edgevit.fleet.trust.signatures import SignedOrder, check_placement
+from edgevit.fleet.trust.signatures import SignedOrder, check_placement, trusts
 
 ASKERS = 8  # who hear how an order goes on
 
@@ -32,7 +33,7 @@ class DrainOrder(SignedOrder):
 
     purpose: ClassVar[str] = "drain"
     drained: bool
-    at: Annotated[int, Field(ge=0, description="nanoseconds since 1970")]
+    at: Annotated[int, Field(ge=0, lt=1 << 63, description="nanoseconds since 1970")]
 
 
 class Kept(Message):
@@ -94,8 +95,8 @@ class Orders:
     def accepted(self, placement: Placement, runs: Callable[[Key], bool]) -> Kept:
         """What is kept of its deployment once it is accepted: the order before it too, where some of that runs here."""
         old = self.kept().get(placement.name)
-        if old is not None and old.newest == placement:
-            return old
+        if old is not None and old.newest.same(placement):
+            return old.model_copy(update={"newest": old.newest.joined(placement)})
         before = None if old is None or placement.withdrawn else old.before or old.newest
         if before is not None and not any(map(runs, Kept(newest=before).wants(self._node))):
             before = None
@@ -114,8 +115,7 @@ class Orders:
         self.check(placement)
         if placement.withdrawn and any(placement.nodes.values()):
             raise BadMessage("a withdrawn placement that gives parts to nodes")
-        self.fence(placement)
-        return placement
+        return self.fence(placement)
 
     def check(self, placement: Placement) -> None:
         """Raises what ``check_placement`` raises unless a trusted operator signed it."""
@@ -123,17 +123,16 @@ class Orders:
 
     def trusts(self, placement: Placement) -> bool:
         """Whether one did."""
-        try:
-            self.check(placement)
-        except EdgeVitError:
-            return False
-        return True
+        return trusts(placement, self._trusted())
 
-    def fence(self, placement: Placement) -> None:
-        """FleetError for what is older than the order that is known, or another one of its generation."""
+    def fence(self, placement: Placement) -> Placement:
+        """The order, with what is known to be taken over already. FleetError for what is older than the order that is
+        known, or another one of its generation."""
         known = self.known().get(placement.name)
-        if known is None or placement.generation > known.generation or placement == known:
-            return
+        if known is not None and placement.same(known):
+            return known.joined(placement)
+        if known is None or placement.generation > known.generation:
+            return placement
         given, have = (".".join(map(str, one.generation)) for one in (placement, known))
         other = "another order of that generation" if given == have else f"generation {have}"
         raise FleetError(

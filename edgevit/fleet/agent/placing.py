@@ -65,20 +65,28 @@ def better(parts: Sequence[Part], nodes: Sequence[Node], now: Mapping[str, Seque
 
 
 def spares(where: Mapping[str, Sequence[str]], node: str) -> tuple[str, ...]:
-    """The parts whose files ``node`` is to have on its disk without loading them: those that only the node before it
-    holds, by name and in a ring. Without them, nobody could take over what a node held that is gone."""
-    ring = sorted(where)
-    if node not in ring or len(ring) < 2:
-        return ()
-    before = ring[ring.index(node) - 1]
-    others = {part for name in ring if name != before for part in where[name]}
-    return tuple(part for part in where[before] if part not in others)
+    """The parts whose files ``node`` is to have on its disk without loading them, so that others can take over what
+    nodes held that are gone, and both sides of a cut can serve all of it.
+
+    The nodes that hold a part have its files, and one more, which follows its last holder, by name and in a ring. So as
+    many nodes as hold a part may be gone, whichever they are.
+    """
+    ring, alike = sorted(where), dict[tuple[str, ...], list[str]]()
+    for part in dict.fromkeys(part for name in ring for part in where[name]):
+        alike.setdefault(tuple(name for name in ring if part in where[name]), []).append(part)
+    found: list[str] = []
+    for holders, parts in alike.items():
+        last = ring.index(holders[-1])
+        others = [name for name in (*ring[last + 1 :], *ring[:last]) if name not in holders]
+        found += [part for row, part in enumerate(parts) if others and others[row % len(others)] == node]
+    return tuple(found)
 
 
-def with_second(where: Where, nodes: Iterable[str]) -> Where:
-    """``where``; if one node holds all, with another of ``nodes`` that holds nothing but spare copies."""
+def with_spare(where: Where, nodes: Iterable[str]) -> Where:
+    """``where``; if all of its nodes hold some part, with another of ``nodes`` that holds nothing but spare copies."""
+    everywhere = set.intersection(*map(set, where.values())) if where else set()
     others = sorted(name for name in nodes if name not in where)
-    return {**where, others[0]: ()} if len(where) == 1 and others else where
+    return {**where, others[0]: ()} if everywhere and others else where
 
 
 def missing(parts: Sequence[Part], where: Mapping[str, Sequence[str]]) -> list[Part]:

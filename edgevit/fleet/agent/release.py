@@ -19,7 +19,7 @@ from edgevit.artifact.manifest import MANIFEST, SIGNATURE
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.assign import Part, memory_need
 from edgevit.errors import BadArtifact, UsageError
-from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Message, Name, Placement, Sha256, parse
+from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Count, Message, Name, Placement, Sha256, parse
 
 RELEASE_SCHEMA: Literal[1] = 1
 MODEL = "model"  # the one part of a deployed artifact
@@ -54,8 +54,8 @@ class ReleaseFile(Message):
 class ReleasePart(Message):
     """One artifact. ``macs`` and ``feature_bytes`` are of one image, for whoever places it anew."""
 
-    macs: Annotated[int, Field(ge=0)]
-    feature_bytes: Annotated[int, Field(ge=0)]
+    macs: Count
+    feature_bytes: Count
     files: Annotated[tuple[ReleaseFile, ...], Field(min_length=1)]
 
     @property

@@ -91,7 +91,8 @@ class Settling:
 
     def failed(self, placement: Placement) -> None:
         """An order was not. It is tried again if it is the one that counts."""
-        if self._book.known().get(placement.name) == placement:
+        known = self._book.known().get(placement.name)
+        if known is not None and known.same(placement):
             self._retry.failed(time.monotonic())
 
     def close(self) -> None:

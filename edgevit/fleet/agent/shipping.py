@@ -24,7 +24,7 @@ from pydantic import Field
 
 from edgevit.errors import BadArtifact, EdgeVitError, FleetError
 from edgevit.fleet.agent.store import Store
-from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Message, Name, Sha256, parse
+from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Count, Message, Name, Sha256, parse
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.transport import Answer, Bus, Question, gather, take_or_refuse
 
@@ -44,7 +44,7 @@ class Piece(Message):
     """Beside a question to ``blob/…``; a length of 0 asks only who holds it, and who does not is silent."""
 
     sha256: Sha256
-    off: Annotated[int, Field(ge=0)]
+    off: Count
     len: Annotated[int, Field(ge=0, le=LARGE)]
 
 
@@ -52,7 +52,7 @@ class Piecemeal(Message):
     """Beside the bytes of an answer: whose they are, and of how many in all."""
 
     node: Name
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Count
 
 
 class Supplier:

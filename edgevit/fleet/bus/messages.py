@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -24,9 +25,17 @@ MAX_ROWS = 64
 MAX_SIDES = 6
 DTYPES = ("float32", "float16", "uint8", "int64", "int32")
 
+MAX_COUNT = (1 << 53) - 1  # of anything that is counted, as far as every reader of JSON counts exactly
+MAX_GENERATION = (1 << 31) - 1  # of an epoch or a step
+
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Epoch = Annotated[int, Field(ge=0, le=MAX_GENERATION)]
+Free = Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)]  # bytes; below 0 where more is used than was given
+Text = Annotated[str, Field(max_length=1000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Shape = Annotated[tuple[Annotated[int, Field(ge=0, le=1 << 20)], ...], Field(max_length=MAX_SIDES)]
+Where = Mapping[str, tuple[str, ...]]  # node -> its parts
 M = TypeVar("M", bound="Message")
 
 
@@ -37,7 +46,7 @@ class BadMessage(EdgeVitError):
 class Message(BaseModel):
     """Strict; an unknown field is an error, so that both ends notice a version that they do not share."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     def encode(self) -> bytes:
         return self.model_dump_json(exclude_none=True).encode()
@@ -123,11 +132,11 @@ class PartFigures(Message):
 
     revision: Sha256
     part: Name
-    queued: int = 0
-    answered: int = 0
-    busy: int = Field(default=0, description="refused because the queue was full")
-    late: int = Field(default=0, description="not begun because the asker's deadline had passed")
-    failed: int = Field(default=0, description="bad requests and engine errors")
+    queued: Count = 0
+    answered: Count = 0
+    busy: Count = Field(default=0, description="refused because the queue was full")
+    late: Count = Field(default=0, description="not begun because the asker's deadline had passed")
+    failed: Count = Field(default=0, description="bad requests and engine errors")
     queue_p50_ms: float | None = None
     compute_p50_ms: float | None = None
     compute_p95_ms: float | None = None
@@ -138,10 +147,10 @@ class Beat(Message):
 
     node: Name
     incarnation: Name
-    seq: int
-    rss_bytes: int
-    memory_bytes: int = Field(description="that the node gives to sub-models")
-    free_bytes: int
+    seq: Count
+    rss_bytes: Count
+    memory_bytes: Count = Field(description="that the node gives to sub-models")
+    free_bytes: Free
     load: float | None = Field(default=None, description="of the last minute, per core")
     drained: bool = False
     parts: tuple[PartFigures, ...] = ()
@@ -154,8 +163,8 @@ class Held(Message):
     part: Name
     deployment: Name
     state: Literal["pulling", "loading", "ready", "failed"]
-    memory_bytes: int
-    reason: str | None = None
+    memory_bytes: Count
+    reason: Text | None = None
 
 
 class Info(Message):
@@ -163,46 +172,63 @@ class Info(Message):
 
     node: Name
     incarnation: Name
-    edgevit: str
-    arch: str
-    system: str
-    python: str
-    cores: int
-    runtimes: tuple[str, ...] = Field(description="that can run here")
-    memory_bytes: int
-    free_bytes: int
-    macs_per_s: float | None = None
+    edgevit: Text
+    arch: Text
+    system: Text
+    python: Text
+    cores: Count
+    runtimes: tuple[Text, ...] = Field(description="that can run here")
+    memory_bytes: Count
+    free_bytes: Free
+    macs_per_s: Annotated[float, Field(gt=0)] | None = None
     drained: bool = False
-    labels: dict[str, str] = Field(default_factory=dict)
+    labels: dict[Text, Text] = Field(default_factory=dict)
     held: tuple[Held, ...] = ()
-    placements: dict[str, tuple[int, int]] = Field(default_factory=dict, description="deployment -> generation")
-    started: str = Field(description="UTC, ISO 8601")
+    placements: dict[Name, tuple[Epoch, Epoch]] = Field(default_factory=dict, description="deployment -> generation")
+    started: Text = Field(description="UTC, ISO 8601")
 
 
 class Placement(Message):
     """Who is to hold what of one deployment: the order that every node gets, keeps, and answers ``place/<name>`` with.
 
-    A node takes an order only if its generation (epoch, step) is higher than the one it knows. An operator raises the
-    epoch and signs; the elected controller raises the step and keeps the operator's signature, which covers all but
-    ``step`` and ``nodes``: so a controller may move parts, and nothing else.
+    An operator raises the epoch and signs all but ``step`` and ``nodes``. The elected controller raises the step and
+    adds to ``nodes`` what others of ``hosts`` take over from nodes that are gone. It can take nothing away: what an
+    operator gave a node is signed, and stays given until an operator says otherwise.
     """
 
     name: Name
     kind: Literal["bundle", "artifact"]
     revision: Sha256 = Field(description="of bundle.json, or the artifact's content digest")
     release: Sha256 = Field(description="of the release record, which lists every part's files")
-    epoch: Annotated[int, Field(ge=1)]
-    step: Annotated[int, Field(ge=0)] = 0
+    epoch: Annotated[int, Field(ge=1, le=MAX_GENERATION)]
+    step: Epoch = 0
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
     replace_after_s: Annotated[float, Field(ge=1, le=86400)] = 10.0
     withdrawn: bool = False
-    nodes: dict[Name, tuple[Name, ...]] = Field(description="node -> its parts; empty when withdrawn")
+    given: dict[Name, tuple[Name, ...]] = Field(default_factory=dict, description="node -> its parts, by the operator")
+    hosts: tuple[Name, ...] = Field(default=(), description="nodes that may take parts over")
+    nodes: dict[Name, tuple[Name, ...]] = Field(description="node -> its parts, what it took over among them")
     key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="the operator's Ed25519 public key")
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
     @property
     def generation(self) -> tuple[int, int]:
         return self.epoch, self.step
+
+    def same(self, other: Placement) -> bool:
+        """Whether both are one order of one operator, whatever was taken over since."""
+        return self.model_copy(update={"step": 0, "nodes": {}}) == other.model_copy(update={"step": 0, "nodes": {}})
+
+    def joined(self, other: Placement) -> Placement:
+        """This order with all that either of the two says was taken over; ``other`` must be the ``same``."""
+        nodes = both(self.nodes, other.nodes)
+        return self.model_copy(update={"step": max(self.step, other.step), "nodes": nodes})
+
+
+def both(one: Where, other: Where) -> dict[str, tuple[str, ...]]:
+    """Everything that either of two placements gives."""
+    nodes = sorted(one.keys() | other.keys())
+    return {node: tuple(dict.fromkeys((*one.get(node, ()), *other.get(node, ())))) for node in nodes}
 
 
 class Progress(Message):
@@ -211,4 +237,4 @@ class Progress(Message):
     node: Name
     stage: Literal["checking", "pulling", "loading", "ready", "failed"]
     share: float | None = None
-    said: str | None = None
+    said: Text | None = None

@@ -27,7 +27,7 @@ from edgevit.fleet.agent.release import Packed, Release, pack
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import BadMessage, Info, Placement, record
 from edgevit.fleet.bus.names import checked
-from edgevit.fleet.operating.operator import OnProgress, Operator, unheard
+from edgevit.fleet.operating.operator import OnProgress, Operator, hosts, unheard
 from edgevit.home import fleet_home
 
 COLUMNS = ("node", "sub-models")
@@ -80,9 +80,10 @@ class Undeployed:
 
     name: str
     told: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        return {"name": self.name, "told": list(self.told)}
+        return {"name": self.name, "told": list(self.told), "notes": list(self.notes)}
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,11 @@ def deploy(
                 epoch=operator.next_epoch(name, infos, known),
                 replicas=replicas,
                 replace_after_s=replace_after_s,
-                nodes=placing.with_second(where, [one.node for one in infos]),
+                hosts=hosts(infos),
+                nodes=placing.with_spare(where, [one.node for one in infos]),
             )
-            notes = operator.bring_about(placement, infos, known, on_progress)
+            brought = operator.bring_about(placement, infos, known, on_progress)
+    placement, notes = brought.placement, (*operator.notes, *brought.notes)
     _remember(placement, link)
     return Deployed(
         name,
@@ -157,7 +160,7 @@ def deploy(
         replicas,
         where,
         time.monotonic() - started,
-        tuple(notes),
+        notes,
     )
 
 
@@ -167,13 +170,13 @@ def undeploy(name: str, link: Link | None = None) -> Undeployed:
         infos = operator.nodes()
         known = operator.known_placement(name)
         placement = operator.again(known, infos, nodes={}, withdrawn=True)
-        failed = operator.give("apply", placement, [one.node for one in infos], unheard)
+        failed = operator.bring_about(placement, infos, known, unheard).refused
     told = tuple(sorted(one.node for one in infos if one.node not in failed))
     if not told:
         node, reason = min(failed.items())
         raise FleetError(f"{node} refused: {reason}")
     _forget(name)
-    return Undeployed(name, told)
+    return Undeployed(name, told, tuple(operator.notes))
 
 
 def rebalance(name: str, link: Link | None = None, *, on_progress: OnProgress = unheard) -> Deployed:
@@ -188,10 +191,11 @@ def rebalance(name: str, link: Link | None = None, *, on_progress: OnProgress = 
         for part in placing.missing(parts, where):
             raise placing.impossible(part, nodes, where, parts)
         moved = tuple(placing.moves(known.nodes, where))
-        placement, notes = known, list[str]()
-        if moved:
-            placement = operator.again(known, infos, nodes=placing.with_second(where, there))
-            notes = operator.bring_about(placement, infos, known, on_progress)
+        placement, notes = known, tuple[str, ...]()
+        if moved or known.hosts != hosts(infos):
+            placement = operator.again(known, infos, nodes=placing.with_spare(where, there))
+            brought = operator.bring_about(placement, infos, known, on_progress)
+            placement, notes = brought.placement, brought.notes
     return Deployed(
         name,
         placement.kind,
@@ -200,7 +204,7 @@ def rebalance(name: str, link: Link | None = None, *, on_progress: OnProgress = 
         placement.replicas,
         dict(placement.nodes),
         time.monotonic() - started,
-        tuple(notes),
+        (*operator.notes, *notes),
         moved,
     )
 
@@ -228,17 +232,17 @@ def drain(node: str, link: Link | None = None, *, undo: bool = False, on_progres
             for part in placing.missing(parts, where):
                 raise placing.impossible(part, nodes, where, parts)
             moved += placing.moves(known.nodes, where)
-            second = placing.with_second(where, [one.node for one in infos if one.node != node])
+            second = placing.with_spare(where, [one.node for one in infos if one.node != node])
             orders.append((known, operator.again(known, infos, nodes=second)))
         operator.drain(node, True)
         try:
             for known, placement in orders:
-                notes += operator.bring_about(placement, infos, known, on_progress)
+                notes += operator.bring_about(placement, infos, known, on_progress).notes
         except BaseException:
             operator.drain(node, False)
             raise
         operator.wait_empty(node)
-    return DrainedNode(node, True, tuple(moved), tuple(notes))
+    return DrainedNode(node, True, tuple(moved), (*operator.notes, *notes))
 
 
 def deployed_here(revision: str) -> bool:

@@ -1,27 +1,32 @@
-"""One operator's session: asks the nodes what they are and know, and gives them signed orders."""
+"""One operator's session: asks the nodes what they are and know, and gives them signed orders.
+
+What is signed here is built only from what a trusted operator has signed before. Everything else that nodes say of
+deployments is ignored, and they are named. Of two operators who deploy under one name at the same moment one goes on,
+and the other one is told; neither takes back what the other has brought about.
+"""
 
 from __future__ import annotations
 
 import queue
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from edgevit.errors import FleetError, UnknownName
-from edgevit.fleet.agent.controller import known_orders
+from edgevit.fleet.agent.known import Known, known_orders
 from edgevit.fleet.agent.orders import DrainOrder
 from edgevit.fleet.agent.release import Release, read_release
 from edgevit.fleet.agent.shipping import Find, Puller, Supplier
 from edgevit.fleet.agent.store import Store
 from edgevit.fleet.bus.link import Link
-from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Info, Placement, Progress, parse
+from edgevit.fleet.bus.messages import MAX_GENERATION, MAX_RECORD, BadMessage, Info, Placement, Progress, parse
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Answer, gather
-from edgevit.fleet.trust.signatures import sign_placement
+from edgevit.fleet.trust.signatures import order_keys, sign_placement, trusts
 from edgevit.home import fleet_home
 
 FIND_S = 3.0  # for a first node
@@ -30,6 +35,7 @@ CHECK_S = 20.0
 SILENT_S = 10.0  # without a word of a node that works on an order: it is asked again
 GONE_S = 10.0  # that a node which is gone has to come back
 UNLOAD_S = 60.0
+ROUNDS = 3  # of an operator who goes on where another one deploys the same name
 
 OnProgress = Callable[[str, str, float | None], None]  # node, stage, share
 
@@ -43,6 +49,8 @@ class Operator:
 
     def __init__(self, link: Link) -> None:
         self.name = f"operator-{secrets.token_hex(4)}"
+        self.notes: dict[str, None] = {}  # what was ignored, in sentences
+        self._identity = link.identity
         self.bus = open_bus(link, "operator", self.name)
         self.names = Names(link.cluster)
         self._live: set[tuple[str, ...]] = set()  # (node, incarnation)
@@ -87,17 +95,32 @@ class Operator:
             with suppress(BadMessage):
                 yield parse(Info, answer.payload or answer.meta, MAX_RECORD)
 
+    def known(self, name: str = "*") -> dict[str, Known]:
+        """Deployment -> what the nodes know of it, as far as a trusted operator signed it."""
+        keys = order_keys(self._identity)
+        return known_orders(
+            self.bus, self.names, name, accept=lambda one: trusts(one, keys), ignored=lambda node: self._ignore(node)
+        )
+
+    def _ignore(self, node: str) -> None:
+        self.notes.setdefault(f"{node} answers with an order that no trusted operator signed: it is ignored")
+
     def placements(self, name: str = "*") -> dict[str, Placement]:
         """Deployment -> its newest order that any node knows, withdrawn ones among them."""
-        return {known: one.newest for known, one in known_orders(self.bus, self.names, name).items()}
+        return {known: one.newest for known, one in self.known(name).items()}
 
     def placement(self, name: str) -> Placement | None:
         return self.placements(name).get(name)
 
     def known_placement(self, name: str) -> Placement:
-        """UnknownName when no node knows it."""
+        """UnknownName when no node knows it, FleetError when nobody who is trusted here signed what they know."""
         everything = {known: one for known, one in self.placements().items() if not one.withdrawn}
         if name not in everything:
+            for note in self.notes:
+                raise FleetError(
+                    f"no order for {name} is signed by an operator who is trusted here; {note}",
+                    hint="edgevit keys show, where it was deployed, prints the key to trust: edgevit keys trust KEY",
+                )
             raise UnknownName("deployment", name, everything)
         return everything[name]
 
@@ -116,16 +139,23 @@ class Operator:
             supplier.close()
 
     def next_epoch(self, name: str, infos: Iterable[Info], known: Placement | None) -> int:
-        """Above all that any node knows."""
-        epochs = [one.placements[name][0] for one in infos if name in one.placements]
-        return 1 + max([*epochs, known.epoch if known else 0], default=0)
+        """Above all that any operator has signed. A higher one that a node claims to know is ignored, and it is named:
+        the order itself would have been shown."""
+        newest = known.epoch if known else 0
+        for info in infos:
+            if info.placements.get(name, (0, 0))[0] > newest:
+                self.notes.setdefault(f"{info.node} claims to know a newer order for {name}, and shows none: ignored")
+        if newest >= MAX_GENERATION:
+            raise FleetError(f"{name} was deployed too often", hint="deploy under another name: --name")
+        return newest + 1
 
     def sign(self, **fields: Any) -> Placement:
         return sign_placement(fields)
 
     def again(self, known: Placement, infos: Iterable[Info], **changes: Any) -> Placement:
-        """``known`` with changes, one epoch later, signed by this operator."""
-        fields = {key: getattr(known, key) for key in Placement.model_fields if key not in ("key", "signature")}
+        """``known`` with changes, one epoch later, signed by this operator; the nodes that are there are its hosts."""
+        kept = Placement.model_fields.keys() - {"key", "signature", "given"}
+        fields = {key: getattr(known, key) for key in kept} | {"hosts": hosts(infos) or known.hosts}
         epoch = self.next_epoch(known.name, infos, known)
         return self.sign(**{**fields, "epoch": epoch, "step": 0, **changes})
 
@@ -150,23 +180,60 @@ class Operator:
 
     def bring_about(
         self, placement: Placement, infos: Sequence[Info], before: Placement | None, on_progress: OnProgress
-    ) -> list[str]:
-        """Have ``placement`` checked by all who are to hold parts, then done by everyone; sentences about nodes that
-        hold nothing and refused. FleetError names the node that cannot, and ``before`` is restored."""
+    ) -> Brought:
+        """Have ``placement`` checked by all who are to hold parts, then done by everyone.
+
+        FleetError names the node that cannot, and ``before`` is restored unless it was to be withdrawn; and it says so
+        where another operator deploys under that name at the same time, and goes on.
+        """
+        rival = placement
+        for _ in range(ROUNDS):
+            given = False
+            try:
+                self._ask_holders(placement, on_progress)
+                given = not placement.withdrawn
+                return Brought(placement, self._have_done(placement, infos, on_progress))
+            except BaseException as exc:
+                found, mine = self._contest(placement)
+                if found is None or not isinstance(exc, FleetError):
+                    if given and found is None:
+                        self._restore(placement, before, infos)
+                    raise
+                if not mine or _rank(found) > _rank(placement):
+                    raise _overtaken(placement, found) from exc
+                rival = found
+            placement = self.again(placement, infos, epoch=max(placement.epoch, rival.epoch) + 1)
+        raise _overtaken(placement, rival)
+
+    def _ask_holders(self, placement: Placement, on_progress: OnProgress) -> None:
+        """FleetError where one of those that are to hold parts would not take them. Nothing is changed."""
         holders = [node for node, parts in placement.nodes.items() if parts]
         for node, reason in self.give("check", placement, holders, on_progress, silent_s=SILENT_S / 2).items():
             raise FleetError(f"{node} refuses {placement.name}: {reason}")
-        try:
-            failed = self.give("apply", placement, [one.node for one in infos], on_progress, holders)
-            for node in holders:
-                if node in failed:
-                    raise FleetError(f"{node} cannot take {placement.name}: {failed[node]}")
-        except BaseException:
-            self._restore(placement, before, infos)
-            raise
-        return [f"{node} refused the order, which gives it nothing: {reason}" for node, reason in failed.items()]
+
+    def _have_done(self, placement: Placement, infos: Sequence[Info], on_progress: OnProgress) -> dict[str, str]:
+        """Nodes that hold nothing and refused -> why. FleetError where it is not done, or not this alone."""
+        holders = [node for node, parts in placement.nodes.items() if parts]
+        waited = None if placement.withdrawn else holders
+        failed = self.give("apply", placement, [one.node for one in infos], on_progress, waited)
+        for node in holders:
+            if node in failed:
+                raise FleetError(f"{node} cannot take {placement.name}: {failed[node]}")
+        rival, _ = self._contest(placement)
+        if rival is not None:
+            raise _overtaken(placement, rival)
+        return failed
+
+    def _contest(self, placement: Placement) -> tuple[Placement | None, bool]:
+        """Another operator's order that is not older than ``placement``, and whether any node took this one."""
+        known = self.known(placement.name).get(placement.name)
+        orders = known.orders.values() if known else ()
+        others = [one for one in orders if one.epoch >= placement.epoch and not one.same(placement)]
+        rival = max(others, key=_rank, default=None)
+        return rival, any(one.same(placement) for one in orders)
 
     def _restore(self, failed: Placement, before: Placement | None, infos: Sequence[Info]) -> None:
+        """Have ``before`` again, or nothing where there was nothing."""
         base = before if before is not None and not before.withdrawn else None
         changes: dict[str, Any] = {} if base else {"nodes": {}, "withdrawn": True}
         order = self.again(base or failed, infos, **changes, epoch=failed.epoch + 1)
@@ -203,6 +270,36 @@ class Operator:
                     open_.discard(node)
                     failed[node] = reason
         return failed
+
+
+def hosts(infos: Iterable[Info]) -> tuple[str, ...]:
+    """The nodes that may take parts over."""
+    return tuple(sorted(one.node for one in infos))
+
+
+def _rank(placement: Placement) -> tuple[int, str]:
+    """Of two operators' orders the higher one goes on; both know which that is."""
+    return placement.epoch, placement.signature
+
+
+def _overtaken(placement: Placement, rival: Placement) -> FleetError:
+    return FleetError(
+        f"{placement.name} is deployed by somebody else at the same time (key {rival.key[:16]}…), who goes on",
+        hint="edgevit fleet status shows what runs now; deploy again if it is to be yours",
+    )
+
+
+@dataclass(frozen=True)
+class Brought:
+    """The order that nodes have carried out, and why those refused that hold nothing."""
+
+    placement: Placement
+    refused: Mapping[str, str]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        said = self.refused.items()
+        return tuple(f"{node} refused the order, which gives it nothing: {reason}" for node, reason in said)
 
 
 @dataclass

@@ -1,13 +1,15 @@
 """Signed orders: a node runs only what an operator whose key it knows has released.
 
 The operator's Ed25519 key, the one that signs artifacts (edgevit/signing.py), signs all of a placement but ``step`` and
-``nodes``: an elected controller may move parts between nodes, and change nothing else.
+``nodes``. What these say is bound by what is signed: every node keeps what the operator gave it, and only nodes that
+the operator named as hosts may be given more, of the same parts. An elected controller, or a node that passes for one,
+can have parts taken over, and nothing else.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -52,15 +54,17 @@ class SignedOrder(Message):
 
 
 def sign_placement(fields: Mapping[str, Any]) -> Placement:
-    """The placement of these fields (all but ``key`` and ``signature``), signed with this user's key, which is made
-    now if there is none. pydantic's ValidationError for fields that are no placement."""
-    draft = Placement(**{**fields, "key": signing.own_key(), "signature": "0" * 128})
+    """The placement of these fields (all but ``given``, ``key`` and ``signature``; ``nodes`` is what is given), signed
+    with this user's key, which is made now if there is none. pydantic's ValidationError for fields that are no
+    placement."""
+    draft = Placement(**{**fields, "given": fields["nodes"], "key": signing.own_key(), "signature": "0" * 128})
     _, signature = signing.sign_content(_DOMAIN, _canonical(draft, _UNSIGNED))
     return draft.model_copy(update={"signature": signature})
 
 
 def check_placement(placement: Placement, trusted: Mapping[str, str]) -> None:
-    """BadArtifact unless the signature is that of the placement's key, FleetError unless ``trusted`` holds the key."""
+    """BadArtifact unless the signature is that of the placement's key and it gives what was signed, FleetError unless
+    ``trusted`` holds the key."""
     if not signing.content_fits(_DOMAIN, _canonical(placement, _UNSIGNED), placement.key, placement.signature):
         raise BadArtifact(
             f"the signature of the order for {placement.name} does not fit it: one of the two was altered",
@@ -72,6 +76,43 @@ def check_placement(placement: Placement, trusted: Mapping[str, str]) -> None:
             hint=f"deploy as an operator whom this node knows, or enroll it again with --trust {placement.key}; "
             f"a node without an identity: edgevit keys trust {placement.key}",
         )
+
+    if not _bounded(placement):
+        raise BadArtifact(
+            f"the order for {placement.name} does not give nodes what its operator gave them",
+            hint="deploy it again",
+        )
+
+
+def trusts(placement: Placement, trusted: Mapping[str, str]) -> bool:
+    """Whether one of the ``trusted`` keys signed it."""
+    try:
+        check_placement(placement, trusted)
+    except EdgeVitError:
+        return False
+    return True
+
+
+def order_keys(identity: Path | None = None) -> dict[str, str]:
+    """Public keys whose orders an operator believes: those that are trusted here, and this user's own."""
+    return {**trusted_keys(identity), signing.own_key(): "this user"}
+
+
+def _bounded(placement: Placement) -> bool:
+    """Whether all keep what they were given, and only hosts have more, of the same parts."""
+    given, now = pairs(placement.given), pairs(placement.nodes)
+    parts, more = {part for _, part in given}, now - given
+    hosts = placement.given.keys() | set(placement.hosts)
+    return (
+        given <= now
+        and placement.nodes.keys() <= hosts
+        and all(placement.step and node in placement.hosts and part in parts for node, part in more)
+    )
+
+
+def pairs(where: Mapping[str, Iterable[str]]) -> set[tuple[str, str]]:
+    """(node, part) of a placement."""
+    return {(node, part) for node, parts in where.items() for part in parts}
 
 
 def trusted_keys(identity: Path | None = None) -> dict[str, str]:

@@ -6,8 +6,8 @@ import pytest
 from fleet.operated import Operated, bundle_of
 from waiting import wait_for
 
-from edgevit.fleet.agent.controller import known_orders
 from edgevit.fleet.agent.store import node_home
+from edgevit.fleet.bus.messages import both
 from edgevit.fleet.operating.deploy import deploy, drain, undeploy
 
 MB = 1_000_000
@@ -24,7 +24,7 @@ class Fleet(Operated):
         return sorted(part for parts in self.ready().values() for part in parts)
 
     def known(self, name="flowers"):
-        return known_orders(self.operator.bus, self.operator.names)[name]
+        return self.operator.known()[name]
 
     def spared(self):
         """Whether every file of the deployment lies on two nodes."""
@@ -35,7 +35,7 @@ class Fleet(Operated):
     def settled(self):
         """Whether every node knows the same order, and holds what it says."""
         known, ready = self.known(), self.ready()
-        return set(known.at.values()) == {known.newest.generation} and all(
+        return set(map(repr, known.orders.values())) == {repr(known.newest)} and all(
             sorted(known.newest.nodes.get(node, ())) == parts for node, parts in ready.items()
         )
 
@@ -56,10 +56,9 @@ def test_the_parts_of_a_node_that_is_gone_are_given_to_others_even_of_the_contro
     newest = fleet.known().newest
     assert newest.epoch == done.generation[0]
     assert newest.step >= 1
-    assert gone not in newest.nodes
     fleet.start(gone)
     wait_for(lambda: gone in fleet.infos() and fleet.settled())
-    assert fleet.ready()[gone] == []
+    assert fleet.ready()[gone] == sorted(done.nodes[gone])
 
 
 def test_a_node_that_is_back_in_time_keeps_its_parts(fleet, tmp_path):
@@ -88,25 +87,26 @@ def test_what_was_withdrawn_while_a_node_was_away_is_withdrawn_there_too(fleet, 
     wait_for(lambda: sorted(fleet.infos()) == ["a", "b"])
     undeploy("flowers")
     fleet.start("c")
-    wait_for(lambda: "c" in fleet.infos() and fleet.known().at.get("c") == fleet.known().newest.generation)
+    wait_for(lambda: "c" in fleet.infos() and fleet.known().orders.get("c") == fleet.known().newest)
     wait_for(lambda: fleet.ready() == {"a": [], "b": [], "c": []})
 
 
 def test_after_a_cut_has_healed_all_come_to_the_same(fleet, tmp_path):
     deploy(bundle_of(tmp_path / "flowers").path, replace_after_s=60.0)
+    known = fleet.known().newest
     everything = ("part-0", "part-1", "part-2")
-    steps = []
 
-    def ordered_apart():
-        """As the controllers on the two sides of a cut would have; not so when the one that there is was quicker."""
-        known = fleet.known().newest
-        steps.append(known.step + 1)
-        orders = {side: known.model_copy(update={"step": steps[-1], "nodes": {side: everything}}) for side in "ab"}
-        return not any(fleet.operator.give("apply", order, [side], lambda *_: None) for side, order in orders.items())
+    def taken(side):
+        """As the controller on that side of a cut would have it."""
+        nodes = both(known.nodes, {side: everything})
+        return fleet.operator.give(
+            "apply", known.model_copy(update={"step": 1, "nodes": nodes}), [side], lambda *_: None
+        )
 
-    wait_for(ordered_apart)
-    wait_for(lambda: fleet.known().newest.step > steps[-1] and fleet.settled())
-    assert fleet.known().newest.nodes == {"a": everything}
+    assert [taken(side) for side in "ab"] == [{}, {}]
+    wait_for(lambda: {node: len(parts) for node, parts in fleet.ready().items()} == {"a": 3, "b": 3, "c": 1})
+    wait_for(fleet.settled)
+    assert fleet.known().newest.given == known.nodes
     assert not fleet.known().conflict
 
 

@@ -541,14 +541,58 @@ def test_an_order_is_taken_from_its_operator_and_survives_the_wire(home: Path) -
     check_placement(parse(Placement, placement.encode(), 1 << 20), trusted_keys())
 
 
-def test_the_controller_may_move_parts(home: Path) -> None:
-    placement = sign_placement(PLACED)
-    check_placement(placement.model_copy(update={"step": 7, "nodes": {"pi-2": ("part-0",)}}), trusted_keys())
+def later(nodes: dict[str, tuple[str, ...]]) -> Placement:
+    """The order with its step raised, as a controller would, and other nodes; pi-1 and pi-3 are its hosts."""
+    placement = sign_placement({**PLACED, "hosts": ("pi-1", "pi-3")})
+    return placement.model_copy(update={"step": 7, "nodes": nodes})
+
+
+BOTH = {"pi-1": ("part-0", "part-1"), "pi-2": ("part-2",)}
+
+
+def test_the_controller_may_have_parts_taken_over_by_the_operators_hosts(home: Path) -> None:
+    taken = {"pi-1": ("part-0", "part-1", "part-2"), "pi-2": ("part-2",), "pi-3": ("part-0",)}
+    check_placement(later(taken), trusted_keys())
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        {},
+        {"pi-1": ("part-0", "part-1")},
+        {"pi-1": ("part-0",), "pi-2": ("part-2",)},
+        {"pi-3": ("part-0", "part-1"), "pi-2": ("part-2",)},
+        {**BOTH, "pi-2": ("part-2", "part-0")},
+        {**BOTH, "rogue": ("part-0",)},
+        {**BOTH, "rogue": ()},
+        {**BOTH, "pi-3": ("part-3",)},
+    ],
+    ids=["nothing", "a node less", "a part less", "moved", "more on no host", "a stranger", "an idle one", "no part"],
+)
+def test_no_raised_step_takes_parts_away_or_gives_them_to_strangers(
+    home: Path, nodes: dict[str, tuple[str, ...]]
+) -> None:
+    with pytest.raises(BadArtifact, match="does not give nodes what its operator gave them"):
+        check_placement(later(nodes), trusted_keys())
+
+
+def test_what_was_taken_over_needs_a_raised_step(home: Path) -> None:
+    taken = later({**BOTH, "pi-3": ("part-0",)})
+    with pytest.raises(BadArtifact, match="does not give nodes"):
+        check_placement(taken.model_copy(update={"step": 0}), trusted_keys())
+
+
+@pytest.mark.parametrize("field", ["epoch", "step"])
+def test_a_generation_beyond_its_bound_is_no_order(home: Path, field: str) -> None:
+    order = sign_placement(PLACED).model_copy(update={field: 10**4299})
+    with pytest.raises(BadMessage, match=field):
+        parse(Placement, order.encode(), 1 << 20)
 
 
 CHANGES = {
     "name": "other", "kind": "artifact", "revision": "c" * 64, "release": "c" * 64, "epoch": 4, "replicas": 2,
-    "replace_after_s": 11.0, "withdrawn": True, "key": "ab" * 32, "signature": "0" * 128,
+    "replace_after_s": 11.0, "withdrawn": True, "given": {"pi-2": ("part-0",)}, "hosts": ("pi-2",),
+    "key": "ab" * 32, "signature": "0" * 128,
 }  # fmt: skip
 
 
