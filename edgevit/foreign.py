@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO
 from edgevit.errors import EdgeVitError, UsageError
 
 TEXT_BYTES = 16 << 20  # of a list of labels, a plan, a manifest: the largest made so far has 2 MB
+
+_ADDRESS = re.compile(r"(?i)(https?|ftp|s3|gs|hf|file|data):/?(?=.)")
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -83,8 +86,26 @@ def opened(
                     yield stream
                     return
     except OSError as exc:
+        if is_address(path):
+            raise error(f"{shown(path)}: an address, not a file", hint="download it first, and name the file") from exc
         raise error(f"{path}: {why(exc)}", hint=hint or "check the path") from exc
-    raise error(f"{path}: {refusal}", hint=hint)
+    raise error(f"{path}: {refusal}", hint=hint or "name another file")
+
+
+def is_address(path: Path) -> bool:
+    """Whether a path that leads nowhere was meant as a URL."""
+    return _ADDRESS.match(str(path)) is not None and not os.path.lexists(path)
+
+
+def shown(path: Path) -> str:
+    """The path as it was written: an address has lost a slash in it. One that holds its content is cut short."""
+    found = _ADDRESS.match(text := str(path))
+    if found is None:
+        return text
+    if found[1].lower() == "data":
+        return f"{text[:40]}…"
+    slashes = "///" if found[1].lower() == "file" else "//"
+    return f"{found[1]}:{slashes}{text[found.end() :]}"
 
 
 def why(exc: OSError) -> str:

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,16 +20,34 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgevit.errors import EdgeVitError
+from edgevit.foreign import read_bounded, shown
+from edgevit.pixels import UnknownRange, to_rgb
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 64_000_000  # an 8000 × 8000 photo; more is a decompression bomb or a mistake
+
+MAX_BYTES = 256 << 20  # of an encoded image
+BLOCK_BYTES = 64 << 20
+LARGE_PIXELS = 16_000_000  # beyond, pictures are decoded and resized one at a time: 64 million take 450 MB meanwhile
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 # What may be opened: other formats of Pillow's start programs (EPS runs Ghostscript) or are no photographs.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 Triple = tuple[float, float, float]
+
+_ORIENTATION = 0x0112
+# How the pixels of each orientation are turned upright; 1 is upright.
+_UPRIGHT: dict[Any, Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: np.rot90(pixels),
+}
 
 
 class ImageError(EdgeVitError):
@@ -55,10 +77,15 @@ class Preprocess(BaseModel):
 
     def crop_pixels(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Resize and crop. (H, W, 3) uint8 -> (*size, 3) uint8; the image itself where nothing changes."""
-        height, width = self.size
         if self.crop == "squash" and image.shape[:2] == self.size:
             return image
+        with _turn(image.shape[0] * image.shape[1]):
+            return self._cropped(image)
+
+    def _cropped(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         from PIL import Image
+
+        height, width = self.size
 
         how = Image.Resampling[self.interpolation.upper()]
         picture = Image.fromarray(image)
@@ -123,30 +150,46 @@ def shrink(image: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
 def decode(source: Path | bytes, *, name: str | None = None) -> np.ndarray[Any, Any]:
     """Pixels of a PNG, JPEG, WebP, … as (H, W, 3) uint8 RGB: EXIF rotation applied, alpha laid over white.
 
-    Raises ImageError with one sentence for a file that is missing, empty, broken or over ``MAX_PIXELS``.
+    Raises ImageError with one sentence for a file that is missing, no file, empty, broken, over ``MAX_BYTES`` or
+    ``MAX_PIXELS``, or of samples whose range is not known.
     """
-    from PIL import Image, UnidentifiedImageError
+    label = name or (shown(source) if isinstance(source, Path) else "image")
+    data = source if isinstance(source, bytes) else read_bounded(source, MAX_BYTES, "an image", error=ImageError)
+    with _in_words(label):
+        return _opened(data, label)
 
-    label = name or (str(source) if isinstance(source, Path) else "image")
-    try:
-        data = source.read_bytes() if isinstance(source, Path) else source
-    except OSError as exc:
-        raise ImageError(f"{label}: {(exc.strerror or str(exc)).lower()}", hint="check the path") from exc
-    if not data:
-        raise ImageError(f"{label}: the file is empty")
+
+@contextmanager
+def _in_words(label: str) -> Iterator[None]:
+    """Whatever a decoder raises and warns of, as one ImageError."""
+    from PIL import Image
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of bombs: those are our own error
-            return _opened(data, label)
+            yield
     except ImageError:
         raise
-    except UnidentifiedImageError as exc:
-        raise ImageError(f"{label}: not an image that can be read here", hint="use PNG, JPEG or WebP") from exc
+    except UnknownRange as exc:
+        raise ImageError(
+            f"{label}: which of its values are black and white is not known: {exc}",
+            hint="save it with 8 bits, or integers of 0 to 255, or floats of 0 to 1",
+        ) from exc
     except Image.DecompressionBombError as exc:
         raise ImageError(f"{label}: too many pixels to decode safely", hint="scale it down first") from exc
+    except MemoryError as exc:
+        raise ImageError(f"{label}: no memory is left to decode it", hint="scale it down first") from exc
     except Exception as exc:  # a broken file makes Pillow's decoders raise anything from OSError to struct.error
         said = (str(exc) or type(exc).__name__).splitlines()[0]
         raise ImageError(f"{label}: broken image ({said})", hint="is the file complete?") from exc
+
+
+_one_large = threading.Lock()
+
+
+def _turn(pixels: int) -> AbstractContextManager[Any]:
+    """Held while so many are worked on."""
+    return _one_large if pixels > LARGE_PIXELS else nullcontext()
 
 
 def able_formats() -> list[str]:
@@ -155,29 +198,66 @@ def able_formats() -> list[str]:
     from PIL import Image
 
     Image.init()
+    # Pieces as large as the C library ever gives back: smaller ones stay with the process when a picture is freed.
+    Image.core.set_block_size(BLOCK_BYTES)  # type: ignore[attr-defined]  # documented, and not in its types
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _opened(data: bytes, label: str) -> np.ndarray[Any, Any]:
-    from PIL import Image, ImageOps
+def encoded_size(data: bytes) -> tuple[int, int]:
+    """(width, height) that the header of an encoded image promises; nothing is allocated for it. ImageError for what is
+    no image, or promises far more than ``MAX_PIXELS``."""
+    with _in_words("image"), _header(data, "image") as picture:
+        return picture.size
 
-    with Image.open(io.BytesIO(data), formats=able_formats()) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
+
+def _opened(data: bytes, label: str) -> np.ndarray[Any, Any]:
+    with _header(data, label) as picture:
+        if not 0 < picture.width * picture.height <= MAX_PIXELS:
             size = f"{picture.width}×{picture.height} pixels"
             raise ImageError(
-                f"{label}: {size}, more than the {MAX_PIXELS // 10**6} million allowed", hint="scale it down first"
+                f"{label}: {size}, where 1 to {MAX_PIXELS // 10**6} million are allowed", hint="scale it down first"
             )
-        return _to_rgb(ImageOps.exif_transpose(picture))
+        with _turn(picture.width * picture.height):
+            pixels = to_rgb(picture, partial(_header, data, label))
+        turned = picture.getexif().get(_ORIENTATION)
+    return np.ascontiguousarray(_UPRIGHT[turned](pixels)) if turned in _UPRIGHT else pixels
 
 
-def _to_rgb(picture: Image.Image) -> np.ndarray[Any, Any]:
+def _header(data: bytes, label: str) -> ImageFile:
+    """The picture, not decoded yet. ImageError for what is none, and what is wrong with one that only begins well."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise ImageError(f"{label}: the file is empty")
+    formats = able_formats()
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError as exc:
+        begun = next((name for name in formats if _begins_as(name, data)), None)
+        if begun is None:
+            raise ImageError(f"{label}: not an image that can be read here", hint="use PNG, JPEG or WebP") from exc
+        raise _broken(begun, data, label) from exc
+
+
+def _begins_as(name: str, data: bytes) -> bool:
+    """Whether the first bytes are those of the format. Pillow takes any text that begins with "P1" for a PPM."""
     from PIL import Image
 
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):  # 16-bit greyscale: plain convert() would clip, not scale
-        grey = np.asarray(picture, dtype=np.float64)
-        picture = Image.fromarray((grey / 257).clip(0, 255).round().astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, rgba)
-    return np.asarray(picture.convert("RGB"))
+    accepts = Image.OPEN[name][1]
+    return accepts is not None and accepts(data[:16]) is True and (name != "PPM" or data[2:3].isspace())
+
+
+def _broken(name: str, data: bytes, label: str) -> ImageError:
+    """What is wrong with an image that begins as one of the format, in the decoder's own words."""
+    from PIL import Image
+
+    try:
+        Image.OPEN[name][0](io.BytesIO(data), "")
+    except Exception as exc:
+        said = (str(exc) or type(exc).__name__).splitlines()[0]
+        if "unknown" in said or "unsupported" in said.lower():
+            return ImageError(
+                f"{label}: a {name} of a kind that is not read here ({said})", hint="save it as 8-bit PNG"
+            )
+        return ImageError(f"{label}: broken image ({name}: {said})", hint="is the file complete?")
+    return ImageError(f"{label}: broken image ({name})", hint="is the file complete?")

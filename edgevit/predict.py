@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import Answer, BundleSession
 from edgevit.bundle.opened import Bundle, is_bundle
 from edgevit.errors import ParityFailed, Unsupported, UsageError
+from edgevit.foreign import read_json, read_text, shown
 from edgevit.images import ImageError, decode
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows
@@ -160,8 +160,8 @@ def answers(
             try:
                 found = classify(session, Path(file))
             except ImageError as error:
-                said = str(error)
-                yield Failure(str(file), said if said.startswith(str(file)) else f"{file}: {said}")
+                name, said = shown(Path(file)), str(error)
+                yield Failure(name, said if said.startswith(name) else f"{name}: {said}")
                 continue
             yield found or Failure(str(file), f"{file}: the model's output holds NaN or infinity; run edgevit verify")
 
@@ -202,15 +202,11 @@ def read_labels(path: Path | None) -> tuple[str, ...] | None:
     """Class names from a text file (one a line) or JSON (a list, or {index: name}); None for no file."""
     if path is None:
         return None
-    try:
-        text = path.read_text("utf-8")
-        found = json.loads(text) if path.suffix == ".json" else text.strip().splitlines()
-    except (OSError, ValueError) as exc:
-        raise UsageError(f"the labels {path} cannot be read: {exc}", hint="check the path") from exc
+    what, hint = "a list of labels", "one label a line, or JSON: a list, or {index: name}"
+    is_json = path.suffix.lower() == ".json"
+    found = read_json(path, what, hint=hint) if is_json else read_text(path, what, hint=hint).strip().splitlines()
     if isinstance(found, dict):
         found = [found.get(str(index)) for index in range(len(found))]
     if not isinstance(found, list) or not found or not all(isinstance(label, str) and label.strip() for label in found):
-        raise UsageError(
-            f"{path} does not name every class", hint="one label a line, or JSON: a list, or {index: name}"
-        )
+        raise UsageError(f"{path} does not name every class", hint=hint)
     return tuple(label.strip() for label in found)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from picture_files import chunk, png, tiff
 from PIL import Image
 
-from edgevit.images import ImageError, Preprocess, decode, shrink
+from edgevit.images import ImageError, Preprocess, decode, encoded_size, shrink
 
 RED = (250, 10, 20)
 
@@ -71,11 +75,8 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
 def bomb() -> bytes:
     """A valid PNG header that promises 60000 × 60000 pixels."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunks = b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 99)), (b"IEND", b""))
-    )
-    return b"\x89PNG\r\n\x1a\n" + chunks
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 99)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in chunks)
 
 
 def truncated() -> bytes:
@@ -105,7 +106,7 @@ def test_a_bad_file_is_one_sentence_with_its_name(tmp_path: Path, data: bytes, s
 def test_a_missing_file_and_a_folder_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such file"):
         decode(tmp_path / "none.png")
-    with pytest.raises(ImageError, match="is a directory"):
+    with pytest.raises(ImageError, match="a folder, not an image"):
         decode(tmp_path)
 
 
@@ -225,3 +226,93 @@ def test_every_truncation_of_a_photo_is_one_sentence(tmp_path: Path) -> None:
 )
 def test_shrinking_keeps_the_aspect_ratio_and_never_enlarges(size: tuple[int, int], expected: tuple[int, ...]) -> None:
     assert shrink(photo(size[1], size[0]), 50).shape == expected
+
+
+def damaged(at: bytes, offset: int = 0) -> bytes:
+    """A PNG with one bit flipped, ``offset`` bytes after the name of the chunk ``at``."""
+    whole = bytearray(png((8, 8), 8, 0, bytes(range(8))))
+    whole[whole.index(at) + offset] ^= 1
+    return bytes(whole)
+
+
+@pytest.mark.parametrize(
+    "data", [damaged(b"IHDR", 4), damaged(b"IHDR"), damaged(b"IDAT"), damaged(b"IDAT", 6), damaged(b"IDAT", 12)]
+)
+def test_a_damaged_png_is_damaged_and_not_something_else(data: bytes) -> None:
+    with pytest.raises(ImageError, match="image: broken image") as caught:
+        decode(data)
+    assert caught.value.hint == "is the file complete?"
+
+
+def test_a_kind_of_tiff_that_is_not_read_says_so() -> None:
+    with pytest.raises(ImageError, match="a TIFF of a kind that is not read here") as caught:
+        decode(tiff(2, 64, struct.pack("<2d", 0, 1), kind=3))
+    assert caught.value.hint == "save it as 8-bit PNG"
+
+
+@pytest.mark.parametrize("text", [b"P1ease read me", b"Python", b"<html>", b"BMW", b"GIF"])
+def test_a_text_that_begins_like_an_image_is_no_image(text: bytes) -> None:
+    with pytest.raises(ImageError, match=r"not an image that can be read here|broken image"):
+        decode(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("https://host/x.png", "https://host/x.png"),
+        ("s3://bucket/a/x.png", "s3://bucket/a/x.png"),
+        ("file:///tmp/none.png", "file:///tmp/none.png"),
+        ("data:image/png;base64," + "A" * 5000, "data:image/png;base64,AAAAAAAAAAAAAAAAAA…"),
+    ],
+)
+def test_an_address_keeps_its_slashes_and_is_told_to_be_downloaded(given: str, shown: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode(Path(given))
+    assert str(caught.value) == f"{shown}: an address, not a file"
+    assert caught.value.hint == "download it first, and name the file"
+
+
+def test_a_device_a_pipe_and_an_endless_file_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "big.png").touch()
+    os.truncate(tmp_path / "big.png", 6 << 30)
+    for path, said in (
+        (Path("/dev/zero"), "a device, not an image"),
+        (tmp_path / "pipe.png", "a named pipe, not an image"),
+        (tmp_path / "big.png", "6,442,450,944 bytes, more than the 268,435,456 that an image may have"),
+    ):
+        with pytest.raises(ImageError) as caught:
+            decode(path)
+        assert str(caught.value) == f"{path}: {said}"
+
+
+def test_the_size_in_the_header_is_known_without_decoding() -> None:
+    assert encoded_size(png((7999, 5), 8, 2, bytes(3 * 7999))) == (7999, 5)
+    with pytest.raises(ImageError, match="too many pixels"):
+        encoded_size(bomb())
+    with pytest.raises(ImageError, match="the file is empty"):
+        encoded_size(b"")
+
+
+MEMORY = """
+import resource, sys, threading
+from edgevit.images import Preprocess, decode
+data = open(sys.argv[1], "rb").read()
+def answer():
+    Preprocess(size=(32, 32))(decode(data))
+def kept():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+before = kept()
+threads = [threading.Thread(target=answer) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, kept() - before)
+"""
+
+
+def test_large_pictures_take_turns_and_leave_no_memory_behind(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(png((7999, 7999), 8, 2, bytes(3 * 7999)))
+    ran = subprocess.run([sys.executable, "-c", MEMORY, tmp_path / "x.png"], capture_output=True, text=True, check=True)
+    peak, kept = map(int, ran.stdout.split())
+    assert peak < 900  # MB; two at once took 2,200
+    assert kept < 100

@@ -11,10 +11,8 @@ one. An engine that crashes (a segmentation fault in a driver) therefore ends th
 
 from __future__ import annotations
 
-import io
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +39,7 @@ from edgevit.fleet.bus.messages import (
 )
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.transport import Bus, Closer, Question
-from edgevit.images import ImageError, Preprocess, able_formats, decode
+from edgevit.images import ImageError, Preprocess, able_formats, decode, encoded_size
 from edgevit.runtimes.base import Session, open_session
 
 BUSY, LATE, LEAVING = "busy", "late", "leaving"
@@ -314,12 +312,9 @@ def _rows(loaded: _Loaded, asked: InferMeta, data: bytes) -> Array:
 
 def _decoded(data: bytes) -> Array:
     """Pixels of an encoded image, whose header is looked at before anything is allocated for it."""
-    from PIL import Image
-
-    with suppress(OSError, ValueError), Image.open(io.BytesIO(data), formats=able_formats()) as picture:
-        width, height = picture.size
-        if width * height > MAX_IMAGE_PIXELS:
-            raise ImageError(f"an image of {width}×{height} pixels; at most {MAX_IMAGE_PIXELS} are decoded here")
+    width, height = encoded_size(data)
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ImageError(f"an image of {width}×{height} pixels; at most {MAX_IMAGE_PIXELS} are decoded here")
     return decode(data)
 
 

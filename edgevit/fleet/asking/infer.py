@@ -20,7 +20,8 @@ from edgevit.fleet.asking.answers import FleetAnswer
 from edgevit.fleet.asking.session import FleetSession
 from edgevit.fleet.asking.where import Where, reach
 from edgevit.fleet.bus.link import Link
-from edgevit.images import ImageError, decode
+from edgevit.foreign import read_bounded
+from edgevit.images import MAX_BYTES, ImageError, decode
 from edgevit.predict import (
     BundlePrediction,
     Failure,
@@ -120,9 +121,10 @@ def _asked(
     session: FleetSession, file: Path, *, deadline_s: float, names: Sequence[str] | None, top: int
 ) -> Inference | None:
     """The fleet's answer; None when it is not a number."""
+    data = read_bounded(file, MAX_BYTES, "an image", error=ImageError)
     try:
-        answer = session.answer(file.read_bytes(), deadline_s)
-    except (OSError, ImageError):
+        answer = session.answer(data, deadline_s)
+    except ImageError:
         decode(file)  # says what is wrong with it, by its name
         raise
     scores = answer.logits[0]

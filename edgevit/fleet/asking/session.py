@@ -7,6 +7,7 @@ model's input. The fusion head runs here.
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 import threading
 import time
@@ -29,7 +30,7 @@ from edgevit.fleet.asking.client import FleetClient
 from edgevit.fleet.asking.questions import Gathered, Load, PartAnswer, Wanted
 from edgevit.fleet.asking.tracing import traced
 from edgevit.fleet.bus.messages import MAX_ROWS, tensor_bytes
-from edgevit.images import Preprocess, decode
+from edgevit.images import Preprocess, decode, encoded_size
 from edgevit.runtimes.base import open_session
 
 AFTER_S = 0.001  # of the deadline that is kept for fusing, at least; at most a tenth of it
@@ -61,7 +62,7 @@ class Takes:
                 raise UsageError(f"an image must be uint8 height×width×3, got {image.dtype} {_shown(image.shape)}")
             return self._pixels(image)
         height, width = self.preprocess.size
-        if len(image) < height * width * 3 and _encoded_pixels(image) <= MAX_ENCODED_PIXELS:
+        if len(image) < height * width * 3 and math.prod(encoded_size(image)) <= MAX_ENCODED_PIXELS:
             return Load("image", image)
         return self._pixels(decode(image))
 
@@ -212,20 +213,6 @@ def _takes(artifact: Artifact) -> Takes:
 
 def _timing(one: PartAnswer) -> PartTiming:
     return PartTiming(one.part, one.node, one.queue_ms, one.compute_ms, one.network_ms, one.hedged)
-
-
-def _encoded_pixels(data: bytes) -> int:
-    """Pixels that the header of an encoded image promises. ImageError where it is none."""
-    import io
-
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.width * picture.height
-    except Exception:  # Pillow raises anything; decoding says in words what is wrong
-        decode(data)
-        return MAX_ENCODED_PIXELS + 1
 
 
 def _shown(shape: tuple[int, ...]) -> str:
