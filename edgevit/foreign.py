@@ -1,4 +1,4 @@
-"""What others wrote: files read within bounds, and text made printable.
+"""Files that others wrote, read within bounds.
 
 A path that a user gives may be a folder, a pipe, a device or a file without end. ``read_bounded`` is the one way to
 the bytes of a small one, ``opened`` to those of a large one; both end in one sentence, and never wait.
@@ -9,17 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from edgevit.addresses import is_address, shown
 from edgevit.errors import EdgeVitError, UsageError
 
 TEXT_BYTES = 16 << 20  # of a list of labels, a plan, a manifest: the largest made so far has 2 MB
-
-_ADDRESS = re.compile(r"(?i)(https?|ftp|s3|gs|hf|file|data):/?(?=.)")
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -90,22 +88,6 @@ def opened(
             raise error(f"{shown(path)}: an address, not a file", hint="download it first, and name the file") from exc
         raise error(f"{path}: {why(exc)}", hint=hint or "check the path") from exc
     raise error(f"{path}: {refusal}", hint=hint or "name another file")
-
-
-def is_address(path: Path) -> bool:
-    """Whether a path that leads nowhere was meant as a URL."""
-    return _ADDRESS.match(str(path)) is not None and not os.path.lexists(path)
-
-
-def shown(path: Path) -> str:
-    """The path as it was written: an address has lost a slash in it. One that holds its content is cut short."""
-    found = _ADDRESS.match(text := str(path))
-    if found is None:
-        return text
-    if found[1].lower() == "data":
-        return f"{text[:40]}…"
-    slashes = "///" if found[1].lower() == "file" else "//"
-    return f"{found[1]}:{slashes}{text[found.end() :]}"
 
 
 def why(exc: OSError) -> str:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from edgevit.addresses import shown
 from edgevit.errors import EdgeVitError
-from edgevit.foreign import read_bounded, shown
+from edgevit.foreign import read_bounded
 from edgevit.pixels import UnknownRange, to_rgb
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from edgevit.addresses import shown
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import Answer, BundleSession
 from edgevit.bundle.opened import Bundle, is_bundle
 from edgevit.errors import ParityFailed, Unsupported, UsageError
-from edgevit.foreign import read_json, read_text, shown
+from edgevit.foreign import read_json, read_text
 from edgevit.images import ImageError, decode
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows

@@ -30,7 +30,9 @@ FORBIDDEN = {
     "split/": {"edgevit.fleet", "edgevit.cli", "edgevit.verbs"},
     "artifact/": _TORCH_FREE | {"edgevit.runtimes", "edgevit.proof", "edgevit.profiles"},
     "data/": _TORCH_FREE | {"pickle.load", "edgevit.artifact"},
-    **{f"{name}.py": _TORCH_FREE for name in ("foreign", "images", "predict", "info", "signing")},
+    **{
+        f"{name}.py": _TORCH_FREE for name in ("addresses", "foreign", "pixels", "images", "predict", "info", "signing")
+    },
     "registry.py": {"torch", "numpy", "pydantic", "edgevit.export", "edgevit.runtimes"},
     "worker.py": {"numpy"} | _TORCH_FREE,
     "fleet/": _TORCH_FREE,
