@@ -16,9 +16,12 @@ _ATTRIBUTE = "edgevit_spec"
 class ModelSpec:
     """Facts about a loaded model.
 
-    origin   where the weights came from: a path, "digits", "timm pretrained", "random (seed 0)"
+    channels of an image that the model takes
+    origin   where the weights came from: a path (with "#ema" behind it where the file held others too), "digits",
+             "timm pretrained", "random (seed 0)"
     data     the labelled data source the weights were trained on, e.g. "digits", or None
     accuracy held-out top-1 recorded in the checkpoint, as a fraction, or None
+    notes    sentences on what was assumed or chosen while it was loaded
     """
 
     name: str
@@ -30,6 +33,8 @@ class ModelSpec:
     origin: str = "random (seed 0)"
     data: str | None = None
     accuracy: float | None = None
+    channels: int = 3
+    notes: tuple[str, ...] = ()
 
 
 def attach_spec(module: nn.Module, spec: ModelSpec) -> nn.Module:

@@ -18,7 +18,7 @@ from edgevit.models.families.vit import (
     ViTConfig,
     from_timm,
 )
-from edgevit.models.loading.checkpoint import load_state
+from edgevit.models.loading.fitting import load_state
 from edgevit.models.loading.source import create_model
 from edgevit.models.spec import attach_spec, spec_of
 

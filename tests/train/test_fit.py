@@ -105,10 +105,10 @@ def test_a_zoo_model_trains_in_its_own_image_size(some_digits: str, tmp_path: Pa
 def test_the_same_run_twice_gives_the_same_bytes(model: str, some_digits: str, tmp_path: Path) -> None:
     for name in ("a", "b"):
         fit(model, some_digits, tmp_path / f"{name}.safetensors", options=options(seed=5))
-    first, again = (read_checkpoint(tmp_path / f"{name}.safetensors")[0] for name in "ab")
+    first, again = (read_checkpoint(tmp_path / f"{name}.safetensors").sets[""] for name in "ab")
     assert all(torch.equal(first[key], again[key]) for key in first)
     fit(model, some_digits, tmp_path / "c.safetensors", options=options(seed=6))
-    other = read_checkpoint(tmp_path / "c.safetensors")[0]
+    other = read_checkpoint(tmp_path / "c.safetensors").sets[""]
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
@@ -159,8 +159,10 @@ def test_a_resumed_run_ends_with_the_same_bytes_as_an_uninterrupted_one(
     assert not cut.exists()
     fit(model, some_digits, cut, options=options(epochs=4, mixup=0.3, resume=True))
     first, second = read_checkpoint(whole), read_checkpoint(cut)
-    assert first[1] == second[1]
-    assert all(first[0][name].numpy().tobytes() == second[0][name].numpy().tobytes() for name in first[0])
+    assert first.meta == second.meta
+    assert all(
+        value.numpy().tobytes() == second.sets[""][name].numpy().tobytes() for name, value in first.sets[""].items()
+    )
     assert sorted(path.name for path in cut.parent.iterdir()) == ["x.safetensors"]
 
 

@@ -20,7 +20,8 @@ from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 from edgevit.models import zoo
 from edgevit.models.loading import file_models, timm_models
-from edgevit.models.loading.checkpoint import CheckpointMeta, State, load_state, read_checkpoint
+from edgevit.models.loading.checkpoint import Checkpoint, CheckpointMeta, read_checkpoint
+from edgevit.models.loading.fitting import Convert, Taken, load_weights
 from edgevit.models.loading.timm_models import import_timm as import_timm
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
@@ -50,8 +51,9 @@ def create_model(
 ) -> nn.Module:
     """A module in train form and eval mode, with its ``ModelSpec`` attached (``edgevit.models.spec.spec_of``).
 
-    ``weights`` is a file (.safetensors, .pt, .pth; our keys or timm's) or the name of weights that the package ships
-    ("digits"); without it the weights are random from seed 0, the same on every call. What a checkpoint of ours says
+    ``weights`` is a file (safetensors or torch's, by its content; our keys or timm's, in whatever wrapper) or the name
+    of weights that the package ships ("digits"); without it they are random from seed 0, the same on every call.
+    Averaged weights are taken before others; "FILE#KEY" says which of a file's sets. What a checkpoint of ours says
     about classes, image size, labels and preprocessing holds unless given here; ``pretrained`` is for ``timm:`` names.
     Raises UnknownName, UsageError, MissingDependency, EdgeVitError (no network).
     """
@@ -75,6 +77,8 @@ def state_sha256(module: nn.Module) -> str:
     """Hex SHA-256 over the sorted state dict: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
+        if not isinstance(value, torch.Tensor):  # "extra state" of a module, in whatever form it likes
+            continue
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}\n".encode())
         digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
@@ -86,7 +90,8 @@ def state_sha256(module: nn.Module) -> str:
 
 def _from_zoo(request: Request) -> nn.Module:
     row = zoo.row(request.name)
-    state, meta, origin = _checkpoint(request, row.name)
+    weights = _weights(request, row.name)
+    meta = weights.meta
     if meta is not None and zoo.ALIASES.get(meta.model, meta.model) != row.name:
         raise UsageError(
             f"these weights are of {meta.model}, not of {row.name}", hint=f"use {meta.model}, or other weights"
@@ -94,14 +99,16 @@ def _from_zoo(request: Request) -> nn.Module:
     size = request.image_size or (meta.image_size if meta else (row.image_size, row.image_size))
     classes = request.num_classes or (meta.num_classes if meta else row.num_classes)
     module = build(row, num_classes=classes, image_size=size)
-    if state is not None:
-        home = import_module(row.path.partition(":")[0])
-        note = None
-        if request.image_size is not None and (resize := getattr(home, "resize_state", None)) is not None:
-            state, note = resize(state, module)
-        load_state(module, state, origin, getattr(home, "from_timm", None))
-        origin = f"{origin} ({note})" if note else origin
-    spec = ModelSpec(row.name, "zoo", size, _zoo_preprocess(row, size, meta), classes, origin=origin)
+    home = import_module(row.path.partition(":")[0])
+    converts = [home.from_timm] if hasattr(home, "from_timm") else []
+    resize = getattr(home, "resize_state", None) if request.image_size is not None else None
+    if resize is not None:
+        converts.append(lambda state: resize(state, module)[0])
+    taken = weights.into(module, *converts)
+    origin = taken.origin
+    if resize is not None and taken.source and (note := resize(taken.source, module)[1]):
+        origin = f"{origin} ({note})"
+    spec = ModelSpec(row.name, "zoo", size, _zoo_preprocess(row, size, meta), classes, origin=origin, notes=taken.notes)
     return attach_spec(module, _with_meta(spec, meta))
 
 
@@ -172,32 +179,33 @@ def _zeros(module: nn.Module) -> nn.Module:
 
 
 def _from_timm(request: Request) -> nn.Module:
-    state, meta, origin = _checkpoint(request, request.name)
+    weights = _weights(request, request.name)
+    meta = weights.meta
     classes = request.num_classes or (meta.num_classes if meta else None)
     with _seeded():
         model = timm_models.timm_model(
             request.name.removeprefix("timm:"), classes, request.image_size, request.pretrained
         )
-    if state is not None:
-        load_state(model.module, state, origin, model.from_original)
-    origin = "timm pretrained" if request.pretrained else origin
+    taken = weights.into(model.module, *([model.from_original] if model.from_original else ()))
+    origin = "timm pretrained" if request.pretrained else taken.origin
     labels = model.labels if origin != RANDOM else None
     spec = ModelSpec(
-        request.name, "timm", model.image_size, model.preprocess, model.num_classes, labels=labels, origin=origin
-    )
+        request.name, "timm", model.image_size, model.preprocess, model.num_classes,
+        labels=labels, origin=origin, notes=taken.notes,
+    )  # fmt: skip
     if meta is not None and meta.labels is None:
         meta = meta.model_copy(update={"labels": labels})
     return attach_spec(model.module, _with_meta(spec, meta))
 
 
 def _from_file(request: Request) -> nn.Module:
-    state, meta, origin = _checkpoint(request, request.name)
+    weights = _weights(request, request.name)
+    meta = weights.meta
     classes = request.num_classes or (meta.num_classes if meta else None)
     size = request.image_size or (meta.image_size if meta else None)
     with _seeded():
         module = file_models.file_model(request.name, num_classes=classes, image_size=size)
-    if state is not None:
-        load_state(module, state, origin)
+    taken = weights.into(module)
     own = spec_of(module)  # a factory may itself call create_model, or attach what it knows
     size = size or (own.image_size if own else None) or file_models.declared_size(module) or (224, 224)
     preprocess = (meta and meta.preprocess) or (own and own.preprocess) or Preprocess(size=size)
@@ -208,7 +216,8 @@ def _from_file(request: Request) -> nn.Module:
         preprocess.model_copy(update={"size": size}),
         file_models.classes_of(module, size),
         labels=own.labels if own else None,
-        origin=own.origin if own and state is None else origin,
+        origin=own.origin if own and weights.checkpoint is None else taken.origin,
+        notes=taken.notes,
     )
     return attach_spec(module, _with_meta(spec, meta))
 
@@ -216,18 +225,40 @@ def _from_file(request: Request) -> nn.Module:
 # --- weights -----------------------------------------------------------------------------------------------------
 
 
-def _checkpoint(request: Request, model: str) -> tuple[State | None, CheckpointMeta | None, str]:
-    """Tensors, metadata and origin of the asked-for weights; (None, None, "random (seed 0)") without any."""
+@dataclass(frozen=True)
+class Weights:
+    """The asked-for weights before they are in a model; without any, what is loaded is nothing.
+
+    wanted   which set of the file, by the key that it lies under
+    """
+
+    path: str = RANDOM
+    wanted: str | None = None
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def meta(self) -> CheckpointMeta | None:
+        return self.checkpoint.meta if self.checkpoint else None
+
+    def into(self, module: nn.Module, *converts: Convert) -> Taken:
+        """Load them; UsageError when they do not fit."""
+        if self.checkpoint is None:
+            return Taken(RANDOM)
+        return load_weights(module, self.checkpoint.sets, self.path, converts, self.wanted)
+
+
+def _weights(request: Request, model: str) -> Weights:
     if request.weights is None:
-        return None, None, RANDOM
-    path = _weights_path(str(request.weights), model)
-    state, meta = read_checkpoint(path)
-    return state, meta, str(request.weights)
+        return Weights()
+    given, wanted = str(request.weights), None
+    if "#" in given and not Path(given).exists():
+        given, _, wanted = given.rpartition("#")
+    return Weights(given, wanted, read_checkpoint(_weights_path(given, model)))
 
 
 def _weights_path(weights: str, model: str) -> Path:
     """A file as given, or a bare name such as "digits" that stands for weights shipped with the package."""
-    if Path(weights).suffix or Path(weights).exists():
+    if Path(weights).suffix or "/" in weights or Path(weights).exists():
         return Path(weights)
     if weights in zoo.shipped_weights(model):
         return Path(str(resources.files("edgevit.models") / "weights" / f"{model}-{weights}.safetensors"))
@@ -238,7 +269,7 @@ def _weights_path(weights: str, model: str) -> Path:
             hint=f"they exist for {', '.join(having)}; or make your own with edgevit train",
         )
     raise UsageError(
-        f"no weights at {weights}", hint="give a .safetensors, .pt or .pth file, or train with edgevit train"
+        f"no weights at {weights}", hint="give a file of safetensors or torch, or train with edgevit train"
     )
 
 

@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from edgevit.errors import UsageError
 from edgevit.models.families import efficientformer
 from edgevit.models.layers.attention_bias import AttentionBias, distance_index, resample_table
-from edgevit.models.loading.source import create_model, import_timm, load_state
+from edgevit.models.loading.fitting import load_state
+from edgevit.models.loading.source import create_model, import_timm
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize, report_of
 from edgevit.models.spec import spec_of

@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgevit.errors import UsageError
 from edgevit.models.families import efficientformer_v2
-from edgevit.models.loading.source import import_timm, load_state
+from edgevit.models.loading.fitting import load_state
+from edgevit.models.loading.source import import_timm
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize, report_of
 

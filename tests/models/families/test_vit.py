@@ -13,7 +13,8 @@ from torch import nn
 
 from edgevit.errors import UsageError
 from edgevit.models.families import vit
-from edgevit.models.loading.source import create_model, import_timm, load_state
+from edgevit.models.loading.fitting import load_state
+from edgevit.models.loading.source import create_model, import_timm
 from edgevit.models.macs import count_macs
 from edgevit.models.spec import spec_of
 
