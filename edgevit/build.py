@@ -225,7 +225,7 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
         accuracy=prepared.accuracy,
         versions={"python": _python_version(), **built.versions},
         lock=dict(built.lock),
-        notes=built.notes,
+        notes=(*prepared.notes, *built.notes),
         files=files,
     )
 

@@ -144,6 +144,8 @@ def run_export(job: ExportJob, progress_for: Callable[[str], Progress]) -> list[
         shared = time.perf_counter() - started
         if prepared.info.weights.origin.startswith("random"):
             render.say(f"{job.model}: no --weights, so the artifact holds random ones (seed 0)")
+        for note in prepared.notes:
+            render.say(f"{job.model}: {note}")
         return [_build(job, plan, prepared, shared, progress_for(plan.name)) for plan in planned]
 
 

@@ -49,6 +49,7 @@ class Prepared:
     """A model ready for any target: captured, with the float64 outputs of its source form on the same rows.
 
     exact      reference outputs by name, float64, as many rows as ``rows``
+    notes      what was assumed or chosen when the model was loaded, in sentences
     """
 
     request: Request
@@ -60,6 +61,7 @@ class Prepared:
     labels: tuple[str, ...] | None
     reparam: ReparamSummary | None
     accuracy: Accuracy | None
+    notes: tuple[str, ...] = ()
 
 
 def prepare(model: str | nn.Module, request: Request) -> Prepared:
@@ -85,6 +87,7 @@ def prepare(model: str | nn.Module, request: Request) -> Prepared:
         labels=_labels(spec, request),
         reparam=reparam,
         accuracy=_accuracy(source, spec, preprocess, request),
+        notes=spec.notes,
     )
 
 

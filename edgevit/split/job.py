@@ -153,7 +153,8 @@ def _split(job: SplitJob, device: torch.device, progress: Progress) -> SplitResu
     options, config = job.options, source.trunk.config
     groups = choose_partition(options, source, device)
     sizing = choose_heads(config, groups, options, _nodes(options))
-    for step in sizing.steps:
+    spec = spec_of(source.trunk)
+    for step in (*(spec.notes if spec else ()), *sizing.steps):
         progress(step, None)
     work = open_work(job.work(), _recipe(job, source), resume=job.resume, force=job.force)
     clock.lap("preparation")

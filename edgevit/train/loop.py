@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgevit import render
 from edgevit.cpu import usable_cores
 from edgevit.data.classes import aligned
 from edgevit.data.labelled import LabelledData
@@ -185,6 +186,8 @@ def _prepare(
     # A shipped or own checkpoint knows its preprocessing; the seed decides order and augmentation, never the start.
     model = create_model(name, num_classes=classes, image_size=options.image_size, weights=options.weights)
     spec = spec_of(model)
+    for note in spec.notes if spec else ():
+        render.say(f"{name}: {note}")
     size = (spec and spec.image_size) or (224, 224)
     preprocess = (spec and spec.preprocess) or Preprocess(size=size)
     model = model.to(device).train()
