@@ -121,6 +121,10 @@ def serve(
     runtime: Annotated[str | None, typer.Option("--runtime", help="Of the model in this process.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of the model in this process.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Open a compiled model that no known key signed.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Only for this user, and whoever has the token.")] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", metavar="NAME", help="A name browsers know it by; repeat.")
+    ] = None,
 ) -> None:
     """Serve a bundle or an artifact over HTTP: KServe's protocol at /v2, /metrics, /healthz, and a dashboard at /.
 
@@ -131,6 +135,7 @@ def serve(
     run(
         path, host=host, port=port, link=link, where=_where(where),
         deadline_s=seconds("--deadline", deadline), in_flight=in_flight, runtime=runtime, threads=threads, trust=trust,
+        private=private, allow_hosts=allow_host or (),
     )  # fmt: skip
 
 

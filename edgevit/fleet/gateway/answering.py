@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -13,15 +14,20 @@ from edgevit.artifact.manifest import Array, BatchRange, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import BundleSession, Gathered, Missing
 from edgevit.bundle.opened import content_sha256, is_bundle
-from edgevit.errors import BadArtifact, ParityFailed, Unsupported
+from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, Unsupported
 from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
 from edgevit.fleet.asking.where import Reached
 from edgevit.fleet.bus.messages import MAX_ROWS
-from edgevit.images import decode
+from edgevit.images import LARGE_PIXELS, decode, encoded_size
 from edgevit.runtimes.base import open_session
 from edgevit.runtimes.rows import run_rows
 
 HERE = "this process"
+LARGE_WAITING = 4  # pictures that wait for their turn
+
+
+class Busy(EdgeVitError):
+    """What was asked for could be answered, but not now."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,29 @@ class Answering(Protocol):
     def close(self) -> None: ...
 
 
+class Decoding:
+    """Pictures from strangers, decoded in this process: large ones one at a time, whoever waits in vain is ``Busy``."""
+
+    def __init__(self) -> None:
+        self._turn, self._waiting = threading.Lock(), threading.Semaphore(LARGE_WAITING)
+
+    def __call__(self, image: bytes, deadline_s: float) -> Array:
+        """(H, W, 3) uint8. ImageError as ``decode``."""
+        if math.prod(encoded_size(image)) <= LARGE_PIXELS:
+            return decode(image)
+        if not self._waiting.acquire(blocking=False):
+            raise Busy("too many large pictures wait to be decoded", hint="send smaller ones")
+        try:
+            if not self._turn.acquire(timeout=deadline_s):
+                raise Busy("other large pictures are being decoded", hint="send a smaller one")
+            try:
+                return decode(image)
+            finally:
+                self._turn.release()
+        finally:
+            self._waiting.release()
+
+
 class EmbeddedBundle:
     """A bundle in this process. One question at a time: its sessions share the same cores."""
 
@@ -81,7 +110,7 @@ class EmbeddedBundle:
         self.outputs: tuple[TensorSpec, ...] = (_logits(len(bundle.manifest.classes)),)
         self.rows = BatchRange(min=1, max=MAX_ROWS)
         self.parts: Mapping[str, tuple[str, ...]] = {part.name: part.classes for part in bundle.manifest.parts}
-        self._turn = threading.Lock()
+        self._turn, self._decoded = threading.Lock(), Decoding()
 
     def ready(self) -> bool:
         return True
@@ -98,7 +127,7 @@ class EmbeddedBundle:
         return Said(outputs, answer.parts, answer.missing, waited + answer.latency_ms, timings)
 
     def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
-        return self.infer(self.session.rows([decode(image)]), deadline_s)
+        return self.infer(self.session.rows([self._decoded(image, deadline_s)]), deadline_s)
 
     def close(self) -> None:
         self.session.close()
@@ -119,7 +148,7 @@ class EmbeddedArtifact:
         self.parts: Mapping[str, tuple[str, ...]] = {}
         logits, image = manifest.logits_output(), manifest.image_input()
         self.takes_images = bool(logits and image and manifest.preprocess and len(manifest.inputs) == 1)
-        self._turn = threading.Lock()
+        self._turn, self._decoded = threading.Lock(), Decoding()
 
     def ready(self) -> bool:
         return True
@@ -133,7 +162,7 @@ class EmbeddedArtifact:
 
     def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
         spec, logits, steps = self._classifier()
-        row = steps(decode(image)).astype(spec.dtype, copy=False)
+        row = steps(self._decoded(image, deadline_s)).astype(spec.dtype, copy=False)
         asked = time.perf_counter()
         with self._turn:
             began = time.perf_counter()

@@ -25,11 +25,14 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-from edgevit.errors import EdgeVitError, Unsupported, UsageError
+from edgevit.errors import EdgeVitError, FleetError, Unsupported, UsageError, one_line
 from edgevit.fleet.bus.messages import MAX_PAYLOAD
 from edgevit.fleet.gateway import oip, schema
-from edgevit.fleet.gateway.answering import Answering, Said
+from edgevit.fleet.gateway.answering import Answering, Busy, Said
+from edgevit.fleet.gateway.bodies import Bodies, Gone, Refused, image_in, inflated
+from edgevit.fleet.gateway.callers import Callers, Guard
 from edgevit.fleet.gateway.live import Live
 from edgevit.fleet.gateway.metrics import CONTENT_TYPE, Metrics
 from edgevit.fleet.operating.watch import Watch
@@ -38,9 +41,7 @@ from edgevit.pages import style
 from edgevit.predict import best
 from edgevit.registry import version_of
 
-READ_S = 30.0  # for a body to arrive
 LIVE_EVERY_S = 0.5
-VIEWERS = 64  # dashboards that are open at a time
 TOP = 5
 TRACE_HEADER = "X-Trace-Id"  # of an answer: what `edgevit fleet logs --trace` finds it by
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
@@ -52,29 +53,41 @@ Headers = dict[str, str]
 class Bounds:
     """What a gateway takes.
 
-    in_flight   requests being worked on; the next one is refused
-    body_bytes  of one request
-    deadline_s  for an answer; what has not arrived by then is missing
+    in_flight    requests being worked on; the next one is refused
+    body_bytes   of one request
+    body_s       for it to arrive
+    arriving     bodies that arrive at a time
+    deadline_s   for an answer; what has not arrived by then is missing
+    viewers      dashboards that are open at a time
+    connections  at a time; a process has 1,024 descriptors where nothing else is set
+    head_s       for the head of a request to arrive
+    unread_s     that an answer may lie unread
     """
 
     in_flight: int = 16
     body_bytes: int = MAX_PAYLOAD
+    body_s: float = 30.0
+    arriving: int = 256
     deadline_s: float = 1.0
-
-
-class Refused(Exception):
-    """A request that ends here, with its status and sentence."""
-
-    def __init__(self, status: int, sentence: str, headers: Headers | None = None) -> None:
-        super().__init__(sentence)
-        self.status, self.headers = status, headers
+    viewers: int = 64
+    connections: int = 768
+    head_s: float = 10.0
+    unread_s: float = 30.0
 
 
 class Gateway:
     """One model over HTTP: ``app`` is the ASGI application."""
 
-    def __init__(self, model: Answering, *, watch: Watch | None = None, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self,
+        model: Answering,
+        *,
+        watch: Watch | None = None,
+        bounds: Bounds | None = None,
+        callers: Callers | None = None,
+    ) -> None:
         self.model, self.bounds = model, bounds or Bounds()
+        self._bodies = Bodies(self.bounds.body_bytes, most=self.bounds.arriving, seconds=self.bounds.body_s)
         self.live, self.metrics = Live(model, watch), Metrics(watch)
         self.closing = threading.Event()
         self.stop: Callable[[], None] = self.closing.set  # ends the server, once it runs
@@ -82,6 +95,7 @@ class Gateway:
         self._shown, self._taken = "{}", float("-inf")
         self._threads = ThreadPoolExecutor(self.bounds.in_flight, thread_name_prefix="gateway")
         self.app = FastAPI(title="edgevit gateway", version=version_of("edgevit") or "0", docs_url=None, redoc_url=None)
+        self.app.add_middleware(Guard, callers=callers or Callers())
         self._routes()
 
     def _routes(self) -> None:
@@ -156,7 +170,8 @@ class Gateway:
             raise Refused(400, f"{name} is not an image classifier; send its tensors to infer")
 
         def work(body: bytes) -> tuple[Said, Response]:
-            said = self.model.classify(body, self.bounds.deadline_s, _trace(request))
+            image = image_in(body, request.headers.get("content-type"))
+            said = self.model.classify(image, self.bounds.deadline_s, _trace(request))
             return said, JSONResponse(self._classes(said))
 
         return await self._answer(request, work)
@@ -183,35 +198,63 @@ class Gateway:
         }
 
     async def _answer(self, request: Request, work: Callable[[bytes], tuple[Said, Response]]) -> Response:
-        """Read the body and do the work in a thread, if there is room."""
+        """Read the body, then do the work in a thread, if there is room."""
+        self._check_room()
+        try:
+            body = await self._bodies.read(request)
+        except Gone:
+            self._count("rejected")
+            return Response(status_code=499)  # nobody is there to read it
+        if not body:
+            raise self._no(400, "rejected", "the body is empty")
+
+        def answered() -> tuple[Said, Response]:
+            return work(inflated(body, request.headers.get("content-encoding"), self.bounds.body_bytes))
+
         with self._slot():
-            body = await self._body(request)
-            try:
-                said, response = await asyncio.get_running_loop().run_in_executor(self._threads, work, body)
-            except (oip.BadRequest, UsageError, ImageError, Unsupported) as exc:
-                raise self._no(400, "rejected", exc) from exc
-            except EdgeVitError as exc:
-                raise self._no(503, "failed", exc) from exc
-            except Exception as exc:
-                LOG.exception("a request failed")
-                raise self._no(500, "failed", EdgeVitError("the request failed; the server's log says why")) from exc
+            said, response = await self._worked(answered)
         self.metrics.answered(said)
         self.live.answered(said)
         if said.trace:
             response.headers[TRACE_HEADER] = said.trace
         return response
 
-    def _no(self, status: int, kind: str, exc: EdgeVitError) -> Refused:
+    async def _worked(self, answered: Callable[[], tuple[Said, Response]]) -> tuple[Said, Response]:
+        """``answered`` in a thread. What the asker got wrong is told; what went wrong here is told to the log."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, answered)
+        except Refused:
+            self._count("rejected")
+            raise
+        except (oip.BadRequest, UsageError, ImageError, Unsupported) as exc:
+            raise self._no(400, "rejected", f"{exc} ({exc.hint})" if exc.hint else str(exc)) from exc
+        except Busy as exc:
+            raise self._no(503, "refused", str(exc)) from exc
+        except FleetError as exc:  # its sentences name parts and nodes, and no files
+            raise self._no(503, "failed", str(exc)) from exc
+        except EdgeVitError as exc:
+            LOG.error("a request failed: %s", one_line(exc))
+            raise self._no(503, "failed", "the model cannot answer now; the server's log says why") from exc
+        except Exception as exc:
+            LOG.exception("a request failed")
+            raise self._no(500, "failed", "the request failed; the server's log says why") from exc
+
+    def _count(self, kind: str) -> None:
         self.metrics.failed(kind)
         self.live.failed(kind)
-        sentence = f"{exc} ({exc.hint})" if exc.hint and status < 500 else str(exc)
+
+    def _no(self, status: int, kind: str, sentence: str) -> Refused:
+        self._count(kind)
         return Refused(status, sentence, {"Retry-After": "1"} if status == 503 else None)
+
+    def _check_room(self) -> None:
+        if self._working >= self.bounds.in_flight:
+            raise self._no(503, "refused", f"{self._working} requests are being worked on already")
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:
         """One of the requests being worked on; all on the event loop's thread, so no lock."""
-        if self._working >= self.bounds.in_flight:
-            raise self._no(503, "refused", EdgeVitError(f"{self._working} requests are being worked on already"))
+        self._check_room()
         self._working += 1
         self.metrics.in_flight.set(self._working)
         try:
@@ -219,27 +262,6 @@ class Gateway:
         finally:
             self._working -= 1
             self.metrics.in_flight.set(self._working)
-
-    async def _body(self, request: Request) -> bytes:
-        """The body; refused as soon as it is known to be too long, or when it does not arrive."""
-        limit = self.bounds.body_bytes
-        too_long = Refused(413, f"the body is too long; at most {limit} bytes are read", {"Connection": "close"})
-        said = request.headers.get("content-length", "0")
-        if said.isdecimal() and int(said) > limit:
-            raise too_long
-        pieces, size = [], 0
-        try:
-            async with asyncio.timeout(READ_S):
-                async for piece in request.stream():
-                    size += len(piece)
-                    if size > limit:
-                        raise too_long
-                    pieces.append(piece)
-        except TimeoutError as exc:
-            raise Refused(408, f"the body did not arrive within {READ_S:g} s", {"Connection": "close"}) from exc
-        if not size:
-            raise self._no(400, "rejected", EdgeVitError("the body is empty"))
-        return b"".join(pieces)
 
     # --- for people and for Prometheus -----------------------------------------------------------------------------
 
@@ -254,19 +276,19 @@ class Gateway:
 
     async def events(self) -> Response:
         """Server-Sent Events: the state of everything, every half second."""
-        if self._viewers >= VIEWERS:
+        if self._viewers >= self.bounds.viewers:
             raise Refused(503, f"{self._viewers} dashboards are open already", {"Retry-After": "10"})
-        return StreamingResponse(self._stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._viewers += 1  # here, not where the stream begins: of a burst all are asked before one begins
+        return Viewing(self._stream(), self._left)
+
+    def _left(self) -> None:
+        self._viewers -= 1
 
     async def _stream(self) -> AsyncIterator[str]:
-        self._viewers += 1
-        try:
-            yield "retry: 1000\n\n"
-            while not self.closing.is_set():
-                yield f"data: {self._now()}\n\n"
-                await asyncio.sleep(LIVE_EVERY_S)
-        finally:
-            self._viewers -= 1
+        yield "retry: 1000\n\n"
+        while not self.closing.is_set():
+            yield f"data: {self._now()}\n\n"
+            await asyncio.sleep(LIVE_EVERY_S)
 
     def _now(self) -> str:
         """The live figures as JSON, made once for all viewers."""
@@ -278,6 +300,20 @@ class Gateway:
     def close(self) -> None:
         self.closing.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Viewing(StreamingResponse):
+    """A stream of events; ``ended`` is called once, however it ends."""
+
+    def __init__(self, events: AsyncIterator[str], ended: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}

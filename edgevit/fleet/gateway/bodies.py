@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 
 from starlette.requests import ClientDisconnect, Request
 
-READ_S = 30.0  # for a body to arrive
-ARRIVING = 256  # bodies at a time
 ARRIVING_BYTES = 4  # times the longest body: what all that arrive may hold together
 WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 CLOSE = {"Connection": "close"}
@@ -44,9 +42,12 @@ class _Arriving:
 
 
 class Bodies:
-    """Reads bodies of at most ``limit`` bytes. All on the event loop's thread, so no lock."""
+    """Reads bodies of at most ``limit`` bytes, ``most`` at a time, each within ``seconds``.
 
-    def __init__(self, limit: int, *, most: int = ARRIVING, seconds: float = READ_S) -> None:
+    All on the event loop's thread, so no lock.
+    """
+
+    def __init__(self, limit: int, *, most: int, seconds: float) -> None:
         self.limit, self.most, self.seconds = limit, most, seconds
         self._arriving: list[_Arriving] = []
 

@@ -1,10 +1,10 @@
 """Who may ask what.
 
-    a browser page      is a stranger: only a page of this server's own origin is answered. A page elsewhere that is
-                        led here by DNS shows itself by its Host, one that posts across origins by its Origin
-    any program         may use the model, unless the gateway is private
-    this user           may also see the fleet's state (/events, /metrics): a program of the same user on the same
-                        machine, or whoever shows the token
+a browser page      is a stranger: only a page of this server's own origin is answered. A page elsewhere that is
+                    led here by DNS shows itself by its Host, one that posts across origins by its Origin
+any program         may use the model, unless the gateway is private
+this user           may also see the fleet's state (/events, /metrics): a program of the same user on the same
+                    machine, or whoever shows the token
 """
 
 from __future__ import annotations
@@ -14,22 +14,18 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgevit.artifact.files import write_durably
 from edgevit.home import home
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OPEN = ("/v2/health/live", "/v2/health/ready", "/healthz")  # say nothing but whether it works
 REVEALING = ("/events", "/metrics")  # the fleet's machines, their load and what happened
@@ -57,7 +53,7 @@ class Callers:
         guarded = path in REVEALING or (self.private and path not in OPEN and path != "/")
         if not guarded or self._shown(headers, scope) or _same_user(headers, scope):
             return None
-        return 401, f"{path} is for this gateway's user: send Authorization: Bearer TOKEN, with the token of {where()}"
+        return 401, f"{path} is for this gateway's user: send Authorization: Bearer, and the token edgevit keeps for it"
 
     def _foreign(self, headers: Headers, scope: Scope) -> str | None:
         """Why a browser page must not be answered, or None."""
@@ -67,10 +63,10 @@ class Callers:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return "pages of other sites are not answered"
-        if headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
-            # a link to the dashboard may be followed: it shows nothing before its own script asks
-            if (scope["method"], scope["path"], headers.get("sec-fetch-mode")) != ("GET", "/", "navigate"):
-                return "pages of other sites are not answered"
+        # a link to the dashboard may be followed: it shows nothing before its own script asks
+        followed = (scope["method"], scope["path"], headers.get("sec-fetch-mode")) == ("GET", "/", "navigate")
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not followed:
+            return "pages of other sites are not answered"
         return None
 
     def _ours(self, host: str) -> bool:
@@ -98,7 +94,7 @@ class Callers:
 class Guard:
     """ASGI middleware: a request that ``callers`` refuse goes no further."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], callers: Callers) -> None:
+    def __init__(self, app: ASGIApp, callers: Callers) -> None:
         self.app, self.callers = app, callers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,7 +121,7 @@ def names_of(host: str, allowed: Iterable[str] = ()) -> frozenset[str]:
     return frozenset(names)
 
 
-def where() -> Path:
+def token_file() -> Path:
     """The file with this user's token."""
     return home() / "gateway.token"
 
@@ -133,12 +129,12 @@ def where() -> Path:
 def own_token() -> str:
     """This user's token, made on first use and readable by nobody else."""
     try:
-        found = where().read_text("ascii").strip()
+        found = token_file().read_text("ascii").strip()
     except FileNotFoundError:
         found = ""
     if not found:
         found = secrets.token_hex(32)
-        write_durably(where(), f"{found}\n".encode())
+        write_durably(token_file(), f"{found}\n".encode())
     return found
 
 
@@ -185,5 +181,3 @@ def _end(text: str) -> tuple[str, int]:
     words = [int(host[at : at + 8], 16) for at in range(0, len(host), 8)]
     packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
     return _shown_by_kernel(str(ip_address(packed)), int(port, 16))
-
-

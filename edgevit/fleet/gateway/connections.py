@@ -11,10 +11,6 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_S = 10.0  # for the head of a request to arrive, the first or the next of a connection
-UNREAD_S = 30.0  # that an answer may lie unread
-MOST = 768  # connections; a process has 1,024 descriptors where nothing else is set
-
 
 class Connection(H11Protocol):
     """One connection, ended when its head or its reader is late, or when there are too many and it waits longest."""
@@ -22,6 +18,7 @@ class Connection(H11Protocol):
     open: set[Connection]  # of one server; set by ``connections``
     most: int
     head_s: float
+    unread_s: float
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -51,7 +48,7 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
+        self._unread = self.loop.call_later(self.unread_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -81,7 +78,7 @@ class Connection(H11Protocol):
         return min(crowding, key=lambda one: one._since, default=self)
 
 
-def connections(*, most: int = MOST, head_s: float = HEAD_S) -> type[Connection]:
+def connections(*, most: int, head_s: float, unread_s: float) -> type[Connection]:
     """What uvicorn makes a connection of, for one server."""
-    own: dict[str, Any] = {"open": set(), "most": most, "head_s": head_s}
+    own: dict[str, Any] = {"open": set(), "most": most, "head_s": head_s, "unread_s": unread_s}
     return type("Connection", (Connection,), own)

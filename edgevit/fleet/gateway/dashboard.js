@@ -159,8 +159,17 @@ function linked(kind, words) {
   setText($("link"), words);
 }
 
+// The token of a gateway that others than its user look at: /#TOKEN. Kept by this page alone, in this tab.
+function token() {
+  if (location.hash.length > 1) {
+    sessionStorage.setItem("token", location.hash.slice(1));
+    history.replaceState(null, "", location.pathname);
+  }
+  return sessionStorage.getItem("token") ?? "";
+}
+
 function startLive() {
-  const stream = new EventSource("/events");
+  const stream = new EventSource(token() ? `/events?token=${encodeURIComponent(token())}` : "/events");
   stream.onopen = () => linked("up", "live");
   stream.onmessage = (message) => draw(JSON.parse(message.data));
   stream.onerror = () => {
@@ -210,7 +219,9 @@ async function tryImage(file) {
   setText($("drop-words"), "Drop another, paste one, or");
   try {
     const path = `/v2/models/${encodeURIComponent(state.model)}/classify`;
-    const response = await fetch(path, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
+    const headers = { "Content-Type": "application/octet-stream" };
+    if (token()) headers.Authorization = `Bearer ${token()}`;
+    const response = await fetch(path, { method: "POST", body: file, headers });
     const found = await response.json();
     if (mine !== turn) return; // a newer image was chosen meanwhile
     if (response.ok) $("answer").replaceChildren(...answerOf(found));

@@ -24,7 +24,9 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPES = {
     "bool": "BOOL", "uint8": "UINT8", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32"
 }  # fmt: skip
-MAX_JSON = 16 << 20  # bytes of JSON: a row of 3 × 224 × 224 numbers takes about 3 MB
+JSON_A_NUMBER = 32  # bytes of JSON: a float64 with its comma and some white space
+JSON_BESIDE = 64 << 10  # bytes of JSON that are no tensor's data
+MAX_JSON = 16 << 20  # bytes of it, whatever the model takes: every number becomes an object of 32 bytes
 MAX_TENSORS = 16
 
 
@@ -80,11 +82,13 @@ class Asked:
 def read(body: bytes, header_length: str | None, model: Answering) -> Asked:
     """The request in a body; BadRequest says what is wrong with it."""
     text, rest = _split(body, header_length)
-    if len(text) > MAX_JSON:
-        raise BadRequest(f"{len(text)} bytes of JSON; at most {MAX_JSON} are read", hint="send tensors as bytes")
+    if len(text) > (most := _most_json(model)):
+        raise BadRequest(f"{len(text)} bytes of JSON; at most {most} are read", hint="send tensors as bytes")
     try:
         request = InferRequest.model_validate_json(text)
     except ValidationError as exc:
+        if header_length is None and b"binary_data_size" in text:
+            raise BadRequest(f"tensors follow as bytes, but {HEADER_LENGTH} does not say where") from exc
         first = exc.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise BadRequest(f"{where + ': ' if where else ''}{first['msg']}") from exc
@@ -102,6 +106,12 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
     return body[:size], memoryview(body)[size:]
 
 
+def _most_json(model: Answering) -> int:
+    """How many bytes of JSON the model's inputs can need at most."""
+    sides = ([model.rows.max if side == "batch" else side for side in spec.shape] for spec in model.inputs)
+    return min(MAX_JSON, JSON_BESIDE + JSON_A_NUMBER * sum(math.prod(map(int, shape)) for shape in sides))
+
+
 def _feeds(inputs: Sequence[InputTensor], rest: memoryview, model: Answering) -> dict[str, Array]:
     specs = {spec.name: spec for spec in model.inputs}
     names = [one.name for one in inputs]
@@ -110,6 +120,8 @@ def _feeds(inputs: Sequence[InputTensor], rest: memoryview, model: Answering) ->
     feeds: dict[str, Array] = {}
     for one in inputs:
         _check_shape(one, specs[one.name], model)
+        if "shared_memory_region" in one.parameters:
+            raise BadRequest(f"{one.name} is in shared memory, which is not read here", hint="send its data")
         size = one.parameters.get("binary_data_size")
         if size is None:
             feeds[one.name] = _from_json(one, specs[one.name])

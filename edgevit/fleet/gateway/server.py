@@ -6,7 +6,7 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from edgevit.fleet.asking.where import Where, reach
 from edgevit.fleet.bus.link import Link, loopback
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.gateway.answering import Answering, FleetModel, embedded
+from edgevit.fleet.gateway.callers import Callers, names_of, own_token, token_file
 from edgevit.fleet.operating.watch import Watch
 
 if TYPE_CHECKING:
@@ -36,13 +37,16 @@ def serve(
     runtime: str | None = None,
     threads: int | None = None,
     trust: bool = False,
+    private: bool = False,
+    allow_hosts: Sequence[str] = (),
     say: Callable[[str], None] = render.say,
 ) -> None:
     """Serve a bundle or an artifact over HTTP until Ctrl-C or SIGTERM. ``port`` 0 takes a free one.
 
     From the fleet where ``where.reach`` finds it, else from this process, with ``runtime``, ``threads`` and ``trust``
-    as ``open_session`` takes them. Nobody is asked for a password and nothing is encrypted: a ``host`` off this machine
-    opens the model to whoever reaches it, which is meant for behind a proxy that asks. UsageError where the port is
+    as ``open_session`` takes them. Nothing is encrypted, and whoever reaches ``host`` may use the model unless it is
+    ``private``: then, as for the fleet's state always, it takes this user's token (callers.py). Browsers are answered
+    under this machine's names and ``allow_hosts``. UsageError where the port is
     taken, MissingDependency, and what ``reach`` and opening the model raise.
     """
     registry.need("the gateway", ("fastapi", "uvicorn", "prometheus-client"), "edgevit[fleet]")
@@ -66,10 +70,14 @@ def serve(
             watch = Watch(reached.bus, Names(link.cluster))
             stack.callback(watch.close)
         stack.callback(model.close)
-        gateway = Gateway(model, watch=watch, bounds=Bounds(in_flight=in_flight, deadline_s=deadline_s))
+        callers = Callers(names_of(host, allow_hosts), own_token(), private)
+        bounds = Bounds(in_flight=in_flight, deadline_s=deadline_s)
+        gateway = Gateway(model, watch=watch, bounds=bounds, callers=callers)
         stack.callback(gateway.close)
         if not _loopback(host):
-            say(f"whoever reaches {host} can use this model: there is no password, and nothing is encrypted")
+            say(f"nothing is encrypted, and whoever reaches {host} can {'ask' if private else 'use this model'}")
+        if private or not _loopback(host):
+            say(f"what is not for everyone takes the token in {token_file()}")
         say(f"{called} ({model.where}) on {_url(host, listening)}   dashboard /   metrics /metrics   Ctrl-C ends it")
         run(gateway, listening)
 
@@ -78,13 +86,22 @@ def run(gateway: Gateway, listening: socket.socket) -> None:
     """Serve on an open socket until a signal, and end the streams that are open."""
     import uvicorn
 
+    from edgevit.fleet.gateway.connections import connections
+
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             gateway.closing.set()
             super().handle_exit(sig, frame)
 
+    bounds = gateway.bounds
     config = uvicorn.Config(
-        gateway.app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3, ws="none"
+        gateway.app,
+        http=connections(most=bounds.connections, head_s=bounds.head_s, unread_s=bounds.unread_s),
+        log_level="error",  # a warning for each request that is none: strangers would write the log
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        ws="none",
     )
     server = Server(config)
     gateway.stop = lambda: server.handle_exit(signal.SIGTERM, None)

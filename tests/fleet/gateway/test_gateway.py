@@ -29,6 +29,7 @@ from edgevit.fleet.asking.answers import PartTiming
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.gateway.answering import Answering, Said, embedded
 from edgevit.fleet.gateway.app import Bounds, Gateway
+from edgevit.fleet.gateway.callers import Callers
 from edgevit.fleet.gateway.oip import HEADER_LENGTH
 from edgevit.fleet.gateway.server import run, serve
 from edgevit.images import decode
@@ -64,9 +65,9 @@ class Client:
 
 
 @contextmanager
-def served(model: Answering, **bounds: Any) -> Iterator[Client]:
+def served(model: Answering, callers: Callers | None = None, **bounds: Any) -> Iterator[Client]:
     """A real server in a thread."""
-    gateway = Gateway(model, bounds=Bounds(**bounds))
+    gateway = Gateway(model, bounds=Bounds(**bounds), callers=callers)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=run, args=(gateway, listening))
         thread.start()
