@@ -225,7 +225,7 @@ def pictures(folder: Path) -> Path:
 def test_the_command_judges_what_a_node_process_measured_like_what_is_measured_here(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, brief = tmp_path / "home", str(Path(__file__).parents[1] / "brief.py")
+    home, brief = tmp_path / "home", str(Path(__file__).parents[2] / "brief.py")
     monkeypatch.setenv("EDGEVIT_HOME", str(home))
     command = ["profile", str(artifact), "--on", "pi-1", "--threads", "1", "--json"]
     with nodes(home) as running:
