@@ -32,11 +32,7 @@ def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:
         yield "labels", f"{len(manifest.labels)}: {shown}{', …' if len(manifest.labels) > 4 else ''}"
     yield "parity", parity_sentence(manifest.parity)
     if manifest.accuracy:
-        accuracy = manifest.accuracy
-        yield (
-            "accuracy",
-            f"{accuracy.top1:.2%} top-1 of the source model on {accuracy.images} images of {accuracy.data}",
-        )
+        yield "accuracy", manifest.accuracy.sentence("source model")
     yield from _inside(manifest)
     for note in manifest.notes:
         yield "note", note

@@ -71,7 +71,7 @@ class ExportResult:
             "precision": manifest.precision,
             "bytes": artifact.size_bytes(),
             "seconds": round(self.seconds, 3),
-            "parity": parity_record(manifest.parity),
+            "parity": manifest.parity.record(),
         }
 
     def row(self) -> tuple[str, ...]:
@@ -94,12 +94,6 @@ def _present(found: Found | None) -> Found:
     if found is None:
         raise ValueError("what failed has no record")
     return found
-
-
-def parity_record(parity: Any) -> dict[str, Any]:
-    """The parity object of ``--json``: the fields outside scripts rely on."""
-    names = ("status", "reason", "max_abs", "max_rel", "cosine", "top1_agreement", "tolerance", "images")
-    return {name: getattr(parity, name) for name in names}
 
 
 def resolve_targets(names: Sequence[str]) -> tuple[str, ...]:

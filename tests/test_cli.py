@@ -134,6 +134,7 @@ def test_verify_passes_and_gives_the_accuracy_beside_the_recorded_one(artifact: 
     ran = edgevit("verify", artifact, "--data", "digits", "--threads", 1, "--json")
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout)
+    assert set(result["parity"]) == PARITY_KEYS
     assert result["parity"]["status"] == "verified"
     assert result["accuracy"]["top1"] == result["accuracy"]["recorded"]
 

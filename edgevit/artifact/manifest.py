@@ -103,6 +103,11 @@ class Parity(_Model):
     runtime: str | None = None
     outputs: dict[str, OutputParity] = {}
 
+    def record(self) -> dict[str, Any]:
+        """The object ``parity`` of every ``--json``: the fields outside scripts rely on."""
+        names = {"status", "reason", "max_abs", "max_rel", "cosine", "top1_agreement", "tolerance", "images"}
+        return self.model_dump(mode="json", include=names)
+
 
 class PrecisionReport(_Model):
     """What the built graph really holds, counted after the build."""
@@ -121,11 +126,16 @@ class ReparamSummary(_Model):
 
 
 class Accuracy(_Model):
-    """Top-1 of the float32 source model at export, on labelled held-out data."""
+    """The share ``top1`` of ``images`` labelled images of ``data`` that was recognised. By whom says who holds it: in a
+    manifest, by the float32 source model at export."""
 
     data: str
     top1: float
     images: int
+
+    def sentence(self, whose: str) -> str:
+        """``whose`` is "artifact", "source model", …"""
+        return f"{self.top1:.2%} top-1 of the {whose} on {self.images} images of {self.data}"
 
 
 class Manifest(_Model):

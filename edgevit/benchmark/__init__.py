@@ -7,7 +7,7 @@ command again goes on from there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _rows(
         precision=manifest.precision,
         size=built.artifact.size_bytes(),
         files=manifest.files,
-        parity=jobs.parity_record(manifest.parity),
+        parity=manifest.parity.record(),
     )
     try:
         names = _runtimes(job, built.artifact)
@@ -197,8 +197,8 @@ def _measured(job: BenchmarkJob, row: Row, artifact: Artifact, progress: Progres
 
 
 def _proved(proof: Verification) -> dict[str, Any]:
-    accuracy = asdict(proof.accuracy) if proof.accuracy else None
-    return {"parity": jobs.parity_record(proof.parity), "accuracy": accuracy}
+    accuracy = proof.accuracy.model_dump(mode="json") if proof.accuracy else None
+    return {"parity": proof.parity.record(), "accuracy": accuracy}
 
 
 def _verified(job: BenchmarkJob, artifact: Artifact, runtime: str) -> tuple[Verification, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edgevit.artifact.manifest import RelativePath, Sha256, WeightsInfo, parse_versioned
+from edgevit.artifact.manifest import Accuracy, RelativePath, Sha256, WeightsInfo, parse_versioned
 
 BUNDLE = "bundle.json"
 BUNDLE_SCHEMA: Literal[1] = 1
@@ -98,6 +98,10 @@ class BundleAccuracy(_Model):
         default_factory=dict,
         description="names of three and more missing parts, sorted, with spaces between -> fused top-1",
     )
+
+    @property
+    def of_all_parts(self) -> Accuracy:
+        return Accuracy(data=self.data, top1=self.fused, images=self.images)
 
     def if_lost(self, parts: Collection[str]) -> float | None:
         """Fused top-1 without ``parts`` (names), where it was measured; None where not."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgevit import render, worker
-from edgevit.artifact.manifest import Accuracy, Array, Parity
+from edgevit.artifact.manifest import Array, Parity
 from edgevit.bundle.embedded import BundleSession, target_for
 from edgevit.bundle.opened import Bundle, wired
 from edgevit.data.classes import class_indices
@@ -85,8 +85,8 @@ class BundleVerification:
         return {
             "artifact": self.bundle,
             "target": one.target if one else None,
-            "parity": one.parity.model_dump(mode="json") if one else None,
-            "accuracy": asdict(one.accuracy) if one and one.accuracy else None,
+            "parity": one.parity.record() if one else None,
+            "accuracy": one.accuracy.model_dump(mode="json") if one and one.accuracy else None,
             "checks": list(one.checks) if one else [],
             "problems": [str(error) for error in self.errors],
             "members": [member.record() for member in self.members],
@@ -179,14 +179,15 @@ def prove_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
         found = Together(
             session.target, checks.parity, checks.accuracy, tuple(checks.sentences), tuple(checks.problems)
         )
-    return {**asdict(found), "parity": found.parity.model_dump(mode="json")}
+    accuracy = found.accuracy.model_dump(mode="json") if found.accuracy else None
+    return {**asdict(found), "parity": found.parity.model_dump(mode="json"), "accuracy": accuracy}
 
 
 def _revived(answer: dict[str, Any]) -> Together:
     return Together(
         target=answer["target"],
         parity=Parity.model_validate(answer["parity"], strict=False),
-        accuracy=AccuracyCheck(**answer["accuracy"]) if answer["accuracy"] else None,
+        accuracy=AccuracyCheck.model_validate(answer["accuracy"]) if answer["accuracy"] else None,
         checks=tuple(answer["checks"]),
         problems=tuple(answer["problems"]),
     )
@@ -243,12 +244,14 @@ class _Checks:
             raise UsageError(f"{source} has no labelled images", hint="put every image into its class's sub-folder")
         labels = class_indices(found, self.bundle.manifest.classes, self.fusion.manifest.class_count())
         top1, top5 = top_shares(self._logits(found), labels)
-        self.accuracy = AccuracyCheck(source, top1, len(labels), same.fused if same else None, top5)
+        self.accuracy = AccuracyCheck(
+            data=source, top1=top1, images=len(labels), recorded=same.fused if same else None, top5=top5
+        )
         sentence = f"fused accuracy {top1:.2%} on {render.counted(len(labels), 'image')} of {source}"
         if same is None:
             self.say(sentence + (f"; at the split {recorded.fused:.2%} on {recorded.data}" if recorded else ""))
             return
-        allowed = allowed_drop(Accuracy(data=source, top1=same.fused, images=same.images), len(labels))
+        allowed = allowed_drop(same.of_all_parts, len(labels))
         lost = same.fused - top1 > allowed
         self.say(
             f"{sentence}; bundle.json says {same.fused:.2%}" + (f", {allowed:.2%} may be lost" if lost else ""),

@@ -273,7 +273,7 @@ def _with_accuracy(measured: Profile, job: _Job, artifact: Artifact, data: str) 
         found = {"reason": str(error)}
     if "reason" in found:
         return replace(measured, notes=(*measured.notes, f"accuracy was not measured: {found['reason']}"))
-    return replace(measured, accuracy=FileAccuracy(data, **found, sha256=model_sha256(artifact.manifest)))
+    return replace(measured, accuracy=FileAccuracy(data=data, **found, sha256=model_sha256(artifact.manifest)))
 
 
 def _forward(progress: Progress, stage: str) -> Progress:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import numpy as np
+from pydantic import ConfigDict
 
 from edgevit.artifact.manifest import Accuracy, Array, Manifest
 from edgevit.data.labelled import LabelledData
@@ -13,25 +13,19 @@ from edgevit.data.labelled import LabelledData
 DROP = 0.01  # images on the border between two classes may change sides
 
 
-@dataclass(frozen=True)
-class AccuracyCheck:
-    """Top-1 and top-5 of the artifact on labelled data; ``recorded`` is the source model's top-1 on the same data, when
-    known. ``top5`` is None for five classes or fewer."""
+class AccuracyCheck(Accuracy):
+    """The artifact's own, beside ``recorded``: the source model's top-1 on the same data, when known. ``top5`` is None
+    for five classes or fewer."""
 
-    data: str
-    top1: float
-    images: int
     recorded: float | None
     top5: float | None = None
 
 
-@dataclass(frozen=True)
-class FileAccuracy:
-    """Top-1 and top-5 of exactly the model whose file has ``sha256``; ``top5`` is None for five classes or fewer."""
+class FileAccuracy(Accuracy):
+    """That of exactly the model whose file has ``sha256``; ``top5`` is None for five classes or fewer."""
 
-    data: str
-    images: int
-    top1: float
+    model_config = ConfigDict(extra="ignore")  # it is kept in profiles, which open whatever a later version adds
+
     top5: float | None
     sha256: str
 

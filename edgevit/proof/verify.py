@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ class Verification:
         return {
             "artifact": self.artifact,
             "runtime": self.runtime,
-            "parity": self.parity.model_dump(mode="json"),
-            "accuracy": asdict(self.accuracy) if self.accuracy else None,
-            "against": self.against.model_dump(mode="json") if self.against else None,
+            "parity": self.parity.record(),
+            "accuracy": self.accuracy.model_dump(mode="json") if self.accuracy else None,
+            "against": self.against.record() if self.against else None,
             "checks": list(self.checks),
             "problems": list(self.problems),
         }
@@ -107,7 +107,7 @@ def _revived(answer: dict[str, Any]) -> Verification:
         artifact=answer["artifact"],
         runtime=answer["runtime"],
         parity=Parity.model_validate(answer["parity"], strict=False),
-        accuracy=AccuracyCheck(**answer["accuracy"]) if answer["accuracy"] else None,
+        accuracy=AccuracyCheck.model_validate(answer["accuracy"]) if answer["accuracy"] else None,
         against=Parity.model_validate(answer["against"], strict=False) if answer["against"] else None,
         checks=tuple(answer["checks"]),
         problems=tuple(answer["problems"]),
@@ -115,7 +115,7 @@ def _revived(answer: dict[str, Any]) -> Verification:
 
 
 def verify_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
-    """Worker target: the arguments of ``verify`` in, ``Verification.record()`` out."""
+    """Worker target: the arguments of ``verify`` in, what ``_revived`` takes out."""
     artifact = Artifact.open(payload["artifact"])
     checks = _Checks(artifact, payload)
     checks.record()
@@ -128,7 +128,13 @@ def verify_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
             checks.data(session)
         if payload["against"]:
             checks.against(session)
-        return checks.result(session).record()
+        return _crossing(checks.result(session))
+
+
+def _crossing(found: Verification) -> dict[str, Any]:
+    """What the worker found, with all of its proofs: the manifest may be given them."""
+    against = found.against.model_dump(mode="json") if found.against else None
+    return {**found.record(), "parity": found.parity.model_dump(mode="json"), "against": against}
 
 
 class _Checks:
@@ -219,7 +225,9 @@ class _Checks:
     def _judge_accuracy(self, top1: float, top5: float | None, count: int) -> None:
         source, recorded = self.payload["data"], self.artifact.manifest.accuracy
         same = recorded if recorded is not None and recorded.data == source else None
-        self.accuracy = AccuracyCheck(source, top1, count, same.top1 if same else None, top5)
+        self.accuracy = AccuracyCheck(
+            data=source, top1=top1, images=count, recorded=same.top1 if same else None, top5=top5
+        )
         sentence = f"accuracy {top1:.2%} on {render.counted(count, 'image')} of {source}"
         if same is None:
             self.say(sentence + (f"; at export {recorded.top1:.2%} on {recorded.data}" if recorded else ""))

@@ -59,7 +59,16 @@ def test_a_file_of_the_first_version_still_opens() -> None:
 def test_a_file_of_a_later_version_of_the_same_format_opens(tmp_path: Path) -> None:
     known = json.loads(FIRST.read_text())
     path = tmp_path / "later.json"
-    path.write_text(json.dumps({**known, "carbon_g": 1.0, "layers": {**known["layers"], "fused": True}}))
+    path.write_text(
+        json.dumps(
+            {
+                **known,
+                "carbon_g": 1.0,
+                "accuracy": {**known["accuracy"], "top9": 1.0},
+                "layers": {**known["layers"], "fused": True},
+            }
+        )
+    )
     assert read(path).stored == read(FIRST).stored
 
 

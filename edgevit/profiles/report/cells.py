@@ -72,8 +72,8 @@ def top1_cell(row: Row) -> tuple[Markup, float | None]:
     found = row.accuracy
     if found is None:
         return join("—"), None
-    whose = "artifact" if found.of == "artifact" else "model"
-    value = tag("span", f"{found.top1:.2%}", title=found.sentence)
+    whose = row.accuracy_of.removeprefix("source ")
+    value = tag("span", f"{found.top1:.2%}", title=found.sentence(row.accuracy_of))
     return join(value, tag("span", f"{whose}, {found.data}", class_="small")), found.top1
 
 

@@ -8,25 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevit import registry
-from edgevit.artifact.manifest import MANIFEST, Manifest
+from edgevit.artifact.manifest import MANIFEST, Accuracy, Manifest
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, UsageError
 from edgevit.profiles.record import ProfileRecord
 from edgevit.profiles.stored import Measurement, read
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """``of`` says whose: the artifact's own, or the source model's at export. ``top1`` is a fraction."""
-
-    top1: float
-    data: str
-    images: int
-    of: str
-
-    @property
-    def sentence(self) -> str:
-        return f"{self.top1:.2%} top-1 of the {self.of} on {self.images} images of {self.data}"
 
 
 @dataclass(frozen=True)
@@ -65,11 +51,16 @@ class Row:
     @property
     def accuracy(self) -> Accuracy | None:
         """The artifact's own when its profile has it, else the source model's recorded at export."""
-        if self.stored and (own := self.stored.accuracy):
-            return Accuracy(own.top1, own.data, own.images, "artifact")
-        if self.manifest and (source := self.manifest.accuracy):
-            return Accuracy(source.top1, source.data, source.images, "source model")
-        return None
+        return self._own_accuracy or (self.manifest.accuracy if self.manifest else None)
+
+    @property
+    def accuracy_of(self) -> str:
+        """Whose ``accuracy`` is."""
+        return "artifact" if self._own_accuracy else "source model"
+
+    @property
+    def _own_accuracy(self) -> Accuracy | None:
+        return self.stored.accuracy if self.stored else None
 
 
 @dataclass(frozen=True)

@@ -71,19 +71,16 @@ def trade_offs(found: Collection, groups: Sequence[Group], plots: Plots) -> Mark
 
 def _by_data(groups: Sequence[Group]) -> list[tuple[Group, str]]:
     """Each group cut by what its accuracies were measured on: those of different data are not ranked either."""
-    found: dict[tuple[str, object], list[Row]] = {}
+    found: dict[tuple[str, str, str, int], list[Row]] = {}
     for group in groups:
         for row in group.rows:
             if it := row.accuracy:
-                found.setdefault((group.letter, (it.of, it.data, it.images)), []).append(row)
+                found.setdefault((group.letter, row.accuracy_of, it.data, it.images), []).append(row)
     by_letter = {group.letter: group for group in groups}
     made = []
-    for (letter, _), rows in found.items():
+    for (letter, whose, data, images), rows in found.items():
         whole = by_letter[letter]
-        one = rows[0].accuracy
-        said = (
-            f"{letter} · {whole.conditions} · top-1 of the {one.of} on {one.images} images of {one.data}" if one else ""
-        )
+        said = f"{letter} · {whole.conditions} · top-1 of the {whose} on {images} images of {data}"
         made.append((Group(letter, whole.key, whole.fields, tuple(rows)), said))
     return made
 

@@ -59,7 +59,7 @@ def _of_artifact(row: Row) -> dict[str, Any]:
 
 def _of_accuracy(row: Row) -> dict[str, Any]:
     found = row.accuracy
-    return {"top1": found.top1, "top1_of": found.of, "top1_data": found.data} if found else {}
+    return {"top1": found.top1, "top1_of": row.accuracy_of, "top1_data": found.data} if found else {}
 
 
 def _of_measurement(row: Row) -> dict[str, Any]:
