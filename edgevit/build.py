@@ -207,7 +207,7 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
     """edgevit.json of one built target."""
     captured = prepared.capture
     return Manifest(
-        edgevit=_version(),
+        edgevit=registry.own_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         target=target.exporter.name,
         precision=target.precision,
@@ -228,10 +228,6 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
         notes=(*prepared.notes, *built.notes),
         files=files,
     )
-
-
-def _version() -> str:
-    return registry.version_of("edgevit") or "unknown"
 
 
 def _python_version() -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgevit.addresses import shown
-from edgevit.errors import EdgeVitError
+from edgevit.errors import EdgeVitError, first_line
 from edgevit.foreign import read_bounded
 from edgevit.pixels import UnknownRange, to_rgb
 
@@ -181,7 +181,7 @@ def _in_words(label: str) -> Iterator[None]:
     except MemoryError as exc:
         raise ImageError(f"{label}: no memory is left to decode it", hint="scale it down first") from exc
     except Exception as exc:  # a broken file makes Pillow's decoders raise anything from OSError to struct.error
-        said = (str(exc) or type(exc).__name__).splitlines()[0]
+        said = first_line(exc)
         raise ImageError(f"{label}: broken image ({said})", hint="is the file complete?") from exc
 
 
@@ -255,7 +255,7 @@ def _broken(name: str, data: bytes, label: str) -> ImageError:
     try:
         Image.OPEN[name][0](io.BytesIO(data), "")
     except Exception as exc:
-        said = (str(exc) or type(exc).__name__).splitlines()[0]
+        said = first_line(exc)
         if "unknown" in said or "unsupported" in said.lower():
             return ImageError(
                 f"{label}: a {name} of a kind that is not read here ({said})", hint="save it as 8-bit PNG"

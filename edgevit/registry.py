@@ -193,6 +193,11 @@ def version_of(package: str) -> str | None:
     return None
 
 
+def own_version() -> str:
+    """Of edgevit itself; "unknown" where it runs from a folder that was never installed."""
+    return version_of("edgevit") or "unknown"
+
+
 def absent(packages: tuple[str, ...]) -> tuple[str, ...]:
     """Those of ``packages`` that are not installed here, "a|b" by its first name."""
     return tuple(package.partition("|")[0] for package in packages if version_of(package) is None)

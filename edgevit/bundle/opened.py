@@ -43,7 +43,7 @@ from edgevit.bundle.manifest import (
 )
 from edgevit.errors import BadArtifact, UnknownName, UsageError
 from edgevit.images import Preprocess
-from edgevit.registry import version_of
+from edgevit.registry import own_version
 from edgevit.signing import signed_content
 
 PRESENT = "present"
@@ -278,7 +278,7 @@ def write_bundle(
             hint="name the target that a device opens when it is not told which",
         )
     manifest = _manifest(
-        edgevit=version_of("edgevit") or "unknown",
+        edgevit=own_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         classes=tuple(classes),
         default_target=default,

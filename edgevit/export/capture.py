@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.artifact.manifest import Array, BatchRange, Role, TensorSpec
-from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, UsageError
+from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, UsageError, first_line
 from edgevit.export.base import Capture
 from edgevit.images import Preprocess
 
@@ -142,12 +142,6 @@ def output_names(result: Any, classifier: bool) -> dict[str, Tensor]:
                 hint="wrap the model so that it returns a tensor, or a flat tuple or dict of tensors",
             )
     return named
-
-
-def first_line(exc: BaseException) -> str:
-    """The first line of an error that says something."""
-    lines = [line.strip() for line in str(exc).splitlines() if any(char.isalnum() for char in line)]
-    return lines[0][:300] if lines else type(exc).__name__
 
 
 def _checked(inputs: Mapping[str, Array]) -> Mapping[str, Array]:

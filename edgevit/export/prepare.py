@@ -22,7 +22,7 @@ from edgevit.models.loading.source import create_model, state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize
 from edgevit.models.spec import ModelSpec, spec_of
-from edgevit.registry import version_of
+from edgevit.registry import own_version
 
 Form = Literal["deploy", "train"]
 
@@ -175,7 +175,7 @@ def _captured(
 
 def _metadata(spec: ModelSpec, preprocess: Preprocess | None, labels: tuple[str, ...] | None) -> dict[str, str]:
     """Strings for the model file's own metadata."""
-    found = {"model": spec.name, "edgevit": version_of("edgevit") or "unknown", "weights": spec.origin}
+    found = {"model": spec.name, "edgevit": own_version(), "weights": spec.origin}
     if preprocess is not None:
         found["preprocess"] = preprocess.model_dump_json()
     if labels is not None:

@@ -33,7 +33,7 @@ class Environment:
     kernel: str
     arch: str
     python: str
-    edgevit: str | None
+    edgevit: str
     machine: str | None
     governor: str | None
     load_1min: float | None
@@ -56,7 +56,7 @@ def collect(root: Path = Path("/")) -> Environment:
         kernel=facts.release,
         arch=facts.machine,
         python=platform.python_version(),
-        edgevit=registry.version_of("edgevit"),
+        edgevit=registry.own_version(),
         machine=_machine(root),
         governor=read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         load_1min=_load(root),

@@ -230,7 +230,7 @@ def by_minute(samples_ms: Sequence[float]) -> list[dict[str, float | int]]:
         {
             "minute": number,
             "p50_ms": median(part),
-            "p90_ms": sorted(part)[int(0.9 * (len(part) - 1))],
+            "p90_ms": statistics.raw_percentile(sorted(part), 0.9),
             "count": len(part),
         }
         for number, part in enumerate(minutes, 1)

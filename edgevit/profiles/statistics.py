@@ -57,7 +57,8 @@ def early_stop_needs(p: float, risk: float = EARLY_STOP_RISK) -> int:
 
 
 def raw_percentile(ordered: Sequence[float], p: float) -> float:
-    """Percentile of the samples themselves, linear between neighbours. ``ordered`` is ascending and not empty."""
+    """Percentile of the samples themselves, linear between neighbours: what "p50" means everywhere, in a profile, of a
+    node's answers in ``fleet status`` and of a client's. ``ordered`` is ascending and not empty."""
     place = p * (len(ordered) - 1)
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)

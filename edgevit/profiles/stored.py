@@ -11,8 +11,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from edgevit.errors import BadArtifact, first_line
+from edgevit.foreign import read_bounded
 from edgevit.profiles.record import PROFILE_FORMAT, Plain, ProfileRecord
 
+MAX_BYTES = 512 << 20  # some 20 million samples
 _STAMP = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\d*Z")
 
 
@@ -39,10 +41,10 @@ class Measurement:
 
 def read(file: Path) -> Measurement:
     """BadArtifact, in one sentence, when the file is no profile of this format."""
+    raw = read_bounded(file, MAX_BYTES, "a profile", error=BadArtifact)
     try:
-        raw = file.read_bytes()
         found = json.loads(raw)
-    except (OSError, ValueError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise BadArtifact(f"{file} cannot be read: {first_line(exc)}") from exc
     if not isinstance(found, dict) or "format" not in found:
         raise BadArtifact(f"{file} is not a profile of edgevit")

@@ -13,7 +13,15 @@ import onnxruntime as ort
 
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
-from edgevit.errors import BadArtifact, EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError
+from edgevit.errors import (
+    BadArtifact,
+    EdgeVitError,
+    MissingDependency,
+    UnknownName,
+    Unsupported,
+    UsageError,
+    first_line,
+)
 from edgevit.runtimes.base import LayerTime, Session, module_of
 
 CPU = "CPUExecutionProvider"
@@ -86,7 +94,7 @@ class OnnxRuntimeSession(Session):
         try:
             found = self._session.run(self._names, feeds)
         except Exception as exc:
-            raise EdgeVitError(f"ONNX Runtime could not run {self.artifact.path}: {first_line(exc)}") from exc
+            raise EdgeVitError(f"ONNX Runtime could not run {self.artifact.path}: {_words(exc)}") from exc
         return dict(zip(self._names, found, strict=True))
 
     def layers(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[LayerTime]:
@@ -138,7 +146,7 @@ class OnnxRuntime:
 
 def _refused(artifact: Artifact, wanted: str, exc: Exception) -> EdgeVitError:
     """What an error of opening means: a broken file, or something this build or machine does not have."""
-    said = f"ONNX Runtime {ort.__version__} cannot open {artifact.entry}: {first_line(exc)}"
+    said = f"ONNX Runtime {ort.__version__} cannot open {artifact.entry}: {_words(exc)}"
     kind = type(exc).__name__
     if kind == "NotImplemented":
         return Unsupported(said, hint="use another --provider, or a newer onnxruntime")
@@ -217,7 +225,6 @@ def layer_times(trace: Sequence[Mapping[str, Any]], runs: int) -> list[LayerTime
     ]
 
 
-def first_line(exc: Exception) -> str:
-    """An engine's own words without its bracketed codes and the lines after the first."""
-    text = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-    return text.rpartition(" : ")[2][:300]
+def _words(exc: Exception) -> str:
+    """The engine's own words without its bracketed codes and the lines after the first."""
+    return first_line(exc).rpartition(" : ")[2]

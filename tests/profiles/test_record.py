@@ -104,3 +104,11 @@ def test_a_folder_whose_name_is_no_utf_8_is_kept_readable(tmp_path: Path) -> Non
 def test_a_measured_artifact_writes_one_that_a_report_opens(tmp_path: Path) -> None:
     path = measure(artifact(tmp_path / "a"), run(samples(3.0)))
     assert read(path).stored.p50_interval95_ms[0] < read(path).stored.p50_ms < read(path).stored.p50_interval95_ms[1]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_what_is_no_file_is_refused_in_a_sentence_and_never_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd.json"
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "device": lambda: path.symlink_to("/dev/zero")}[kind]()
+    with pytest.raises(BadArtifact, match=rf"odd\.json: a .*{kind}"):
+        read(path)

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.errors import EdgeVitError, ExportFailed, Unsupported
+from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, first_line
 from edgevit.export.base import Capture, Context
-from edgevit.export.capture import first_line
 from edgevit.export.coreml import layout
 from edgevit.export.coreml.options import CoreMlOptions
 from edgevit.export.coreml.program import Source

@@ -10,9 +10,8 @@ import onnx_ir as ir
 from pydantic import Field
 
 from edgevit.artifact.manifest import PrecisionReport
-from edgevit.errors import ExportFailed, Unsupported, UsageError
+from edgevit.errors import ExportFailed, Unsupported, UsageError, first_line
 from edgevit.export.base import Built, Capture, Context, Options
-from edgevit.export.capture import first_line
 from edgevit.export.onnx.graph import build_graph, name_nodes, tidy
 from edgevit.export.onnx.half import COMPUTE, count_compute, is_island, to_half
 from edgevit.export.precision import plan_fp16, scan_activations

@@ -14,9 +14,9 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
 
-from edgevit.errors import ExportFailed, Unsupported
+from edgevit.errors import ExportFailed, Unsupported, first_line
 from edgevit.export.base import Capture
-from edgevit.export.capture import Baked, first_line, unbaked
+from edgevit.export.capture import Baked, unbaked
 from edgevit.export.onnx import rewrites
 
 NO_MODULE = "_empty_nn_module_stack"  # how torch's word for "no module made this node" begins

@@ -15,7 +15,7 @@ from tvm.target import codegen
 
 from edgevit import worker
 from edgevit.cpu import usable_cores
-from edgevit.errors import EdgeVitError, ExportFailed
+from edgevit.errors import EdgeVitError, ExportFailed, first_line
 from edgevit.export.tvm import cuda, schedules, targets, tuning
 from edgevit.export.tvm.compile import build, calls_of, lower_with_origins
 from edgevit.export.tvm.link import find_linker, link
@@ -40,9 +40,7 @@ def build_in_worker(job: dict[str, Any]) -> dict[str, Any]:
     except EdgeVitError:
         raise
     except Exception as exc:
-        raise ExportFailed(
-            f"TVM cannot compile the model: {_first_line(exc)}", hint="please report this model"
-        ) from exc
+        raise ExportFailed(f"TVM cannot compile the model: {first_line(exc)}", hint="please report this model") from exc
     worker.report("link", None)
     link(library, Path(job["library"]), target)
     rows = [origin.record() for origin in origins]
@@ -112,8 +110,3 @@ def compute_layers(module: Any) -> dict[str, int]:
             if stage.combiner == "sum" and len(factors) == 2 and not factors[0].source.same_as(factors[1].source):
                 counts[str(stage.buffer.dtype)] += 1
     return dict(counts)
-
-
-def _first_line(exc: Exception) -> str:
-    text = str(exc).strip()
-    return text.splitlines()[0][:300] if text else type(exc).__name__

@@ -17,7 +17,7 @@ import tvm
 from tvm.target import codegen
 
 from edgevit import cpu
-from edgevit.errors import UnknownName, Unsupported, UsageError
+from edgevit.errors import UnknownName, Unsupported, UsageError, first_line
 
 # LLVM's name of a feature -> the kernel's. Only those that the code generator may use for our kernels: a machine that
 # lacks one of the others runs the code all the same.
@@ -272,7 +272,7 @@ def _from_flags(text: str) -> dict[str, Any]:
 
 
 def _refused(text: str, exc: Exception) -> UsageError:
-    said = str(exc).strip().splitlines()[0].rstrip(". ") if str(exc).strip() else type(exc).__name__
+    said = first_line(exc).rstrip(". ")
     return UsageError(
         f"TVM does not take the target {text!r}: {said}",
         hint='for example tvm.target=\'{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}\'',

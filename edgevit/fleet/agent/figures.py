@@ -11,6 +11,7 @@ from edgevit import registry
 from edgevit.errors import UsageError
 from edgevit.fleet.bus.messages import Beat, PartFigures
 from edgevit.fleet.bus.transport import Closer
+from edgevit.profiles.statistics import raw_percentile
 
 NEWEST = 256  # answers that the percentiles are of
 
@@ -42,24 +43,22 @@ class Figures:
     def record(self, queued: int) -> PartFigures:
         with self._lock:
             answered, refused = self._answered, dict(self._refused)
-            queue_ms, compute_ms = sorted(self._queue_ms), sorted(self._compute_ms)
+            queue_ms, compute_ms = list(self._queue_ms), list(self._compute_ms)
         return PartFigures(
             revision=self.revision,
             part=self.part,
             queued=queued,
             answered=answered,
             **refused,
-            queue_p50_ms=percentile(queue_ms, 0.5),
-            compute_p50_ms=percentile(compute_ms, 0.5),
-            compute_p95_ms=percentile(compute_ms, 0.95),
+            queue_p50_ms=_percentile(queue_ms, 0.5),
+            compute_p50_ms=_percentile(compute_ms, 0.5),
+            compute_p95_ms=_percentile(compute_ms, 0.95),
         )
 
 
-def percentile(ordered: list[float], share: float) -> float | None:
-    """The smallest of ``ordered`` (ascending) that at least ``share`` of them do not exceed; None of nothing."""
-    if not ordered:
-        return None
-    return round(ordered[max(0, -int(-share * len(ordered) // 1) - 1)], 4)
+def _percentile(ms: list[float], p: float) -> float | None:
+    """As a profile gives it for its samples; None of nothing."""
+    return round(raw_percentile(sorted(ms), p), 4) if ms else None
 
 
 def serve_metrics(address: str, beat: Callable[[], Beat]) -> Closer:

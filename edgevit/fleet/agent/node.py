@@ -178,7 +178,7 @@ class Node:
         return Info(
             node=self.name,
             incarnation=self.incarnation,
-            edgevit=registry.version_of("edgevit") or "unknown",
+            edgevit=registry.own_version(),
             arch=arch(),
             system=platform.system(),
             python=platform.python_version(),

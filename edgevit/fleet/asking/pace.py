@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from edgevit.profiles.statistics import raw_percentile
+
 KEPT = 256
 ENOUGH = 20  # answers before a 95th percentile means something
 OFTEN = 16  # answers after which it is computed anew
@@ -33,7 +35,7 @@ class Pace:
             return None
         if self._p95 is None:
             self._since = 0
-            self._p95 = sorted(self._kept)[(len(self._kept) * 95) // 100]
+            self._p95 = raw_percentile(sorted(self._kept), 0.95)
         return self._p95
 
     def hedge_after(self, left_s: float) -> float:

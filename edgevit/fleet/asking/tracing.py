@@ -79,7 +79,7 @@ class Spans:
         service = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "edgevit"}
         provider = TracerProvider(resource=Resource.create(service), id_generator=Ids())
         provider.add_span_processor(processor)
-        self._tracer = provider.get_tracer("edgevit", registry.version_of("edgevit"))
+        self._tracer = provider.get_tracer("edgevit", registry.own_version())
 
     def around(self, answer: Callable[..., FleetAnswer], session: Any, *args: Any, **options: Any) -> FleetAnswer:
         """``answer``'s answer. Without a ``trace`` of its own it gets the span's."""

@@ -39,7 +39,7 @@ from edgevit.fleet.operating.watch import Watch
 from edgevit.images import ImageError
 from edgevit.pages import style
 from edgevit.predict import best
-from edgevit.registry import version_of
+from edgevit.registry import own_version
 
 LIVE_EVERY_S = 0.5
 TOP = 5
@@ -94,7 +94,7 @@ class Gateway:
         self._working = self._viewers = 0
         self._shown, self._taken = "{}", float("-inf")
         self._threads = ThreadPoolExecutor(self.bounds.in_flight, thread_name_prefix="gateway")
-        self.app = FastAPI(title="edgevit gateway", version=version_of("edgevit") or "0", docs_url=None, redoc_url=None)
+        self.app = FastAPI(title="edgevit gateway", version=own_version(), docs_url=None, redoc_url=None)
         self.app.add_middleware(Guard, callers=callers or Callers())
         self._routes()
 
@@ -131,7 +131,7 @@ class Gateway:
         return JSONResponse({key: good if ready else bad}, 200 if ready else 503)
 
     async def server(self) -> Response:
-        version = version_of("edgevit") or "unknown"
+        version = own_version()
         return JSONResponse({"name": "edgevit", "version": version, "extensions": ["binary_tensor_data"]})
 
     async def model_metadata(self, name: str, version: str | None = None) -> Response:

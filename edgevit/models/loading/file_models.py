@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgevit.errors import UnknownName, UsageError
+from edgevit.errors import UnknownName, UsageError, first_line
 from edgevit.models.macs import dry_run
 
 Size = tuple[int, int]
@@ -31,7 +31,7 @@ def file_model(name: str, *, num_classes: int | None, image_size: Size | None) -
             module = factory(**options)
     except Exception as exc:
         raise UsageError(
-            f"{name} raised {type(exc).__name__}: {_first_line(exc)}", hint="EDGEVIT_DEBUG=1 shows where"
+            f"{name} raised {type(exc).__name__}: {first_line(exc)}", hint="EDGEVIT_DEBUG=1 shows where"
         ) from exc
     if not isinstance(module, nn.Module):
         raise UsageError(f"{name} returned a {type(module).__name__}, not a torch.nn.Module")
@@ -69,7 +69,7 @@ def _import_file(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except Exception as exc:
         del sys.modules[spec.name]
-        raise UsageError(f"importing {path} raised {type(exc).__name__}: {_first_line(exc)}") from exc
+        raise UsageError(f"importing {path} raised {type(exc).__name__}: {first_line(exc)}") from exc
     return module
 
 
@@ -112,8 +112,3 @@ def classes_of(module: nn.Module, size: Size) -> int | None:
     """C when one image gives a single tensor (1, C), found by running without data; None when unclear."""
     result = dry_run(module, size)
     return int(result.shape[1]) if isinstance(result, Tensor) and result.ndim == 2 else None
-
-
-def _first_line(exc: BaseException) -> str:
-    lines = str(exc).strip().splitlines()
-    return lines[0] if lines else type(exc).__name__

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from edgevit.errors import UnknownName, UsageError
+from edgevit.errors import UnknownName, UsageError, first_line
 from edgevit.models.loading.places import Place, places, without_wrappers
 from edgevit.models.loading.weights_file import State
 
@@ -89,7 +89,7 @@ def _load(module: nn.Module, state: State, path: str) -> None:
     try:
         module.load_state_dict(dense, strict=False)  # checked before; only batch counters may lack
     except (RuntimeError, ValueError, TypeError) as exc:  # a hook of the user's own module
-        raise UsageError(f"the model refused the weights of {path}: {str(exc).splitlines()[0]}") from exc
+        raise UsageError(f"the model refused the weights of {path}: {first_line(exc)}") from exc
 
 
 # --- one place ---------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError
+from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError, first_line
 from edgevit.images import Preprocess
 from edgevit.models.macs import dry_run
 
@@ -123,7 +123,7 @@ def _create(timm: ModuleType, name: str, num_classes: int | None, size: Size | N
         raise UsageError(f"timm's {name} does not take {' and '.join(options)}: {exc}") from exc
     except Exception as exc:  # the hub client raises from several packages
         if not pretrained:
-            raise UsageError(f"timm cannot build {name}: {_first_line(exc)}") from exc
+            raise UsageError(f"timm cannot build {name}: {first_line(exc)}") from exc
         if "No pretrained weights exist" in str(exc) or "Invalid pretrained tag" in str(exc):
             raise UsageError(
                 f"timm has no pretrained weights for {name}", hint="drop --pretrained, or use --weights"
@@ -161,7 +161,7 @@ def _try_size(module: nn.Module, name: str, size: Size) -> None:
     """UsageError unless the model takes images of ``size``; tried without data."""
     error = dry_run(module, size)
     if isinstance(error, Exception):
-        raise UsageError(f"timm's {name} does not take {size[0]}×{size[1]} images: {_first_line(error)}") from error
+        raise UsageError(f"timm's {name} does not take {size[0]}×{size[1]} images: {first_line(error)}") from error
 
 
 def _timm_preprocess(name: str, config: Mapping[str, Any], size: Size) -> Preprocess:
@@ -212,8 +212,3 @@ def _original_keys(module: nn.Module) -> Callable[[dict[str, Tensor]], dict[str,
 def _near(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name.partition(".")[0], known, n=3, cutoff=0.5)
     return f"did you mean timm:{' or timm:'.join(near)}?" if near else "timm.list_models() lists them"
-
-
-def _first_line(exc: BaseException) -> str:
-    lines = str(exc).strip().splitlines()
-    return lines[0] if lines else type(exc).__name__

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
-from edgevit.errors import ParityFailed, Unsupported, UsageError
+from edgevit.errors import ParityFailed, Unsupported, UsageError, first_line
 from edgevit.models.spec import spec_of
 
 TOLERANCE = 1e-10  # float64 rounding of a deep network stays near 1e-13
@@ -71,12 +71,12 @@ def run_whole(model: nn.Module, inputs: Sequence[Any]) -> Any:
     except RuntimeError as exc:
         if "dtype" in str(exc):
             raise Unsupported(
-                f"the model cannot be proved, it does not run in float64: {_first_line(exc)}",
+                f"the model cannot be proved, it does not run in float64: {first_line(exc)}",
                 hint="use reparameterize(model, prove=False)",
             ) from exc
-        raise UsageError(f"the model does not run on {shapes}: {_first_line(exc)}", hint=_EXAMPLE) from exc
+        raise UsageError(f"the model does not run on {shapes}: {first_line(exc)}", hint=_EXAMPLE) from exc
     except Exception as exc:  # a foreign forward may raise anything
-        raise UsageError(f"the model does not run on {shapes}: {_first_line(exc)}", hint=_EXAMPLE) from exc
+        raise UsageError(f"the model does not run on {shapes}: {first_line(exc)}", hint=_EXAMPLE) from exc
 
 
 _EXAMPLE = "pass example_inputs= with tensors that the model takes"
@@ -210,7 +210,3 @@ def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
 
 def _cloned(value: Any) -> Any:
     return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, value)
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).splitlines() or [type(exc).__name__])[0]

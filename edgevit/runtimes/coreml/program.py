@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.artifact.manifest import Array
-from edgevit.errors import BadArtifact, EdgeVitError, Unsupported
+from edgevit.errors import BadArtifact, EdgeVitError, Unsupported, first_line
 from edgevit.runtimes.coreml.ops import OPERATIONS, Operation
 from edgevit.runtimes.coreml.ops.registry import rounded, widened
 
@@ -112,7 +112,7 @@ def load(package: Path) -> Program:
         mil = milproto.load(spec, spec.specificationVersion, model.weights_dir)
         function = mil.functions["main"]
     except Exception as exc:
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+        reason = first_line(exc)
         raise BadArtifact(
             f"coremltools {coremltools.__version__} cannot read {package}: {reason}", hint="export anew"
         ) from exc

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
-from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported
+from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, first_line
 from edgevit.runtimes.base import LayerTime, Session
 from edgevit.runtimes.tvm import library, lock
 
@@ -260,9 +260,3 @@ def check_provider(asked: str | None, built_for: str) -> None:
             f"this artifact was built for the {built_for} provider",
             hint=f"leave --provider out, or export -t tvm{option}",
         )
-
-
-def first_line(exc: Exception) -> str:
-    """TVM's own words without the lines after the first."""
-    text = str(exc).strip()
-    return text.splitlines()[0][:300] if text else type(exc).__name__

@@ -26,7 +26,7 @@ from edgevit.artifact.manifest import MANIFEST, Array
 from edgevit.errors import BadArtifact, FleetError, ParityFailed, Unsupported, UsageError
 from edgevit.fleet.agent import engine as engine_module
 from edgevit.fleet.agent.engine import MAX_IMAGE_PIXELS, Engine
-from edgevit.fleet.agent.figures import percentile, serve_metrics
+from edgevit.fleet.agent.figures import Figures, serve_metrics
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.logs import Log
 from edgevit.fleet.bus.messages import (
@@ -44,6 +44,7 @@ from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Bus, Reply, gather
 from edgevit.images import Preprocess, decode
+from edgevit.profiles import statistics
 from edgevit.runtimes.base import open_session
 
 NAMES = Names("engine")
@@ -473,13 +474,26 @@ def test_a_part_that_cannot_be_announced_is_not_held(bundle) -> None:
     engine.close()
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
-def test_a_percentile_is_one_of_the_values_and_covers_its_share(values: list[float], share: float) -> None:
-    ordered = sorted(round(value, 4) for value in values)
-    found = percentile(ordered, share)
-    assert found in ordered
-    assert sum(value <= found for value in ordered) >= share * len(ordered) - 1e-9
-    assert sum(value < found for value in ordered) <= share * len(ordered) + 1e-9
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=256))
+def test_the_percentiles_of_a_node_are_those_of_a_profile(compute_ms: list[float]) -> None:
+    figures = Figures(REVISION, PART)
+    for ms in compute_ms:
+        figures.answered(0.0, ms)
+    found = figures.record(queued=0)
+    assert found.compute_p50_ms == round(statistics.percentile(compute_ms, 0.5).raw, 4)
+    assert found.compute_p95_ms == round(statistics.percentile(compute_ms, 0.95).raw, 4)
+    assert found.queue_p50_ms == 0
+
+
+def test_the_median_of_two_answers_lies_between_them() -> None:
+    figures = Figures(REVISION, PART)
+    figures.answered(0.0, 1.0)
+    figures.answered(0.0, 2.0)
+    assert figures.record(queued=0).compute_p50_ms == 1.5
+
+
+def test_a_part_without_answers_has_no_percentiles() -> None:
+    assert Figures(REVISION, PART).record(queued=0).compute_p50_ms is None
 
 
 def test_prometheus_is_told_of_every_part() -> None:
