@@ -1,29 +1,41 @@
-"""How the processes of one user on one machine find each other without a flag and without multicast.
+"""How the processes of one user on one machine find each other without a flag, and how others are kept out.
 
-Each writes ``$EDGEVIT_HOME/fleet/here/<name>-<pid>-<port>.json`` (pid, host, endpoint) and then connects to all that it
-finds there. As everyone writes before it reads, of any two the later one sees the earlier one, whoever that is: nodes
-started at the same moment meet, and so does a client that was there before the first node. Its writer keeps an entry
-locked, which ends with the process however that dies; entries without a lock are deleted by whoever finds them.
+Each writes ``$EDGEVIT_HOME/fleet/here/<name>-<pid>-<number>.json`` (pid, host, endpoint) and then connects to all that
+it finds there. As everyone writes before it reads, of any two the later one sees the earlier one, whoever that is:
+nodes started at the same moment meet, and so does a client that was there before the first node. Its writer keeps an
+entry locked, which ends with the process however that dies; entries without a lock are deleted by whoever finds them.
+
+The endpoint is a socket in a folder that only this user (and root) can enter: no other user of the machine can connect
+to it, or put one of their own in its place. Windows has no such sockets: there it is a port of the loopback interface,
+where who connects has to know this user's secret (``own_secret``).
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from edgevit.errors import FleetError
+from edgevit.fleet.bus.own_secret import private_folder
 from edgevit.home import fleet_home
 
 if sys.platform != "win32":  # where an open file cannot be deleted, which serves as the lock
     import fcntl
 
 MAX_ENTRY = 4096  # bytes
+MOST_PATH = 96  # bytes of a socket's path; systems take 104 or 108
+UNIX = "unixsock-stream/"
+_SOCKET = "socket"  # in a folder of its own, where the usual one has too long a name
+_numbers = itertools.count(1)
 
 
 def folder() -> Path:
@@ -32,21 +44,24 @@ def folder() -> Path:
 
 
 class Entry:
-    """This process's own entry, with a port that nobody else takes until ``listening`` is called."""
+    """This process's own entry, with an endpoint that nobody else takes until ``listening`` is called."""
 
     def __init__(self, name: str) -> None:
+        self._path = folder() / f"{name}-{os.getpid()}-{next(_numbers)}.json"
+        self._port: socket.socket | None = None
+        try:
+            private_folder(self._path.parent)
+            self.endpoint = self._free_port() if sys.platform == "win32" else UNIX + str(_socket(self._path))
+            self._file = self._write({"pid": os.getpid(), "host": socket.gethostname(), "endpoint": self.endpoint})
+        except OSError as exc:
+            self.listening()
+            raise FleetError(f"{folder()} cannot be written: {exc}", hint="set EDGEVIT_HOME to another folder") from exc
+
+    def _free_port(self) -> str:
         self._port = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind(("127.0.0.1", 0))
-        port = self._port.getsockname()[1]
-        self.endpoint = f"tcp/127.0.0.1:{port}"
-        self._path = folder() / f"{name}-{os.getpid()}-{port}.json"
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = self._write({"pid": os.getpid(), "host": socket.gethostname(), "endpoint": self.endpoint})
-        except OSError as exc:
-            self._port.close()
-            raise FleetError(f"{folder()} cannot be written: {exc}", hint="set EDGEVIT_HOME to another folder") from exc
+        return f"tcp/127.0.0.1:{self._port.getsockname()[1]}"
 
     def _write(self, record: dict[str, str | int]) -> IO[str]:
         """The open, locked file. It gets its name only when it is whole and locked."""
@@ -63,15 +78,17 @@ class Entry:
         return file
 
     def listening(self) -> None:
-        """The bus listens on the port now."""
-        self._port.close()
+        """The bus listens on the endpoint now."""
+        if self._port is not None:
+            self._port.close()
 
     def close(self) -> None:
-        self._port.close()
+        self.listening()
         with contextlib.suppress(OSError):
             if sys.platform == "win32":
                 self._file.close()
             self._path.unlink()
+        _remove_socket(self.endpoint)
         self._file.close()
 
     def others(self) -> tuple[str, ...]:
@@ -79,15 +96,49 @@ class Entry:
         return tuple(sorted(_living(self._path)))
 
 
+def _socket(entry: Path) -> Path:
+    """Where this process's socket goes: beside its entry, or in a folder of its own, readable by nobody else too."""
+    path = entry.with_suffix(".sock").absolute()
+    if len(os.fsencode(path)) > MOST_PATH:
+        path = Path(tempfile.mkdtemp(prefix="edgevit-")) / _SOCKET
+    return path
+
+
+def _remove_socket(endpoint: str) -> None:
+    """What a process that is gone left of its socket."""
+    path = Path(endpoint.removeprefix(UNIX))
+    if not endpoint.startswith(UNIX) or path.parent.stat().st_uid != os.geteuid():
+        return
+    if path.name == _SOCKET:
+        shutil.rmtree(path.parent, ignore_errors=True)
+    for left in (path, Path(f"{path}.lock")):
+        left.unlink(missing_ok=True)
+
+
 def _living(own: Path) -> Iterator[str]:
     for path in own.parent.glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            if path == own or _deserted(path):
+            if path == own:
                 continue
             with path.open() as file:
                 record = json.loads(file.read(MAX_ENTRY))
-            if record["host"] == socket.gethostname() and str(record["endpoint"]).startswith("tcp/127.0.0.1:"):
-                yield str(record["endpoint"])
+            endpoint = str(record["endpoint"])
+            if record["host"] != socket.gethostname() or not _private(endpoint):
+                continue
+            if _deserted(path):
+                _remove_socket(endpoint)
+            else:
+                yield endpoint
+
+
+def _private(endpoint: str) -> bool:
+    """Whether nobody but this user can be behind it."""
+    if sys.platform == "win32":
+        return endpoint.startswith("tcp/127.0.0.1:")
+    if not endpoint.startswith(UNIX):
+        return False
+    where = Path(endpoint.removeprefix(UNIX)).parent.stat()
+    return where.st_uid == os.geteuid() and not where.st_mode & 0o077
 
 
 def _deserted(path: Path) -> bool:

@@ -1,7 +1,8 @@
 """How a process reaches the fleet, and the bus that comes of it.
 
-Left as it is, everything stays on this machine: processes of this user find each other (``here``). Off this machine
-nothing is said in the clear unless ``insecure`` is given: endpoints are ``tls/…`` with an ``identity``.
+Left as it is, everything stays on this machine: processes of this user find each other (``here``), and nobody else's.
+Off this machine nothing is said in the clear unless ``insecure`` is given: endpoints are ``tls/…`` with an
+``identity``. On a loopback port without one, who connects has to know this user's secret.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Link:
     listen    endpoints such as ``tls/0.0.0.0:7447``. A node that names none listens on a free port
     connect   endpoints of nodes or routers; any one that is up will do
     identity  folder with key.pem, cert.pem and ca.pem. Both ends of a link must have one of the same CA
-    insecure  plain ``tcp/…`` off this machine is meant
+    insecure  plain ``tcp/…`` that asks for nothing is meant; on one end, it must be on the other
     wan       a longer lease, for links that lose packets: a dead one is noticed after 5 s instead of 1 s
     """
 

@@ -315,5 +315,8 @@ def _open(link: Link, role: Role, entry: Entry | None) -> zenoh.Session:
             raise FleetError(taken, hint="edgevit fleet status shows what runs; or choose another port") from exc
         if link.mode == "client":
             tried = f"no router lets this process in at {' or '.join(link.connect)}"
-            raise FleetError(tried, hint="does it run there, and is its CA that of this identity?") from exc
+            fits = "is it this user's, or --insecure at both ends"
+            if link.identity is not None:
+                fits = "is its CA that of this identity"
+            raise FleetError(tried, hint=f"does it run there, and {fits}?") from exc
         raise FleetError(f"Zenoh does not start: {_said(exc)}") from exc

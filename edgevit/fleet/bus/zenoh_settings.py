@@ -16,6 +16,7 @@ from edgevit.fleet.bus import acl
 from edgevit.fleet.bus.here import Entry
 from edgevit.fleet.bus.link import Link, Role, loopback
 from edgevit.fleet.bus.messages import MAX_PAYLOAD
+from edgevit.fleet.bus.own_secret import USER, secret
 
 LEASE_MS, WAN_LEASE_MS = 1000, 5000
 SESSIONS = 10_000  # at once; Zenoh's own limit of 1000 is too low for a router
@@ -42,7 +43,7 @@ def settings(link: Link, role: Role, entry: Entry | None = None) -> dict[str, An
         "listen/endpoints": list(listen),
         "connect/endpoints": list(connect),
         "connect/retry": {"period_init_ms": 100, "period_max_ms": 1000, "period_increase_factor": 2},
-        "scouting/multicast/enabled": not connect and not all(map(loopback, listen)),
+        "scouting/multicast/enabled": entry is None and not connect and not all(map(loopback, listen)),
         "scouting/gossip/enabled": True,
         "transport/shared_memory/enabled": False,
         "transport/unicast/max_sessions": SESSIONS,
@@ -68,6 +69,9 @@ def settings(link: Link, role: Role, entry: Entry | None = None) -> dict[str, An
         found["qos/network"] = [
             {"messages": ["query"], "key_exprs": ["**"], "overwrite": {"congestion_control": "drop"}}
         ]
+    if link.identity is None and not link.insecure and any(one.startswith("tcp/") for one in (*listen, *connect)):
+        file, password = secret()
+        found["transport/auth/usrpwd"] = {"user": USER, "password": password, "dictionary_file": str(file)}
     if link.identity is not None:
         key, cert, ca = (str(link.identity / name) for name in ("key.pem", "cert.pem", "ca.pem"))
         found |= {

@@ -258,14 +258,14 @@ def test_a_name_that_is_taken_on_this_machine_is_refused(start, seen) -> None:
 
 def test_of_two_machines_nodes_of_one_name_the_younger_one_goes(start, tmp_path) -> None:
     port = free_port()
-    elsewhere = Link(connect=(f"tcp/127.0.0.1:{port}",))
+    elsewhere = Link(connect=(f"tcp/127.0.0.1:{port}",), insecure=True)
     quick = "node.NAMESAKE_S = 0.5"
-    elder = start(f'name="alpha", threads=1, link=Link(listen=("tcp/127.0.0.1:{port}",))', quick)
+    elder = start(f'name="alpha", threads=1, link=Link(listen=("tcp/127.0.0.1:{port}",), insecure=True)', quick)
     wait_for(lambda: listens(port))
     bus = open_bus(elsewhere, "client")
     seen = Seen(bus)
     wait_for(lambda: seen.names() == ["alpha"])
-    options = f'name="alpha", threads=1, link=Link(connect=("tcp/127.0.0.1:{port}",))'
+    options = f'name="alpha", threads=1, link=Link(connect=("tcp/127.0.0.1:{port}",), insecure=True)'
     code, said = ended(start(options, quick, EDGEVIT_HOME=str(tmp_path / "other")))
     assert code == 9
     assert "another machine's node is called alpha too, and was there first; edgevit node --name OTHER" in said
