@@ -27,7 +27,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from edgevit import jobs
+from edgevit import build
 from edgevit.artifact.files import write_atomically
 from edgevit.artifact.opened import Artifact
 from edgevit.profiles import environment
@@ -35,6 +35,7 @@ from edgevit.profiles.compare import SCHEDULE, compare
 from edgevit.profiles.interleave import Comparison, Schedule, interleave, outside_band
 from edgevit.profiles.measure import load_feeds
 from edgevit.registry import version_of
+from edgevit.request import ExportRequest, ModelChoice
 from edgevit.runtimes import feeds
 from edgevit.runtimes.base import open_session
 
@@ -79,11 +80,7 @@ def install_plugin(folder: Path) -> None:
 
 
 def export(folder: Path) -> Artifact:
-    asked = jobs.ExportJob(MODEL, ("onnx",), out=folder / MODEL, weights="digits", threads=1)
-    (result,) = jobs.run_export(asked, lambda target: lambda stage, fraction: None)
-    if result.artifact is None:
-        raise SystemExit(str(result.error))
-    return result.artifact
+    return build.artifact(ExportRequest(ModelChoice(MODEL, weights="digits"), ("onnx",), out=folder / MODEL, threads=1))
 
 
 def real_trial(path: Path, kind: str, seconds: float) -> dict[str, Any]:

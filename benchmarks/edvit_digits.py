@@ -53,6 +53,7 @@ from edgevit.models.families.vit import VisionTransformer
 from edgevit.models.macs import count_macs, count_params
 from edgevit.profiles import environment
 from edgevit.registry import version_of
+from edgevit.request import ModelChoice
 from edgevit.split.accuracy import degradation
 from edgevit.split.features import Features, answers_of, features_of, gather, tokens_of
 from edgevit.split.fuse import train_fusion
@@ -132,7 +133,7 @@ def inner_data() -> str:
 
 @cache
 def source(of: Experiment) -> Source:
-    return load_source(SplitJob("vit_edvit", of.data, Path(), SplitOptions(parts=1), weights=of.trunk))
+    return load_source(SplitJob(ModelChoice("vit_edvit", weights=of.trunk), of.data, Path(), SplitOptions(parts=1)))
 
 
 @cache
@@ -334,11 +335,10 @@ def artifacts(key: Key, of: Experiment) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         job = SplitJob(
-            "vit_edvit",
+            ModelChoice("vit_edvit", weights=of.trunk),
             of.data,
             Path(folder) / "bundle",
             SplitOptions(parts=parts, seed=seed, jobs=1, threads=1),
-            weights=of.trunk,
         )
         begun = time.perf_counter()
         record = run_split(job, lambda what, share: None).record()

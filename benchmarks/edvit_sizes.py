@@ -37,6 +37,7 @@ import numpy as np
 from edgevit.profiles import environment
 from edgevit.profiles.interleave import Schedule, interleave
 from edgevit.registry import version_of
+from edgevit.request import ModelChoice
 
 RESULTS = Path(__file__).parent / "results" / "edvit_sizes.json"
 PACKAGES = ("edgevit", "onnx", "onnxruntime", "torch", "numpy")
@@ -189,7 +190,7 @@ def random_trunk(model: str) -> Any:
 
     from edgevit.split.trunk import load_trunk
 
-    trunk = load_trunk(model, classes=CLASSES)
+    trunk = load_trunk(ModelChoice(model, classes=CLASSES))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trunk.parameters():
@@ -364,7 +365,7 @@ def scores(weights: Path, images: int) -> dict[str, Any]:
     from edgevit.split.trunk import load_trunk
 
     torch.set_num_threads(1)
-    trunk = load_trunk("vit_edvit", weights=weights)
+    trunk = load_trunk(ModelChoice("vit_edvit", weights=str(weights)))
     data = open_data("digits", split="train")
     mine = np.flatnonzero(np.asarray(data.labels) < 5)
     chosen = data.take(mine[np.linspace(0, len(mine) - 1, images).round().astype(np.int64)])

@@ -44,14 +44,14 @@ COLUMNS = ("model", "target", "precision", "parity", "max rel. error", "toleranc
 
 def export_model(model: str, targets: list[str], precision: str | None) -> list[dict[str, Any]]:
     """One row per target; the seconds of each include the preparation that they share. Runs in the child."""
-    from edgevit import jobs
+    from edgevit import build
+    from edgevit.request import ExportRequest, ModelChoice
 
     with tempfile.TemporaryDirectory() as folder:
-        request = jobs.ExportJob(
-            model=model, targets=tuple(targets), out=Path(folder), parent=True, precision=precision, timeout_s=TIMEOUT_S
+        request = ExportRequest(
+            ModelChoice(model), tuple(targets), precision, out=Path(folder), parent=True, timeout_s=TIMEOUT_S
         )
-        results = jobs.run_export(request, lambda target: lambda stage, fraction: None)
-        return [_row(model, result) for result in results]
+        return [_row(model, outcome) for outcome in build.exports(request)]
 
 
 def _row(model: str, result: Any) -> dict[str, Any]:

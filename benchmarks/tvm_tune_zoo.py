@@ -15,10 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgevit import build
+from edgevit.export.prepare import prepare
 from edgevit.export.tvm import compile as tvm_compile
 from edgevit.export.tvm import targets, tuning
 from edgevit.export.tvm.records.database import Database, Record, read, shipped_file, write
+from edgevit.request import ExportRequest, ModelChoice
 from edgevit.runtimes.base import usable_cores
 
 MODELS = ("vit_tiny", "efficientformer_l1", "fmvit_s")
@@ -44,7 +45,7 @@ def main() -> None:
 
 def search(name: str, target: targets.BuildTarget, minutes: float, database: Database) -> tuple[list[Record], bool]:
     """The records of one model's kernels, and whether the search came to its end."""
-    prepared = build.prepare(name, build.Request(batch=build.parse_batch(1), threads=target.cores))
+    prepared = prepare(ExportRequest(ModelChoice(name), ("tvm",), threads=target.cores))
     module = tvm_compile.lower(prepared.capture.program)
     said = time.monotonic()
 

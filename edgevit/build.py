@@ -1,59 +1,91 @@
-"""``edgevit.export``: from a model to a verified artifact. The only module that imports exporters and runtimes' names.
+"""``edgevit export``: from a request to proved artifacts. The only module that imports exporters and runtimes' names.
 
-    model ─deploy form─▶ real rows ─▶ capture ─Exporter.write─▶ scratch folder ─worker: Runtime + Parity─▶ rename
+    request ─prepare─▶ form, rows, capture, reference ─Exporter.write─▶ scratch ─worker: Runtime + Parity─▶ rename
 
-``prepare`` does what all targets share (form, rows, capture, float64 reference); ``build_target`` does one target.
+``exports`` prepares a model once (what all targets share) and then builds, proves and publishes each target.
+Without torch this module can be imported, and says what is missing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from edgevit import registry, signing, worker
+from edgevit import registry, render, signing, worker
 from edgevit.artifact.files import hash_tree, write_atomically
 from edgevit.artifact.golden import GOLDEN_ROWS, write_golden
 from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
-from edgevit.artifact.manifest import Array, BatchRange, Manifest, Parity
+from edgevit.artifact.manifest import Array, Manifest, Parity
 from edgevit.artifact.opened import Artifact
-from edgevit.artifact.staging import check_vacant, publish, staged
-from edgevit.errors import (
-    ExportFailed,
-    MissingDependency,
-    ParityFailed,
-    UnknownName,
-    Unsupported,
-    UsageError,
-    WorkerFailed,
-)
-from edgevit.export.base import Built, Context, Exporter, Options, Progress, load_exporter, parse_options, silent
-from edgevit.export.prepare import Form as Form
-from edgevit.export.prepare import Prepared as Prepared
-from edgevit.export.prepare import Request as Request
-from edgevit.export.prepare import prepare as prepare
-from edgevit.export.reference import noise
-from edgevit.models.spec import spec_of
+from edgevit.artifact.staging import publish, staged
+from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
+from edgevit.export.base import Built, Context, Progress, silent
+from edgevit.export.targets import Build, Target, builds
 from edgevit.proof.parity import Reference, batches_to_prove, tolerance_for, write_reference
+from edgevit.request import ExportRequest, Form, ModelChoice, image_sides, parse_batch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgevit.export.prepare import Prepared
 
 PROOF_TIMEOUT_S = 1800.0
+COLUMNS = ("artifact", "target", "precision", "size", "seconds", "parity", "max rel. error", "tolerance")
 
 
 @dataclass(frozen=True)
-class Target:
-    """One exporter with everything it was asked for, checked."""
+class Outcome:
+    """What became of one target: an artifact, an error, or (with ``require_verified``) both.
 
-    exporter: Exporter
-    precision: str
-    options: Options
+    seconds   of its build and of the preparation that all targets share, as if it had been built alone
+    notes     what a user should be told although it is no error
+    """
+
+    subject: str
+    artifact: Artifact | None = None
+    error: EdgeVitError | None = None
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The object that ``edgevit export --json`` lists, of a target that has an artifact."""
+        artifact = _present(self.artifact)
+        manifest = artifact.manifest
+        return {
+            "artifact": str(artifact.path),
+            "target": manifest.target,
+            "precision": manifest.precision,
+            "bytes": artifact.size_bytes(),
+            "seconds": round(self.seconds, 3),
+            "parity": manifest.parity.record(),
+        }
+
+    def row(self) -> tuple[str, ...]:
+        """Cells of ``COLUMNS``."""
+        artifact = _present(self.artifact)
+        manifest, parity = artifact.manifest, artifact.manifest.parity
+        return (
+            str(artifact.path),
+            manifest.target,
+            manifest.precision,
+            render.si(artifact.size_bytes(), "B"),
+            f"{self.seconds:.1f}",
+            parity.status,
+            "—" if parity.max_rel is None else f"{parity.max_rel:.1e}",
+            f"{parity.tolerance:.1e}",
+        )
+
+
+def _present(found: Artifact | None) -> Artifact:
+    if found is None:
+        raise ValueError("what failed has no record")
+    return found
 
 
 def export(
@@ -74,7 +106,7 @@ def export(
     inputs: Mapping[str, Array] | None = None,
     threads: int | None = None,
     timeout_s: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Artifact:
     """Build ``target`` from a model (a name, or a module), prove that it computes the same, and publish it at ``out``.
 
@@ -83,84 +115,99 @@ def export(
     real images: ``data``, else what the checkpoint was trained on, else "samples". On failure the folder is kept as
     ``OUT.failed``. Raises the tree of ``edgevit.errors``.
     """
-    chosen = choose_target(target, precision, options or {})
-    name = model if isinstance(model, str) else (spec.name if (spec := spec_of(model)) else type(model).__name__)
-    folder = Path(out) if out is not None else default_out(name, target, chosen.precision)
-    check_vacant(folder, force=force)
-    request = Request(
+    request = ExportRequest(
+        model=ModelChoice(model, image_size=image_sides(image_size)),
+        targets=(target,),
+        precision=precision,
         batch=parse_batch(batch),
-        data=data,
-        form=checked_form(form),
+        options={target: options or {}},
+        form=form,
         bake_preprocess=bake_preprocess,
-        image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
         labels=tuple(labels) if labels is not None else None,
         inputs=inputs,
-        threads=threads,
+        data=data,
+        out=Path(out) if out is not None else None,
+        force=force,
         verify=verify,
-        progress=progress or silent,
+        threads=threads,
         timeout_s=timeout_s,
     )
-    with torch_threads(threads):
-        return build_target(prepare(model, request), chosen, folder)
+    return artifact(request, progress)
 
 
-def default_out(model: str, target: str, precision: str) -> Path:
-    """``artifacts/MODEL-TARGET-PRECISION``; a model's name is made safe for a folder."""
-    stem = Path(model.rpartition("/")[2].replace(".py:", "-")).name
-    safe = "".join(char if char.isalnum() or char in "._-" else "-" for char in stem)
-    return Path("artifacts") / f"{safe}-{target}-{precision}"
+def artifact(request: ExportRequest, progress: Progress = silent) -> Artifact:
+    """The artifact of a request for one target; an error is raised."""
+    (outcome,) = exports(request, lambda _: progress)
+    if outcome.error:
+        raise outcome.error
+    return _present(outcome.artifact)
 
 
-def parse_batch(batch: int | str) -> BatchRange:
-    """1, "4" or "1-8". UsageError for anything else."""
-    low, dash, high = str(batch).strip().partition("-")
+def exports(request: ExportRequest, progress_for: Callable[[str], Progress] = lambda _: silent) -> Iterator[Outcome]:
+    """Load and prepare the model once, then build every target in turn: each is tried, a failure is an outcome.
+
+    ``progress_for`` is given "prepare", then each target. Raises only what concerns all targets: errors of loading and
+    preparing the model, which is not done when no target can be built.
+    """
+    found = builds(request)
+    if not any(isinstance(one, Build) for one in found.values()):
+        yield from (Outcome(name, error=error) for name, error in found.items() if isinstance(error, EdgeVitError))
+        return
+    from edgevit.export.prepare import prepare
+    from edgevit.models.threads import torch_threads
+
+    started = time.perf_counter()
+    with torch_threads(request.threads):
+        prepared = prepare(request, progress_for("prepare"))
+    shared = time.perf_counter() - started
+    for name, one in found.items():
+        if isinstance(one, EdgeVitError):
+            yield Outcome(name, error=one)
+        else:
+            with torch_threads(request.threads):
+                outcome = _tried(prepared, one, shared, progress_for(name))
+            yield outcome
+
+
+def _tried(prepared: Prepared, build: Build, shared: float, progress: Progress) -> Outcome:
+    name, started = build.target.name, time.perf_counter()
     try:
-        found = int(low), int(high if dash else low)
-    except ValueError:
-        found = (0, 0)
-    if not 1 <= found[0] <= found[1]:
-        raise UsageError(f"batch must be a number or a range, got {batch!r}", hint="for example 1, or 1-8")
-    return BatchRange(min=found[0], max=found[1])
+        artifact = build_target(prepared, build.target, build.out, progress)
+    except EdgeVitError as error:
+        return Outcome(name, error=error, notes=_notes(prepared))
+    seconds = shared + time.perf_counter() - started
+    return _judged(prepared, Outcome(name, artifact, seconds=seconds, notes=_notes(prepared)))
 
 
-def choose_target(target: str, precision: str | None, options: Mapping[str, Any]) -> Target:
-    """The exporter, its precision (default: its first) and its options, all checked before any work is done."""
-    exporter = load_exporter(target)
-    chosen = precision or exporter.precisions[0]
-    if chosen not in exporter.precisions:
-        raise UnknownName(f"precision of {target}", chosen, exporter.precisions)
-    return Target(exporter, chosen, parse_options(exporter, options))
+def _notes(prepared: Prepared) -> tuple[str, ...]:
+    """What was assumed or chosen when the model was loaded, in sentences."""
+    random = prepared.info.weights.origin.startswith("random")
+    said = ("no --weights, so the artifact holds random ones (seed 0)",) if random else ()
+    return tuple(f"{prepared.info.name}: {note}" for note in (*said, *prepared.notes))
 
 
-def checked_form(form: str) -> Form:
-    if form == "deploy":
-        return "deploy"
-    if form == "train":
-        return "train"
-    raise UnknownName("form", form, ("deploy", "train"))
-
-
-@contextlib.contextmanager
-def torch_threads(threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(max(1, threads))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _judged(prepared: Prepared, outcome: Outcome) -> Outcome:
+    """Say why an artifact is unverified; where proof is required that is an error."""
+    artifact = _present(outcome.artifact)
+    parity = artifact.manifest.parity
+    if parity.status != "unverified":
+        return outcome
+    if not prepared.request.require_verified:
+        return replace(outcome, notes=(*outcome.notes, f"{outcome.subject}: unverified: {parity.reason}"))
+    hint = f"run edgevit verify {artifact.path} where it can run"
+    return replace(outcome, error=ParityFailed(f"unverified: {parity.reason}", hint=hint))
 
 
 # --- one target ------------------------------------------------------------------------------------------------------
 
 
-def build_target(prepared: Prepared, target: Target, out: Path) -> Artifact:
+def build_target(prepared: Prepared, target: Target, out: Path, say: Progress = silent) -> Artifact:
     """Build, prove and publish one target. Nothing is left at ``out`` unless the proof held (or could not be run)."""
-    say = prepared.request.progress
+    context = Context(progress=say, timeout_s=prepared.request.timeout_s, threads=prepared.request.threads)
     with staged(out) as scratch:
-        say(f"build {target.exporter.name} {target.precision}", None)
+        say(f"build {target.name} {target.precision}", None)
         built = target.exporter.write(
-            prepared.capture, scratch, precision=target.precision, options=target.options, context=_context(prepared)
+            prepared.capture, scratch, precision=target.precision, options=target.options, context=context
         )
         say("noise of the precision", None)
         level = _noise(prepared, target, built)
@@ -170,7 +217,7 @@ def build_target(prepared: Prepared, target: Target, out: Path) -> Artifact:
         )
         manifest = make_manifest(prepared, target, built, hash_tree(scratch), pending)
         _write_manifest(scratch, manifest)
-        if registry.row("exporter", target.exporter.name).carries_code:
+        if registry.row("exporter", target.name).carries_code:
             signing.sign(scratch)
         say("prove", None)
         manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending)})
@@ -181,12 +228,9 @@ def build_target(prepared: Prepared, target: Target, out: Path) -> Artifact:
     return Artifact(out, manifest)
 
 
-def _context(prepared: Prepared) -> Context:
-    request = prepared.request
-    return Context(progress=request.progress, timeout_s=request.timeout_s, threads=request.threads)
-
-
 def _noise(prepared: Prepared, target: Target, built: Built) -> float:
+    from edgevit.export.reference import noise
+
     module, exact = prepared.capture.module, list(prepared.exact.values())
     return noise(module, prepared.rows.inputs, exact, target.precision, built.precision.kept_fp32)
 
@@ -209,7 +253,7 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
     return Manifest(
         edgevit=registry.own_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        target=target.exporter.name,
+        target=target.name,
         precision=target.precision,
         options=target.options.model_dump(),
         entry=built.entry,

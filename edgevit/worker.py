@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -160,7 +160,7 @@ def _outcome(
         raise _death(status, tail, timeout)
     answer: dict[str, Any] = json.loads(result_file.read_text("utf-8"))
     if "error" in answer:
-        raise _revive(answer["error"])
+        raise revive(answer["error"])
     if status and on_line:
         on_line(f"the worker {_manner(status)} after it had finished its work")
     result: dict[str, Any] = answer["result"]
@@ -189,8 +189,8 @@ def _manner(status: int) -> str:
         return f"was killed by signal {-status}"
 
 
-def _revive(error: dict[str, Any]) -> EdgeVitError:
-    """The error object that a record written by ``_describe`` stands for."""
+def revive(error: Mapping[str, Any]) -> EdgeVitError:
+    """The error object that a record written by ``describe`` stands for; its class decides the exit code."""
     kind: type[EdgeVitError] = WorkerFailed
     if error["module"].partition(".")[0] == "edgevit":
         found = getattr(import_module(error["module"]), error["kind"], None)
@@ -252,10 +252,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         module, _, function = request["target"].partition(":")
         return {"result": getattr(import_module(module), function)(request["payload"])}
     except Exception as exc:
-        return {"error": _describe(exc, traceback.format_exc())}
+        return {"error": describe(exc, traceback.format_exc())}
 
 
-def _describe(exc: Exception, trace: str) -> dict[str, Any]:
+def describe(exc: Exception, trace: str = "") -> dict[str, Any]:
     """An exception as a record. Ours keep their class; anything else becomes WorkerFailed with its last line."""
     record: dict[str, Any] = {"module": "edgevit.errors", "trace": trace, "hint": None, "nearest": []}
     if isinstance(exc, EdgeVitError):

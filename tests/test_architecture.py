@@ -31,7 +31,8 @@ FORBIDDEN = {
     "artifact/": _TORCH_FREE | {"edgevit.runtimes", "edgevit.proof", "edgevit.profiles"},
     "data/": _TORCH_FREE | {"pickle.load", "edgevit.artifact"},
     **{
-        f"{name}.py": _TORCH_FREE for name in ("addresses", "foreign", "pixels", "images", "predict", "info", "signing")
+        f"{name}.py": _TORCH_FREE
+        for name in ("addresses", "foreign", "pixels", "images", "predict", "info", "request", "signing")
     },
     "registry.py": {"torch", "numpy", "pydantic", "edgevit.export", "edgevit.runtimes"},
     "worker.py": {"numpy"} | _TORCH_FREE,
@@ -142,8 +143,8 @@ def test_the_help_page_loads_nothing_heavy() -> None:
 
 
 DEVICE_MODULES = (
-    "artifact.opened", "data.source", "images", "info", "jobs", "predict", "registry", "signing", "worker",
-    "runtimes.base", "runtimes.onnxruntime", "profiles.latency", "proof.parity", "proof.verify",
+    "artifact.opened", "build", "data.source", "images", "info", "predict", "registry", "request", "signing",
+    "worker", "runtimes.base", "runtimes.onnxruntime", "profiles.latency", "proof.parity", "proof.verify",
     "profiles.environment", "runtimes.tensorrt.device", "runtimes.coreml.device", "runtimes.tvm.device",
     "runtimes.coreml.evaluator", "runtimes.coreml.program", "runtimes.tensorrt.here",
     "runtimes.coreml.here", "runtimes.tvm.here", "benchmark", "profiles.compare", "profiles.gates", "runtimes.openvino",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from brief import BRIEF
 
 from edgevit import benchmark, worker
-from edgevit.benchmark import COLUMNS, BenchmarkJob, Row, failures
+from edgevit.benchmark import COLUMNS, BenchmarkJob, Row, failures, target_names
 from edgevit.benchmark.exports import export_in_worker
 from edgevit.benchmark.ledger import FILE, Ledger
 from edgevit.errors import (
@@ -27,6 +28,7 @@ from edgevit.errors import (
 )
 from edgevit.profiles import latency
 from edgevit.profiles.gates import Figure
+from edgevit.request import ExportRequest, ModelChoice, parse_batch, split_options
 
 PLUGIN = Path(__file__).parent / "plugins" / "bench"
 TARGETS = ("absent", "onnx", "crashing")
@@ -37,7 +39,7 @@ def plugin() -> Any:
     """What it offers is registered here and in workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PLUGIN))
-        patch.setenv("PYTHONPATH", str(PLUGIN))
+        patch.setenv("PYTHONPATH", str(PLUGIN), prepend=os.pathsep)
         patch.setitem(latency.TIERS, "quick", BRIEF)
         yield
 
@@ -47,8 +49,13 @@ def silent(_subject: str) -> Any:
 
 
 def job(out: Path, **options: Any) -> BenchmarkJob:
-    fields = {"models": ("vit_nano",), "targets": ("onnx",), "weights": "digits", "threads": 1, "out": out}
-    return BenchmarkJob(**{**fields, **options})
+    """Options of the export and of the measurement, as the command line gives them."""
+    models, targets = options.pop("models", ("vit_nano",)), target_names(options.pop("targets", ("onnx",)))
+    asked = {name: options.pop(name) for name in ("threads", "force", "batch") if name in options}
+    model = ModelChoice(models[0] if models else "", weights="digits")
+    given = split_options(options.pop("options", ()), targets)
+    export = ExportRequest(model, targets, options=given, out=out, **{"threads": 1, **asked})
+    return BenchmarkJob(models, export, **options)
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +275,7 @@ def test_force_does_everything_again_and_a_target_that_declines_says_why(copied:
 @pytest.mark.usefixtures("at_home")
 def test_an_artifact_of_another_request_is_left_alone(copied: Path) -> None:
     made = model_file(copied).stat().st_mtime_ns
-    (other,) = benchmark.run(job(copied, batch="1-4"), silent)
+    (other,) = benchmark.run(job(copied, batch=parse_batch("1-4")), silent)
     assert isinstance(other.error, UsageError)
     assert "exists already" in str(other.error)
     assert model_file(copied).stat().st_mtime_ns == made
@@ -297,9 +304,9 @@ def test_targets_that_all_brings_in_fail_no_command() -> None:
     assert brought.record()["exit_code"] == 4
 
 
-def test_all_means_every_known_target_and_none_is_left_out(tmp_path: Path) -> None:
-    assert {*TARGETS, "picky"} <= set(job(tmp_path, targets=("all",)).target_names())
-    assert job(tmp_path, targets=("onnx", "onnx")).target_names() == ("onnx",)
+def test_all_means_every_known_target_and_none_is_left_out() -> None:
+    assert {*TARGETS, "picky"} <= set(target_names(["all"]))
+    assert target_names(["onnx", "onnx"]) == ("onnx",)
 
 
 def test_requests_that_cannot_be_right_end_before_any_work(tmp_path: Path) -> None:

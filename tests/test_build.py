@@ -10,18 +10,25 @@ import torch
 from torch import nn
 
 import edgevit
-from edgevit import build, worker
-from edgevit.artifact.manifest import BatchRange
+from edgevit import build, registry, worker
 from edgevit.artifact.opened import Artifact
-from edgevit.build import choose_target, default_out, export, parse_batch, prepare
+from edgevit.build import export
 from edgevit.errors import (
     ExportFailed,
+    MissingDependency,
     ParityFailed,
     UnknownName,
     Unsupported,
     UsageError,
     WorkerFailed,
 )
+from edgevit.export.prepare import Prepared, prepare
+from edgevit.export.targets import choose
+from edgevit.registry import Row
+from edgevit.request import ExportRequest, ModelChoice
+
+ABSENT = Row("absent", "nowhere:Nothing", "edgevit[absent]", ("a-package-that-is-not",), "")
+DIGITS = ModelChoice("vit_nano", weights="digits")
 
 
 class Small(nn.Module):
@@ -95,34 +102,33 @@ def test_models_of_other_inputs_are_exported_from_the_callers_arrays(tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def prepared() -> build.Prepared:
-    request = build.Request(BatchRange(min=1, max=1), data="digits", image_size=(16, 16), threads=1)
-    return prepare(Small(), request)
+def prepared() -> Prepared:
+    return prepare(ExportRequest(ModelChoice(Small(), image_size=(16, 16)), ("onnx",), data="digits", threads=1))
 
 
-def test_one_prepared_model_serves_several_builds(prepared: build.Prepared, tmp_path: Path) -> None:
+def test_one_prepared_model_serves_several_builds(prepared: Prepared, tmp_path: Path) -> None:
     for precision in ("fp32", "fp16"):
-        artifact = build.build_target(prepared, choose_target("onnx", precision, {}), tmp_path / precision)
+        artifact = build.build_target(prepared, choose("onnx", precision), tmp_path / precision)
         assert artifact.manifest.precision == artifact.manifest.precision_report.requested == precision
         assert artifact.manifest.parity.status == "verified"
 
 
-def test_the_reference_is_the_source_before_re_parameterisation(prepared: build.Prepared) -> None:
+def test_the_reference_is_the_source_before_re_parameterisation(prepared: Prepared) -> None:
     source = Small().double().eval()
     with torch.no_grad():
         expected = source(torch.from_numpy(prepared.rows.inputs["image"]).double()).numpy()
     np.testing.assert_allclose(prepared.exact["logits"], expected, rtol=1e-12)
 
 
-def with_wrong_reference(prepared: build.Prepared) -> build.Prepared:
+def with_wrong_reference(prepared: Prepared) -> Prepared:
     from dataclasses import replace
 
     return replace(prepared, exact={name: value + 0.1 for name, value in prepared.exact.items()})
 
 
-def test_a_wrong_artifact_is_kept_aside_with_its_numbers(prepared: build.Prepared, tmp_path: Path) -> None:
+def test_a_wrong_artifact_is_kept_aside_with_its_numbers(prepared: Prepared, tmp_path: Path) -> None:
     with pytest.raises(ParityFailed, match="tolerance") as caught:
-        build.build_target(with_wrong_reference(prepared), choose_target("onnx", None, {}), tmp_path / "bad")
+        build.build_target(with_wrong_reference(prepared), choose("onnx"), tmp_path / "bad")
     assert "bad.failed" in str(caught.value.hint)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.failed"]
     assert json.loads((tmp_path / "bad.failed/edgevit.json").read_text())["parity"]["status"] == "failed"
@@ -133,7 +139,7 @@ def test_a_wrong_artifact_is_kept_aside_with_its_numbers(prepared: build.Prepare
     [(Unsupported("needs an NVIDIA GPU"), "unverified"), (WorkerFailed("killed by SIGSEGV"), None)],
 )
 def test_what_cannot_run_here_is_unverified_and_a_crash_is_a_failed_export(
-    prepared: build.Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, status: str | None
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, status: str | None
 ) -> None:
     def call(*args, **kwargs):
         raise raised
@@ -141,10 +147,10 @@ def test_what_cannot_run_here_is_unverified_and_a_crash_is_a_failed_export(
     monkeypatch.setattr(worker, "call", call)
     if status is None:
         with pytest.raises(ExportFailed, match="SIGSEGV"):
-            build.build_target(prepared, choose_target("onnx", None, {}), tmp_path / "x")
+            build.build_target(prepared, choose("onnx"), tmp_path / "x")
         assert not list(tmp_path.iterdir())
         return
-    parity = build.build_target(prepared, choose_target("onnx", None, {}), tmp_path / "x").manifest.parity
+    parity = build.build_target(prepared, choose("onnx"), tmp_path / "x").manifest.parity
     assert parity.status == status
     assert parity.reason == "needs an NVIDIA GPU"
 
@@ -175,22 +181,46 @@ def test_wrong_requests_end_before_any_work(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "8-1", "two", "1-", ""])
-def test_a_batch_that_is_no_range_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="number or a range"):
-        parse_batch(text)
-
-
-def test_a_batch_is_a_number_or_a_range() -> None:
-    assert parse_batch(4) == parse_batch("4") == BatchRange(min=4, max=4)
-    assert parse_batch("1-8") == BatchRange(min=1, max=8)
-
-
-def test_the_default_folder_is_named_after_model_target_and_precision() -> None:
-    assert str(default_out("fmvit_s", "onnx", "fp32")) == "artifacts/fmvit_s-onnx-fp32"
-    assert str(default_out("timm:resnet18", "onnx", "fp16")) == "artifacts/timm-resnet18-onnx-fp16"
-    assert str(default_out("models/mine.py:build", "onnx", "fp32")) == "artifacts/mine-build-onnx-fp32"
-
-
 def test_the_package_offers_export() -> None:
     assert callable(edgevit.export)
+
+
+@pytest.fixture
+def with_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "EXPORTERS", {"absent": ABSENT, **registry.EXPORTERS})
+
+
+@pytest.mark.usefixtures("with_absent")
+def test_a_target_that_cannot_be_built_does_not_stop_the_others(tmp_path: Path) -> None:
+    missing, built = build.exports(ExportRequest(DIGITS, ("absent", "onnx"), out=tmp_path, threads=1))
+    assert isinstance(missing.error, MissingDependency)
+    assert built.error is None
+    assert built.record()["artifact"] == str(tmp_path / "vit_nano-onnx-fp32")
+    assert built.record()["parity"]["status"] == "verified"
+
+
+@pytest.mark.usefixtures("with_absent")
+def test_nothing_is_loaded_when_no_target_can_be_built(tmp_path: Path) -> None:
+    (only,) = build.exports(ExportRequest(ModelChoice("no-such-model"), ("absent",), out=tmp_path))
+    assert isinstance(only.error, MissingDependency)
+
+
+@pytest.mark.parametrize(("parent", "folder"), [(False, "out"), (True, "out/vit_nano-onnx-fp32")])
+def test_out_is_the_folder_of_a_single_target_or_its_parent(tmp_path: Path, parent: bool, folder: str) -> None:
+    """Both are taken already, so each is named without a build."""
+    taken = tmp_path / "out" / "vit_nano-onnx-fp32"
+    taken.mkdir(parents=True)
+    (taken / "thesis.txt").write_text("years of work")
+    (result,) = build.exports(ExportRequest(DIGITS, ("onnx",), out=tmp_path / "out", parent=parent))
+    assert isinstance(result.error, UsageError)
+    assert str(result.error).startswith(f"{tmp_path / folder} ")
+
+
+def test_an_unproved_artifact_is_an_error_only_where_proof_is_required(tmp_path: Path) -> None:
+    for required in (False, True):
+        out = tmp_path / str(required)
+        request = ExportRequest(DIGITS, ("onnx",), out=out, verify=False, require_verified=required, threads=1)
+        (result,) = build.exports(request)
+        assert result.artifact is not None
+        assert result.artifact.manifest.parity.reason == "not verified: --no-verify"
+        assert (result.error is not None) is required

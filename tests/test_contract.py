@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 
 import edgevit
-from edgevit import jobs, registry, signing
+from edgevit import build, registry, signing
 from edgevit.artifact.files import hash_tree
 from edgevit.artifact.manifest import SIGNATURE
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, MissingDependency, ParityFailed, UnknownName, Unsupported, UsageError
 from edgevit.export.base import load_exporter
+from edgevit.request import ExportRequest, ModelChoice, parse_batch
 
 TARGETS = [*registry.EXPORTERS, "pt2"]
 NANOS = ("fmvit_nano", "efficientformer_nano", "vit_nano")
 BATCHES = {"vit_nano": "1-8"}  # the others take one image
-QUICK = ("tensorrt.sm=89", "tensorrt.optimization_level=0")  # one GPU's engine, not the best one
+QUICK = {"tensorrt": {"sm": "89", "optimization_level": "0"}}  # one GPU's engine, not the best one
 pytestmark = pytest.mark.usefixtures("plugin")
 
 
@@ -51,17 +52,15 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> dict[tu
     root = tmp_path_factory.mktemp("artifacts")
     found: dict[tuple[str, str], Artifact] = {}
     for name in NANOS:
-        job = jobs.ExportJob(
-            name,
+        asked = ExportRequest(
+            ModelChoice(name, weights="digits"),
             tuple(TARGETS),
             out=root,
-            weights="digits",
-            batch=BATCHES.get(name, "1"),
+            batch=parse_batch(BATCHES.get(name, "1")),
             options=QUICK,
-            require_verified=False,
             threads=1,
         )
-        for result in jobs.run_export(job, lambda target: lambda stage, fraction: None):
+        for result in build.exports(asked):
             assert result.error is None, result.error
             assert result.artifact is not None
             found[result.artifact.manifest.target, name] = result.artifact
@@ -210,12 +209,14 @@ import os, sys
 from pathlib import Path
 import edgevit
 from edgevit import build
-model = edgevit.create_model("vit_nano", weights="digits")
-prepared = build.prepare(model, build.Request(batch=build.parse_batch(1), threads=1))
+from edgevit.export.prepare import prepare
+from edgevit.export.targets import choose
+from edgevit.request import ExportRequest, ModelChoice
+prepared = prepare(ExportRequest(ModelChoice("vit_nano", weights="digits"), ("onnx",), threads=1))
 for target in sys.argv[2:]:
     child = os.fork()
     if not child:
-        build.build_target(prepared, build.choose_target(target, None, {}), Path(sys.argv[1], target))
+        build.build_target(prepared, choose(target), Path(sys.argv[1], target))
         os._exit(0)
     print(child, flush=True)
     print(os.waitpid(child, 0)[1], flush=True)

@@ -14,14 +14,15 @@ from edgevit.artifact.manifest import MANIFEST
 from edgevit.errors import UsageError
 
 
-def check_vacant(out: Path, *, force: bool) -> None:
-    """UsageError when ``out`` exists, unless ``force`` and it is an artifact (or a failed one) that may be replaced."""
+def check_vacant(out: Path, *, force: bool, kind: str = "artifact", marker: str = MANIFEST) -> None:
+    """UsageError when ``out`` exists, unless ``force`` and it is empty or one of the ``kind`` that may be replaced: a
+    folder with a file called ``marker``."""
     if not out.exists():
         return
     if not force:
         raise UsageError(f"{out} exists already", hint="choose another -o, or add --force to replace it")
-    if any(out.iterdir() if out.is_dir() else [out]) and not (out / MANIFEST).is_file():
-        raise UsageError(f"{out} is not an edgevit artifact, so --force does not replace it", hint="choose another -o")
+    if any(out.iterdir() if out.is_dir() else [out]) and not (out / marker).is_file():
+        raise UsageError(f"{out} is not an edgevit {kind}, so --force does not replace it", hint="choose another -o")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgevit import jobs, registry, render
+from edgevit import registry, render
 from edgevit.artifact.opened import Artifact
 from edgevit.benchmark.exports import Built, exports
 from edgevit.benchmark.job import COLUMNS as COLUMNS
@@ -20,6 +20,7 @@ from edgevit.benchmark.job import BenchmarkJob as BenchmarkJob
 from edgevit.benchmark.job import Row as Row
 from edgevit.benchmark.job import failures as failures
 from edgevit.benchmark.job import refusal
+from edgevit.benchmark.job import target_names as target_names
 from edgevit.benchmark.ledger import Ledger
 from edgevit.errors import (
     BadArtifact,
@@ -73,13 +74,13 @@ def _checked(job: BenchmarkJob) -> tuple[Gate, ...]:
         raise UsageError("there is no model to measure", hint="edgevit models lists the zoo")
     if job.tier not in TIERS:
         raise UnknownName("tier", job.tier, TIERS)
-    if job.threads is not None and job.threads < 1:
-        raise UsageError(f"threads must be 1 or more, got {job.threads}")
-    for kind, names in (("exporter", job.targets), ("runtime", job.runtimes)):
-        for name in names:
-            if name != "all":
-                registry.row("exporter" if kind == "exporter" else "runtime", name)
-    jobs.split_options(job.options, job.target_names())
+    if job.export.threads is not None and job.export.threads < 1:
+        raise UsageError(f"threads must be 1 or more, got {job.export.threads}")
+    for name in job.export.targets:
+        registry.row("exporter", name)
+    for name in job.runtimes:
+        if name != "all":
+            registry.row("runtime", name)
     return gates.parse_all(job.fail_if)
 
 
@@ -116,7 +117,7 @@ def _rows(
     for name in names:
         row = replace(blank, runtime=name, request=_request(job, built.artifact, name))
         if (why := refusal("runtime", name)) is not None:
-            yield replace(row, error=why, elsewhere="all" in (*job.targets, *job.runtimes))
+            yield replace(row, error=why, elsewhere=job.everywhere or "all" in job.runtimes)
         else:
             yield _kept(job, row, ledger) or _measured(job, row, built.artifact, progress_for(row.subject))
 
@@ -141,9 +142,9 @@ def _request(job: BenchmarkJob, artifact: Artifact, runtime: str) -> dict[str, A
     return {
         "files": dict(artifact.manifest.files),
         "tier": job.tier,
-        "threads": job.threads,
+        "threads": job.export.threads,
         "provider": job.provider,
-        "data": job.data,
+        "data": job.export.data,
         "runtime_version": registry.version_of(packages[0]) if packages else None,
         "edgevit": here.edgevit,
         "machine": f"{here.machine} {here.cpu}, {here.cores} cores",
@@ -152,7 +153,7 @@ def _request(job: BenchmarkJob, artifact: Artifact, runtime: str) -> dict[str, A
 
 def _kept(job: BenchmarkJob, row: Row, ledger: Ledger) -> Row | None:
     """The row as an earlier run measured it, or None."""
-    found = None if job.force else ledger.measured(row.model, row.target, str(row.runtime), row.request)
+    found = None if job.export.force else ledger.measured(row.model, row.target, str(row.runtime), row.request)
     if found is None or row.artifact is None:
         return None
     saved = row.artifact / "profiles" / Path(found["profile"]).name  # the folder may have been moved since
@@ -182,8 +183,8 @@ def _measured(job: BenchmarkJob, row: Row, artifact: Artifact, progress: Progres
             runtime=row.runtime,
             provider=job.provider,
             tier=job.tier,
-            threads=job.threads,
-            data=job.data,
+            threads=job.export.threads,
+            data=job.export.data,
             progress=progress,
         )
     except ParityFailed as error:
@@ -205,9 +206,9 @@ def _verified(job: BenchmarkJob, artifact: Artifact, runtime: str) -> tuple[Veri
     """The golden pair and the accuracy on this runtime: on --data, else on what was recorded at export, where that can
     still be opened."""
     recorded = artifact.manifest.accuracy.data if artifact.manifest.accuracy else None
-    options: dict[str, Any] = {"runtime": runtime, "threads": job.threads, "provider": job.provider}
-    if job.data is not None or recorded is None:
-        return verify(artifact.path, data=job.data, **options), ()
+    options: dict[str, Any] = {"runtime": runtime, "threads": job.export.threads, "provider": job.provider}
+    if job.export.data is not None or recorded is None:
+        return verify(artifact.path, data=job.export.data, **options), ()
     try:
         return verify(artifact.path, data=recorded, **options), ()
     except (UsageError, MissingDependency) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from edgevit.errors import EdgeVitError, MissingDependency, Unsupported
 from edgevit.profiles import gates
 from edgevit.profiles.gates import Figure
 from edgevit.profiles.record import ProfileRecord
+from edgevit.request import ExportRequest
 
 OUT = Path("artifacts") / "benchmark"
 COLUMNS = (
@@ -25,33 +26,34 @@ MEASURED = (
 
 @dataclass(frozen=True)
 class BenchmarkJob:
-    """What ``edgevit benchmark`` was asked for; fields are its options.
+    """What ``edgevit benchmark`` was asked for.
 
+    export     of the first model; the others are exported alike. Its data and threads are those of measurements too,
+               its folder holds everything, its force does everything again
     runtimes   none: each target's preferred one; "all": every one that opens it; else those that are named
+    everywhere whether "all" targets were asked for: then those of other machines fail no command
     """
 
     models: tuple[str, ...]
-    targets: tuple[str, ...] = ("all",)
+    export: ExportRequest
     runtimes: tuple[str, ...] = ()
-    out: Path = OUT
-    weights: str | None = None
-    pretrained: bool = False
-    precision: str | None = None
-    batch: str = "1"
-    image_size: int | None = None
-    classes: int | None = None
-    options: tuple[str, ...] = ()
-    data: str | None = None
     tier: str = "quick"
-    threads: int | None = None
     provider: str | None = None
     fail_if: tuple[str, ...] = ()
-    timeout_s: float | None = None
-    force: bool = False
+    everywhere: bool = False
 
-    def target_names(self) -> tuple[str, ...]:
-        """Targets asked for; "all" is every known one, because what cannot be built here is worth a line."""
-        return tuple(registry.rows("exporter")) if "all" in self.targets else tuple(dict.fromkeys(self.targets))
+    @property
+    def out(self) -> Path:
+        return self.export.out or OUT
+
+    def export_of(self, model: str) -> ExportRequest:
+        """The export of one of the models."""
+        return replace(self.export, model=replace(self.export.model, source=model), out=self.out, parent=True)
+
+
+def target_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Targets asked for; "all" is every known one, because what cannot be built here is worth a line."""
+    return tuple(registry.rows("exporter")) if "all" in names else tuple(dict.fromkeys(names))
 
 
 def refusal(kind: registry.Kind, name: str) -> EdgeVitError | None:

@@ -27,7 +27,7 @@ from edgevit.artifact.files import write_atomically
 from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import MANIFEST, Array, TensorSpec
 from edgevit.artifact.opened import Artifact
-from edgevit.artifact.staging import publish
+from edgevit.artifact.staging import check_vacant, publish
 from edgevit.bundle.assign import Part, memory_need
 from edgevit.bundle.manifest import (
     BUNDLE,
@@ -236,16 +236,6 @@ def golden_features(parts: Sequence[Artifact]) -> dict[str, Array]:
     return {**rows, PRESENT: np.ones((GOLDEN_ROWS, len(parts)), np.float32)}
 
 
-def check_vacant(out: Path, *, force: bool) -> None:
-    """UsageError when ``out`` exists, unless ``force`` and it is empty or a bundle that may be replaced."""
-    if not out.exists():
-        return
-    if not force:
-        raise UsageError(f"{out} exists already", hint="choose another -o, or add --force to replace it")
-    if any(out.iterdir() if out.is_dir() else [out]) and not is_bundle(out):
-        raise UsageError(f"{out} is not an edgevit bundle, so --force does not replace it", hint="choose another -o")
-
-
 def write_bundle(
     staging: Path,
     out: Path,
@@ -267,7 +257,7 @@ def write_bundle(
 
     Raises BadArtifact when the members do not fit each other, UsageError when one is missing or ``out`` is taken.
     """
-    check_vacant(out, force=force)
+    check_vacant(out, force=force, kind="bundle", marker=BUNDLE)
     names = [f"part-{index}" for index in range(len(parts))]
     found = {member: _built(staging, member) for member in (*names, "fusion")}
     targets = sorted(set.intersection(*(set(folders) for folders in found.values())))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import nn
 
-from edgevit.artifact.manifest import Accuracy, Array, BatchRange, ModelInfo, ReparamSummary, WeightsInfo
+from edgevit.artifact.manifest import Accuracy, Array, ModelInfo, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
 from edgevit.export.base import Capture, Progress, silent
 from edgevit.export.capture import bake_preprocess as baked
@@ -18,30 +17,12 @@ from edgevit.export.capture import capture
 from edgevit.export.reference import float64_outputs
 from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, measure_accuracy, tensor_rows
 from edgevit.images import Preprocess
-from edgevit.models.loading.source import create_model, state_sha256
+from edgevit.models.loading.source import load, state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize
 from edgevit.models.spec import ModelSpec, spec_of
 from edgevit.registry import own_version
-
-Form = Literal["deploy", "train"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What an export was asked for, but for the target. ``timeout_s`` is for the build of each target."""
-
-    batch: BatchRange
-    data: str | None = None
-    form: Form = "deploy"
-    bake_preprocess: bool = False
-    image_size: tuple[int, int] | None = None
-    labels: tuple[str, ...] | None = None
-    inputs: Mapping[str, Array] | None = None
-    threads: int | None = None
-    verify: bool = True
-    timeout_s: float | None = None
-    progress: Progress = silent
+from edgevit.request import ExportRequest
 
 
 @dataclass(frozen=True)
@@ -52,7 +33,7 @@ class Prepared:
     notes      what was assumed or chosen when the model was loaded, in sentences
     """
 
-    request: Request
+    request: ExportRequest
     info: ModelInfo
     capture: Capture
     rows: Rows
@@ -64,16 +45,18 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def prepare(model: str | nn.Module, request: Request) -> Prepared:
+def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     """Everything before the target: form, real rows, capture, float64 reference. Errors of each step."""
-    say = request.progress
     say("load the model", None)
-    source = create_model(model, image_size=request.image_size) if isinstance(model, str) else model.eval()
+    source = load(request.model)
     spec = _spec(source, request)
     preprocess = _preprocess(spec, request)
     say("real rows", None)
     rows = _rows(source, spec, preprocess, request)
+    if request.form == "deploy":
+        say("re-parameterise, with proof", None)
     form, reparam = _formed(source, rows, request)
+    say("trace", None)
     captured, reference = _captured(source, form, spec, preprocess, rows, request)
     say("float64 reference", None)
     exact = dict(zip((one.name for one in captured.outputs), float64_outputs(reference, rows.inputs), strict=True))
@@ -86,12 +69,12 @@ def prepare(model: str | nn.Module, request: Request) -> Prepared:
         preprocess=_stored_preprocess(preprocess, request),
         labels=_labels(spec, request),
         reparam=reparam,
-        accuracy=_accuracy(source, spec, preprocess, request),
+        accuracy=_accuracy(source, spec, preprocess, request, say),
         notes=spec.notes,
     )
 
 
-def _spec(source: nn.Module, request: Request) -> ModelSpec:
+def _spec(source: nn.Module, request: ExportRequest) -> ModelSpec:
     """The module's own spec, or one for a bare module: a classifier of images unless ``inputs`` were given.
 
     With ``inputs``, a module that has a spec stays the classifier that it says it is, of other things than images.
@@ -103,11 +86,11 @@ def _spec(source: nn.Module, request: Request) -> ModelSpec:
         return _resized(found, request)
     from edgevit.models.loading.file_models import classes_of
 
-    if request.image_size is None:
+    if request.model.image_size is None:
         raise UsageError(
             f"{type(source).__name__} does not say what it takes", hint="give image_size=, or inputs= for other tensors"
         )
-    size = request.image_size
+    size = request.model.image_size
     return replace(
         _bare_spec(type(source).__name__),
         image_size=size,
@@ -120,25 +103,25 @@ def _bare_spec(name: str) -> ModelSpec:
     return ModelSpec(name, "module", image_size=None, preprocess=None, num_classes=None, origin="given module")
 
 
-def _resized(spec: ModelSpec, request: Request) -> ModelSpec:
-    size = request.image_size
+def _resized(spec: ModelSpec, request: ExportRequest) -> ModelSpec:
+    size = request.model.image_size
     if size is None or size == spec.image_size or spec.preprocess is None:
         return spec
     return replace(spec, image_size=size, preprocess=spec.preprocess.model_copy(update={"size": size}))
 
 
-def _preprocess(spec: ModelSpec, request: Request) -> Preprocess | None:
+def _preprocess(spec: ModelSpec, request: ExportRequest) -> Preprocess | None:
     """Preprocessing up to the model's float input; UsageError when it is to be baked but there is none."""
     if request.bake_preprocess and spec.preprocess is None:
         raise UsageError("--bake-preprocess needs a model that takes images", hint="drop --bake-preprocess")
     return spec.preprocess
 
 
-def _stored_preprocess(preprocess: Preprocess | None, request: Request) -> Preprocess | None:
+def _stored_preprocess(preprocess: Preprocess | None, request: ExportRequest) -> Preprocess | None:
     return preprocess.model_copy(update={"baked": True}) if preprocess and request.bake_preprocess else preprocess
 
 
-def _rows(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, request: Request) -> Rows:
+def _rows(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, request: ExportRequest) -> Rows:
     if request.inputs is not None:
         return tensor_rows(source, request.inputs)
     stored = _stored_preprocess(preprocess, request)
@@ -147,11 +130,10 @@ def _rows(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, req
     return image_rows(request.data or spec.data or DEFAULT_DATA, stored, max(MIN_ROWS, request.batch.max))
 
 
-def _formed(source: nn.Module, rows: Rows, request: Request) -> tuple[nn.Module, ReparamSummary | None]:
+def _formed(source: nn.Module, rows: Rows, request: ExportRequest) -> tuple[nn.Module, ReparamSummary | None]:
     """The module in the form that is exported, and the proof of the re-parameterisation."""
     if request.form == "train":
         return source, None
-    request.progress("re-parameterise, with proof", None)
     example = None
     if request.inputs is not None:
         example = [torch.from_numpy(array[:2].copy()) for array in rows.inputs.values()]
@@ -161,12 +143,16 @@ def _formed(source: nn.Module, rows: Rows, request: Request) -> tuple[nn.Module,
 
 
 def _captured(
-    source: nn.Module, form: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, rows: Rows, request: Request
+    source: nn.Module,
+    form: nn.Module,
+    spec: ModelSpec,
+    preprocess: Preprocess | None,
+    rows: Rows,
+    request: ExportRequest,
 ) -> tuple[Capture, nn.Module]:
     """The capture, and the source module with the same preprocessing in front: what the reference runs."""
     if request.bake_preprocess and preprocess is not None:
         form, source = baked(form, preprocess), baked(source, preprocess)
-    request.progress("trace", None)
     classifier = spec.num_classes is not None
     metadata = _metadata(spec, _stored_preprocess(preprocess, request), _labels(spec, request))
     image = preprocess is not None
@@ -183,14 +169,14 @@ def _metadata(spec: ModelSpec, preprocess: Preprocess | None, labels: tuple[str,
     return found
 
 
-def _labels(spec: ModelSpec, request: Request) -> tuple[str, ...] | None:
+def _labels(spec: ModelSpec, request: ExportRequest) -> tuple[str, ...] | None:
     labels = request.labels if request.labels is not None else spec.labels
     if labels is not None and spec.num_classes is not None and len(labels) != spec.num_classes:
         raise UsageError(f"{len(labels)} labels for {spec.num_classes} classes", hint="one label per class, in order")
     return labels
 
 
-def _model_info(source: nn.Module, form: nn.Module, spec: ModelSpec, rows: Rows, request: Request) -> ModelInfo:
+def _model_info(source: nn.Module, form: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRequest) -> ModelInfo:
     if spec.image_size is not None:
         macs = count_macs(form, spec.image_size)
     else:
@@ -208,9 +194,11 @@ def _model_info(source: nn.Module, form: nn.Module, spec: ModelSpec, rows: Rows,
     )
 
 
-def _accuracy(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, request: Request) -> Accuracy | None:
+def _accuracy(
+    source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, request: ExportRequest, say: Progress
+) -> Accuracy | None:
     data = request.data or spec.data
     if preprocess is None or data is None or request.inputs is not None:
         return None
-    request.progress(f"accuracy on {data}", None)
+    say(f"accuracy on {data}", None)
     return measure_accuracy(source, data, preprocess, spec.num_classes, _labels(spec, request))

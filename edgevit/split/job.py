@@ -12,14 +12,16 @@ import numpy as np
 import torch
 
 from edgevit import registry, render
-from edgevit.bundle.manifest import BundleAccuracy, Lineage
-from edgevit.bundle.opened import Bundle, check_vacant
+from edgevit.artifact.staging import check_vacant
+from edgevit.bundle.manifest import BUNDLE, BundleAccuracy, Lineage
+from edgevit.bundle.opened import Bundle
 from edgevit.cpu import usable_cores
 from edgevit.errors import Interrupted, UsageError
 from edgevit.models.families.edvit import FusionHead, SubModel
 from edgevit.models.families.vit import VisionTransformer
 from edgevit.models.loading.source import state_sha256
 from edgevit.models.spec import spec_of
+from edgevit.models.threads import torch_threads
 from edgevit.split.accuracy import degradation
 from edgevit.split.features import answers_of, features_of, gather
 from edgevit.split.fuse import train_fusion
@@ -39,7 +41,7 @@ from edgevit.split.publish import Trained, bundle_accuracy, check_targets, publi
 from edgevit.split.sizing import Sizing, choose_heads
 from edgevit.split.work import open_work
 from edgevit.train.batches import Batches
-from edgevit.train.loop import evaluate, torch_threads, training_device
+from edgevit.train.loop import evaluate, training_device
 
 COLUMNS = ("part", "classes", "heads pruned", "params", "MACs", "bytes", "own accuracy", "fused without it")
 
@@ -126,7 +128,7 @@ def run_split(job: SplitJob, progress: Progress) -> SplitResult:
     if options.amp != "no":
         registry.need("mixed precision", ("accelerate",), "edgevit[split]")
     check_targets(job)
-    check_vacant(job.out, force=job.force)
+    check_vacant(job.out, force=job.force, kind="bundle", marker=BUNDLE)
     device = training_device(options.device)
     threads = options.threads if options.jobs == 1 else options.threads or usable_cores()
     with torch_threads(threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -290,7 +292,7 @@ def _nodes(options: SplitOptions) -> tuple[Any, ...]:
 def _recipe(job: SplitJob, source: Source) -> dict[str, Any]:
     """What decides the sub-models: the options, and the weights and images that were found."""
     return {
-        "model": job.model,
+        "model": job.model.source,
         "weights": state_sha256(source.trunk),
         "data": job.data,
         "images": len(source.train),

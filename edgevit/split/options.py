@@ -6,10 +6,13 @@ import math
 import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgevit.errors import UnknownName, UsageError
 from edgevit.train.options import TrainOptions, fitted
+
+if TYPE_CHECKING:
+    from edgevit.request import ModelChoice
 
 Mode = Literal["negatives", "distil"]
 Scoring = Literal["exact", "taylor", "random", "magnitude"]
@@ -121,13 +124,10 @@ _NOT_THE_RECIPE = frozenset({"device", "threads", "jobs", "retraining", "fleet"}
 class SplitJob:
     """What ``edgevit split`` was asked for."""
 
-    model: str
+    model: ModelChoice
     data: str
     out: Path
     options: SplitOptions
-    weights: str | None = None
-    classes: int | None = None
-    image_size: int | None = None
     targets: tuple[str, ...] = ("onnx",)
     precision: str | None = None
     verify: bool = True
@@ -151,11 +151,13 @@ def file_digest(path: Path) -> str:
 
 def command_line(job: SplitJob) -> str:
     """The shell command that makes the same bundle; options at their defaults are left out."""
-    words = ["edgevit", "split", job.model, "--data", job.data, "--parts", str(job.options.parts)]
+    model = job.model
+    words = ["edgevit", "split", str(model.source), "--data", job.data, "--parts", str(job.options.parts)]
     plain = SplitOptions(parts=job.options.parts)
-    if job.weights:
-        words += ["--weights", job.weights]
-    for flag, value in (("--classes", job.classes), ("--image-size", job.image_size), ("--precision", job.precision)):
+    if model.weights:
+        words += ["--weights", model.weights]
+    side = model.image_size and model.image_size[0]
+    for flag, value in (("--classes", model.classes), ("--image-size", side), ("--precision", job.precision)):
         if value is not None:
             words += [flag, str(value)]
     for target in job.targets:

@@ -72,10 +72,10 @@ class PartTask:
 
 def load_source(job: SplitJob) -> Source:
     """The trunk and its data. Errors of ``load_trunk`` and ``open_split``."""
-    trunk = load_trunk(job.model, weights=job.weights, classes=job.classes, image_size=job.image_size)
+    trunk = load_trunk(job.model)
     spec = spec_of(trunk)
     if spec is None or spec.preprocess is None:
-        raise EdgeVitError(f"{job.model} does not say how its images are preprocessed")
+        raise EdgeVitError(f"{job.model.source} does not say how its images are preprocessed")
     train, held_out = (aligned(one, spec.labels) for one in open_split(job.data))
     return Source(
         trunk, make_batches(train, spec.preprocess), make_batches(held_out, spec.preprocess), tuple(train.classes or ())

@@ -13,19 +13,21 @@ from torch import nn
 
 from edgevit import build
 from edgevit.artifact.golden import GOLDEN_ROWS
-from edgevit.artifact.manifest import Array, BatchRange, WeightsInfo
+from edgevit.artifact.manifest import Array, WeightsInfo
 from edgevit.artifact.opened import Artifact
-from edgevit.artifact.staging import staged
-from edgevit.bundle.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk, joined
-from edgevit.bundle.opened import Bundle, PartFacts, check_vacant, folder_of, golden_features, write_bundle
+from edgevit.artifact.staging import check_vacant, staged
+from edgevit.bundle.manifest import BUNDLE, BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk, joined
+from edgevit.bundle.opened import Bundle, PartFacts, folder_of, golden_features, write_bundle
 from edgevit.errors import EdgeVitError
 from edgevit.export.rows import MAX_ROWS
+from edgevit.export.targets import Target, choose
 from edgevit.models.families.edvit import FusionHead, SubModel
 from edgevit.models.families.vit import VisionTransformer
 from edgevit.models.loading.source import state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
+from edgevit.request import ExportRequest, ModelChoice
 from edgevit.split.accuracy import Degradation
 from edgevit.split.features import Features
 from edgevit.split.fuse import draw_present
@@ -51,9 +53,9 @@ class Trained:
     held_out: Features
 
 
-def check_targets(job: SplitJob) -> list[build.Target]:
+def check_targets(job: SplitJob) -> list[Target]:
     """The exporters asked for. UsageError, Unsupported or MissingDependency before any work is done."""
-    return [build.choose_target(name, job.precision, {}) for name in job.targets]
+    return [choose(name, job.precision) for name in job.targets]
 
 
 def publish_bundle(
@@ -61,10 +63,10 @@ def publish_bundle(
 ) -> Bundle:
     """Export all members for every target and write the bundle at ``job.out``. Errors of ``build.export``."""
     targets = check_targets(job)
-    check_vacant(job.out, force=job.force)
+    check_vacant(job.out, force=job.force, kind="bundle", marker=BUNDLE)
     with staged(job.out) as staging:
         for target in targets:
-            progress(f"export the sub-models to {target.exporter.name}", None)
+            progress(f"export the sub-models to {target.name}", None)
             _export_all(job, trained, target, staging, several=len(targets) > 1)
         trunk = _trunk_facts(job, trained.trunk, targets[0], staging, progress)
         return write_bundle(
@@ -79,7 +81,7 @@ def publish_bundle(
             partition=Partition(method=job.options.partition, seed=job.options.seed),
             accuracy=accuracy,
             lineage=lineage,
-            default_target=f"{targets[0].exporter.name}-{targets[0].precision}",
+            default_target=f"{targets[0].name}-{targets[0].precision}",
             force=job.force,
         )
 
@@ -121,11 +123,12 @@ def _names(parts: Sequence[int]) -> tuple[str, ...]:
 # --- members -----------------------------------------------------------------------------------------------------
 
 
-def _export_all(job: SplitJob, trained: Trained, target: build.Target, staging: Path, *, several: bool) -> None:
+def _export_all(job: SplitJob, trained: Trained, target: Target, staging: Path, *, several: bool) -> None:
     spec = _trunk_spec(trained.trunk)
 
-    def folder(member: str) -> Path:
-        return staging / folder_of(member, target.exporter.name, target.precision, several=several)
+    def export(module: nn.Module, about: ModelSpec, member: str, inputs: Mapping[str, Array] | None = None) -> Artifact:
+        out = staging / folder_of(member, target.name, target.precision, several=several)
+        return build.artifact(_request(job, attach_spec(module, about), target, out, inputs))
 
     parts = []
     for index, (sub, classes) in enumerate(zip(trained.subs, trained.partition, strict=True)):
@@ -134,23 +137,22 @@ def _export_all(job: SplitJob, trained: Trained, target: build.Target, staging: 
         about = replace(
             spec, name=f"{spec.name} {name}", num_classes=len(labels), labels=labels, data=job.data, accuracy=None
         )
-        request = _request(job)
-        parts.append(_export(attach_spec(sub, replace(about, source="module")), request, target, folder(name)))
-    head = attach_spec(trained.head, _head_spec(spec, trained.labels))
+        parts.append(export(sub, replace(about, source="module"), name))
     inputs = {name: np.ascontiguousarray(rows) for name, rows in _head_rows(parts, trained.held_out).items()}
-    _export(head, _request(job, inputs), target, folder("fusion"))
+    export(trained.head, _head_spec(spec, trained.labels), "fusion", inputs)
 
 
-def _export(module: nn.Module, request: build.Request, target: build.Target, folder: Path) -> Artifact:
-    with build.torch_threads(request.threads):
-        return build.build_target(build.prepare(module, request), target, folder)
-
-
-def _request(job: SplitJob, inputs: Mapping[str, Array] | None = None) -> build.Request:
-    return build.Request(
-        batch=BatchRange(min=1, max=1),
+def _request(
+    job: SplitJob, module: nn.Module, target: Target, out: Path, inputs: Mapping[str, Array] | None = None
+) -> ExportRequest:
+    """The export of one member. ``inputs`` instead of the images of the split's data."""
+    return ExportRequest(
+        ModelChoice(module),
+        (target.name,),
+        precision=target.precision,
         data=None if inputs else job.data,
         inputs=inputs,
+        out=out,
         threads=job.options.threads,
         verify=job.verify,
     )
@@ -172,16 +174,14 @@ def _head_rows(parts: Sequence[Artifact], held_out: Features) -> dict[str, Array
     return {name: np.concatenate([first, more[name]]) for name, first in golden.items()}
 
 
-def _trunk_facts(
-    job: SplitJob, trunk: VisionTransformer, target: build.Target, staging: Path, progress: Progress
-) -> Trunk:
+def _trunk_facts(job: SplitJob, trunk: VisionTransformer, target: Target, staging: Path, progress: Progress) -> Trunk:
     """Sizes of the trunk in deploy form, its files as the default target writes them."""
     progress("size of the trunk", None)
     spec = _trunk_spec(trunk)
     folder = staging.with_name(f"{staging.name}-trunk")
     try:
-        artifact = _export(trunk, replace(_request(job), verify=False), target, folder)
-        file_bytes = artifact.size_bytes()
+        alone = replace(_request(job, trunk, target, folder), verify=False)
+        file_bytes = build.artifact(alone).size_bytes()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     deploy = reparameterize(trunk)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,30 +18,24 @@ from edgevit.models.families.vit import (
     from_timm,
 )
 from edgevit.models.loading.fitting import load_state
-from edgevit.models.loading.source import create_model
+from edgevit.models.loading.source import load
 from edgevit.models.spec import attach_spec, spec_of
+from edgevit.request import ModelChoice
 
 SPLIT_HINT = "split one of our ViTs (vit_edvit, vit_tiny, vit_small, vit_base, vit_large) or timm's plain ViT or DeiT"
 AGREEMENT = 1e-4  # float32 of the two implementations, relative to the largest logit
 
 
-def load_trunk(
-    model: str,
-    *,
-    weights: Path | str | None = None,
-    classes: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
-) -> VisionTransformer:
+def load_trunk(model: ModelChoice) -> VisionTransformer:
     """The model as our ``VisionTransformer`` in train form and eval mode, with its ``ModelSpec`` attached.
 
-    ``model`` is a zoo name, ``timm:NAME`` or ``path/to/file.py:factory``; ``weights`` as in ``create_model``. A timm
-    model is converted, and must then compute what it did. Raises Unsupported, with the reason, for a model that is not
-    a plain ViT; UsageError for a checkpoint that does not fit, and for a trunk of fewer than two classes.
+    A timm model is converted, and must then compute what it did. Raises Unsupported, with the reason, for a model that
+    is not a plain ViT; UsageError for a checkpoint that does not fit, and for a trunk of fewer than two classes.
     """
-    found = create_model(model, weights=weights, num_classes=classes, image_size=image_size)
-    trunk = found if isinstance(found, VisionTransformer) else _converted(found, model)
+    found, name = load(model), str(model.source)
+    trunk = found if isinstance(found, VisionTransformer) else _converted(found, name)
     if trunk.config.num_classes < 2:
-        raise UsageError(f"{model} has {trunk.config.num_classes} classes; a split needs two or more")
+        raise UsageError(f"{name} has {trunk.config.num_classes} classes; a split needs two or more")
     return trunk
 
 

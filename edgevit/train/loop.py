@@ -7,8 +7,6 @@ that accuracy is an honest estimate.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +25,7 @@ from edgevit.images import Preprocess
 from edgevit.models.loading.checkpoint import CheckpointMeta, save_checkpoint
 from edgevit.models.loading.source import create_model
 from edgevit.models.spec import spec_of
+from edgevit.models.threads import torch_threads
 from edgevit.train.batches import Batches, make_batches
 from edgevit.train.epochs import Progress, Run, adamw, run_epochs
 from edgevit.train.optim import Ema
@@ -166,16 +165,6 @@ def open_split(spec: str) -> tuple[LabelledData, LabelledData]:
     if not len(held_out):
         raise UsageError(f"{spec} has too few images to hold any out", hint="give each class two images or more")
     return train, held_out
-
-
-@contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _prepare(

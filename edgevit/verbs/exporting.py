@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -75,37 +75,31 @@ def export(
 
     Example: edgevit export fmvit_nano --weights digits -t onnx
     """
-    from edgevit import jobs
+    from edgevit import build
+    from edgevit.predict import read_labels
+    from edgevit.request import ExportRequest, ModelChoice, image_sides, parse_batch, resolve_targets, split_options
 
-    request = jobs.ExportJob(
-        model=model,
-        targets=tuple(target),
-        out=out,
-        weights=weights,
-        pretrained=pretrained,
-        precision=precision,
-        batch=batch,
-        image_size=image_size,
-        classes=classes,
-        labels=labels,
-        options=tuple(option or ()),
-        form=form,
-        bake_preprocess=bake_preprocess,
-        data=data,
-        verify=verify,
-        require_verified=require_verified,
-        threads=threads,
-        timeout_s=timeout,
-        force=force,
-    )
+    names = resolve_targets(target)
+    request = ExportRequest(
+        ModelChoice(model, weights, pretrained, classes, image_sides(image_size)),
+        names, precision, parse_batch(batch), split_options(option or (), names), form=cast("Any", form),
+        bake_preprocess=bake_preprocess, labels=read_labels(labels), data=data, out=out, parent="all" in target,
+        force=force, verify=verify, require_verified=require_verified, threads=threads, timeout_s=timeout,
+    )  # fmt: skip
+    outcomes, said = [], set()
     with render.progress(model) as shown:
-        results = jobs.run_export(request, lambda target: render.Stages(shown, f"{model} → {target}"))
-    done = [result for result in results if result.artifact]
+        for outcome in build.exports(request, lambda name: render.Stages(shown, f"{model} → {name}")):
+            outcomes.append(outcome)
+            for note in outcome.notes:
+                if note not in said:
+                    render.say(note)
+                said.add(note)
+    done = [outcome for outcome in outcomes if outcome.artifact]
     if json:
-        render.emit_json([result.record() for result in done])
+        render.emit_json([outcome.record() for outcome in done])
     elif done:
-        render.table(jobs.EXPORT_COLUMNS, [result.row() for result in done])
-    finish(results)
+        render.table(build.COLUMNS, [outcome.row() for outcome in done])
+    finish(outcomes)
 
 
 def verify(

@@ -215,11 +215,18 @@ def benchmark(
     Example: edgevit benchmark vit_nano --weights digits -t all --fail-if "p90>20ms"
     """
     from edgevit import benchmark as benchmarking
+    from edgevit.request import ExportRequest, ModelChoice, image_sides, parse_batch, split_options
 
-    job = benchmarking.BenchmarkJob(
-        tuple(models), tuple(target or ("all",)), tuple(runtime or ()), out, weights, pretrained, precision, batch,
-        image_size, classes, tuple(option or ()), data, tier, threads, provider, tuple(fail_if or ()), timeout, force,
+    names = benchmarking.target_names(target or ["all"])
+    asked = ExportRequest(
+        ModelChoice(models[0], weights, pretrained, classes, image_sides(image_size)),
+        names, precision, parse_batch(batch), split_options(option or (), names),
+        data=data, out=out, threads=threads, timeout_s=timeout, force=force,
     )  # fmt: skip
+    everywhere = not target or "all" in target
+    job = benchmarking.BenchmarkJob(
+        tuple(models), asked, tuple(runtime or ()), tier, provider, tuple(fail_if or ()), everywhere
+    )
     with render.progress("benchmark") as shown:
         rows = benchmarking.run(job, lambda subject: render.Stages(shown, subject))
     if json:

@@ -85,6 +85,7 @@ def split(
     registry.need_torch("splitting")
     from dataclasses import replace
 
+    from edgevit.request import ModelChoice, image_sides
     from edgevit.split import job as splitting
 
     asked: dict[str, Any] = {
@@ -94,8 +95,9 @@ def split(
         "retraining": replace(SPLIT.retraining, epochs=epochs, batch_size=batch_size, lr=lr),
     }  # fmt: skip
     request = SplitJob(
-        model, data, out, SplitOptions(**asked), weights=weights, classes=classes, image_size=image_size,
-        targets=tuple(target or ("onnx",)), precision=precision, verify=verify, resume=resume, force=force,
+        ModelChoice(model, weights, classes=classes, image_size=image_sides(image_size)), data, out,
+        SplitOptions(**asked), targets=tuple(target or ("onnx",)), precision=precision, verify=verify, resume=resume,
+        force=force,
     )  # fmt: skip
     with render.progress(f"splitting {model}") as shown:
         result = splitting.run_split(request, render.Stages(shown, f"{model} → {parts} parts"))

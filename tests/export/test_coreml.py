@@ -9,13 +9,14 @@ from coreml_tiny import ONE, RANGE, Vit, build, captured, description, eager, im
 from torch import nn
 
 import edgevit
-from edgevit import build as edgevit_build
 from edgevit.artifact.manifest import Array
 from edgevit.export.base import Context
 from edgevit.export.capture import bake_preprocess, capture
+from edgevit.export.prepare import prepare
 from edgevit.export.reference import noise
 from edgevit.images import Preprocess
 from edgevit.proof.parity import tolerance_for
+from edgevit.request import ExportRequest, ModelChoice
 
 COREMLTOOLS_IOS = {"16": 7, "17": 8, "18": 9}  # iOS -> version of the specification
 
@@ -26,7 +27,7 @@ def worst(got: Array, wanted: Array) -> float:
 
 def test_a_convolutional_transformer_in_fp16_computes_its_model_at_every_batch_size(tmp_path):
     model = edgevit.create_model("efficientformer_nano", weights="digits")
-    prepared = edgevit_build.prepare(model, edgevit_build.Request(batch=RANGE, threads=1))
+    prepared = prepare(ExportRequest(ModelChoice(model), ("coreml",), batch=RANGE, threads=1))
     built = build(prepared.capture, tmp_path, "fp16")
     assert built.entry == "model.mlpackage"
     assert built.precision.layers.keys() == {"float16"}

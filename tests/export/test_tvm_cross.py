@@ -11,11 +11,12 @@ import pytest
 import tvm_tiny
 
 import edgevit
-from edgevit import build
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import Unsupported
+from edgevit.export.prepare import prepare
 from edgevit.export.tvm import compile, schedules, targets
 from edgevit.export.tvm.link import link, object_arch
+from edgevit.request import ExportRequest, ModelChoice
 from edgevit.runtimes.tvm.device import TvmRuntime
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ def test_an_aarch64_build_gives_every_output_under_qemu(host_program: Path, tmp_
 
 def test_vit_nano_for_aarch64_computes_the_model_under_qemu(host_program: Path, tmp_path: Path) -> None:
     model = edgevit.create_model("vit_nano", weights="digits")
-    prepared = build.prepare(model, build.Request(batch=build.parse_batch(1), threads=1))
+    prepared = prepare(ExportRequest(ModelChoice(model), ("tvm",), threads=1))
     target = targets.choose(arch="aarch64", cores=2)
     scheduled = schedules.apply(compile.lower(prepared.capture.program), target, {})
     link(compile.build(scheduled, target), tmp_path / "model.so", target)

@@ -178,7 +178,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from torch import nn
-from edgevit import build
+from edgevit.export.prepare import prepare
+from edgevit.request import ExportRequest, ModelChoice
 from edgevit.export.base import Context
 from edgevit.export.tvm.exporter import TvmExporter, TvmOptions
 
@@ -188,7 +189,7 @@ class Tiny(nn.Sequential):
 
 model = Tiny(nn.Linear(96, 96), nn.ReLU(), nn.Linear(96, 80)).eval()
 rows = {"rows": np.random.default_rng(0).normal(size=(16, 96)).astype(np.float32)}
-capture = build.prepare(model, build.Request(batch=build.parse_batch(1), threads=1, inputs=rows)).capture
+capture = prepare(ExportRequest(ModelChoice(model), ("tvm",), threads=1, inputs=rows)).capture
 context = Context(threads=1, progress=lambda stage, share: print(stage, flush=True))
 options = TvmOptions(minutes=30, records="own")
 built = TvmExporter().write(capture, Path(sys.argv[1]), precision="fp32", options=options, context=context)

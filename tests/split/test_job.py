@@ -21,6 +21,7 @@ from edgevit.data.source import open_data
 from edgevit.errors import Interrupted, PlacementImpossible, UnknownName, UsageError
 from edgevit.models.families.vit import ViTConfig, uniform_blocks
 from edgevit.models.loading.checkpoint import CheckpointMeta, save_checkpoint
+from edgevit.request import ModelChoice
 from edgevit.split.job import SplitResult, check_classes, run_split
 from edgevit.split.options import FusionOptions, SplitJob, SplitOptions, command_line
 from edgevit.split.parts import PartTask, load_source, make_parts
@@ -64,11 +65,10 @@ def data(shared: Path) -> str:
 @pytest.fixture
 def job(model: str, data: str, tmp_path: Path) -> Make:
     def make(**changes: object) -> SplitJob:
-        asked = {
-            name: changes.pop(name) for name in ("data", "weights", "classes", "resume", "force") if name in changes
-        }
+        chosen = ModelChoice(model, **{name: changes.pop(name) for name in ("weights", "classes") if name in changes})
+        asked = {name: changes.pop(name) for name in ("data", "resume", "force") if name in changes}
         return SplitJob(
-            **{"model": model, "data": data, "out": tmp_path / "b", "options": replace(QUICK, **changes), **asked}
+            **{"model": chosen, "data": data, "out": tmp_path / "b", "options": replace(QUICK, **changes), **asked}
         )  # type: ignore[arg-type]
 
     return make
@@ -117,7 +117,7 @@ def write_cifar(folder: Path, digits: LabelledData) -> str:
 
 @pytest.fixture(scope="module")
 def story(model: str, data: str, shared: Path) -> Story:
-    job = SplitJob(model, data, shared / "whole", replace(QUICK, mode="distil"))
+    job = SplitJob(ModelChoice(model), data, shared / "whole", replace(QUICK, mode="distil"))
     with pytest.raises(Interrupted) as stopped:
         run_split(job, interrupted_at("part-1: epoch 1/2"))
     kept = tuple(sorted(path.name for path in job.work().iterdir()))
@@ -370,5 +370,5 @@ def test_a_fleet_too_small_for_one_head_is_impossible() -> None:
 
 
 def test_options_at_their_defaults_are_not_in_the_command() -> None:
-    plain = SplitJob("vit_edvit", "digits", Path("b"), SplitOptions(parts=5), weights="t.safetensors")
+    plain = SplitJob(ModelChoice("vit_edvit", weights="t.safetensors"), "digits", Path("b"), SplitOptions(parts=5))
     assert command_line(plain) == "edgevit split vit_edvit --data digits --parts 5 --weights t.safetensors -t onnx -o b"

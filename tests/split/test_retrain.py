@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgevit.errors import Interrupted, UsageError
 from edgevit.models.families.edvit import SubModel
+from edgevit.request import ModelChoice
 from edgevit.split.options import SplitJob, SplitOptions
 from edgevit.split.parts import Source, load_source, score
 from edgevit.split.prune import prune
@@ -32,7 +33,9 @@ LABELS = torch.tensor([0, 1, 2, 3, 4] * 60)
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     folder = tmp_path_factory.mktemp("retrain")
-    return load_source(SplitJob(write_model(folder), write_digits(folder), folder / "b", SplitOptions(parts=2)))
+    return load_source(
+        SplitJob(ModelChoice(write_model(folder)), write_digits(folder), folder / "b", SplitOptions(parts=2))
+    )
 
 
 def pruned(source: Source, classes: tuple[int, ...] = (2, 0)) -> SubModel:

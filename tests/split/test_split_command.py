@@ -17,6 +17,7 @@ from tiny_split import write_digits, write_model
 
 from edgevit.bundle.opened import Bundle
 from edgevit.models.families.vit import ViTConfig, uniform_blocks
+from edgevit.request import ModelChoice
 from edgevit.split.job import SplitResult, run_split
 from edgevit.split.options import SplitJob, SplitOptions
 from edgevit.split.sizing import planned_part
@@ -108,7 +109,7 @@ def whole(site: Site) -> SplitResult:
         threads=1,
         jobs=1,
     )
-    job = SplitJob(site.model, site.data, site.folder / "whole", options, verify=False)
+    job = SplitJob(ModelChoice(site.model), site.data, site.folder / "whole", options, verify=False)
     return run_split(job, lambda what, share: None)
 
 

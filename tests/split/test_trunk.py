@@ -9,6 +9,7 @@ from edgevit.errors import Unsupported, UsageError
 from edgevit.models.families.vit import VisionTransformer
 from edgevit.models.loading.source import create_model, import_timm
 from edgevit.models.spec import spec_of
+from edgevit.request import ModelChoice
 from edgevit.split import trunk as trunk_module
 from edgevit.split.trunk import attention_of, blocks_of, load_trunk
 
@@ -16,7 +17,7 @@ torch.set_num_threads(1)
 
 
 def test_a_zoo_vit_is_a_trunk_with_its_spec():
-    trunk = load_trunk("vit_edvit", classes=6)
+    trunk = load_trunk(ModelChoice("vit_edvit", classes=6))
     assert isinstance(trunk, VisionTransformer)
     assert not trunk.training
     assert (spec_of(trunk).name, spec_of(trunk).num_classes, trunk.config.num_classes) == ("vit_edvit", 6, 6)
@@ -26,7 +27,7 @@ def test_a_zoo_vit_is_a_trunk_with_its_spec():
 @pytest.mark.parametrize("name", ["timm:test_vit", "timm:vit_tiny_patch16_224"])
 def test_timms_plain_vit_becomes_ours_and_computes_the_same(name, monkeypatch):
     monkeypatch.setattr(trunk_module, "_require_equal", lambda *_: None)  # the oracle below is to find the difference
-    trunk, source = load_trunk(name), create_model(name)
+    trunk, source = load_trunk(ModelChoice(name)), create_model(name)
     image = torch.randn(1, 3, *trunk.config.image_size)
     with torch.no_grad():
         assert torch.allclose(trunk(image), source(image), atol=1e-4)
@@ -36,7 +37,7 @@ def test_timms_plain_vit_becomes_ours_and_computes_the_same(name, monkeypatch):
 def test_timms_deit_loads_its_own_weights_and_another_number_of_classes(tmp_path):
     source = create_model("timm:deit_tiny_patch16_224", num_classes=7)
     torch.save(source.state_dict(), tmp_path / "deit.pt")
-    trunk = load_trunk("timm:deit_tiny_patch16_224", weights=tmp_path / "deit.pt", classes=7)
+    trunk = load_trunk(ModelChoice("timm:deit_tiny_patch16_224", str(tmp_path / "deit.pt"), classes=7))
     assert trunk.config.num_classes == 7
     assert torch.equal(trunk.pos_embed, source.pos_embed)
     assert trunk.config.blocks[0].attention_scale == 64**-0.5
@@ -55,7 +56,7 @@ def test_timms_deit_loads_its_own_weights_and_another_number_of_classes(tmp_path
 )
 def test_what_is_no_plain_vit_is_refused_with_the_reason(name, reason):
     with pytest.raises(Unsupported, match=reason) as caught:
-        load_trunk(name)
+        load_trunk(ModelChoice(name))
     assert "split one of our ViTs" in caught.value.hint
 
 
@@ -70,22 +71,22 @@ def test_a_difference_that_no_rule_knows_is_found_by_running_both(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", odd)
     with pytest.raises(Unsupported, match="differs by"):
-        load_trunk("timm:test_vit")
+        load_trunk(ModelChoice("timm:test_vit"))
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
     torch.save(create_model("vit_nano").state_dict(), tmp_path / "nano.pt")
     with pytest.raises(UsageError, match="does not fit"):
-        load_trunk("vit_edvit", weights=tmp_path / "nano.pt")
+        load_trunk(ModelChoice("vit_edvit", str(tmp_path / "nano.pt")))
 
 
 def test_one_class_cannot_be_split():
     with pytest.raises(UsageError, match="a split needs two"):
-        load_trunk("vit_nano", classes=1)
+        load_trunk(ModelChoice("vit_nano", classes=1))
 
 
 def test_only_the_train_form_is_cut():
     from model_oracle import deploy
 
     with pytest.raises(TypeError, match="deploy form"):
-        attention_of(deploy(load_trunk("vit_nano")).blocks[0])
+        attention_of(deploy(load_trunk(ModelChoice("vit_nano"))).blocks[0])

@@ -25,20 +25,9 @@ from edgevit.models.loading.fitting import Convert, Taken, load_weights
 from edgevit.models.loading.timm_models import import_timm as import_timm
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
+from edgevit.request import ModelChoice, image_sides
 
 RANDOM = "random (seed 0)"
-ImageSize = int | tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What ``create_model`` was asked for, image size as (height, width)."""
-
-    name: str
-    weights: Path | str | None
-    num_classes: int | None
-    image_size: tuple[int, int] | None
-    pretrained: bool
 
 
 def create_model(
@@ -46,7 +35,7 @@ def create_model(
     *,
     weights: Path | str | None = None,
     num_classes: int | None = None,
-    image_size: ImageSize | None = None,
+    image_size: int | tuple[int, int] | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
     """A module in train form and eval mode, with its ``ModelSpec`` attached (``edgevit.models.spec.spec_of``).
@@ -57,19 +46,26 @@ def create_model(
     about classes, image size, labels and preprocessing holds unless given here; ``pretrained`` is for ``timm:`` names.
     Raises UnknownName, UsageError, MissingDependency, EdgeVitError (no network).
     """
-    request = Request(name, weights, _positive(num_classes), _pair(image_size), pretrained)
-    if pretrained and weights is not None:
-        raise UsageError("--pretrained and --weights contradict each other", hint="give one of them")
+    return load(
+        ModelChoice(name, None if weights is None else str(weights), pretrained, num_classes, image_sides(image_size))
+    )
+
+
+def load(model: ModelChoice) -> nn.Module:
+    """The module that was chosen, in eval mode; one that was given as it is. Errors of ``create_model``."""
+    if not isinstance(model.source, str):
+        return model.source.eval()
+    name = model.source
     if name.startswith("timm:"):
-        module = _from_timm(request)
-    elif pretrained:
+        module = _from_timm(name, model)
+    elif model.pretrained:
         raise UsageError(
             f"{name} has no published weights to download", hint="--pretrained is for timm:NAME; use --weights"
         )
     elif ":" in name or name.endswith(".py"):
-        module = _from_file(request)
+        module = _from_file(name, model)
     else:
-        module = _from_zoo(request)
+        module = _from_zoo(name, model)
     return module.eval()
 
 
@@ -88,20 +84,20 @@ def state_sha256(module: nn.Module) -> str:
 # --- zoo ---------------------------------------------------------------------------------------------------------
 
 
-def _from_zoo(request: Request) -> nn.Module:
-    row = zoo.row(request.name)
-    weights = _weights(request, row.name)
+def _from_zoo(name: str, asked: ModelChoice) -> nn.Module:
+    row = zoo.row(name)
+    weights = _weights(asked, row.name)
     meta = weights.meta
     if meta is not None and zoo.ALIASES.get(meta.model, meta.model) != row.name:
         raise UsageError(
             f"these weights are of {meta.model}, not of {row.name}", hint=f"use {meta.model}, or other weights"
         )
-    size = request.image_size or (meta.image_size if meta else (row.image_size, row.image_size))
-    classes = request.num_classes or (meta.num_classes if meta else row.num_classes)
+    size = asked.image_size or (meta.image_size if meta else (row.image_size, row.image_size))
+    classes = asked.classes or (meta.num_classes if meta else row.num_classes)
     module = build(row, num_classes=classes, image_size=size)
     home = import_module(row.path.partition(":")[0])
     converts = [home.from_timm] if hasattr(home, "from_timm") else []
-    resize = getattr(home, "resize_state", None) if request.image_size is not None else None
+    resize = getattr(home, "resize_state", None) if asked.image_size is not None else None
     if resize is not None:
         converts.append(lambda state: resize(state, module)[0])
     taken = weights.into(module, *converts)
@@ -112,7 +108,7 @@ def _from_zoo(request: Request) -> nn.Module:
     return attach_spec(module, _with_meta(spec, meta))
 
 
-def build(row: zoo.ZooRow, *, num_classes: int, image_size: ImageSize) -> nn.Module:
+def build(row: zoo.ZooRow, *, num_classes: int, image_size: int | tuple[int, int]) -> nn.Module:
     """The row's model with random weights from seed 0; torch's own random state is left as it was."""
     module, _, function = row.path.partition(":")
     builder: Callable[..., nn.Module] = getattr(import_module(module), function)
@@ -178,19 +174,17 @@ def _zeros(module: nn.Module) -> nn.Module:
 # --- timm and files ----------------------------------------------------------------------------------------------
 
 
-def _from_timm(request: Request) -> nn.Module:
-    weights = _weights(request, request.name)
+def _from_timm(name: str, asked: ModelChoice) -> nn.Module:
+    weights = _weights(asked, name)
     meta = weights.meta
-    classes = request.num_classes or (meta.num_classes if meta else None)
+    classes = asked.classes or (meta.num_classes if meta else None)
     with _seeded():
-        model = timm_models.timm_model(
-            request.name.removeprefix("timm:"), classes, request.image_size, request.pretrained
-        )
+        model = timm_models.timm_model(name.removeprefix("timm:"), classes, asked.image_size, asked.pretrained)
     taken = weights.into(model.module, *([model.from_original] if model.from_original else ()))
-    origin = "timm pretrained" if request.pretrained else taken.origin
+    origin = "timm pretrained" if asked.pretrained else taken.origin
     labels = model.labels if origin != RANDOM else None
     spec = ModelSpec(
-        request.name, "timm", model.image_size, model.preprocess, model.num_classes,
+        name, "timm", model.image_size, model.preprocess, model.num_classes,
         labels=labels, origin=origin, notes=taken.notes,
     )  # fmt: skip
     if meta is not None and meta.labels is None:
@@ -198,19 +192,19 @@ def _from_timm(request: Request) -> nn.Module:
     return attach_spec(model.module, _with_meta(spec, meta))
 
 
-def _from_file(request: Request) -> nn.Module:
-    weights = _weights(request, request.name)
+def _from_file(name: str, asked: ModelChoice) -> nn.Module:
+    weights = _weights(asked, name)
     meta = weights.meta
-    classes = request.num_classes or (meta.num_classes if meta else None)
-    size = request.image_size or (meta.image_size if meta else None)
+    classes = asked.classes or (meta.num_classes if meta else None)
+    size = asked.image_size or (meta.image_size if meta else None)
     with _seeded():
-        module = file_models.file_model(request.name, num_classes=classes, image_size=size)
+        module = file_models.file_model(name, num_classes=classes, image_size=size)
     taken = weights.into(module)
     own = spec_of(module)  # a factory may itself call create_model, or attach what it knows
     size = size or (own.image_size if own else None) or file_models.declared_size(module) or (224, 224)
     preprocess = (meta and meta.preprocess) or (own and own.preprocess) or Preprocess(size=size)
     spec = ModelSpec(
-        request.name,
+        name,
         "file",
         size,
         preprocess.model_copy(update={"size": size}),
@@ -247,10 +241,10 @@ class Weights:
         return load_weights(module, self.checkpoint.sets, self.path, converts, self.wanted)
 
 
-def _weights(request: Request, model: str) -> Weights:
-    if request.weights is None:
+def _weights(asked: ModelChoice, model: str) -> Weights:
+    if asked.weights is None:
         return Weights()
-    given, wanted = str(request.weights), None
+    given, wanted = str(asked.weights), None
     if "#" in given and not Path(given).exists():
         given, _, wanted = given.rpartition("#")
     return Weights(given, wanted, read_checkpoint(_weights_path(given, model)))
@@ -281,18 +275,3 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
-
-
-def _pair(size: ImageSize | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    pair = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    if min(pair) < 1:
-        raise UsageError(f"the image size must be 1 or more, got {size}")
-    return pair
-
-
-def _positive(classes: int | None) -> int | None:
-    if classes is not None and classes < 1:
-        raise UsageError(f"the number of classes must be 1 or more, got {classes}")
-    return classes

@@ -1,0 +1,89 @@
+"""What a request asks of each of its targets, settled before any work: exporter, precision, options and folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.artifact.staging import check_vacant
+from edgevit.errors import EdgeVitError, UnknownName
+from edgevit.export.base import Exporter, Options, load_exporter, parse_options
+from edgevit.request import ExportRequest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Target:
+    """One exporter with everything it was asked for, checked."""
+
+    exporter: Exporter
+    precision: str
+    options: Options
+
+    @property
+    def name(self) -> str:
+        return self.exporter.name
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build to do: a target, and the free folder that its artifact goes to."""
+
+    target: Target
+    out: Path
+
+
+def builds(request: ExportRequest) -> dict[str, Build | EdgeVitError]:
+    """What is to be done for every target, by name, or the error that excludes it."""
+    found: dict[str, Build | EdgeVitError] = {}
+    for name in request.targets:
+        try:
+            target = choose(name, request.precision, request.options.get(name, {}))
+            out = folder_of(request, target)
+            check_vacant(out, force=request.force)
+        except EdgeVitError as error:
+            found[name] = error
+        else:
+            found[name] = Build(target, out)
+    return found
+
+
+def choose(name: str, precision: str | None = None, options: Mapping[str, Any] | None = None) -> Target:
+    """The exporter, its precision (default: its first) and its options, all checked before any work is done.
+
+    Raises MissingDependency, UnknownName and UsageError.
+    """
+    exporter = load_exporter(name)
+    chosen = precision or exporter.precisions[0]
+    if chosen not in exporter.precisions:
+        raise UnknownName(f"precision of {name}", chosen, exporter.precisions)
+    return Target(exporter, chosen, parse_options(exporter, options or {}))
+
+
+def folder_of(request: ExportRequest, target: Target) -> Path:
+    """``out`` itself for one target, in it for several."""
+    default = default_out(request.model.source, target.name, target.precision)
+    if request.out is None:
+        return default
+    return request.out / default.name if request.parent or len(request.targets) > 1 else request.out
+
+
+def default_out(model: str | nn.Module, target: str, precision: str) -> Path:
+    """``artifacts/MODEL-TARGET-PRECISION``; a model's name is made safe for a folder."""
+    stem = Path(name_of(model).rpartition("/")[2].replace(".py:", "-")).name
+    safe = "".join(char if char.isalnum() or char in "._-" else "-" for char in stem)
+    return Path("artifacts") / f"{safe}-{target}-{precision}"
+
+
+def name_of(model: str | nn.Module) -> str:
+    """A name as given; of a module, what it says that it is, or its class."""
+    if isinstance(model, str):
+        return model
+    from edgevit.models.spec import spec_of
+
+    spec = spec_of(model)
+    return spec.name if spec else type(model).__name__

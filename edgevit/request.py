@@ -1,0 +1,156 @@
+"""What an export is asked for. Command line, Python API, ``split`` and ``benchmark`` make it; ``build`` does it.
+
+Frozen, and free of torch: a device can make one, and be told what it lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from edgevit import registry
+from edgevit.artifact.manifest import Array, BatchRange
+from edgevit.errors import UnknownName, Unsupported, UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Form = Literal["deploy", "train"]
+ONE = BatchRange(min=1, max=1)
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, with which weights.
+
+    source      a zoo name, timm:NAME, path/to/file.py:factory, or a module, which has its weights already
+    classes     None: those of the weights, else the model's own
+    image_size  height, width; None likewise
+    Raises UsageError for what contradicts itself.
+    """
+
+    source: str | nn.Module
+    weights: str | None = None
+    pretrained: bool = False
+    classes: int | None = None
+    image_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pretrained and self.weights is not None:
+            raise UsageError("--pretrained and --weights contradict each other", hint="give one of them")
+        if not isinstance(self.source, str) and (self.weights or self.pretrained or self.classes):
+            raise UsageError("a module has its weights already", hint="give its name, or load them into it first")
+        if self.classes is not None and self.classes < 1:
+            raise UsageError(f"the number of classes must be 1 or more, got {self.classes}")
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise UsageError(f"the image size must be 1 or more, got {'×'.join(map(str, self.image_size))}")
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """A model, and the targets to build from it.
+
+    targets    in the order in which they are built
+    precision  None: each target's own
+    options    of exporters, by target; their values are checked by the exporter
+    labels     None: the checkpoint's
+    inputs     16 rows or more by argument name, for models that take no image
+    data       source of real images; None: what the checkpoint was trained on, else "samples"
+    out        the artifact's folder; of several targets, or as ``parent``, the one that holds a folder for each.
+               None: artifacts/MODEL-TARGET-PRECISION
+    timeout_s  for the build of each target
+    Raises UnknownName and UsageError for what cannot be right.
+    """
+
+    model: ModelChoice
+    targets: tuple[str, ...]
+    precision: str | None = None
+    batch: BatchRange = ONE
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    form: Form = "deploy"
+    bake_preprocess: bool = False
+    labels: tuple[str, ...] | None = None
+    inputs: Mapping[str, Array] | None = None
+    data: str | None = None
+    out: Path | None = None
+    parent: bool = False
+    force: bool = False
+    verify: bool = True
+    require_verified: bool = False
+    threads: int | None = None
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.form not in get_args(Form):
+            raise UnknownName("form", self.form, get_args(Form))
+        for target in self.options:
+            if target not in self.targets:
+                raise UsageError(f"there are options for {target}, which is not being built", hint=f"add -t {target}")
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, for a worker: of a model by name, without arrays."""
+        return {**asdict(self), "batch": self.batch.model_dump(), "out": None if self.out is None else str(self.out)}
+
+
+def of_record(record: Mapping[str, Any]) -> ExportRequest:
+    """The request that ``record()`` wrote."""
+    size, labels, out = record["model"]["image_size"], record["labels"], record["out"]
+    return ExportRequest(
+        **{
+            **record,
+            "model": ModelChoice(**{**record["model"], "image_size": size and tuple(size)}),
+            "targets": tuple(record["targets"]),
+            "batch": BatchRange(**record["batch"]),
+            "labels": labels and tuple(labels),
+            "out": out and Path(out),
+        }
+    )
+
+
+def image_sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width of an image size given as one side or both."""
+    return None if size is None else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def parse_batch(batch: int | str) -> BatchRange:
+    """1, "4" or "1-8". UsageError for anything else."""
+    low, dash, high = str(batch).strip().partition("-")
+    try:
+        found = int(low), int(high if dash else low)
+    except ValueError:
+        found = (0, 0)
+    if not 1 <= found[0] <= found[1]:
+        raise UsageError(f"batch must be a number or a range, got {batch!r}", hint="for example 1, or 1-8")
+    return BatchRange(min=found[0], max=found[1])
+
+
+def resolve_targets(names: Sequence[str]) -> tuple[str, ...]:
+    """The targets asked for, in order, without repeats; 'all' is every one that this machine can build."""
+    if "all" in names:
+        able = tuple(name for name, row in registry.rows("exporter").items() if row.on_this_machine().able)
+        if not able:
+            raise Unsupported("this machine can build no target", hint="edgevit targets says what each of them needs")
+        return able
+    for name in names:
+        registry.row("exporter", name)  # an unknown name ends the command before anything is built
+    return tuple(dict.fromkeys(names))
+
+
+def split_options(given: Iterable[str], targets: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``TARGET.key=value`` strings by target; the bare ``key=value`` belongs to the only target."""
+    split: dict[str, dict[str, str]] = {target: {} for target in targets}
+    for item in given:
+        name, equals, value = item.partition("=")
+        target, dot, key = name.partition(".")
+        if not equals or not name:
+            raise UsageError(f"--option {item!r} is not KEY=VALUE", hint="for example --option onnx.opset=20")
+        if not dot:
+            if len(targets) != 1:
+                raise UsageError(f"--option {item!r} does not say for which target", hint=f"write {targets[0]}.{item}")
+            target, key = targets[0], name
+        if target not in split:
+            raise UsageError(f"--option {item!r} is for {target}, which is not being built", hint=f"add -t {target}")
+        split[target][key] = value
+    return split
