@@ -273,7 +273,9 @@ def test_data_that_counts_the_trunks_classes_in_another_order_is_split_by_their_
 ) -> None:
     weights = shared / "trunk.safetensors"
     state, names = load_trunk(job().model).state_dict(), ("0", "1", "2", "3")
-    save_checkpoint(weights, state, CheckpointMeta(model=job().model, num_classes=4, image_size=(8, 8), labels=names))
+    save_checkpoint(
+        weights, state, CheckpointMeta(model=str(job().model.source), num_classes=4, image_size=(8, 8), labels=names)
+    )
     with np.load(data.removeprefix("npz:")) as stored:
         images, labels = stored["images"], stored["labels"]
     np.savez(shared / "turned.npz", images=images, labels=3 - labels, classes=np.array(names[::-1]))
