@@ -66,8 +66,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert ran.returncode == 0, ran.stderr
     (record,) = json.loads(ran.stdout)
     assert set(record) == {"artifact", "target", "precision", "bytes", "seconds", "parity"}
-    assert set(record["parity"]) >= PARITY_KEYS
-    assert record["parity"] == json.loads((folder / "edgevit.json").read_text())["parity"]
+    assert set(record["parity"]) == PARITY_KEYS
     assert record["parity"]["status"] == "verified"
     return folder
 
