@@ -17,7 +17,7 @@ def is_address(path: Path) -> bool:
 def shown(path: Path) -> str:
     """The path as it was written: an address has lost a slash in it. One that holds its content is cut short."""
     found = _ADDRESS.match(text := str(path))
-    if found is None:
+    if found is None or not is_address(path):
         return text
     if found[1].lower() == "data":
         return f"{text[:40]}…"

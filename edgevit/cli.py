@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from edgevit import render
+from edgevit.disk import in_words
 from edgevit.errors import EdgeVitError
+from edgevit.terminal import guard
 from edgevit.verbs import authority, exporting, fleet, keys, measuring, models, serving, splitting
 from edgevit.verbs.outcome import show_error
 
@@ -54,20 +57,43 @@ def root(
 
 def main() -> None:
     """Entry point of the ``edgevit`` script."""
+    guard()
+    code: object = 1
     try:
-        app()
+        try:
+            app()
+        except SystemExit as end:
+            code = end.code
+            sys.stdout.flush()  # here, where it can be said that it failed
+            raise
     except EdgeVitError as error:
         show_error(error)
-        sys.exit(error.exit_code)
+        _end(error.exit_code)
     except BrokenPipeError:  # the reader of a pipe went away: not worth a word
-        sys.stdout = None
-        sys.exit(0)
+        _end(code)
+    except MemoryError:
+        render.say("error: no memory is left")
+        render.say("  next: close other programs, or use a smaller model, batch or image size")
+        _end(1)
+    except OSError as error:
+        if os.environ.get("EDGEVIT_DEBUG") or not error.strerror:
+            raise
+        show_error(in_words(error))
+        _end(1)
     except Exception as error:
         if os.environ.get("EDGEVIT_DEBUG"):
             raise
         render.say(f"error: internal error: {type(error).__name__}: {error}")
         render.say("  next: run it again with EDGEVIT_DEBUG=1 and report the traceback")
-        sys.exit(1)
+        _end(1)
+
+
+def _end(code: object) -> None:
+    """What could not be written is not tried again at the end of the process."""
+    with suppress(EdgeVitError, OSError):
+        sys.stdout.flush()
+    sys.stdout = None
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgevit.addresses import is_address, shown
+from edgevit.disk import why
 from edgevit.errors import EdgeVitError, UsageError
 
 TEXT_BYTES = 16 << 20  # of a list of labels, a plan, a manifest: the largest made so far has 2 MB
@@ -88,11 +89,6 @@ def opened(
             raise error(f"{shown(path)}: an address, not a file", hint="download it first, and name the file") from exc
         raise error(f"{path}: {why(exc)}", hint=hint or "check the path") from exc
     raise error(f"{path}: {refusal}", hint=hint or "name another file")
-
-
-def why(exc: OSError) -> str:
-    """What it says, without its number and paths: "no such file or directory"."""
-    return (exc.strerror or str(exc) or type(exc).__name__).splitlines()[0].lower()
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from edgevit.printable import as_json, printable
+from edgevit.terminal import unguarded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,36 +20,34 @@ def stdout() -> Console:
     """A console for data. Piped output is 160 columns wide, so that tables survive ``| less`` and ``> file``."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    width = None if sys.stdout.isatty() else 160
+    return Console(file=unguarded(sys.stdout), highlight=False, emoji=False, width=width)
 
 
 def stderr() -> Console:
     """A console for progress and advice."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(file=unguarded(sys.stderr), highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(sentence: str) -> None:
     """One line of advice or progress."""
-    from rich.markup import escape
+    stderr().print(printable(sentence), markup=False)
 
-    stderr().print(escape(sentence))
+
+def line(text: str) -> None:
+    """One line of data."""
+    print(printable(text))
 
 
 def emit_json(value: Any) -> None:
     """``value`` as JSON on stdout. NaN and infinity become null: JSON has neither."""
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+    print(as_json(value, ascii_only=not _unicode(sys.stdout)))
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+def _unicode(stream: TextIO) -> bool:
+    return str(getattr(stream, "encoding", None) or "").lower().startswith("utf")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
@@ -57,22 +57,22 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    body = [list(row) for row in rows]
+    shown = Table(title=title and Text(printable(title)), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    body = [[printable(cell) for cell in row] for row in rows]
     for index, column in enumerate(columns):
         numeric = all(not row[index] or row[index][0].isdigit() or row[index] in "—" for row in body)
         shown.add_column(column, justify="right" if numeric and body else "left", overflow="fold")
     for row in body:
-        shown.add_row(*(escape(cell) for cell in row))
+        shown.add_row(*map(Text, row))
     return shown
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:
     """Aligned ``name  value`` lines on stdout."""
-    pairs = list(pairs)
+    pairs = [(printable(name), printable(value)) for name, value in pairs]
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         print(f"{name:<{width}}  {value}" if name or value else "")
@@ -83,9 +83,14 @@ def progress(title: str) -> Iterator[Progress]:
     """A progress display on stderr for long work: bars on a terminal, nothing when piped."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=stderr(), transient=True) as shown:
-        shown.add_task(title, total=None)
+        shown.add_task(printable(title), total=None)
         yield shown
 
 
@@ -93,11 +98,12 @@ class Stages:
     """``stages(name, fraction)``: one line per stage as it starts, and a bar within it on a terminal."""
 
     def __init__(self, shown: Progress, prefix: str) -> None:
-        self.shown, self.prefix = shown, prefix
+        self.shown, self.prefix = shown, printable(prefix)
         self.task = shown.task_ids[0]
         self.current = ""
 
     def __call__(self, stage: str, fraction: float | None = None) -> None:
+        stage = printable(stage)
         if stage != self.current and not self.shown.console.is_terminal:
             self.shown.console.print(f"{self.prefix}: {stage} …", markup=False)
         self.current = stage
@@ -118,6 +124,7 @@ class Rows:
         self.stages: dict[str, str] = {}
 
     def __call__(self, who: str, stage: str, fraction: float | None = None) -> None:
+        who, stage = printable(who), printable(stage)
         if self.stages.get(who) != stage and not self.shown.console.is_terminal:
             self.shown.console.print(f"{who}: {stage} …", markup=False)
         self.stages[who] = stage
@@ -135,7 +142,7 @@ def live(frames: Iterable[tuple[Sequence[str], Iterable[Sequence[str]], Sequence
 
     with suppress(KeyboardInterrupt), Live(console=stdout(), auto_refresh=False) as shown:
         for columns, rows, lines in frames:
-            shown.update(Group(_table(columns, rows), *map(Text, lines)), refresh=True)
+            shown.update(Group(_table(columns, rows), *(Text(printable(one)) for one in lines)), refresh=True)
 
 
 def si(value: float | None, unit: str = "") -> str:
@@ -162,7 +169,7 @@ class Epochs:
     """``epochs(epoch, epochs, loss, accuracy)``: a bar on a terminal; a line every tenth of the run when piped."""
 
     def __init__(self, shown: Progress, title: str) -> None:
-        self.shown, self.title = shown, title
+        self.shown, self.title = shown, printable(title)
         self.task = shown.task_ids[0]
 
     def __call__(self, epoch: int, epochs: int, loss: float, accuracy: float | None) -> None:

@@ -17,6 +17,10 @@ _TORCH_FREE = {"torch", "timm", "edgevit.models", "edgevit.export", "edgevit.tra
 _DEVICE_SIDE = {f"edgevit.{room}" for room in ("runtimes", "profiles", "proof", "bundle", "fleet")}
 _FLEET_FLOORS = ("bus", "trust", "agent", "operating", "asking", "gateway")  # each knows those before it
 
+_TORCH_FREE_FILES = (
+    "addresses", "disk", "foreign", "images", "info", "pixels", "predict", "printable", "request", "signing", "terminal",
+)  # fmt: skip
+
 # What the files of a room may never import. `edgevit/export/__init__.py` has one door, see test below.
 FORBIDDEN = {
     "export/": _DEVICE_SIDE | _ABOVE_BUILD,
@@ -30,10 +34,7 @@ FORBIDDEN = {
     "split/": {"edgevit.fleet", "edgevit.cli", "edgevit.verbs"},
     "artifact/": _TORCH_FREE | {"edgevit.runtimes", "edgevit.proof", "edgevit.profiles"},
     "data/": _TORCH_FREE | {"pickle.load", "edgevit.artifact"},
-    **{
-        f"{name}.py": _TORCH_FREE
-        for name in ("addresses", "foreign", "pixels", "images", "predict", "info", "request", "signing")
-    },
+    **{f"{name}.py": _TORCH_FREE for name in _TORCH_FREE_FILES},
     "registry.py": {"torch", "numpy", "pydantic", "edgevit.export", "edgevit.runtimes"},
     "worker.py": {"numpy"} | _TORCH_FREE,
     "fleet/": _TORCH_FREE,

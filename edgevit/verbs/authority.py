@@ -101,7 +101,7 @@ def _said(result: Any, json: bool) -> None:
         render.emit_json(result.record())
         return
     for line in result.lines():
-        print(line)
+        render.line(line)
 
 
 VERBS = (

@@ -194,7 +194,7 @@ def predict(
                 render.say(note)
             said.add(note)
         if not json:
-            (render.say if isinstance(result, prediction.Failure) else print)(result.line())
+            (render.say if isinstance(result, prediction.Failure) else render.line)(result.line())
     if json:
         render.emit_json(records)
     if failures:

@@ -37,7 +37,7 @@ def status(link: Any, json: Json = False) -> None:
         return
     render.table(COLUMNS, found.rows())
     for line in found.lines():
-        print(line)
+        render.line(line)
 
 
 @fleet.command("nodes", short_help="The machines: cores, memory, runtimes, versions.")
@@ -87,7 +87,7 @@ def logs(
         render.emit_json(found.record())
         return
     for line in found.lines():
-        print(line)
+        render.line(line)
 
 
 @fleet.command("simulate", short_help="What if: load, latency, accuracy when nodes die.")
@@ -115,7 +115,7 @@ def simulate(
         return
     render.table(module.COLUMNS, found.rows())
     for line in found.lines():
-        print(line)
+        render.line(line)
 
 
 @fleet.command("up", short_help="Try it: some nodes on this machine, and a bundle on them.")

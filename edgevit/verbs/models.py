@@ -151,7 +151,7 @@ def quickstart(
         return
     render.table(("step", "train form", "deploy form"), story.rows(), title="fmvit_nano on handwritten digits")
     for line in story.lines():
-        print(line)
+        render.line(line)
 
 
 VERBS = (

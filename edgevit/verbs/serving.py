@@ -223,7 +223,7 @@ def drain(
     for note in result.notes:
         render.say(note)
     for part, source, goal in result.moved:
-        print(f"{part}: {source} → {goal}")
+        render.line(f"{part}: {source} → {goal}")
     render.say(f"{node} holds nothing and takes nothing" if result.drained else f"{node} takes sub-models again")
 
 
@@ -261,7 +261,7 @@ def infer(
             for note in result.notes():
                 render.say(note)
             if not json:
-                (render.say if isinstance(result, Failure) else print)(result.line())
+                (render.say if isinstance(result, Failure) else render.line)(result.line())
     except EdgeVitError as exc:
         short = exc
     if json:

@@ -133,7 +133,7 @@ def assign(
         render.emit_json(plan.model_dump(mode="json"))
         return
     render.table(planning.COLUMNS, plan.rows())
-    print(plan.summary())
+    render.line(plan.summary())
     render.say(f"written: {out}")
 
 

@@ -14,6 +14,7 @@ from report_rows import DEVICE, NOW, artifact, gallery, measure, run, samples
 
 from edgevit.artifact.manifest import Parity
 from edgevit.errors import UnknownName, UsageError
+from edgevit.printable import printable
 from edgevit.profiles.report import report
 from edgevit.profiles.report.collect import Collection, collect
 from edgevit.profiles.report.figures import p50
@@ -225,10 +226,11 @@ def test_csv_has_one_line_for_each_row(tmp_path: Path) -> None:
     assert float(lines[0]["p50_ms"]) > 0
 
 
-def test_a_name_cannot_be_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
-    artifact(tmp_path / "=HYPERLINK(1)")
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", " =1", "\n=1", "\t@x", "＝1"])
+def test_a_name_cannot_be_a_formula_in_a_spreadsheet(tmp_path: Path, name: str) -> None:
+    artifact(tmp_path / name)
     (line,) = csv.DictReader(io.StringIO(str(report([tmp_path], format="csv"))))
-    assert line["artifact"] == "'=HYPERLINK(1)"
+    assert line["artifact"] == f"'{printable(name)}"
 
 
 def test_markdown_has_a_table_for_each_key_and_says_why_they_are_apart(tmp_path: Path) -> None:
@@ -244,6 +246,13 @@ def test_a_name_cannot_break_out_of_a_markdown_cell(tmp_path: Path) -> None:
     measure(artifact(tmp_path / "a|b`<img src=x>[x](y)"), run(samples(3)))
     text = str(report([tmp_path], format="md"))
     assert "a\\|b\\`\\<img src=x\\>\\[x\\](y)" in text
+
+
+def test_a_name_can_be_neither_a_link_nor_a_mention_nor_a_line_of_its_own_in_markdown(tmp_path: Path) -> None:
+    artifact(tmp_path / "a").rename(tmp_path / "see www.evil.example @all\n# b\x1b[2J")
+    text = str(report([tmp_path], format="md"))
+    assert r"see www\.evil.example \@all \# b\\x1b\[2J" in text
+    assert "\x1b" not in text
 
 
 # Writing.

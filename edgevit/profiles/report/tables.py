@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from edgevit import render
+from edgevit.printable import as_json as json_text
+from edgevit.printable import printable
 from edgevit.profiles.report.collect import Collection, Row
 from edgevit.profiles.report.groups import Group, groups_of, separation, shown
 
 COLUMNS = ("artifact", "target", "verdict", "p50", "p90", "p99", "rows/s", "memory", "size", "top-1", "max rel. error")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
+_LINK = re.compile(r"(?i):(?=//)|www(?=\.)")  # what many renderers make a link of, unless a backslash follows
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # a spreadsheet would run a cell that begins so
 
 
 IDENTITY = ("artifact", "path", "model", "target", "precision", "bytes")
@@ -86,7 +89,7 @@ def as_json(found: Collection) -> str:
     groups = groups_of(found.rows)
     apart = ["", *separation(groups)]
     return (
-        json.dumps(
+        json_text(
             {
                 "rows": [record(row) for row in found.rows],
                 "groups": [
@@ -99,10 +102,7 @@ def as_json(found: Collection) -> str:
                     for group, sentence in zip(groups, apart, strict=False)
                 ],
                 "problems": list(found.problems),
-            },
-            indent=2,
-            ensure_ascii=False,
-            allow_nan=False,
+            }
         )
         + "\n"
     )
@@ -122,8 +122,8 @@ def comma_separated(found: Collection) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, list):
         value = "; ".join(map(str, value))
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
+    if isinstance(value, str):
+        return f"'{printable(value)}" if value.strip().startswith(_FORMULA) else printable(value)
     return "" if value is None else value
 
 
@@ -178,5 +178,6 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is: nothing in a file may become a cell, a link or a tag."""
-    flat = " ".join(text.split())
-    return "".join(f"\\{char}" if char in "\\`*[]|<>#~" else "&amp;" if char == "&" else char for char in flat)
+    flat = printable(" ".join(text.split()))
+    plain = "".join(f"\\{char}" if char in "\\`*[]|<>#~@" else "&amp;" if char == "&" else char for char in flat)
+    return _LINK.sub(r"\g<0>\\", plain)

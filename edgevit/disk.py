@@ -1,0 +1,40 @@
+"""What a disk says no to, in words."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgevit.errors import EdgeVitError
+
+_NEXT = {
+    errno.ENOSPC: "free some space, or choose another disk",
+    errno.EDQUOT: "free some space, or choose another disk",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+}
+
+
+@contextmanager
+def writing(path: Path, kind: type[EdgeVitError] = EdgeVitError) -> Iterator[None]:
+    """An OSError inside is ``kind``: "PATH cannot be written: no space left on device", and what to do."""
+    try:
+        yield
+    except OSError as exc:
+        raise kind(f"{path} cannot be written: {why(exc)}", hint=_NEXT.get(exc.errno or 0)) from exc
+
+
+def in_words(exc: OSError) -> EdgeVitError:
+    """One that nobody expected, with the file that it names."""
+    where = f"{exc.filename}: " if exc.filename else ""
+    return EdgeVitError(f"{where}{why(exc)}", hint=_NEXT.get(exc.errno or 0))
+
+
+def why(exc: OSError) -> str:
+    """What it says, without its number and paths: "no such file or directory"."""
+    return (exc.strerror or str(exc) or type(exc).__name__).splitlines()[0].lower()
