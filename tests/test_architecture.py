@@ -18,7 +18,8 @@ _DEVICE_SIDE = {f"edgevit.{room}" for room in ("runtimes", "profiles", "proof", 
 _FLEET_FLOORS = ("bus", "trust", "agent", "operating", "asking", "gateway")  # each knows those before it
 
 _TORCH_FREE_FILES = (
-    "addresses", "disk", "foreign", "images", "info", "pixels", "predict", "printable", "request", "signing", "terminal",
+    "addresses", "disk", "foreign", "images", "info", "pixels", "predict", "printable", "request", "signing",
+    "terminal",
 )  # fmt: skip
 
 # What the files of a room may never import. `edgevit/export/__init__.py` has one door, see test below.
