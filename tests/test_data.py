@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -351,3 +353,14 @@ def test_cifar_troubles_are_sentences(tmp_path: Path) -> None:
     (tmp_path / "test_batch.bin").unlink()
     with pytest.raises(UsageError, match="test_batch"):
         open_data(f"cifar10:{tmp_path}", split="held-out")
+
+
+def test_the_digits_are_scikit_learns_own_and_it_is_not_imported_for_them() -> None:
+    from sklearn.datasets import load_digits
+
+    theirs, ours = load_digits(), open_data("digits")
+    grey = np.rint(theirs.images * (255 / 16)).astype(np.uint8)
+    assert np.array_equal(np.stack(list(ours.images))[..., 0], grey)
+    assert np.array_equal(ours.labels, theirs.target)
+    code = "import sys; from edgevit.data.digits import digits; digits(); print('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
