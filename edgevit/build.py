@@ -23,6 +23,7 @@ from edgevit.artifact.golden import GOLDEN_ROWS, write_golden
 from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
 from edgevit.artifact.manifest import Array, Manifest, Parity
 from edgevit.artifact.opened import Artifact
+from edgevit.artifact.seal import sealed
 from edgevit.artifact.staging import publish, staged
 from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Built, Context, Progress, silent
@@ -217,7 +218,7 @@ def build_target(prepared: Prepared, target: Target, out: Path, say: Progress = 
         )
         manifest = make_manifest(prepared, target, built, hash_tree(scratch), pending)
         _write_manifest(scratch, manifest)
-        if registry.row("exporter", target.name).carries_code:
+        if registry.row("exporter", target.name).carries_code or signing.has_key():
             signing.sign(scratch)
         say("prove", None)
         manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending)})
@@ -225,7 +226,7 @@ def build_target(prepared: Prepared, target: Target, out: Path, say: Progress = 
         if manifest.parity.status == "failed":
             raise _kept_aside(scratch, out, manifest.parity)
         publish(scratch, out)
-    return Artifact(out, manifest)
+    return Artifact.open(out)
 
 
 def _noise(prepared: Prepared, target: Target, built: Built) -> float:
@@ -281,7 +282,7 @@ def _python_version() -> str:
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_atomically(folder / MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
+    write_atomically(folder / MANIFEST_FILE, sealed(manifest).model_dump_json(indent=2) + "\n")
 
 
 def proof(prepared: Prepared, folder: Path, pending: Parity) -> Parity:

@@ -55,13 +55,38 @@ def read_text(path: Path, what: str, *, error: type[EdgeVitError] = UsageError, 
 
 def read_json(path: Path, what: str, *, error: type[EdgeVitError] = UsageError, hint: str | None = None) -> Any:
     """The same, parsed; ``error`` for what is no JSON, or is nested too deeply to be meant."""
-    text = read_text(path, what, error=error, hint=hint)
     try:
-        return json.loads(text)
-    except RecursionError as exc:
-        raise error(f"{path}: not {what}: its JSON is nested too deeply", hint=hint) from exc
-    except ValueError as exc:  # also of a number with more digits than Python converts
+        return parse_json(read_text(path, what, error=error, hint=hint))
+    except ValueError as exc:
         raise error(f"{path}: not {what}: {exc}", hint=hint) from exc
+
+
+def parse_json(text: str) -> Any:
+    """JSON as its standard has it: ValueError also for what nests too deeply to be meant, for NaN and Infinity, for a
+    number that no float holds, and for a name that is given twice (of which another reader may take the other)."""
+    try:
+        return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
+    except RecursionError as exc:
+        raise ValueError("its JSON is nested too deeply") from exc
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{digits} is too large")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for index, (name, _) in enumerate(pairs) if name in dict(pairs[:index]))
+        raise ValueError(f"{twice!r} is given twice")
+    return found
 
 
 @contextlib.contextmanager

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgevit.addresses import shown
 from edgevit.errors import EdgeVitError, first_line
@@ -37,6 +37,8 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 # What may be opened: other formats of Pillow's start programs (EPS runs Ghostscript) or are no photographs.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 Triple = tuple[float, float, float]
+Side = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+Positive = Annotated[float, Field(gt=0)]
 
 _ORIENTATION = 0x0112
 # How the pixels of each orientation are turned upright; 1 is upright.
@@ -63,11 +65,11 @@ class Preprocess(BaseModel):
     ``baked`` the graph does all that follows the crop itself and takes uint8 NHWC.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    size: tuple[int, int] = Field(description="height and width in pixels")
+    size: tuple[Side, Side] = Field(description="height and width in pixels")
     mean: Triple = (0.485, 0.456, 0.406)
-    std: Triple = (0.229, 0.224, 0.225)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     crop: Literal["center", "squash"] = "center"
     crop_pct: float = Field(default=0.875, gt=0, le=1)
     interpolation: Interpolation = "bicubic"
@@ -75,6 +77,12 @@ class Preprocess(BaseModel):
     range: Literal["0-1"] = Field(default="0-1", description="range of a pixel before mean and std")
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     baked: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Preprocess:
+        if self.size[0] * self.size[1] > MAX_PIXELS:
+            raise ValueError(f"a size of {self.size[0]}×{self.size[1]} has more than {MAX_PIXELS:,} pixels")
+        return self
 
     def crop_pixels(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Resize and crop. (H, W, 3) uint8 -> (*size, 3) uint8; the image itself where nothing changes."""

@@ -132,6 +132,7 @@ def classifier(path: Path | str, labels: Sequence[str] | None) -> Artifact:
     """The artifact at ``path``. Unsupported where it is no image classifier, ParityFailed where it failed its proof,
     UsageError for ``labels`` of another number than its classes."""
     artifact = Artifact.open(path)
+    artifact.check_seal()
     manifest = artifact.manifest
     image, logits, preprocess = manifest.image_input(), manifest.logits_output(), manifest.preprocess
     if image is None or logits is None or preprocess is None or len(manifest.inputs) != 1:

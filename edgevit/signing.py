@@ -1,8 +1,10 @@
-"""Signed manifests: who built an artifact that runs code when it is opened (a TensorRT engine, a compiled library).
+"""Signed manifests: who built an artifact. One that runs code when it is opened (a TensorRT engine, a compiled library)
+is opened only where that is known; others are signed where the builder has a key, and ``verify`` says by whom.
 
 The builder's Ed25519 key signs the manifest, which holds the hash of every file; the signature lies beside it in
-``edgevit.sig``. The parity record is left out of what is signed: a device that has no private key completes it
-(``edgevit verify`` of an engine built on a host without a GPU), and ``verify`` bounds its tolerance by itself.
+``edgevit.sig``. Of the parity record only the tolerance and the noise that it comes from are signed, which nobody but
+the builder can measure: a device that has no private key completes the rest (``edgevit verify`` of an engine built on a
+host without a GPU). Manifests without a seal were signed without these two.
 
     $EDGEVIT_HOME/keys/signing.key   this user's private key, made on first use, readable by nobody else
     $EDGEVIT_HOME/keys/trusted.json  public keys of other builders: hex -> name
@@ -18,21 +20,24 @@ from typing import TYPE_CHECKING
 
 from edgevit import registry
 from edgevit.artifact.files import write_atomically
-from edgevit.artifact.manifest import MANIFEST, SIGNATURE
+from edgevit.artifact.manifest import SIGNATURE
 from edgevit.artifact.opened import Artifact
+from edgevit.artifact.seal import canonical
 from edgevit.errors import BadArtifact, EdgeVitError, UsageError
+from edgevit.foreign import parse_json, read_json
 from edgevit.home import home
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-_DOMAIN = "edgevit manifest, signature version 1"  # so that a signature made for this can be used for nothing else
+# So that a signature made for this can be used for nothing else; the second is of a manifest that has a seal.
+_DOMAINS = ("edgevit manifest, signature version 1", "edgevit manifest, signature version 2")
 _SHOWN = 16  # hex digits that stand for a key in sentences
 
 
 def sign(folder: Path) -> str:
     """Sign the manifest in ``folder`` with this user's key, made now if there is none. The public key, in hex."""
-    key, signature = sign_content(_DOMAIN, _manifest_content(folder))
+    key, signature = sign_content(*_signed(Artifact.open(folder)))
     record = {"algorithm": "ed25519", "key": key, "signature": signature}
     write_atomically(folder / SIGNATURE, json.dumps(record, indent=2) + "\n")
     return key
@@ -63,11 +68,11 @@ def check_signature(artifact: Artifact, *, trust: bool) -> None:
 
 def signer(artifact: Artifact) -> str:
     """Hex of the public key whose signature fits the artifact's manifest; BadArtifact when it does not fit."""
+    record = read_json(artifact.path / SIGNATURE, "a signature", error=BadArtifact, hint="copy the whole folder again")
     try:
-        record = json.loads((artifact.path / SIGNATURE).read_text("utf-8"))
         key = bytes.fromhex(record["key"]).hex()
-        fits = content_fits(_DOMAIN, _manifest_content(artifact.path), key, record["signature"])
-    except (OSError, ValueError, KeyError, TypeError):
+        fits = content_fits(*_signed(artifact), key, record["signature"])
+    except (ValueError, KeyError, TypeError):
         fits = False
     if not fits:
         raise BadArtifact(
@@ -101,15 +106,23 @@ def _under(domain: str, content: bytes) -> bytes:
     return domain.encode() + b"\n" + content
 
 
-def signed_content(folder: Path) -> bytes:
-    """What is signed: the manifest without its parity record, in one canonical spelling, under its domain."""
-    return _under(_DOMAIN, _manifest_content(folder))
+def signed_content(artifact: Artifact | Path) -> bytes:
+    """What is signed, in one canonical spelling, under its domain: all that holds of the artifact wherever it is."""
+    return _under(*_signed(artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)))
 
 
-def _manifest_content(folder: Path) -> bytes:
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    manifest.pop("parity", None)
-    return json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+def _signed(artifact: Artifact) -> tuple[str, bytes]:
+    """(domain, content), from the text that was read and not from a file that may be another by now."""
+    manifest = parse_json(artifact.text)
+    seal, parity = manifest.pop("seal", None), manifest.pop("parity", {})
+    if seal is None:
+        return _DOMAINS[0], canonical(manifest)
+    return _DOMAINS[1], canonical({**manifest, "parity": {name: parity.get(name) for name in ("tolerance", "noise")}})
+
+
+def has_key() -> bool:
+    """Whether this user has a key already, and the library that signs with it."""
+    return _key_file().is_file() and not registry.absent(("cryptography",))
 
 
 def known_keys() -> dict[str, str]:
@@ -197,15 +210,13 @@ def _read_private(path: Path) -> Ed25519PrivateKey:
 
 def _trusted() -> dict[str, str]:
     path = home() / "keys" / "trusted.json"
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        return {str(key): str(name) for key, name in found.items()}
-    except FileNotFoundError:
+    hint = "correct it, or move it away and trust the keys again"
+    if not path.exists():
         return {}
-    except (OSError, ValueError, AttributeError) as exc:
-        raise EdgeVitError(
-            f"{path} cannot be read: {exc}", hint="correct it, or move it away and trust the keys again"
-        ) from exc
+    found = read_json(path, "a list of trusted keys", error=EdgeVitError, hint=hint)
+    if not isinstance(found, dict):
+        raise EdgeVitError(f"{path} is no list of trusted keys", hint=hint)
+    return {str(key): str(name) for key, name in found.items()}
 
 
 def _write_trusted(keys: Mapping[str, str]) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgevit.artifact.manifest import Array
+from edgevit.artifact.manifest import Array, TensorSpec
 
 GOLDEN = "golden.npz"
 GOLDEN_ROWS = 4
+GOLDEN_BYTES = 1 << 32  # of all rows together, and of a picture
+PICTURES = tuple(f"golden/{row}.png" for row in range(GOLDEN_ROWS))
+
+_HEADER = 1 << 16  # bytes before the values of an array
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def write_golden(folder: Path, arrays: Mapping[str, Array], pixels: list[Array]) -> None:
@@ -31,3 +39,37 @@ def write_golden(folder: Path, arrays: Mapping[str, Array], pixels: list[Array])
         (folder / "golden").mkdir()
     for row, image in enumerate(pixels):
         Image.fromarray(image).save(folder / f"golden/{row}.png")
+
+
+def read_golden(data: bytes, specs: Iterable[TensorSpec]) -> dict[str, Array]:
+    """The rows of every spec by name, from the bytes of a golden.npz. One of ``UNREADABLE`` for an archive that lacks
+    one or holds another type or shape: its header is believed in nothing, and read before any memory is taken."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if sum(info.file_size for info in archive.infolist()) > GOLDEN_BYTES:
+            raise ValueError(f"it holds more than {GOLDEN_BYTES:,} bytes")
+        return {spec.name: _member(archive, spec) for spec in specs}
+
+
+def _member(archive: zipfile.ZipFile, spec: TensorSpec) -> Array:
+    info = archive.getinfo(f"{spec.name}.npy")
+    shape, dtype = spec.rows(GOLDEN_ROWS), np.dtype(spec.dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if info.file_size > size + _HEADER:
+        raise ValueError(f"it does not hold {GOLDEN_ROWS} rows of {spec.name}: {info.file_size:,} bytes for {size:,}")
+    with archive.open(info) as stream:
+        found = _header(stream)
+        if found != (shape, dtype):
+            raise ValueError(f"it does not hold {GOLDEN_ROWS} rows of {spec.name}: {found[1]} {found[0]}")
+        stream.seek(0)
+        read: Any = np.lib.format.read_array
+        array: Array = read(stream, allow_pickle=False)
+    return array
+
+
+def _header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array."""
+    form: Any = np.lib.format
+    version = form.read_magic(stream)
+    read = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
+    shape, _, dtype = read(stream, max_header_size=_HEADER)
+    return shape, dtype

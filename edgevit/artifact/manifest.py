@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgevit.errors import BadArtifact
+from edgevit.foreign import parse_json
 from edgevit.images import Preprocess
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -27,12 +29,20 @@ def _inside(path: str) -> str:
     return path
 
 
+MAX_RANK, MAX_BATCH = 16, 1 << 20
+MAX_VALUES = 1 << 31  # of one tensor: 8 GiB of float32; more is a mistake, or meant to take all memory
+
 RelativePath = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(ge=1, le=MAX_VALUES)]
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Error = Annotated[float, Field(ge=0)]  # of an output, absolute or relative
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TensorSpec(_Model):
@@ -40,15 +50,33 @@ class TensorSpec(_Model):
 
     name: str
     dtype: Literal["float32", "float16", "uint8", "int32", "int64", "bool"]
-    shape: tuple[int | Literal["batch"], ...]
+    shape: tuple[Side | Literal["batch"], ...] = Field(max_length=MAX_RANK)
     role: Role
+
+    @model_validator(mode="after")
+    def _fits(self) -> TensorSpec:
+        if "batch" in self.shape[1:]:
+            raise ValueError(f"only the first side of {self.name} can be the batch")
+        if math.prod(side for side in self.shape if side != "batch") > MAX_VALUES:
+            raise ValueError(f"{self.name} has more than {MAX_VALUES:,} values")
+        return self
+
+    def rows(self, count: int) -> tuple[int, ...]:
+        """The shape of ``count`` rows."""
+        return (count, *(side for side in self.shape[1:] if side != "batch"))
 
 
 class BatchRange(_Model):
     """Rows per call that the artifact takes, both ends included."""
 
-    min: int = Field(ge=1)
-    max: int = Field(ge=1)
+    min: int = Field(ge=1, le=MAX_BATCH)
+    max: int = Field(ge=1, le=MAX_BATCH)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BatchRange:
+        if self.min > self.max:
+            raise ValueError(f"a batch of {self.min} to {self.max} rows holds none")
+        return self
 
     @property
     def dynamic(self) -> bool:
@@ -80,8 +108,8 @@ class ModelInfo(_Model):
 class OutputParity(_Model):
     """Differences of one output from the float64 reference, over all compared rows."""
 
-    max_abs: float
-    max_rel: float = Field(description="max abs error / max abs reference")
+    max_abs: Error
+    max_rel: Error = Field(description="max abs error / max abs reference")
     cosine: float = Field(description="the lowest cosine similarity of any row")
 
 
@@ -90,15 +118,15 @@ class Parity(_Model):
 
     status: Literal["verified", "unverified", "failed"]
     reason: str | None = None
-    max_abs: float | None = None
-    max_rel: float | None = Field(default=None, description="the worst output's max abs error / max abs reference")
+    max_abs: Error | None = None
+    max_rel: Error | None = Field(default=None, description="the worst output's max abs error / max abs reference")
     cosine: float | None = None
-    top1_agreement: float | None = Field(default=None, description="share of rows with the reference's top-1")
-    tolerance: float = Field(description="bound on max_rel, 10 × noise, within the precision's limits")
-    noise: float | None = Field(
+    top1_agreement: Fraction | None = Field(default=None, description="share of rows with the reference's top-1")
+    tolerance: float = Field(gt=0, description="bound on max_rel, 10 × noise, within the precision's limits")
+    noise: Error | None = Field(
         default=None, description="max_rel of the eager model in this precision against float64"
     )
-    images: int = Field(default=0, description="rows compared")
+    images: int = Field(default=0, ge=0, description="rows compared")
     batches: tuple[int, ...] = Field(default=(), description="batch sizes that were proved")
     runtime: str | None = None
     outputs: dict[str, OutputParity] = {}
@@ -130,8 +158,8 @@ class Accuracy(_Model):
     manifest, by the float32 source model at export."""
 
     data: str
-    top1: float
-    images: int
+    top1: Fraction
+    images: int = Field(ge=1)
 
     def sentence(self, whose: str) -> str:
         """``whose`` is "artifact", "source model", …"""
@@ -164,6 +192,21 @@ class Manifest(_Model):
     )
     notes: tuple[str, ...] = ()
     files: dict[RelativePath, Sha256]
+    seal: Sha256 | None = Field(default=None, description="hash of all the rest, see seal.py")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Manifest:
+        names = [spec.name for spec in (*self.inputs, *self.outputs)]
+        if not self.inputs or not self.outputs or len(set(names)) != len(names):
+            raise ValueError("a model has inputs and outputs, each with a name of its own")
+        count = self.class_count()
+        if self.labels is not None and count is not None and len(self.labels) != count:
+            raise ValueError(f"there are {len(self.labels)} labels for {count} classes")
+        if self.labels is not None and not all(label.strip() for label in self.labels):
+            raise ValueError("a label is empty")
+        if any(math.prod(spec.rows(self.batch.max)) > MAX_VALUES for spec in (*self.inputs, *self.outputs)):
+            raise ValueError(f"a batch of {self.batch.max} rows has more than {MAX_VALUES:,} values")
+        return self
 
     def image_input(self) -> TensorSpec | None:
         """The input that preprocessed images go to, or None."""
@@ -192,14 +235,14 @@ def parse_versioned(
     BadArtifact names the first field that is wrong. ``kind`` is what errors call it; they say to copy the ``copied``
     again, or how to make it ``anew``.
     """
-    import json
-
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
     except ValueError as exc:
         raise BadArtifact(f"{file} is not JSON: {exc}", hint=f"copy the {copied} again, or {anew}") from exc
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version > newest:
+    if type(version) is not int:  # pydantic takes True and 1.0 for a Literal[1]
+        raise BadArtifact(f"{file}: schema_version is {version!r}, no number of a schema", hint=anew)
+    if version > newest:
         raise BadArtifact(
             f"{file.parent} has {kind} schema {version}; this edgevit reads up to {newest}",
             hint="pip install -U edgevit",

@@ -2,86 +2,154 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from edgevit.artifact.files import sha256_of, write_atomically
-from edgevit.artifact.golden import GOLDEN, GOLDEN_ROWS
+from edgevit.artifact.golden import GOLDEN, GOLDEN_BYTES, PICTURES, UNREADABLE, read_golden
 from edgevit.artifact.manifest import MANIFEST, Array, Manifest, Parity, parse_manifest
+from edgevit.artifact.private import private_copy, require_hash
+from edgevit.artifact.seal import Seal, seal_of, sealed
 from edgevit.errors import BadArtifact
+from edgevit.foreign import read_bounded, read_text
+from edgevit.images import decode
+
+_AGAIN = "copy the whole folder again, or export anew"
 
 
 class Artifact:
-    """An opened artifact directory. Opening reads only the manifest; ``check_files`` proves the hashes."""
+    """An opened artifact directory. Opening reads only the manifest; ``check_files`` proves the hashes.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    text      the manifest as it was read: what a seal and a signature are of, whatever happens to the file afterwards
+    files_at  where the model files are opened: ``path``, or this user's private copy
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, text: str | None = None, files_at: Path | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self.text = manifest.model_dump_json() if text is None else text
+        self.files_at = files_at or path
 
     @classmethod
     def open(cls, path: Path | str) -> Artifact:
         """Read and validate the manifest. BadArtifact when missing, malformed or from a newer schema."""
         path = Path(path)
-        try:
-            text = (path / MANIFEST).read_text("utf-8")
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            what = "no such folder" if not path.exists() else f"no {MANIFEST} in it"
-            raise BadArtifact(f"{path} is not an edgevit artifact: {what}", hint="edgevit export makes one") from exc
-        except (OSError, UnicodeDecodeError) as exc:
-            raise BadArtifact(f"{path / MANIFEST} cannot be read: {exc}") from exc
-        return cls(path, parse_manifest(text, path))
+        if not os.path.lexists(path / MANIFEST):
+            what = f"no {MANIFEST} in it" if path.exists() else "no such folder"
+            raise BadArtifact(f"{path} is not an edgevit artifact: {what}", hint="edgevit export makes one")
+        text = read_text(path / MANIFEST, "a manifest", error=BadArtifact, hint=_AGAIN)
+        return cls(path, parse_manifest(text, path), text)
 
     @property
     def entry(self) -> Path:
+        """The file or folder that a runtime opens."""
+        return self.files_at / self.manifest.entry
+
+    @property
+    def named(self) -> Path:
+        """The same as its owner knows it, for sentences."""
         return self.path / self.manifest.entry
 
-    def check_files(self) -> None:
-        """BadArtifact unless every listed file is there with its hash, the entry among them.
+    @cached_property
+    def seal(self) -> Seal:
+        """Whether the manifest still says what it was written with."""
+        return seal_of(self.text)
 
-        Call before a model file is opened.
+    def check_seal(self) -> None:
+        """BadArtifact for a manifest that was altered after it was sealed; one without a seal passes."""
+        if self.seal == "broken":
+            raise BadArtifact(f"{MANIFEST} in {self.path} was altered: its seal does not fit what it says", hint=_AGAIN)
+
+    @property
+    def model_files(self) -> dict[str, str]:
+        """Relative path -> SHA-256 of everything listed but the golden pair."""
+        return {name: sha256 for name, sha256 in self.manifest.files.items() if name not in (GOLDEN, *PICTURES)}
+
+    def check_files(self, *, but_model: bool = False) -> None:
+        """BadArtifact unless every listed file is there with its hash, the entry and the golden pair among them, and
+        an entry that is a folder holds nothing else.
+
+        Call before a model file is opened. ``but_model`` leaves those to ``privately``, which hashes what it copies.
         """
         root = self.path.resolve()
-        entry = self.manifest.entry
-        if not any(name == entry or name.startswith(f"{entry}/") for name in self.manifest.files):
-            raise BadArtifact(f"the manifest of {self.path} has no hash of {entry}", hint="export anew")
+        self._check_listed()
         for name, expected in self.manifest.files.items():
             file = self.path / name
             if not file.is_file():
-                raise BadArtifact(f"{self.path} lacks {name}", hint="copy the whole folder again, or export anew")
+                raise BadArtifact(f"{self.path} lacks {name}", hint=_AGAIN)
             if not file.resolve().is_relative_to(root):
                 raise BadArtifact(f"{name} in {self.path} points outside the artifact")
-            if sha256_of(file) != expected:
-                raise BadArtifact(
-                    f"{name} in {self.path} was altered: its SHA-256 is not the manifest's",
-                    hint="copy the folder again, or export anew",
-                )
+            if not (but_model and name in self.model_files):
+                require_hash(self.path, name, sha256_of(file), expected)
+
+    def _check_listed(self) -> None:
+        entry, listed = self.manifest.entry, self.manifest.files
+        if not any(name == entry or name.startswith(f"{entry}/") for name in listed):
+            raise BadArtifact(f"the manifest of {self.path} has no hash of {entry}", hint="export anew")
+        for folder, folders, files in os.walk(self.path / entry):  # nothing, where the entry is a file
+            links = [name for name in folders if (Path(folder) / name).is_symlink()]
+            for name in (*links, *files):
+                found = (Path(folder) / name).relative_to(self.path).as_posix()
+                if found not in listed:
+                    raise BadArtifact(
+                        f"{found} in {self.path} was added: the manifest does not list it",
+                        hint="remove it, or copy the folder again",
+                    )
+
+    @contextlib.contextmanager
+    def privately(self) -> Iterator[Artifact]:
+        """The same artifact with its model files in a folder of this user alone, where nobody exchanges what was
+        hashed. Leave the block when the engine has opened them. Raises as ``private_copy``."""
+        with private_copy(self.path, self.model_files) as folder:
+            yield Artifact(self.path, self.manifest, self.text, folder)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A listed file of at most ``limit`` bytes; BadArtifact unless these very bytes have its hash."""
+        data = self._bytes(name, limit)
+        self._require(name, data)
+        return data
+
+    def _bytes(self, name: str, limit: int) -> bytes:
+        return read_bounded(self.path / name, limit, f"{name} of an artifact", error=BadArtifact, hint=_AGAIN)
+
+    def _require(self, name: str, data: bytes) -> None:
+        require_hash(self.path, name, hashlib.sha256(data).hexdigest(), self.manifest.files.get(name, ""))
 
     def golden(self) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Inputs and reference outputs of the golden pair, by name; ``GOLDEN_ROWS`` rows each."""
+        """Inputs and reference outputs of the golden pair, by name; ``GOLDEN_ROWS`` rows each, as the specs say."""
+        data = self._bytes(GOLDEN, GOLDEN_BYTES)
         try:
-            with np.load(self.path / GOLDEN, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            return (
-                {spec.name: arrays[spec.name] for spec in self.manifest.inputs},
-                {spec.name: arrays[spec.name] for spec in self.manifest.outputs},
-            )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as exc:
+            pair = read_golden(data, self.manifest.inputs), read_golden(data, self.manifest.outputs)
+        except UNREADABLE as exc:
             raise BadArtifact(f"{GOLDEN} in {self.path} cannot be read: {exc}", hint="export anew") from exc
+        self._require(GOLDEN, data)
+        return pair
 
     def golden_images(self) -> list[Path]:
         """The pictures the golden input rows were made from, in row order; empty for models that take no image."""
-        found = (self.path / f"golden/{row}.png" for row in range(GOLDEN_ROWS))
-        return [path for path in found if path.relative_to(self.path).as_posix() in self.manifest.files]
+        return [self.path / name for name in PICTURES if name in self.manifest.files]
+
+    def golden_pixels(self) -> list[Array]:
+        """The same, decoded from bytes that have their hash: (H, W, 3) uint8 each."""
+        return [decode(self.read(name, GOLDEN_BYTES), name=name) for name in PICTURES if name in self.manifest.files]
 
     def size_bytes(self) -> int:
-        """Bytes of the model files: everything listed but the golden pair."""
-        return sum((self.path / name).stat().st_size for name in self.manifest.files if not name.startswith("golden"))
+        """Bytes of the model files: everything listed but the golden pair. BadArtifact where one is missing."""
+        try:
+            return sum((self.path / name).stat().st_size for name in self.model_files)
+        except OSError as exc:
+            raise BadArtifact(f"{self.path} lacks {Path(exc.filename).name}", hint=_AGAIN) from exc
 
     def update_parity(self, parity: Parity) -> Artifact:
-        """The same artifact with its parity record replaced on disk, in one rename."""
+        """The same artifact with its parity record replaced on disk, in one rename; a seal is renewed."""
         manifest = self.manifest.model_copy(update={"parity": parity})
-        write_atomically(self.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-        return Artifact(self.path, manifest)
+        if self.seal != "none":
+            self.check_seal()
+            manifest = sealed(manifest)
+        text = manifest.model_dump_json(indent=2) + "\n"
+        write_atomically(self.path / MANIFEST, text)
+        return Artifact(self.path, manifest, text)

@@ -125,7 +125,7 @@ class Bundle:
             hint = f"{again}; edgevit predict --without {part} answers without it" if part else again
             raise BadArtifact(f"{self.path} lacks its member {folder}", hint=hint)
         artifact = Artifact.open(path)
-        if content_sha256(path) != self.manifest.members[folder]:
+        if content_sha256(artifact) != self.manifest.members[folder]:
             raise BadArtifact(
                 f"{folder} in {self.path} was altered: its {MANIFEST} is not the one this bundle was written with",
                 hint=again,
@@ -150,9 +150,9 @@ class Bundle:
         return target or self.manifest.default_target
 
 
-def content_sha256(folder: Path) -> str:
-    """Digest of what a signature of the artifact's manifest covers: all of it but the parity record."""
-    return hashlib.sha256(signed_content(folder)).hexdigest()
+def content_sha256(artifact: Artifact | Path) -> str:
+    """Digest of what a signature of the artifact's manifest covers: what no device adds to it."""
+    return hashlib.sha256(signed_content(artifact)).hexdigest()
 
 
 def features_output(artifact: Artifact) -> TensorSpec | None:
@@ -286,9 +286,7 @@ def write_bundle(
         accuracy=accuracy,
         lineage=lineage,
         members={
-            artifact.path.name: content_sha256(artifact.path)
-            for folders in found.values()
-            for artifact in folders.values()
+            artifact.path.name: content_sha256(artifact) for folders in found.values() for artifact in folders.values()
         },
     )
     write_atomically(staging / BUNDLE, manifest.model_dump_json(indent=2) + "\n")

@@ -103,9 +103,10 @@ class OnnxRuntimeSession(Session):
             made = session_options(self.threads, self._options)
             made.enable_profiling = True
             made.profile_file_prefix = str(Path(folder) / "onnxruntime")
-            traced = ort.InferenceSession(
-                str(self.artifact.entry), made, providers=self._session.get_providers(), enable_fallback=0
-            )
+            with self.artifact.privately() as private:
+                traced = ort.InferenceSession(
+                    str(private.entry), made, providers=self._session.get_providers(), enable_fallback=0
+                )
             for index in range(_UNTIMED_RUNS + runs):
                 traced.run(self._names, feeds[index % len(feeds)])
             return layer_times(json.loads(Path(traced.end_profiling()).read_text("utf-8")), runs)
@@ -146,7 +147,7 @@ class OnnxRuntime:
 
 def _refused(artifact: Artifact, wanted: str, exc: Exception) -> EdgeVitError:
     """What an error of opening means: a broken file, or something this build or machine does not have."""
-    said = f"ONNX Runtime {ort.__version__} cannot open {artifact.entry}: {_words(exc)}"
+    said = f"ONNX Runtime {ort.__version__} cannot open {artifact.named}: {_words(exc)}"
     kind = type(exc).__name__
     if kind == "NotImplemented":
         return Unsupported(said, hint="use another --provider, or a newer onnxruntime")
@@ -164,7 +165,7 @@ def _check_names(artifact: Artifact, session: Any) -> None:
         ours, theirs = sorted(spec.name for spec in specs), sorted(value.name for value in found)
         if ours != theirs:
             raise BadArtifact(
-                f"the {kind} of {artifact.entry} are {', '.join(theirs)}; the manifest says {', '.join(ours)}",
+                f"the {kind} of {artifact.named} are {', '.join(theirs)}; the manifest says {', '.join(ours)}",
                 hint="export anew",
             )
 

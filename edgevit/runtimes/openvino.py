@@ -141,7 +141,7 @@ class OpenVinoRuntime:
             compiled = core.compile_model(model, device, settings)
         except Exception as exc:
             raise Unsupported(
-                f"OpenVINO {ov.__version__} cannot compile {artifact.entry} for {device}: {said_by(exc)}",
+                f"OpenVINO {ov.__version__} cannot compile {artifact.named} for {device}: {said_by(exc)}",
                 hint="use another --provider or --runtime",
             ) from exc
         if (used := _shown(compiled.get_property("INFERENCE_PRECISION_HINT"))) != precision:
@@ -193,7 +193,7 @@ def _read(core: Any, artifact: Artifact) -> Any:
         return core.read_model(str(artifact.entry))
     except Exception as exc:
         raise BadArtifact(
-            f"OpenVINO {ov.__version__} cannot open {artifact.entry}: {said_by(exc)}", hint="export anew"
+            f"OpenVINO {ov.__version__} cannot open {artifact.named}: {said_by(exc)}", hint="export anew"
         ) from exc
 
 
@@ -205,7 +205,7 @@ def _check_names(artifact: Artifact, model: Any) -> None:
         if len(ours) != len(theirs) or not all(any(name in names for names in theirs) for name in ours):
             shown = ", ".join(sorted(" = ".join(sorted(names)) or "unnamed" for names in theirs))
             raise BadArtifact(
-                f"the {kind} of {artifact.entry} are {shown}; the manifest says {', '.join(ours)}", hint="export anew"
+                f"the {kind} of {artifact.named} are {shown}; the manifest says {', '.join(ours)}", hint="export anew"
             )
 
 

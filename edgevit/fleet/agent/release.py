@@ -175,6 +175,7 @@ def revision_of(path: Path | str) -> str:
 def _part(artifact: Artifact, files: dict[str, Path]) -> ReleasePart:
     from edgevit.bundle.opened import features_output
 
+    artifact.check_seal()
     artifact.check_files()
     spec = features_output(artifact) or artifact.manifest.logits_output()
     values = spec.shape[-1] if spec and isinstance(spec.shape[-1], int) else 0

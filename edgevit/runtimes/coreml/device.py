@@ -43,7 +43,7 @@ class CoreMlRuntime:
         try:
             model = MLModel(str(artifact.entry), compute_units=ComputeUnit[UNITS[units]])
         except Exception as exc:
-            raise BadArtifact(f"Core ML refuses {artifact.entry}: {exc}", hint="export anew") from exc
+            raise BadArtifact(f"Core ML refuses {artifact.named}: {exc}", hint="export anew") from exc
         return CoreMlSession(artifact, threads, model, units)
 
 

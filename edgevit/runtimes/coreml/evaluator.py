@@ -71,7 +71,7 @@ def _check_names(artifact: Artifact, program: Program) -> None:
     ):
         if listed != found:
             raise BadArtifact(
-                f"{artifact.entry} has the {kind} {', '.join(sorted(found))}; its manifest lists "
+                f"{artifact.named} has the {kind} {', '.join(sorted(found))}; its manifest lists "
                 f"{', '.join(sorted(listed))}",
                 hint="export anew",
             )

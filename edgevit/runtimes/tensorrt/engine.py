@@ -56,7 +56,7 @@ def open_engine(trt: Any, logger: Any, log: Log, artifact: Artifact, lock: Lock)
             )
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise EdgeVitError(f"{lock.package.title} could not open {artifact.entry}: {log.said()}", hint="export anew")
+        raise EdgeVitError(f"{lock.package.title} could not open {artifact.named}: {log.said()}", hint="export anew")
     check_ends(engine, artifact)
     return runtime, engine
 
@@ -74,7 +74,7 @@ def check_ends(engine: Any, artifact: Artifact) -> None:
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     found = {name: engine.get_tensor_dtype(name).name for name in names}
     if found != wanted:
-        raise BadArtifact(f"{artifact.entry} has the ends {found}; the manifest says {wanted}", hint="export anew")
+        raise BadArtifact(f"{artifact.named} has the ends {found}; the manifest says {wanted}", hint="export anew")
 
 
 def profile_ranges(engine: Any, name: str) -> list[tuple[int, int, int]]:

@@ -122,7 +122,7 @@ class _Machine:
             self._machine = self._start()
             self.takes = int(self._machine._get_function_arity(ENTRY_FUNCTION))
         except Exception as exc:
-            raise BadArtifact(f"TVM cannot load {artifact.entry}: {first_line(exc)}", hint="export anew") from exc
+            raise BadArtifact(f"TVM cannot load {artifact.named}: {first_line(exc)}", hint="export anew") from exc
 
     def _start(self) -> Any:
         from tvm.runtime.vm import VirtualMachine
@@ -240,7 +240,7 @@ class TvmRuntime:
         machine = _Machine(artifact, built_for)
         if machine.takes != len(artifact.manifest.inputs):
             raise BadArtifact(
-                f"{artifact.entry} takes {machine.takes} inputs, the manifest says {len(artifact.manifest.inputs)}",
+                f"{artifact.named} takes {machine.takes} inputs, the manifest says {len(artifact.manifest.inputs)}",
                 hint="export anew",
             )
         library.use_threads(threads)
