@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def install(
     rows = "".join(f"{name} = {module}:{row}\n" for name, row in runtimes.items())
     (info / "entry_points.txt").write_text(f"[edgevit.runtimes]\n{rows}")
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
 
 def artifact_of(

@@ -145,7 +145,10 @@ class Artifact:
             raise BadArtifact(f"{self.path} lacks {Path(exc.filename).name}", hint=_AGAIN) from exc
 
     def update_parity(self, parity: Parity) -> Artifact:
-        """The same artifact with its parity record replaced on disk, in one rename; a seal is renewed."""
+        """The same artifact with its parity record replaced on disk, in one rename; a seal is renewed. The tolerance
+        and the noise that it comes from stay: only the builder can measure them, and a signature covers them."""
+        kept = self.manifest.parity
+        parity = parity.model_copy(update={"tolerance": kept.tolerance, "noise": kept.noise})
         manifest = self.manifest.model_copy(update={"parity": parity})
         if self.seal != "none":
             self.check_seal()

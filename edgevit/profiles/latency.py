@@ -95,6 +95,7 @@ def profile(
     UsageError, UnknownName, BadArtifact, MissingDependency.
     """
     artifact = Artifact.open(path)
+    artifact.check_seal()
     chosen_scenario = parse_scenario(scenario) if isinstance(scenario, str) else scenario
     chosen = lasting(_tier(tier), chosen_scenario)
     given = dict(options or {})

@@ -129,6 +129,7 @@ def rows_of(path: Path, name: str) -> tuple[list[Row], list[str]]:
         return [Row(name, path, None, None, reason=str(exc))], []
     manifest = artifact.manifest
     try:
+        artifact.check_seal()
         artifact.check_files()
         size = artifact.size_bytes()
     except BadArtifact as exc:
