@@ -15,8 +15,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from edgevit.disk import why
 from edgevit.errors import BadArtifact, EdgeVitError
-from edgevit.foreign import opened, why
+from edgevit.foreign import opened
 from edgevit.home import home
 
 _CHUNK = 1 << 20
