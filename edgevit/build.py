@@ -28,7 +28,8 @@ from edgevit.artifact.staging import publish, staged
 from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Built, Context, Progress, silent
 from edgevit.export.targets import Build, Target, builds
-from edgevit.proof.parity import Reference, batches_to_prove, tolerance_for, write_reference
+from edgevit.precisions import tolerance_for
+from edgevit.proof.parity import Reference, batches_to_prove, write_reference
 from edgevit.request import ExportRequest, Form, ModelChoice, image_sides, parse_batch
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def build_target(prepared: Prepared, target: Target, out: Path, say: Progress = 
         manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending)})
         _write_manifest(scratch, manifest)
         if manifest.parity.status == "failed":
-            raise _kept_aside(scratch, out, manifest.parity)
+            raise _kept_aside(scratch, out, manifest)
         publish(scratch, out)
     return Artifact.open(out)
 
@@ -232,8 +233,8 @@ def build_target(prepared: Prepared, target: Target, out: Path, say: Progress = 
 def _noise(prepared: Prepared, target: Target, built: Built) -> float:
     from edgevit.export.reference import noise
 
-    module, exact = prepared.capture.module, list(prepared.exact.values())
-    return noise(module, prepared.rows.inputs, exact, target.precision, built.precision.kept_fp32)
+    kept = built.precision.kept_fp32
+    return noise(prepared.capture.module, prepared.rows.inputs, prepared.reference, target.precision, kept)
 
 
 def _tolerance(level: float, target: Target) -> float:
@@ -244,7 +245,7 @@ def golden_arrays(prepared: Prepared) -> dict[str, Array]:
     """The first rows of every input and of the reference outputs, in the types of the specs."""
     arrays = {name: array[:GOLDEN_ROWS] for name, array in prepared.rows.inputs.items()}
     for spec in prepared.capture.outputs:
-        arrays[spec.name] = prepared.exact[spec.name][:GOLDEN_ROWS].astype(spec.dtype)
+        arrays[spec.name] = prepared.reference.golden[spec.name].astype(spec.dtype)
     return arrays
 
 
@@ -291,7 +292,7 @@ def proof(prepared: Prepared, folder: Path, pending: Parity) -> Parity:
         return pending.model_copy(update={"reason": "not verified: --no-verify"})
     with tempfile.TemporaryDirectory(prefix="edgevit-proof-") as scratch:
         rows = Path(scratch) / "rows.npz"
-        reference = Reference(prepared.rows.inputs, prepared.exact, pending.tolerance, pending.noise)
+        reference = Reference(prepared.rows.inputs, prepared.reference.outputs, pending.tolerance, pending.noise)
         write_reference(rows, reference)
         payload = {
             "artifact": str(folder),
@@ -314,15 +315,22 @@ def _needs(exc: Exception) -> str:
     return str(exc) if str(exc).startswith("needs") else f"needs what is not here: {exc}"
 
 
-def _kept_aside(scratch: Path, out: Path, parity: Parity) -> ParityFailed:
+def _kept_aside(scratch: Path, out: Path, manifest: Manifest) -> ParityFailed:
     """Keep a failed build as ``OUT.failed``; the error that says so."""
     failed = out.with_name(f"{out.name}.failed")
     if failed.exists():
         shutil.rmtree(failed)
     publish(scratch, failed)
+    parity = manifest.parity
     found = "not a number" if parity.max_rel is None else f"{parity.max_rel:.2e}"
     cause = f" ({parity.reason})" if parity.reason else ""
     return ParityFailed(
         f"the artifact does not compute its model: error {found}, tolerance {parity.tolerance:.2e}{cause}",
-        hint=f"the folder is kept as {failed}; try --precision fp32, and report the model if that fails too",
+        hint=f"the folder is kept as {failed}; {_next_step(manifest)}",
     )
+
+
+def _next_step(manifest: Manifest) -> str:
+    if manifest.precision != "fp32":
+        return "try --precision fp32, and report the model if that fails too"
+    return f"{manifest.target} computes an operator of this model otherwise: report the model, or try another target"

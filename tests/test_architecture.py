@@ -145,8 +145,8 @@ def test_the_help_page_loads_nothing_heavy() -> None:
 
 
 DEVICE_MODULES = (
-    "artifact.opened", "build", "data.source", "images", "info", "predict", "registry", "request", "signing",
-    "worker", "runtimes.base", "runtimes.onnxruntime", "profiles.latency", "proof.parity", "proof.verify",
+    "artifact.opened", "build", "data.source", "images", "info", "precisions", "predict", "registry", "request",
+    "signing", "worker", "runtimes.base", "runtimes.onnxruntime", "profiles.latency", "proof.parity", "proof.verify",
     "profiles.environment", "runtimes.tensorrt.device", "runtimes.coreml.device", "runtimes.tvm.device",
     "runtimes.coreml.evaluator", "runtimes.coreml.program", "runtimes.tensorrt.here",
     "runtimes.coreml.here", "runtimes.tvm.here", "benchmark", "profiles.compare", "profiles.gates", "runtimes.openvino",

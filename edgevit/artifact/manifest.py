@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgevit.errors import BadArtifact
+from edgevit.errors import BadArtifact, UnknownName
 from edgevit.foreign import parse_json
 from edgevit.images import Preprocess
+from edgevit.precisions import precision_row
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "edgevit.json"
@@ -32,6 +33,15 @@ def _inside(path: str) -> str:
 MAX_RANK, MAX_BATCH = 16, 1 << 20
 MAX_VALUES = 1 << 31  # of one tensor: 8 GiB of float32; more is a mistake, or meant to take all memory
 
+
+def _known(precision: str) -> str:
+    try:
+        return precision_row(precision).name
+    except UnknownName as exc:
+        raise ValueError(f"{exc}; {exc.hint}") from exc
+
+
+KnownPrecision = Annotated[str, AfterValidator(_known)]
 RelativePath = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(ge=1, le=MAX_VALUES)]
@@ -121,7 +131,10 @@ class Parity(_Model):
     max_abs: Error | None = None
     max_rel: Error | None = Field(default=None, description="the worst output's max abs error / max abs reference")
     cosine: float | None = None
-    top1_agreement: Fraction | None = Field(default=None, description="share of rows with the reference's top-1")
+    top1_agreement: Fraction | None = Field(
+        default=None, description="share of the rows of top1_rows with the reference's top-1; less than 1 fails"
+    )
+    top1_rows: int | None = Field(default=None, ge=0, description="rows whose margin exceeds 4 × the noise")
     tolerance: float = Field(gt=0, description="bound on max_rel, 10 × noise, within the precision's limits")
     noise: Error | None = Field(
         default=None, description="max_rel of the eager model in this precision against float64"
@@ -173,7 +186,7 @@ class Manifest(_Model):
     edgevit: str = Field(description="version that wrote this")
     created: str = Field(description="UTC, ISO 8601")
     target: str
-    precision: str
+    precision: KnownPrecision
     options: dict[str, str | int | float | bool] = {}
     entry: RelativePath = Field(description="the file or folder a runtime opens")
     model: ModelInfo

@@ -22,9 +22,10 @@ from edgevit.bundle.opened import Bundle, wired
 from edgevit.data.classes import class_indices
 from edgevit.data.labelled import LabelledData
 from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, UsageError
+from edgevit.precisions import precision_row
 from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, spread, top_shares
 from edgevit.proof.labelled import MAX_IMAGES, held_out_from
-from edgevit.proof.parity import Reference, ceiling, judge
+from edgevit.proof.parity import Reference, judge
 from edgevit.proof.verify import TIMEOUT_S, Verification, verify
 
 GAIN = 10.0  # what the fusion head may make of its inputs' errors, relative to the largest logit
@@ -212,7 +213,7 @@ class _Checks:
     def _tolerance(self) -> float:
         members = [artifact.manifest for artifact in (*self.parts, self.fusion)]
         summed = max(member.parity.tolerance for member in members[:-1]) + members[-1].parity.tolerance
-        return min(GAIN * summed, max(ceiling(member.precision) for member in members))
+        return min(GAIN * summed, max(precision_row(member.precision).ceiling for member in members))
 
     def golden(self) -> None:
         """The golden images through everything, against the fusion head's golden logits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from edgevit.artifact.manifest import Array, BatchRange, Role, TensorSpec
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, UsageError, first_line
 from edgevit.export.base import Capture
 from edgevit.images import Preprocess
+from edgevit.models.eager.copying import copied, deep
+from edgevit.models.eager.outputs import named_outputs
 
 _INPUT_ROLES: tuple[tuple[str, Role], ...] = ((r"features_\d+", "features"), ("present", "mask"))  # of a fusion head
 _OUTPUT_ROLES: Mapping[str, Role] = {"logits": "logits", "features": "features"}
@@ -86,8 +89,10 @@ def capture(
     module = module.eval()
     rows = max(2, batch.min) if batch.dynamic else batch.min
     examples = tuple(torch.from_numpy(take_rows(array, rows)) for array in _checked(inputs).values())
-    named = output_names(run(module, examples), classifier)
-    program = _export(module, examples, batch)
+    # On a copy: what a tracer leaves in tables and features is no tensor, and would be met by every later copy.
+    with deep():
+        traced, named = _traceable(copied(module), examples, classifier)
+        program = _export(traced, examples, batch)
     return Capture(
         module=module,
         program=program,
@@ -99,6 +104,35 @@ def capture(
         calibration=dict(inputs),
         metadata=dict(metadata or {}),
     )
+
+
+def _traceable(
+    module: nn.Module, examples: tuple[Tensor, ...], classifier: bool
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """``module`` such that torch.export takes it, and its named outputs.
+
+    A forward that edits its inputs gets clones of them, one that returns other things than plain tensors, or one tensor
+    under two names, returns the named tensors apart: the graph of any other module stays as it is.
+    """
+    given = tuple(value.clone() for value in examples)
+    result = run(module, given)
+    named = named_outputs(result, classifier)
+    edited = any(not torch.equal(before, after) for before, after in zip(examples, given, strict=True))
+    plain = [result] if isinstance(result, Tensor) else list(result.values()) if type(result) is dict else result
+    if edited or type(plain) not in (list, tuple) or [*map(id, plain)] != [*map(id, named.values())] or _shared(named):
+        forward = module.forward
+
+        @functools.wraps(forward)
+        def apart(*arguments: Tensor) -> tuple[Tensor, ...]:
+            copies = [value.clone() for value in arguments] if edited else arguments
+            return tuple(value.clone() for value in named_outputs(forward(*copies), classifier).values())
+
+        module.forward = apart
+    return module, named
+
+
+def _shared(named: Mapping[str, Tensor]) -> bool:
+    return len({(value.data_ptr(), value.shape, value.stride()) for value in named.values()}) < len(named)
 
 
 def take_rows(array: Array, rows: int) -> Array:
@@ -119,29 +153,6 @@ def run(module: nn.Module, arguments: tuple[Tensor, ...]) -> Any:
             f"the model does not run on inputs of shape {shapes}: {first_line(exc)}",
             hint="check the image size, or the example inputs",
         ) from exc
-
-
-def output_names(result: Any, classifier: bool) -> dict[str, Tensor]:
-    """The outputs by name: one tensor is ``logits`` or ``output``, a flat tuple ``output_0`` …, a dict its own keys."""
-    named: dict[str, Any]
-    if isinstance(result, Tensor):
-        named = {"logits" if classifier else "output": result}
-    elif isinstance(result, Mapping):
-        named = {str(key): value for key, value in result.items()}
-    elif isinstance(result, tuple | list):
-        named = {f"output_{index}": value for index, value in enumerate(result)}
-    else:
-        named = {"output": result}
-    if not named:
-        raise Unsupported("the model returns nothing", hint="return a tensor, or a flat tuple or dict of tensors")
-    for name, value in named.items():
-        if not isinstance(value, Tensor):
-            what = "None" if value is None else f"a {type(value).__name__}"
-            raise Unsupported(
-                f"output {name} of the model is {what}, not a tensor",
-                hint="wrap the model so that it returns a tensor, or a flat tuple or dict of tensors",
-            )
-    return named
 
 
 def _checked(inputs: Mapping[str, Array]) -> Mapping[str, Array]:

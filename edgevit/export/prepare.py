@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from edgevit.artifact.manifest import Accuracy, Array, ModelInfo, ReparamSummary, WeightsInfo
+from edgevit.artifact.manifest import Accuracy, ModelInfo, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
 from edgevit.export.base import Capture, Progress, silent
 from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture
-from edgevit.export.reference import float64_outputs
+from edgevit.export.reference import Answers, answers
 from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, measure_accuracy, tensor_rows
 from edgevit.images import Preprocess
 from edgevit.models.loading.source import load, state_sha256
@@ -29,15 +28,15 @@ from edgevit.request import ExportRequest
 class Prepared:
     """A model ready for any target: captured, with the float64 outputs of its source form on the same rows.
 
-    exact      reference outputs by name, float64, as many rows as ``rows``
-    notes      what was assumed or chosen when the model was loaded, in sentences
+    reference  what the source form answers to ``rows``, in float64
+    notes      what was assumed or chosen when the model was loaded, and of its answers, in sentences
     """
 
     request: ExportRequest
     info: ModelInfo
     capture: Capture
     rows: Rows
-    exact: Mapping[str, Array]
+    reference: Answers
     preprocess: Preprocess | None
     labels: tuple[str, ...] | None
     reparam: ReparamSummary | None
@@ -53,24 +52,26 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     preprocess = _preprocess(spec, request)
     say("real rows", None)
     rows = _rows(source, spec, preprocess, request)
+    say("float64 reference", None)
+    baking = preprocess if request.bake_preprocess else None
+    asked = source if baking is None else baked(source, baking)
+    reference = answers(asked, rows.inputs, request.batch, classifier=spec.num_classes is not None)
     if request.form == "deploy":
         say("re-parameterise, with proof", None)
     form, reparam = _formed(source, rows, request)
     say("trace", None)
-    captured, reference = _captured(source, form, spec, preprocess, rows, request)
-    say("float64 reference", None)
-    exact = dict(zip((one.name for one in captured.outputs), float64_outputs(reference, rows.inputs), strict=True))
+    captured = _captured(form, spec, preprocess, rows, request)
     return Prepared(
         request=request,
         info=_model_info(source, form, spec, rows, request),
         capture=captured,
         rows=rows,
-        exact=exact,
+        reference=reference,
         preprocess=_stored_preprocess(preprocess, request),
         labels=_labels(spec, request),
         reparam=reparam,
         accuracy=_accuracy(source, spec, preprocess, request, say),
-        notes=spec.notes,
+        notes=(*spec.notes, *reference.notes),
     )
 
 
@@ -143,20 +144,15 @@ def _formed(source: nn.Module, rows: Rows, request: ExportRequest) -> tuple[nn.M
 
 
 def _captured(
-    source: nn.Module,
-    form: nn.Module,
-    spec: ModelSpec,
-    preprocess: Preprocess | None,
-    rows: Rows,
-    request: ExportRequest,
-) -> tuple[Capture, nn.Module]:
-    """The capture, and the source module with the same preprocessing in front: what the reference runs."""
+    form: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, rows: Rows, request: ExportRequest
+) -> Capture:
+    """The capture, with the preprocessing in front where that was asked for."""
     if request.bake_preprocess and preprocess is not None:
-        form, source = baked(form, preprocess), baked(source, preprocess)
+        form = baked(form, preprocess)
     classifier = spec.num_classes is not None
     metadata = _metadata(spec, _stored_preprocess(preprocess, request), _labels(spec, request))
     image = preprocess is not None
-    return capture(form, rows.inputs, request.batch, classifier=classifier, image=image, metadata=metadata), source
+    return capture(form, rows.inputs, request.batch, classifier=classifier, image=image, metadata=metadata)
 
 
 def _metadata(spec: ModelSpec, preprocess: Preprocess | None, labels: tuple[str, ...] | None) -> dict[str, str]:

@@ -1,4 +1,9 @@
-"""What an artifact is compared with: the eager model in float64, and the noise that its own precision makes.
+"""What an artifact is compared with: the eager model's own answers in float64, at the batch that is built.
+
+A reference is worth what it has in common with the user's model. So it is anchored: the model runs in float32 as it is,
+at the batch that was asked for, and the float64 run (fast in groups of eight, whatever forward says about precision)
+must tell the same within rounding. Where it does not, it is run at that batch; where it still does not, or cannot run,
+float32 is the reference, and rounding errors made on purpose are its noise.
 
 fp16 noise is emulated, not run with CPU half kernels: those accumulate in their own ways, lack operators and are slow,
 so they would measure the CPU instead of the format. Every operator is computed in float32 and its result rounded to
@@ -8,8 +13,9 @@ keeps stays unrounded.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,75 +23,218 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edgevit.artifact.manifest import Array
-from edgevit.errors import Unsupported
-from edgevit.export.capture import Baked, output_names, run, unbaked
+from edgevit.artifact.golden import GOLDEN_ROWS
+from edgevit.artifact.manifest import Array, BatchRange
+from edgevit.errors import EdgeVitError, Unsupported
+from edgevit.export.capture import Baked, run, unbaked
+from edgevit.models.eager.copying import copied, deep
+from edgevit.models.eager.faults import moving, no_numbers
+from edgevit.models.eager.outputs import named_outputs
+from edgevit.models.eager.promotion import doubled, promoted
+from edgevit.precisions import FLOOR, error_of, precision_row
 
 CHUNK = 8
+REPEATABLE = 1e-6  # two float32 runs of the same rows, in whatever order threads sum
+DEPENDENT = "an answer depends on the other rows of its batch: proved at batch {} only, for which it was built"
+SLACK = 30.0  # a float64 run this many times further off than rounding explains is of another function
+
+Inputs = Mapping[str, Array]
+Outputs = Mapping[str, Array]
 
 
-def reference(
-    module: nn.Module, inputs: Mapping[str, Array], precision: str, keep_fp32: Collection[str] = ()
-) -> tuple[list[Array], float]:
-    """(float64 outputs in order, noise): noise is the worst output's max |error| / max |reference|.
+@dataclass(frozen=True)
+class Answers:
+    """What the eager model answers.
 
-    ``keep_fp32`` are the paths of modules that an fp16 build computes in float32.
+    outputs   by name, for all rows; float64 but where the model answers with integers or booleans
+    golden    the same of the first rows alone: another answer where it depends on the other rows of a batch
+    group     how many rows were run at once
+    computed  the precision that they were computed in, "float64" or "float32"
+    notes     sentences for the record: why not float64, that answers depend on their batch
     """
-    exact = float64_outputs(module, inputs)
-    return exact, noise(module, inputs, exact, precision, keep_fp32)
+
+    outputs: Outputs
+    golden: Outputs
+    group: int
+    computed: str = "float64"
+    notes: tuple[str, ...] = ()
 
 
-def float64_outputs(module: nn.Module, inputs: Mapping[str, Array]) -> list[Array]:
-    """The eager model in float64 on every row, in chunks. ``module`` is copied, never edited."""
-    # By way of train mode: models that cache gathered tables in eval mode drop a cache of the old dtype there.
-    double = copy.deepcopy(module).double().train().eval()
-    return _in_chunks(double, inputs, torch.float64)
+def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, classifier: bool = False) -> Answers:
+    """The reference on all rows. ``module`` is copied, never edited or run.
+
+    ParityFailed for answers that are no numbers, Unsupported for those that change from call to call, or with the
+    other rows of their batch where the batch is dynamic.
+    """
+    model = _Eager(module, inputs, classifier)
+    size = min(max(batch.min, CHUNK), batch.max)
+    anchor = _anchor(model, size)
+    if batch.dynamic:
+        _require_independent(model, anchor, size, batch.min if batch.min < size else batch.max)
+    fast, why = CHUNK if size != CHUNK else CHUNK // 2, ""  # another grouping than the anchor's, so that it shows
+    for group in (fast, size):
+        try:
+            exact = model.grouped(DOUBLE, group)
+        except EdgeVitError as exc:
+            why = str(exc)
+            continue
+        if _agrees(model, anchor, exact, size):
+            dependent = () if group == fast else (DEPENDENT.format(size),)
+            golden = model.golden(DOUBLE, group) if dependent else head(exact)
+            return Answers(exact, golden, group, "float64", dependent)
+        why = "what it computes there is something else"
+    notes = (f"the reference is the eager model in float32, as it cannot be had in float64: {why}",)
+    return Answers(anchor, model.golden(SINGLE, size), size, "float32", notes)
 
 
 def noise(
-    module: nn.Module, inputs: Mapping[str, Array], exact: list[Array], precision: str, keep_fp32: Collection[str] = ()
+    module: nn.Module, inputs: Inputs, reference: Answers, precision: str, keep_fp32: Collection[str] = ()
 ) -> float:
-    """max |eager in ``precision`` - exact| / max |exact|, the worst output. Unsupported for an unknown precision."""
-    single = copy.deepcopy(module).float().train().eval()
-    if precision == "fp32":
-        outputs = _in_chunks(single, inputs, torch.float32)
-    elif precision == "fp16":
-        outputs = _half_outputs(single, inputs, frozenset(keep_fp32))
-    else:
-        raise Unsupported(f"the noise of {precision} cannot be measured eagerly", hint="use fp32 or fp16")
-    return max((max_rel(got, want) for got, want in zip(outputs, exact, strict=True)), default=0.0)
+    """The error of the eager model in ``precision``, the worst output's. UnknownName for a precision without a row.
+
+    ``keep_fp32`` are the paths of modules that an fp16 build computes in float32. A float32 reference has float32's
+    own rounding on its side, which counts too.
+    """
+    half = precision_row(precision).emulation == "rounded to fp16"
+    model = _Eager(module, inputs, classifier="logits" in reference.outputs)
+    ways = [_rounded_way(frozenset(keep_fp32)) if half else SINGLE]
+    if reference.computed == "float32":
+        ways.append(JITTERED)
+    return max(worst_error(model.grouped(way, reference.group), reference.outputs) for way in ways)
 
 
-def max_rel(got: Array, want: Array) -> float:
-    """max |got - want| / max |want|; inf when anything is not a number."""
-    error = np.abs(got.astype(np.float64) - want).max(initial=0.0)
-    scale = float(np.abs(want).max(initial=0.0))
-    return float(error / scale) if np.isfinite(error) and scale > 0 else (0.0 if error == 0 else float("inf"))
+def head(outputs: Outputs) -> Outputs:
+    """The golden rows."""
+    return {name: value[:GOLDEN_ROWS] for name, value in outputs.items()}
 
 
-def _in_chunks(module: nn.Module, inputs: Mapping[str, Array], dtype: torch.dtype) -> list[Array]:
-    rows = len(next(iter(inputs.values())))
-    parts: list[list[Array]] = []
-    for start in range(0, rows, CHUNK):
-        chunk = (torch.from_numpy(np.ascontiguousarray(array[start : start + CHUNK])) for array in inputs.values())
-        arguments = tuple(value.to(dtype) if value.is_floating_point() else value for value in chunk)
-        outputs = output_names(run(module, arguments), classifier=False)
-        parts.append([value.numpy() for value in outputs.values()])  # joined outside torch: _Rounding would round it
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+def worst_error(got: Outputs, want: Outputs) -> float:
+    """The error of the worst output; inf where one is missing."""
+    if set(got) != set(want):
+        return float("inf")
+    return max((error_of(got[name], expected) for name, expected in want.items()), default=0.0)
 
 
-def _half_outputs(single: nn.Module, inputs: Mapping[str, Array], keep: frozenset[str]) -> list[Array]:
-    if "model" in keep:  # how reports name the module whose path is ""
-        keep = keep | {""}
-    if isinstance(single, Baked):
-        keep = frozenset(path for path, _ in single.named_modules() if unbaked(path) in keep)
-    _round_weights(single, keep)
-    rounding = _Rounding(keep)
-    for path, child in single.named_modules():
-        child.register_forward_pre_hook(rounding.enter(path))
-        child.register_forward_hook(rounding.leave, always_call=True)
-    with rounding:
-        return _in_chunks(single, inputs, torch.float32)
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way to run a module: the copy it is run on, the type of its float inputs, what is open meanwhile."""
+
+    made: Callable[[nn.Module], nn.Module]
+    dtype: torch.dtype
+    mode: Callable[[nn.Module], AbstractContextManager[Any]]
+
+
+def _single(module: nn.Module) -> nn.Module:
+    # By way of train mode: models that cache gathered tables in eval mode drop a cache of the old dtype there.
+    return copied(module).float().train().eval()
+
+
+SINGLE = _Way(_single, torch.float32, lambda module: nullcontext())
+DOUBLE = _Way(doubled, torch.float64, lambda module: promoted())
+JITTERED = _Way(_single, torch.float32, lambda module: _Jitter())
+
+
+@dataclass(frozen=True)
+class _Eager:
+    """A module and the rows it is asked about. Runs are of copies of both: forward may edit either."""
+
+    module: nn.Module
+    inputs: Inputs
+    classifier: bool
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def grouped(self, way: _Way, group: int, *, rows: int | None = None, module: nn.Module | None = None) -> Outputs:
+        """Outputs of the first ``rows``, ``group`` at a time, the last group filled up with the first rows again."""
+        rows, module = rows or self.rows, module or way.made(self.module)
+        picked = (np.arange(start, start + group) % rows for start in range(0, rows, group))
+        with way.mode(module):
+            parts = [self.once(way, module, picks) for picks in picked]
+        return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
+
+    def once(self, way: _Way, module: nn.Module, picks: Array, seed: int = 0) -> Outputs:
+        taken = (torch.from_numpy(np.array(array[picks])) for array in self.inputs.values())
+        arguments = tuple(value.to(way.dtype) if value.is_floating_point() else value for value in taken)
+        with deep(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            found = named_outputs(run(module, arguments), self.classifier)
+            return {name: value.detach().numpy() for name, value in found.items()}
+
+    def golden(self, way: _Way, group: int) -> Outputs:
+        """What ``verify`` finds for the golden rows: it runs them alone, so that they fill their batch themselves."""
+        return self.grouped(way, group, rows=min(GOLDEN_ROWS, self.rows))
+
+
+def _anchor(model: _Eager, size: int) -> Outputs:
+    """The user's model as it is, in float32, ``size`` rows at once. Raises unless its answers are numbers and stay."""
+    module = _single(model.module)
+    found = model.grouped(SINGLE, size, module=module)
+    for name, value in found.items():
+        if value.dtype.kind == "f" and (bad := int((~np.isfinite(value.reshape(len(value), -1))).any(1).sum())):
+            raise no_numbers(model.module, f"output {name}, on {bad} of {len(value)} rows")
+    picks = np.arange(size) % model.rows
+    before = {name: value[picks] for name, value in found.items()}
+    if worst_error(model.once(SINGLE, module, picks, seed=1), before) > REPEATABLE:
+        first = model.once(SINGLE, _single(model.module), picks, seed=1)
+        raise moving(random=worst_error(first, before) > REPEATABLE)
+    return found
+
+
+def _require_independent(model: _Eager, anchor: Outputs, size: int, other: int) -> None:
+    """Unsupported where the first ``size`` rows, run together, have other answers in groups of ``other`` rows."""
+    rows = min(model.rows, size)
+    found = model.grouped(SINGLE, other, rows=rows)
+    if not _agrees(model, {name: value[:rows] for name, value in anchor.items()}, found, size, rows=rows):
+        raise Unsupported(
+            "this model cannot take a dynamic batch: its answer to a row depends on the other rows of the batch",
+            hint="export with --batch 1, or with the batch size that it is always called with",
+        )
+
+
+def _agrees(model: _Eager, anchor: Outputs, exact: Outputs, size: int, *, rows: int | None = None) -> bool:
+    """Whether two runs differ by no more than rounding explains, given how much this model makes of it."""
+    apart = worst_error(anchor, exact)
+    if apart <= FLOOR or not np.isfinite(apart):
+        return apart <= FLOOR
+    return apart <= SLACK * worst_error(model.grouped(JITTERED, size, rows=rows), anchor)
+
+
+class _Jitter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Moves what every operator returns by up to a unit in the last place of float32, at random."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.generator = np.random.default_rng(0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.is_view:
+            return result
+        for value in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(value, Tensor) and value.dtype is torch.float32 and value.numel():
+                moved = self.generator.uniform(1 - 2.0**-23, 1 + 2.0**-23, tuple(value.shape))
+                value.copy_(value.double() * torch.from_numpy(np.asarray(moved)))
+        return result
+
+
+def _rounded_way(keep: frozenset[str]) -> _Way:
+    def mode(single: nn.Module) -> AbstractContextManager[Any]:
+        kept = keep | {""} if "model" in keep else keep  # how reports name the module whose path is ""
+        if isinstance(single, Baked):
+            kept = frozenset(path for path, _ in single.named_modules() if unbaked(path) in kept)
+        _round_weights(single, kept)
+        rounding = _Rounding(kept)
+        for path, child in single.named_modules():
+            child.register_forward_pre_hook(rounding.enter(path))
+            child.register_forward_hook(rounding.leave, always_call=True)
+        return rounding
+
+    return _Way(_single, torch.float32, mode)
 
 
 def _round_weights(module: nn.Module, keep: frozenset[str]) -> None:

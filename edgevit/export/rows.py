@@ -13,8 +13,10 @@ from edgevit.artifact.manifest import Accuracy, Array
 from edgevit.data.classes import class_indices
 from edgevit.data.source import open_data
 from edgevit.errors import UsageError
-from edgevit.export.capture import output_names, run
+from edgevit.export.capture import run
 from edgevit.images import Preprocess, shrink
+from edgevit.models.eager.copying import copied
+from edgevit.models.eager.outputs import named_outputs
 
 MIN_ROWS, MAX_ROWS = 16, 32
 DEFAULT_DATA = "samples"
@@ -95,10 +97,10 @@ def measure_accuracy(
         wanted = class_indices(held, labels, classes)
     except UsageError:
         return None
-    right = 0
+    right, module = 0, copied(module)  # the module itself is never run: its forward may keep what it computes
     for start in range(0, len(held), _CHUNK):
         outputs = run(module, (torch.from_numpy(preprocess.batch(list(held.images[start : start + _CHUNK]))),))
-        logits = output_names(outputs, classifier=True).get("logits")
+        logits = named_outputs(outputs, classifier=True).get("logits")
         if logits is None:
             return None
         right += int((logits.argmax(1).numpy() == wanted[start : start + _CHUNK]).sum())

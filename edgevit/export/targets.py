@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.artifact.staging import check_vacant
 from edgevit.errors import EdgeVitError, UnknownName
 from edgevit.export.base import Exporter, Options, load_exporter, parse_options
+from edgevit.precisions import precision_row
 from edgevit.request import ExportRequest
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def choose(name: str, precision: str | None = None, options: Mapping[str, Any] |
     chosen = precision or exporter.precisions[0]
     if chosen not in exporter.precisions:
         raise UnknownName(f"precision of {name}", chosen, exporter.precisions)
+    precision_row(chosen)  # a plug-in's too: without a row nothing says how exact its artifacts must be
     return Target(exporter, chosen, parse_options(exporter, options or {}))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from edgevit.models.eager.copying import copied
 
 
 def count_params(module: nn.Module) -> int:
@@ -38,7 +39,7 @@ def count_macs(
             return _count(_without_norms(hollow_copy(module).eval()), [value.to("meta") for value in inputs])
     except (RuntimeError, NotImplementedError):
         device = next((p.device for p in module.parameters() if p.device.type != "meta"), torch.device("cpu"))
-        return _count(copy.deepcopy(module).eval(), [torch.zeros_like(value, device=device) for value in inputs])
+        return _count(copied(module).eval(), [torch.zeros_like(value, device=device) for value in inputs])
 
 
 def hollow_copy(module: nn.Module) -> nn.Module:
@@ -48,7 +49,7 @@ def hollow_copy(module: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
     for buffer in module.buffers():
         memo[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(module, memo).to("meta")
+    return copied(module, memo=memo).to("meta")
 
 
 def _without_norms(hollow: nn.Module) -> nn.Module:
@@ -83,6 +84,6 @@ def dry_run(module: nn.Module, size: tuple[int, int]) -> Any:
     except Exception:  # perhaps only because there is no data: ask again with some
         try:
             with torch.no_grad():
-                return copy.deepcopy(module).eval()(image.zero_())
+                return copied(module).eval()(image.zero_())
         except Exception as exc:  # any failure of the user's own code is the answer
             return exc

@@ -15,24 +15,12 @@ import numpy as np
 from edgevit.artifact.manifest import Array, BatchRange, OutputParity, Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import ParityFailed, UsageError
+from edgevit.precisions import NOISE_FACTOR, error_of
 from edgevit.proof.diagnosis import likeliest_cause
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows
 
-FLOOR = 1e-5  # below it, float32 sums in another order already differ
-CEILINGS = {"fp32": 1e-3, "fp16": 2e-2}
-NOISE_FACTOR = 10.0
-
-
-def ceiling(precision: str) -> float:
-    """The largest tolerance a precision may have; one without a ceiling of its own gets fp16's."""
-    return CEILINGS.get(precision, CEILINGS["fp16"])
-
-
-def tolerance_for(noise: float, precision: str) -> float:
-    """The bound on max abs error / max abs reference: 10 × the eager model's noise, within the precision's limits."""
-    highest = ceiling(precision)
-    return float(min(max(NOISE_FACTOR * noise, FLOOR), highest)) if np.isfinite(noise) else highest
+CLEAR = 4.0  # times the noise: so far two errors of twice the noise, one on each class, can move a margin
 
 
 @dataclass(frozen=True)
@@ -105,25 +93,25 @@ def judge(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits
     figures: dict[str, OutputParity] = {}
     problems: list[str] = []
     for name, expected in reference.outputs.items():
-        worst = _Worst(name, expected.astype(np.float64))
+        worst = _Worst(name, expected)
         for batch, got in found.items():
             worst.take(batch, got.get(name))
         problems += worst.judged(reference.tolerance)
         if not worst.meaningless:
             figures[name] = OutputParity(max_abs=worst.max_abs, max_rel=worst.max_rel, cosine=worst.cosine)
     whole = len(figures) == len(reference.outputs)
-    agreement = None
+    top1 = None
     if logits in figures:
-        agreement, changed = _top1(found, reference, str(logits))
-        if changed:
-            problems.append(f"the top class of {changed} rows changed where the reference's margin is clear")
+        top1 = _top1(found, reference, str(logits))
+        problems += top1.problems()
     return Parity(
         status="failed" if problems else "verified",
         reason="; ".join(dict.fromkeys(problems)) or None,
         max_abs=max(figure.max_abs for figure in figures.values()) if whole else None,
         max_rel=max(figure.max_rel for figure in figures.values()) if whole else None,
         cosine=min(figure.cosine for figure in figures.values()) if whole else None,
-        top1_agreement=agreement,
+        top1_agreement=top1.agreement if top1 else None,
+        top1_rows=top1.clear if top1 else None,
         tolerance=reference.tolerance,
         noise=reference.noise,
         images=reference.rows,
@@ -136,13 +124,12 @@ def judge(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits
 class _Worst:
     """The largest differences of one output so far. ``meaningless`` holds what makes a comparison impossible."""
 
-    def __init__(self, name: str, expected: Array) -> None:
-        self.name, self.expected = name, expected
-        self.scale = float(np.abs(expected).max(initial=0.0)) or 1.0  # of an all-zero output the error itself counts
+    def __init__(self, name: str, wanted: Array) -> None:
+        self.name, self.wanted, self.expected = name, wanted, wanted.astype(np.float64)
         self.max_abs = self.max_rel = 0.0
         self.cosine = 1.0
         self.meaningless: list[str] = []
-        if not np.isfinite(expected).all():
+        if not np.isfinite(self.expected).all():
             self.meaningless.append(f"the reference of {name} itself holds NaN or infinity")
 
     def take(self, batch: int, got: Array | None) -> None:
@@ -156,15 +143,16 @@ class _Worst:
         if self.meaningless or got is None:
             return
         exact = got.astype(np.float64)
-        error = float(np.abs(exact - self.expected).max(initial=0.0))
-        self.max_abs = max(self.max_abs, error)
-        self.max_rel = max(self.max_rel, error / self.scale)
+        self.max_abs = max(self.max_abs, float(np.abs(exact - self.expected).max(initial=0.0)))
+        self.max_rel = max(self.max_rel, error_of(got, self.wanted))
         self.cosine = min(self.cosine, _cosine(exact, self.expected))
 
     def judged(self, tolerance: float) -> list[str]:
         """The problems of this output, as sentences."""
         if self.meaningless or self.max_rel <= tolerance:
             return self.meaningless
+        if self.wanted.dtype.kind in "biu":
+            return [f"{self.name} differs in {self.max_rel:.2%} of its values, tolerance {tolerance:.2%}"]
         return [f"{self.name} differs by {self.max_rel:.2g} of its largest value, tolerance {tolerance:.2g}"]
 
 
@@ -176,16 +164,36 @@ def _cosine(got: Array, expected: Array) -> float:
     return float(np.clip(alike.min(initial=1.0), -1.0, 1.0))
 
 
-def _top1(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits: str) -> tuple[float, int]:
-    """(share of rows with the reference's top class, rows that lost it although the margin exceeds 2 × tolerance)."""
-    expected = reference.outputs[logits]
-    if expected.ndim != 2 or expected.shape[1] < 2:
-        return 1.0, 0
+@dataclass(frozen=True)
+class _Top1:
+    """``clear`` rows have a margin that no noise explains away; ``kept`` of these kept their top class."""
+
+    clear: int
+    kept: int
+
+    @property
+    def agreement(self) -> float:
+        return self.kept / self.clear if self.clear else 1.0
+
+    def problems(self) -> list[str]:
+        lost = self.clear - self.kept
+        return [f"the top class changed in {lost} of {self.clear} rows whose margin is clear of noise"] if lost else []
+
+
+def _top1(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits: str) -> _Top1:
+    """Rows whose margin between the first and second class exceeds ``CLEAR`` × noise must keep their first class.
+
+    The tolerance is ten times the noise, so that an error within it could still turn such a row.
+    """
+    expected = reference.outputs[logits].astype(np.float64)
+    if expected.ndim != 2 or expected.shape[1] < 2 or reference.outputs[logits].dtype.kind != "f":
+        return _Top1(0, 0)
     ordered = np.sort(expected, axis=1)
-    clear = ordered[:, -1] - ordered[:, -2] > 2 * reference.tolerance * np.abs(expected).max()
+    noise = max(reference.noise or 0.0, reference.tolerance / NOISE_FACTOR)
+    clear = ordered[:, -1] - ordered[:, -2] > CLEAR * noise * np.abs(expected).max()
     top = expected.argmax(axis=1)
     same = np.all([got[logits].argmax(axis=1) == top for got in found.values()], axis=0)
-    return float(same.mean()), int((~same & clear).sum())
+    return _Top1(int(clear.sum()), int((same & clear).sum()))
 
 
 def compare_in_worker(payload: dict[str, Any]) -> dict[str, Any]:

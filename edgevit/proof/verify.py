@@ -18,10 +18,11 @@ from edgevit.data.classes import class_indices, taken_in_order
 from edgevit.data.labelled import LabelledData
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
 from edgevit.images import decode
+from edgevit.precisions import precision_row
 from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, spread, top_shares
 from edgevit.proof.diagnosis import preprocessing_differs
 from edgevit.proof.labelled import MAX_IMAGES, held_out, logits_on, preprocessed
-from edgevit.proof.parity import Reference, batches_to_prove, ceiling, compare
+from edgevit.proof.parity import Reference, batches_to_prove, compare
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows
 
@@ -156,7 +157,7 @@ class _Checks:
     def record(self) -> None:
         """What the manifest itself says about the proof."""
         manifest = self.artifact.manifest
-        highest = ceiling(manifest.precision)
+        highest = precision_row(manifest.precision).ceiling
         if not 0 < manifest.parity.tolerance <= highest:
             raise BadArtifact(
                 f"{self.artifact.path} allows an error of {manifest.parity.tolerance:.1e}; "

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +37,21 @@ class Returns(nn.Module):
         return self.make(x)
 
 
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    hidden: torch.Tensor | None
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+class Own(OrderedDict):
+    """A dict that torch's tree knows nothing of."""
+
+
 def images(rows: int = 4) -> dict[str, np.ndarray]:
     return {"image": np.random.default_rng(0).standard_normal((rows, 3, 8, 8)).astype(np.float32)}
 
@@ -62,6 +81,14 @@ def test_a_dynamic_batch_is_an_axis_called_batch_and_runs_at_any_size() -> None:
         (lambda x: x + 1, ["output"]),
         (lambda x: (x + 1, x * 2), ["output_0", "output_1"]),
         (lambda x: {"mask": x > 0, "sum": x.sum(1)}, ["mask", "sum"]),
+        (lambda x: (x + 1, None), ["output_0"]),
+        (lambda x: (x + 1, [x * 2, {"deep": x * 3}]), ["output_0", "output_1_0", "output_1_1_deep"]),
+        (lambda x: {"pyramid": [x + 1, x * 2], "pyramid_0": x * 3}, ["pyramid_0", "pyramid_1", "pyramid_0_"]),
+        (lambda x: Answer(x + 1, None), ["logits"]),
+        (lambda x: Pair(x + 1, x * 2), ["first", "second"]),
+        (lambda x: OrderedDict(a=x + 1), ["a"]),
+        (lambda x: Own(a=x + 1), ["a"]),
+        (lambda x: (x, x), ["output_0", "output_1"]),
     ],
 )
 def test_outputs_are_named_after_what_is_returned(make, names: list[str]) -> None:
@@ -71,14 +98,16 @@ def test_outputs_are_named_after_what_is_returned(make, names: list[str]) -> Non
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda x: (x, None), "output_1 of the model is None"),
-        (lambda x: (x, (x, x)), "output_1 of the model is a tuple"),
-        (lambda x: {"a": [x]}, "output a of the model is a list"),
+        (lambda x: None, "output of the model is None"),
+        (lambda x: (None, ()), "the model returns nothing"),
+        (lambda x: (x, 3), "output_1 of the model is a int"),
+        (lambda x: {"a": [x, x.numpy()]}, "output a_1 of the model is a ndarray"),
+        (lambda x: {"a": x.to_sparse()}, "output a of the model is a sparse tensor"),
         (lambda x: x.double(), "float64"),
         (lambda x: x.sum(), "not the batch"),
     ],
 )
-def test_anything_but_flat_tensors_is_declined_by_name(make, said: str) -> None:
+def test_anything_but_tensors_is_declined_by_name(make, said: str) -> None:
     with pytest.raises(Unsupported, match=said) as caught:
         capture(Returns(make), vectors(), ONE, classifier=False)
     assert caught.value.hint

@@ -15,7 +15,7 @@ from edgevit.export.capture import bake_preprocess, capture
 from edgevit.export.prepare import prepare
 from edgevit.export.reference import noise
 from edgevit.images import Preprocess
-from edgevit.proof.parity import tolerance_for
+from edgevit.precisions import tolerance_for
 from edgevit.request import ExportRequest, ModelChoice
 
 COREMLTOOLS_IOS = {"16": 7, "17": 8, "18": 9}  # iOS -> version of the specification
@@ -31,8 +31,8 @@ def test_a_convolutional_transformer_in_fp16_computes_its_model_at_every_batch_s
     built = build(prepared.capture, tmp_path, "fp16")
     assert built.entry == "model.mlpackage"
     assert built.precision.layers.keys() == {"float16"}
-    rows, exact = prepared.rows.inputs, prepared.exact["logits"]
-    level = noise(prepared.capture.module, rows, [exact], "fp16", built.precision.kept_fp32)
+    rows, exact = prepared.rows.inputs, prepared.reference.outputs["logits"]
+    level = noise(prepared.capture.module, rows, prepared.reference, "fp16", built.precision.kept_fp32)
     for size in (1, 3, 4):
         assert worst(run(tmp_path, rows["image"][:size]), exact[:size]) < tolerance_for(level, "fp16")
 

@@ -11,7 +11,8 @@ from edgevit import worker
 from edgevit.artifact.manifest import BatchRange, Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import UsageError
-from edgevit.proof.parity import Reference, batches_to_prove, compare, judge, tolerance_for, write_reference
+from edgevit.precisions import tolerance_for
+from edgevit.proof.parity import Reference, batches_to_prove, compare, judge, write_reference
 from edgevit.runtimes.base import open_session
 
 EXPECTED = np.array([[5.0, 1.0, 0.0], [0.0, 4.0, 1.0]])
@@ -66,13 +67,42 @@ def test_another_shape_fails() -> None:
 
 
 def test_a_top_class_may_change_only_where_the_margin_is_within_the_noise() -> None:
-    close = np.array([[1.0, 0.999, 0.0]])
-    swapped = parity_of(np.array([[0.999, 1.0, 0.0]]), tolerance=2e-3, expected=close)
+    close = np.array([[1.0, 0.9995, 0.0], [1.0, 0.0, 0.0]])  # tolerance 2e-3: noise of 2e-4, clear from 8e-4
+    swapped = parity_of(np.array([[0.9995, 1.0, 0.0], [1.0, 0.0, 0.0]]), tolerance=2e-3, expected=close)
     assert swapped.status == "verified"
-    assert swapped.top1_agreement == 0.0
-    clear = np.array([[1.0, 0.9, 0.0]])
-    changed = parity_of(np.array([[0.94, 0.96, 0.0]]), tolerance=2e-2, expected=clear)
+    assert (swapped.top1_agreement, swapped.top1_rows) == (1.0, 1)
+
+
+def test_a_changed_top_class_fails_although_every_error_is_within_the_tolerance() -> None:
+    clear = np.array([[1.0, 0.999, 0.0], [1.0, 0.0, 0.0]])
+    changed = parity_of(np.array([[0.9994, 0.9996, 0.0], [1.0, 0.0, 0.0]]), tolerance=2e-3, expected=clear)
+    assert changed.max_rel == pytest.approx(6e-4)
     assert changed.status == "failed"
+    assert changed.reason == "the top class changed in 1 of 2 rows whose margin is clear of noise"
+    assert (changed.top1_agreement, changed.top1_rows) == (0.5, 2)
+
+
+def test_a_measured_noise_above_the_tolerance_s_tenth_decides_which_margins_are_clear() -> None:
+    expected = {"logits": np.array([[1.0, 0.999, 0.0]])}
+    noisy = Reference({"image": np.zeros((1, 1))}, expected, 1e-3, noise=1e-3)  # the ceiling cut the tolerance
+    parity = judge({1: {"logits": np.array([[0.9994, 0.9996, 0.0]])}}, noisy, "logits", "fake")
+    assert (parity.status, parity.top1_rows) == ("verified", 0)
+
+
+@pytest.mark.parametrize(("wrong", "status"), [(0, "verified"), (1, "verified"), (3, "failed")])
+@pytest.mark.parametrize("dtype", [bool, np.int32, np.int64, np.uint8])
+def test_integers_and_booleans_are_judged_by_the_share_that_differs(dtype, wrong: int, status: str) -> None:
+    expected = np.arange(1000).reshape(20, 50).astype(dtype)
+    got = expected.copy()
+    got[0, 1 : 1 + wrong] = np.logical_not(got[0, 1 : 1 + wrong])
+    parity = parity_of(got, tolerance=2e-3, expected=expected)
+    assert (parity.status, parity.max_rel) == (status, wrong / 1000)
+    assert parity.reason in (None, "logits differs in 0.30% of its values, tolerance 0.20%")
+
+
+def test_a_two_dimensional_boolean_output_has_no_top_class() -> None:
+    parity = parity_of(EXPECTED > 2, expected=EXPECTED > 2)
+    assert (parity.status, parity.top1_agreement, parity.top1_rows) == ("verified", 1.0, 0)
 
 
 def test_the_worst_batch_size_counts() -> None:
@@ -177,7 +207,7 @@ def compared(make_artifact, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[np
     [
         (lambda logits: logits if len(logits) == 1 else logits[:1].repeat(len(logits), 0), "fixed batch size"),
         (lambda logits: np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), "ends in a softmax"),
-        (lambda logits: logits * np.float32(1.001), "half precision"),
+        (lambda logits: logits.astype(np.float16).astype(np.float32), "half precision"),
         (lambda logits: logits[..., :3], "has shape"),
         (lambda logits: logits.sum(), "has shape"),
     ],

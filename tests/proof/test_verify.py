@@ -87,7 +87,6 @@ def edit_graph(folder: Path, name: str, change) -> None:
         ("kernel", lambda kernel: kernel[:, ::-1], "BGR"),
         ("kernel", lambda kernel: kernel.swapaxes(2, 3), "height and width are swapped"),
         ("kernel", np.zeros_like, "the same for every input"),
-        ("weight", lambda weight: weight.astype(np.float16).astype(np.float32), "half precision"),
         ("bias", lambda bias: bias * np.nan, "NaN or infinity"),
     ],
 )

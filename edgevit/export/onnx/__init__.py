@@ -12,7 +12,7 @@ from pydantic import Field
 from edgevit.artifact.manifest import PrecisionReport
 from edgevit.errors import ExportFailed, Unsupported, UsageError, first_line
 from edgevit.export.base import Built, Capture, Context, Options
-from edgevit.export.onnx.graph import build_graph, name_nodes, tidy
+from edgevit.export.onnx.graph import build_graph, name_nodes, separate_outputs, tidy
 from edgevit.export.onnx.half import COMPUTE, count_compute, is_island, to_half
 from edgevit.export.precision import plan_fp16, scan_activations
 
@@ -47,6 +47,7 @@ class OnnxExporter:
             raise Unsupported(f"onnx cannot be built in {precision}", hint=f"use {' or '.join(self.precisions)}")
         model = build_graph(capture, options.opset, optimize=options.optimize)
         report = lower_precision(model, capture) if precision == "fp16" else _full_precision(model)
+        separate_outputs(model, [spec.name for spec in capture.outputs])
         save(model, folder, options.external_limit)
         versions = {name: metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnx-ir")}
         return Built(entry=ENTRY, precision=report, versions=versions, notes=tuple(_notes(model, options)))

@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 import torch
@@ -130,6 +130,7 @@ def _rename_symbol(graph: ir.Graph, old: str, new: str) -> None:
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.inputs
+    yield from list(graph.initializers.values())  # a rename changes their keys
     for node in graph.all_nodes():
         yield from node.outputs
 
@@ -159,7 +160,7 @@ def module_of(node: ir.Node) -> str:
 
 def tidy(model: ir.Model) -> None:
     """Constants as initializers, one copy of each; no Identity, no unused node or initializer; in order."""
-    for step in (
+    steps = (
         passes.IdentityEliminationPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.CommonSubexpressionEliminationPass(),
@@ -167,8 +168,29 @@ def tidy(model: ir.Model) -> None:
         passes.RemoveUnusedNodesPass(),
         passes.RemoveUnusedOpsetsPass(),
         passes.TopologicalSortPass(),
-    ):
-        step(model)
+    )
+    with _quiet():
+        for step in steps:
+            step(model)
+
+
+def separate_outputs(model: ir.Model, names: Sequence[str]) -> None:
+    """A node of its own for every output that is another output, an input or a weight under a second name.
+
+    ``names`` are the outputs', in order. After all passes: each of them takes such a node for superfluous.
+    """
+    seen = {id(value) for value in (*model.graph.inputs, *model.graph.initializers.values())}
+    for index, (value, name) in enumerate(zip(list(model.graph.outputs), names, strict=True)):
+        if id(value) in seen:
+            _make_way(model.graph, name)
+            node = ir.node("Identity", [value])
+            model.graph.append(node)
+            (twin,) = node.outputs
+            twin.name, twin.type, twin.shape = name, value.type, value.shape
+            model.graph.outputs[index] = twin
+        else:
+            value.name = name
+        seen.add(id(value))
 
 
 def name_nodes(model: ir.Model) -> None:

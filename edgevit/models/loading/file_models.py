@@ -25,6 +25,8 @@ def file_model(name: str, *, num_classes: int | None, image_size: Size | None) -
     Raises UsageError or UnknownName in one sentence for a missing file or factory, one that raises, or a wrong result.
     """
     path, factory = _load_factory(name)
+    if isinstance(factory, nn.Module):
+        return factory  # the model itself, where a function that returns it was expected
     options = _accepted(factory, name, num_classes, image_size)
     try:
         with _importable(path.parent):
@@ -109,6 +111,7 @@ def declared_size(module: nn.Module) -> Size | None:
 
 
 def classes_of(module: nn.Module, size: Size) -> int | None:
-    """C when one image gives a single tensor (1, C), found by running without data; None when unclear."""
+    """C when one image gives a single float tensor (1, C), found by running without data; None when unclear."""
     result = dry_run(module, size)
-    return int(result.shape[1]) if isinstance(result, Tensor) and result.ndim == 2 else None
+    scores = isinstance(result, Tensor) and result.ndim == 2 and result.is_floating_point()
+    return int(result.shape[1]) if scores else None

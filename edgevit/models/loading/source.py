@@ -19,6 +19,7 @@ from torch import nn
 from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 from edgevit.models import zoo
+from edgevit.models.eager.wrappers import in_float32, plain, unwrapped
 from edgevit.models.loading import file_models, timm_models
 from edgevit.models.loading.checkpoint import Checkpoint, CheckpointMeta, read_checkpoint
 from edgevit.models.loading.fitting import Convert, Taken, load_weights
@@ -52,9 +53,9 @@ def create_model(
 
 
 def load(model: ModelChoice) -> nn.Module:
-    """The module that was chosen, in eval mode; one that was given as it is. Errors of ``create_model``."""
+    """The module that was chosen, in eval mode; one that was given, out of its wrappers. Errors of ``create_model``."""
     if not isinstance(model.source, str):
-        return model.source.eval()
+        return plain(model.source.eval())
     name = model.source
     if name.startswith("timm:"):
         module = _from_timm(name, model)
@@ -198,8 +199,9 @@ def _from_file(name: str, asked: ModelChoice) -> nn.Module:
     classes = asked.classes or (meta.num_classes if meta else None)
     size = asked.image_size or (meta.image_size if meta else None)
     with _seeded():
-        module = file_models.file_model(name, num_classes=classes, image_size=size)
+        module = unwrapped(file_models.file_model(name, num_classes=classes, image_size=size))
     taken = weights.into(module)
+    module = in_float32(module)
     own = spec_of(module)  # a factory may itself call create_model, or attach what it knows
     size = size or (own.image_size if own else None) or file_models.declared_size(module) or (224, 224)
     preprocess = (meta and meta.preprocess) or (own and own.preprocess) or Preprocess(size=size)

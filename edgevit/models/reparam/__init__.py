@@ -8,7 +8,6 @@ proof     float64 equality on random inputs, with randomised statistics and with
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.errors import UsageError
+from edgevit.models.eager.copying import copied
+from edgevit.models.eager.faults import no_numbers, unsound_weights
+from edgevit.models.eager.promotion import doubled
+from edgevit.models.eager.wrappers import unwrapped
 from edgevit.models.reparam.foreign import fold_by_methods, methods_of
-from edgevit.models.reparam.own import fold_own_blocks
+from edgevit.models.reparam.own import batch_norms, fold_own_blocks
 from edgevit.models.reparam.pairs import fold_pairs
 from edgevit.models.reparam.plan import Plan
 from edgevit.models.reparam.proof import (
@@ -26,6 +29,8 @@ from edgevit.models.reparam.proof import (
     TOLERANCE,
     amplifies_rounding,
     calibrated,
+    finite,
+    only_in_float32,
     random_inputs,
     randomise,
     relative_error,
@@ -48,19 +53,25 @@ def reparameterize(
     take square images of the size in their spec. ``prove=False`` skips the comparison of whole models (needed on the
     meta device); what foreign modules offer is then proved on the model's own weights only.
 
-    Raises ParityFailed when a fold changes the function (relative error over 1e-10 in float64), UsageError when the
-    model does not run on the inputs, Unsupported when it does not run in float64.
+    A model that cannot be run in float64, or whose answers to random inputs are no numbers, keeps what could be folded,
+    each with that reason: nothing could prove a fold.
+
+    Raises ParityFailed when a fold changes the function (relative error over 1e-10 in float64) or the weights hold NaN,
+    UsageError when the model does not run on the inputs, Unsupported for a model whose answers change from call to call
+    or that is no plain module (``unwrapped``).
     """
+    model = unwrapped(model)
     hollow = any(t.is_meta for t in [*model.parameters(), *model.buffers()])
     if hollow and prove:
         raise UsageError("a model on the meta device has no weights to prove", hint="use prove=False")
     inputs = None if hollow else random_inputs(model, example_inputs)
-    if prove:
-        result, plan, error = _proved(model, inputs)
+    if not prove:
+        plan, error = _planned(doubled(model), inputs), None
+        result = _settled(plan.root if inputs is None else plan.replay(doubled(model)), model)
+    elif why := _unprovable(model, inputs or ()):
+        plan, error, result = _unfolded(model, why), 0.0, copied(model).eval()
     else:
-        plan, error = _planned(_double_copy(model), inputs), None
-        result = plan.root
-    result = _settled(result, model)
+        result, plan, error = _proved(model, inputs or ())
     before, after = (sum(p.numel() for p in m.parameters()) for m in (model, result))
     spec = spec_of(model)
     if spec is not None:
@@ -68,15 +79,33 @@ def reparameterize(
     return attach_report(result, ReparamReport(dict(plan.folded), dict(plan.left), before, after, error))
 
 
-def _proved(model: nn.Module, inputs: Sequence[Any] | None) -> tuple[nn.Module, Plan, float]:
-    """Plan on a randomised copy and prove it there, then take the same steps on the actual weights and prove those."""
-    inputs = inputs or ()
+def _unprovable(model: nn.Module, inputs: Sequence[Any]) -> str | None:
+    """Why no fold of this model can be proved, or None."""
+    if why := only_in_float32(model, inputs):
+        return f"no fold can be proved, as the model does not run in float64: {why}"
+    if finite(run_whole(doubled(model), inputs)):
+        return None
+    if unsound_weights(model):
+        raise no_numbers(model, "on random inputs")
+    return "no fold can be proved, as the model's answers to random inputs are no numbers"
+
+
+def _unfolded(model: nn.Module, why: str) -> Plan:
+    return Plan(model, None, left=dict.fromkeys(batch_norms(model), why))
+
+
+def _proved(model: nn.Module, inputs: Sequence[Any]) -> tuple[nn.Module, Plan, float]:
+    """Plan on a randomised copy and prove it there, then take the same steps on the actual weights and prove those.
+
+    What is handed out is a third copy, which never ran: forward may keep what it computed, here in float64.
+    """
     plan, error = _proved_at_random(model, inputs)
-    actual = _double_copy(model)
+    actual = doubled(model)
     expected = run_whole(actual, inputs)
-    result = plan.replay(actual)
-    own = require_equal(relative_error(expected, run_whole(result, inputs)), "its own weights")
-    return result, plan, max(error, own)
+    own = relative_error(expected, run_whole(plan.replay(actual), inputs))
+    del actual, expected
+    error = max(error, require_equal(own, "its own weights", model, inputs))
+    return _settled(plan.replay(doubled(model)), model), plan, error
 
 
 def _proved_at_random(model: nn.Module, inputs: Sequence[Any]) -> tuple[Plan, float]:
@@ -89,11 +118,11 @@ def _proved_at_random(model: nn.Module, inputs: Sequence[Any]) -> tuple[Plan, fl
         plan.root = nn.Identity()  # float64 copies of a large model are not kept side by side
         if error <= TOLERANCE or not amplifies_rounding(_randomised(model, inputs, damping)[0], inputs):
             break
-    return plan, require_equal(error, "randomised statistics")
+    return plan, require_equal(error, "randomised statistics", model, inputs)
 
 
 def _randomised(model: nn.Module, inputs: Sequence[Any], damping: float) -> tuple[nn.Module, Any]:
-    work = _double_copy(model)
+    work = doubled(model)
     randomise(work)
     with calibrated(work, damping):
         return work, run_whole(work, inputs)
@@ -108,11 +137,6 @@ def _planned(work: nn.Module, inputs: Sequence[Any] | None) -> Plan:
             fold_by_methods(plan)
         fold_pairs(plan)
     return plan
-
-
-def _double_copy(model: nn.Module) -> nn.Module:
-    """A float64 copy in eval mode. Tensors cached by forward (attention biases) go, by way of train mode."""
-    return copy.deepcopy(model).double().train().eval()
 
 
 def _settled(result: nn.Module, model: nn.Module) -> nn.Module:

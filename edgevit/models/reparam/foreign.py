@@ -8,7 +8,6 @@ compared in float64 on what the module really receives in the model, and kept on
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,10 +18,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgevit.models.eager.copying import copied
+from edgevit.models.eager.promotion import default_dtype
+from edgevit.models.eager.wrappers import HOOKED, hooked
 from edgevit.models.layers import fusion
 from edgevit.models.reparam.own import replace_module
 from edgevit.models.reparam.plan import Plan
-from edgevit.models.reparam.proof import TOLERANCE, Call, capture, float64_default, relative_error, run
+from edgevit.models.reparam.proof import TOLERANCE, Call, capture, relative_error, run
 
 METHODS = ("fuse", "reparameterize", "switch_to_deploy")
 
@@ -49,7 +51,7 @@ def fold_neighbours(plan: Plan) -> None:
         parent, linear, norm = pair
         calls = capture(plan.root, [parent], plan.inputs)[parent] if plan.inputs is not None else None
         if calls is not None:
-            trial = copy.deepcopy(plan.root.get_submodule(parent))
+            trial = copied(plan.root.get_submodule(parent))
             change = partial(_run_neighbours, trial, linear, norm)
             if reason := _difference(change, calls):
                 plan.left[f"{parent}.{norm}".lstrip(".")] = reason
@@ -66,7 +68,7 @@ def methods_of(module: nn.Module) -> list[str]:
 def call_method(root: nn.Module, *, path: str, method: str) -> nn.Module:
     """Call it; the module itself was edited, or the module that it returned takes its place."""
     module = root.get_submodule(path)
-    with torch.no_grad(), float64_default():
+    with torch.no_grad(), default_dtype(torch.float64):
         returned = getattr(module, method)()
     return replace_module(root, path, returned.eval()) if isinstance(returned, nn.Module) else root
 
@@ -105,10 +107,13 @@ def _callable_bare(method: Any) -> bool:
 
 def _proved_method(plan: Plan, path: str, module: nn.Module, calls: list[Call]) -> str | None:
     for method in methods_of(module):
+        if any(map(hooked, module.modules())):
+            plan.left[path] = f"{method}() was not called: {HOOKED}"
+            continue
         if not calls:
             plan.left[path] = f"{method}() was not called: the module does not run in this model, so nothing proves it"
             continue
-        trial = copy.deepcopy(module)
+        trial = copied(module)
         try:
             new = call_method(trial, path="", method=method)
         except Exception as exc:  # foreign code may raise anything; the copy is thrown away
@@ -149,6 +154,7 @@ def _neighbours(root: nn.Module) -> Iterator[tuple[str, str, str]]:
             continue
         for (first, layer), (second, norm) in pairwise(module._modules.items()):
             plain = type(layer) in (nn.Conv2d, nn.Linear) and isinstance(norm, _BatchNorm)
+            plain = plain and not hooked(layer) and not hooked(norm)
             if plain and norm.running_mean is not None and paths.count(id(layer)) == paths.count(id(norm)) == 1:
                 yield path, first, second
 

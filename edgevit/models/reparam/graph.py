@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections import Counter
@@ -12,6 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx import Node
+
+from edgevit.models.eager.copying import copied, deep
+from edgevit.models.eager.wrappers import hooked
 
 _SAME = {"dropout", "alias", "contiguous", "clone", "detach", "lift_fresh_copy"}
 _RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as"}
@@ -25,7 +27,11 @@ class Graph:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             # On a copy: modules that cache in forward (timm's attention biases) would keep the tracer's fake tensors.
-            program = torch.export.export(copy.deepcopy(model), tuple(inputs), strict=False)
+            # In float32, which forwards that name a type do take; nothing but the graph's structure is read.
+            single = copied(model).float()
+            narrow = tuple(t.float() if t.is_floating_point() else t for t in inputs)
+            with deep():
+                program = torch.export.export(single, narrow, strict=False)
         self.nodes = program.graph.nodes
         signature = program.graph_signature
         self._names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -58,6 +64,8 @@ class Graph:
         path, attribute = self.owner(node.args[1])
         if attribute != "weight" or not isinstance(self._model.get_submodule(path), kind):
             return None, "the weight before it is computed in forward"
+        if hooked(self._model.get_submodule(path)):
+            return None, f"{path} has a hook, or a forward of its own, that a fold would mislead"
         if not self.used_once(path, node.args[1], *node.args[2:3]):
             return None, f"{path} is used more than once"
         return path, ""

@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgevit.models.eager.wrappers import hooked
+
 
 def replace_module(root: nn.Module, path: str, new: nn.Module) -> nn.Module:
     """Put ``new`` at ``path`` below ``root`` and return the root, which is ``new`` itself for the empty path."""
@@ -27,7 +29,7 @@ def fold_own_blocks(root: nn.Module, folded: Counter[str]) -> nn.Module:
     """Replace, children first, every block that defines ``fused()`` by what it returns.
 
     A block at several places stays one block. Its class may name what it folds in ``fold_kinds``: kinds that
-    mention a "bn" count the BatchNorms that went, others count once.
+    mention a "bn" count the BatchNorms that went, others count once. A block with a hook inside stays as it is.
     """
     return _fold(root, folded, {})
 
@@ -53,7 +55,7 @@ def _replace_everywhere(parent: nn.Module, name: str, child: nn.Module, new: nn.
 
 def _fused(module: nn.Module, folded: Counter[str]) -> nn.Module:
     method: Any = getattr(type(module), "fused", None)
-    if not callable(method):
+    if not callable(method) or any(map(hooked, module.modules())):
         return module
     norms = len(batch_norms(module))
     result = method(module)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from functools import partial
@@ -12,6 +11,8 @@ from torch import nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from edgevit.models.eager.copying import copied
+from edgevit.models.eager.wrappers import HOOKED, hooked
 from edgevit.models.layers import fusion
 from edgevit.models.reparam.foreign import adopt, fold_neighbours, fold_norm_after, without_norm
 from edgevit.models.reparam.graph import Graph, axis_after, axis_through, describe, op_name, rank, readers
@@ -159,6 +160,8 @@ def _norm_at(plan: Plan, graph: Graph, node: Node) -> tuple[str | None, str]:
     module = plan.root.get_submodule(path)
     if not isinstance(module, _BatchNorm):
         return None, ""
+    if hooked(module):
+        return path, HOOKED
     if node.args[5] is not False:
         return path, "it normalises with the statistics of the batch"
     if not graph.used_once(path, *node.args[1:5]):
@@ -220,7 +223,7 @@ def _linear_under(graph: Graph, node: Node, value: Node, shape_ops: list[Node]) 
 def _does_nothing_else(plan: Plan, graph: Graph, owner: str, nodes: set[Node]) -> bool:
     """Whether the module at ``owner`` is a LayerScale and no more, so that it can go as a whole."""
     module = plan.root.get_submodule(owner)
-    if not owner or len(list(module.parameters())) != 1:
+    if not owner or len(list(module.parameters())) != 1 or hooked(module):
         return False
     inside = {n for n in graph.nodes if n.op == "call_function" and f"{graph.innermost(n)}.".startswith(f"{owner}.")}
     return inside <= nodes
@@ -232,7 +235,7 @@ def _runs_without(plan: Plan, owner: str, attribute: str) -> bool:
         return False
     module = plan.root.get_submodule(owner)
     calls = capture(plan.root, [owner], plan.inputs)[owner]
-    ones, none = copy.deepcopy(module), copy.deepcopy(module)
+    ones, none = copied(module), copied(module)
     getattr(ones, attribute).data.fill_(1.0)
     setattr(none, attribute, None)
     try:
