@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -76,19 +76,23 @@ class Built:
     lock: Mapping[str, str | int | list[int]] = field(default_factory=dict)
 
 
-class Exporter(Protocol):
-    """One target. ``precisions`` names what it can build, the default first."""
+Own = TypeVar("Own", bound=Options)
+
+
+class Exporter(Protocol[Own]):
+    """One target. ``precisions`` names what it can build, the default first; ``options`` is its own subclass."""
 
     name: str
     precisions: tuple[str, ...]
-    options: type[Options]
+    options: type[Own]
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
-        """Build into ``folder`` (exists, empty). Raises Unsupported, ExportFailed."""
+    def write(self, capture: Capture, folder: Path, *, precision: str, options: Own, context: Context) -> Built:
+        """Build into ``folder`` (exists, empty). ``precision`` is one of its own and ``options`` are of its own class:
+        who calls has checked both. Raises Unsupported, ExportFailed."""
         ...
 
 
-def parse_options(exporter: Exporter, given: Mapping[str, Any]) -> Options:
+def parse_options(exporter: Exporter[Own], given: Mapping[str, Any]) -> Own:
     """``given`` as the exporter's own options object; UnknownName with the nearest key, UsageError for a bad value."""
     for key in given:
         if key not in exporter.options.model_fields:
@@ -100,7 +104,7 @@ def parse_options(exporter: Exporter, given: Mapping[str, Any]) -> Options:
         raise UsageError(f"{exporter.name}.{first['loc'][0]}: {first['msg'].lower()}") from exc
 
 
-def load_exporter(name: str) -> Exporter:
+def load_exporter(name: str) -> Exporter[Any]:
     """A ready exporter for a target name."""
-    exporter: Exporter = registry.row("exporter", name).load()()
+    exporter: Exporter[Any] = registry.row("exporter", name).load()()
     return exporter

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Target:
     """One exporter with everything it was asked for, checked."""
 
-    exporter: Exporter
+    exporter: Exporter[Any]
     precision: str
     options: Options
 

@@ -196,10 +196,3 @@ def test_a_build_past_its_time_is_an_export_that_failed(tmp_path: Path) -> None:
             program_of(randomised(Mixed())), tmp_path, precision="fp32", options=TvmOptions(), context=context
         )
     assert not os.listdir(tmp_path)
-
-
-def test_fp16_is_declined(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="fp16"):
-        TvmExporter().write(
-            program_of(Mixed()), tmp_path, precision="fp16", options=TvmOptions(), context=Context(threads=1)
-        )

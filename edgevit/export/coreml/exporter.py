@@ -7,8 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgevit.errors import ExportFailed, Unsupported, UsageError
-from edgevit.export.base import Built, Capture, Context, Options
+from edgevit.errors import ExportFailed, Unsupported
+from edgevit.export.base import Built, Capture, Context
 from edgevit.export.coreml.convert import convert
 from edgevit.export.coreml.options import CoreMlOptions
 from edgevit.export.coreml.package import ENTRY, describe, read_spec, save, write_layers
@@ -29,14 +29,12 @@ class CoreMlExporter:
 
     name = "coreml"
     precisions = ("fp16", "fp32")
-    options: type[Options] = CoreMlOptions
+    options = CoreMlOptions
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
+    def write(
+        self, capture: Capture, folder: Path, *, precision: str, options: CoreMlOptions, context: Context
+    ) -> Built:
         """Convert, save, and count what was saved. Raises Unsupported, ExportFailed."""
-        if not isinstance(options, CoreMlOptions):
-            raise UsageError(f"the Core ML exporter takes CoreMlOptions, not {type(options).__name__}")
-        if precision not in self.precisions:
-            raise Unsupported(f"coreml cannot be built in {precision}", hint=f"use {' or '.join(self.precisions)}")
         check_image_input(capture, options)
         context.progress("prepare the program", None)
         source = prepare(capture)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from pydantic import Field
 
 from edgevit.artifact.manifest import PrecisionReport
-from edgevit.errors import ExportFailed, Unsupported, UsageError, first_line
+from edgevit.errors import ExportFailed, first_line
 from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.export.onnx.graph import build_graph, name_nodes, separate_outputs, tidy
 from edgevit.export.onnx.half import COMPUTE, count_compute, is_island, to_half
@@ -37,14 +37,10 @@ class OnnxExporter:
 
     name = "onnx"
     precisions = ("fp32", "fp16")
-    options: type[Options] = OnnxOptions
+    options = OnnxOptions
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
+    def write(self, capture: Capture, folder: Path, *, precision: str, options: OnnxOptions, context: Context) -> Built:
         """Build, check and save. Raises Unsupported, ExportFailed."""
-        if not isinstance(options, OnnxOptions):
-            raise UsageError(f"the ONNX exporter takes OnnxOptions, not {type(options).__name__}")
-        if precision not in self.precisions:
-            raise Unsupported(f"onnx cannot be built in {precision}", hint=f"use {' or '.join(self.precisions)}")
         model = build_graph(capture, options.opset, optimize=options.optimize)
         report = lower_precision(model, capture) if precision == "fp16" else _full_precision(model)
         separate_outputs(model, [spec.name for spec in capture.outputs])

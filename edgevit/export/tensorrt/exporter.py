@@ -11,8 +11,7 @@ from typing import Any
 from edgevit.artifact.files import sha256_of
 from edgevit.artifact.manifest import BatchRange, PrecisionReport, TensorSpec
 from edgevit.engines.nvidia import Flavor, find_gpu
-from edgevit.errors import Unsupported, UsageError
-from edgevit.export.base import Built, Capture, Context, Options
+from edgevit.export.base import Built, Capture, Context
 from edgevit.export.compiler import run_compiler
 from edgevit.export.onnx import ENTRY as ONNX_FILE
 from edgevit.export.onnx import OnnxExporter, OnnxOptions
@@ -34,14 +33,12 @@ class TensorRtExporter:
 
     name = "tensorrt"
     precisions = ("fp32", "fp16")
-    options: type[Options] = TensorRtOptions
+    options = TensorRtOptions
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
+    def write(
+        self, capture: Capture, folder: Path, *, precision: str, options: TensorRtOptions, context: Context
+    ) -> Built:
         """Build in a worker process. Raises Unsupported, ExportFailed, MissingDependency, UsageError."""
-        if not isinstance(options, TensorRtOptions):
-            raise UsageError(f"the TensorRT exporter takes TensorRtOptions, not {type(options).__name__}")
-        if precision not in self.precisions:
-            raise Unsupported(f"tensorrt cannot be built in {precision}", hint=f"use {' or '.join(self.precisions)}")
         begun = time.monotonic()
         flavor = choose_flavor(options.flavor)
         check_flavor_has(options, flavor)

@@ -14,7 +14,6 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 
 from edgevit.artifact.manifest import PrecisionReport
-from edgevit.errors import Unsupported, UsageError
 from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.export.capture import Baked
 from edgevit.export.compiler import run_compiler
@@ -50,14 +49,10 @@ class TvmExporter:
 
     name = "tvm"
     precisions = ("fp32",)
-    options: type[Options] = TvmOptions
+    options = TvmOptions
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
+    def write(self, capture: Capture, folder: Path, *, precision: str, options: TvmOptions, context: Context) -> Built:
         """Compile. Raises Unsupported, ExportFailed, MissingDependency, UsageError."""
-        if not isinstance(options, TvmOptions):
-            raise UsageError(f"the TVM exporter takes TvmOptions, not {type(options).__name__}")
-        if precision not in self.precisions:
-            raise Unsupported(f"tvm cannot be built in {precision}", hint="use fp32")
         begun = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="edgevit-tvm-") as scratch:
             program = Path(scratch) / PROGRAM

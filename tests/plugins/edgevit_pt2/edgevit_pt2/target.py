@@ -26,10 +26,10 @@ class Pt2Exporter:
     precisions = ("fp32",)
     options = Pt2Options
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: Options, context: Context) -> Built:
+    def write(self, capture: Capture, folder: Path, *, precision: str, options: Pt2Options, context: Context) -> Built:
         torch.export.save(capture.program, folder / "model.pt2")
         weights = sum(1 for _ in capture.module.parameters())
-        notes = (options.note,) if isinstance(options, Pt2Options) and options.note else ()
+        notes = (options.note,) if options.note else ()
         report = PrecisionReport(requested=precision, layers={"float32": weights})
         return Built("model.pt2", report, {"torch": torch.__version__}, notes)
 
