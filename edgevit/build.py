@@ -27,6 +27,7 @@ from edgevit.artifact.seal import sealed
 from edgevit.artifact.staging import publish, staged
 from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Built, Context, Progress, silent
+from edgevit.export.durations import remember
 from edgevit.export.targets import Build, Target, builds
 from edgevit.precisions import tolerance_for
 from edgevit.proof.parity import Reference, batches_to_prove, write_reference
@@ -178,6 +179,7 @@ def _tried(prepared: Prepared, build: Build, shared: float, progress: Progress) 
     except EdgeVitError as error:
         return Outcome(name, error=error, notes=_notes(prepared))
     seconds = shared + time.perf_counter() - started
+    remember(prepared.request, build.target, seconds)
     return _judged(prepared, Outcome(name, artifact, seconds=seconds, notes=_notes(prepared)))
 
 

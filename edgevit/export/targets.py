@@ -29,6 +29,10 @@ class Target:
     def name(self) -> str:
         return self.exporter.name
 
+    def chosen(self) -> dict[str, Any]:
+        """The options that are not at their defaults."""
+        return self.options.model_dump(mode="json", exclude_defaults=True)
+
 
 @dataclass(frozen=True)
 class Build:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -25,6 +26,9 @@ from edgevit.verbs.options import (
     Weights,
 )
 from edgevit.verbs.outcome import finish
+
+if TYPE_CHECKING:
+    from edgevit.request import ExportRequest
 
 
 def export(
@@ -68,6 +72,9 @@ def export(
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=1, help="Seconds that a target's native compiler may take.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be built, where, and how long it took last time.")
+    ] = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -75,7 +82,6 @@ def export(
 
     Example: edgevit export fmvit_nano --weights digits -t onnx
     """
-    from edgevit import build
     from edgevit.predict import read_labels
     from edgevit.request import ExportRequest, ModelChoice, image_sides, parse_batch, resolve_targets, split_options
 
@@ -86,20 +92,37 @@ def export(
         bake_preprocess=bake_preprocess, labels=read_labels(labels), data=data, out=out, parent="all" in target,
         force=force, verify=verify, require_verified=require_verified, threads=threads, timeout_s=timeout,
     )  # fmt: skip
-    outcomes, said = [], set()
-    with render.progress(model) as shown:
+    (_rehearsed if dry_run else _exported)(request, json)
+
+
+def _exported(request: ExportRequest, json: bool) -> None:
+    from edgevit import build
+
+    model, outcomes, said = request.model.source, [], set()
+    with render.progress(f"export {model}") as shown:
         for outcome in build.exports(request, lambda name: render.Stages(shown, f"{model} → {name}")):
             outcomes.append(outcome)
             for note in outcome.notes:
                 if note not in said:
                     render.say(note)
                 said.add(note)
-    done = [outcome for outcome in outcomes if outcome.artifact]
-    if json:
-        render.emit_json([outcome.record() for outcome in done])
-    elif done:
-        render.table(build.COLUMNS, [outcome.row() for outcome in done])
+    _shown(build.COLUMNS, [outcome for outcome in outcomes if outcome.artifact], json)
     finish(outcomes)
+
+
+def _rehearsed(request: ExportRequest, json: bool) -> None:
+    from edgevit.export import rehearsal
+
+    intents = list(rehearsal.rehearse(request))
+    _shown(rehearsal.COLUMNS, [intent for intent in intents if intent.build], json)
+    finish(intents)
+
+
+def _shown(columns: Sequence[str], done: Sequence[Any], json: bool) -> None:
+    if json:
+        render.emit_json([one.record() for one in done])
+    elif done:
+        render.table(columns, [one.row() for one in done])
 
 
 def verify(
