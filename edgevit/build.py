@@ -28,6 +28,8 @@ from edgevit.artifact.staging import publish, staged
 from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Built, Context, Progress, silent
 from edgevit.export.durations import remember
+from edgevit.export.rehearsal import REHEARSED as REHEARSED
+from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
 from edgevit.precisions import tolerance_for
 from edgevit.proof.parity import Reference, batches_to_prove, write_reference

@@ -12,7 +12,7 @@ from edgevit.export.targets import Build, builds
 from edgevit.models import zoo
 from edgevit.request import ExportRequest
 
-COLUMNS = ("artifact", "target", "precision", "options", "folder", "took last time")
+REHEARSED = ("artifact", "target", "precision", "options", "folder", "took last time")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Intent:
         }
 
     def row(self) -> tuple[str, ...]:
-        """Cells of ``COLUMNS``; only options that are not the default are shown."""
+        """Cells of ``REHEARSED``; only options that are not the default are shown."""
         build, took = _present(self.build), self.took
         return (
             str(build.out),

@@ -111,10 +111,10 @@ def _exported(request: ExportRequest, json: bool) -> None:
 
 
 def _rehearsed(request: ExportRequest, json: bool) -> None:
-    from edgevit.export import rehearsal
+    from edgevit import build
 
-    intents = list(rehearsal.rehearse(request))
-    _shown(rehearsal.COLUMNS, [intent for intent in intents if intent.build], json)
+    intents = list(build.rehearse(request))
+    _shown(build.REHEARSED, [intent for intent in intents if intent.build], json)
     finish(intents)
 
 

@@ -10,7 +10,7 @@ import pytest
 from edgevit import build
 from edgevit.errors import UnknownName, UsageError
 from edgevit.export import prepare
-from edgevit.export.rehearsal import COLUMNS, rehearse
+from edgevit.export.rehearsal import REHEARSED, rehearse
 from edgevit.request import ExportRequest, ModelChoice
 
 
@@ -34,7 +34,7 @@ def test_what_where_how_and_how_long_it_took(tmp_path: Path) -> None:
         "last_built": None,
     }
     assert first.row() == (str(tmp_path / "x"), "onnx", "fp32", "opset=18", "vacant", "—")
-    assert len(first.row()) == len(COLUMNS)
+    assert len(first.row()) == len(REHEARSED)
     (outcome,) = build.exports(request)
     assert outcome.artifact
     (again,) = rehearse(replace(request, force=True))
