@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from waiting import wait_for
 
 from edgevit.fleet.asking.breaker import LASTING_S, LIMIT, LONGEST_REST_S, REST_S, Breaker
-from edgevit.fleet.asking.client import FleetClient, NodeFigures
+from edgevit.fleet.asking.client import FleetClient
 from edgevit.fleet.asking.credits import MOST, WINDOW, Credits
 from edgevit.fleet.asking.pace import ENOUGH, KEPT, Mean, Pace
 from edgevit.fleet.asking.questions import Load, Wanted, checked
 from edgevit.fleet.asking.routes import Routes
+from edgevit.fleet.asking.under_way import NodeFigures
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import BadMessage, tensor_bytes
 from edgevit.fleet.bus.names import Names
@@ -368,7 +369,7 @@ def test_a_killed_node_ends_the_wait_long_before_the_deadline(client: FleetClien
 def test_a_killed_node_s_question_goes_to_its_replica(client: FleetClient, start: Start) -> None:
     mute, _ = start(("node-a", "part-1", "mute"), ("node-b", "part-1", "good"))
     ready(client, "part-1", nodes=2)
-    client._pace(REVISION, "part-1").hedge_after = lambda left_s: left_s  # no hedge helps
+    client._scatter.pace(REVISION, "part-1").hedge_after = lambda left_s: left_s  # no hedge helps
     threading.Timer(0.2, mute.signal, [signal.SIGKILL]).start()
     began = time.monotonic()
     while not any(one.asked for one in client.figures() if one.node == "node-a"):
@@ -487,10 +488,10 @@ def test_many_threads_share_the_credits_and_lose_nothing(client: FleetClient, st
 def test_a_credit_that_comes_back_wakes_one_request_and_not_all_that_wait(client: FleetClient, start: Start) -> None:
     start(("node-1", "part-1", "slow:5"))
     ready(client, "part-1")
-    client._pace(REVISION, "part-1").hedge_after = lambda left_s: left_s
+    client._scatter.pace(REVISION, "part-1").hedge_after = lambda left_s: left_s
     looks: list[float] = []
-    step = client._step
-    client._step = lambda request, now: (looks.append(now), step(request, now))[1]
+    step = client._scatter.look
+    client._scatter.look = lambda request, now: (looks.append(now), step(request, now))[1]
     lost: list[object] = []
     threads = [
         threading.Thread(target=lambda: [lost.extend(ask(client, "part-1").missing) for _ in range(10)])
