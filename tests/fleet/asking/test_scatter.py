@@ -223,6 +223,15 @@ def test_a_request_that_is_over_leaves_the_credit_that_it_waited_for_to_the_next
     assert fleet.asked(waiting) == ["b"]
 
 
+def test_a_credit_that_a_request_was_woken_for_and_did_not_take_is_the_next_ones(fleet: Driver) -> None:
+    fleet.serve("a", "p")
+    *_, third, fourth = [fleet.ask("p", deadline_s=10.0 + number) for number in range(4)]
+    fleet.wait(0.5)
+    fleet.serve("b", "p")  # unknown yet, and so expected to be quicker
+    fleet.answer(fleet.asks[0])
+    assert (fleet.asked(third), len(fleet.asked(fourth))) == (["b"], 1)
+
+
 def test_who_leaves_takes_no_answer_and_holds_no_credit_that_others_wait_for(fleet: Driver) -> None:
     fleet.serve("a", "p")
     leaving, _, staying = fleet.ask("p"), fleet.ask("p"), fleet.ask("p")
