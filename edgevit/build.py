@@ -8,7 +8,7 @@ Without torch this module can be imported, and says what is missing.
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit import registry, render, signing, worker
+from edgevit.artifact.claim import check_room, claimed
 from edgevit.artifact.files import hash_tree, write_atomically
 from edgevit.artifact.golden import GOLDEN_ROWS, write_golden
 from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
 from edgevit.artifact.manifest import Array, Manifest, Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.seal import sealed
-from edgevit.artifact.staging import publish, staged
+from edgevit.artifact.staging import check_vacant, failed_name, publish, staged
+from edgevit.disk import filling
 from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Built, Context, Progress, silent
 from edgevit.export.durations import remember
@@ -154,7 +156,26 @@ def exports(request: ExportRequest, progress_for: Callable[[str], Progress] = la
     ``progress_for`` is given "prepare", then each target. Raises only what concerns all targets: errors of loading and
     preparing the model, which is not done when no target can be built.
     """
-    found = builds(request)
+    with contextlib.ExitStack() as claims:
+        found = {name: _claimed(one, request, claims) for name, one in builds(request).items()}
+        yield from _built(found, request, progress_for)
+
+
+def _claimed(one: Build | EdgeVitError, request: ExportRequest, claims: contextlib.ExitStack) -> Build | EdgeVitError:
+    """The build, its folder held until all are done; or the error that another holds it, or it cannot be written."""
+    if isinstance(one, EdgeVitError):
+        return one
+    try:
+        claims.enter_context(claimed(one.out))
+        check_vacant(one.out, force=request.force)
+    except EdgeVitError as error:
+        return error
+    return one
+
+
+def _built(
+    found: Mapping[str, Build | EdgeVitError], request: ExportRequest, progress_for: Callable[[str], Progress]
+) -> Iterator[Outcome]:
     if not any(isinstance(one, Build) for one in found.values()):
         yield from (Outcome(name, error=error) for name, error in found.items() if isinstance(error, EdgeVitError))
         return
@@ -210,7 +231,8 @@ def _judged(prepared: Prepared, outcome: Outcome) -> Outcome:
 def build_target(prepared: Prepared, target: Target, out: Path, say: Progress = silent) -> Artifact:
     """Build, prove and publish one target. Nothing is left at ``out`` unless the proof held (or could not be run)."""
     context = Context(progress=say, timeout_s=prepared.request.timeout_s, threads=prepared.request.threads)
-    with staged(out) as scratch:
+    check_room(out, prepared.info.params * (4 if target.precision == "fp32" else 2))
+    with filling(out), staged(out) as scratch:
         say(f"build {target.name} {target.precision}", None)
         built = target.exporter.write(
             prepared.capture, scratch, precision=target.precision, options=target.options, context=context
@@ -230,7 +252,7 @@ def build_target(prepared: Prepared, target: Target, out: Path, say: Progress = 
         _write_manifest(scratch, manifest)
         if manifest.parity.status == "failed":
             raise _kept_aside(scratch, out, manifest)
-        publish(scratch, out)
+        publish(scratch, out, force=prepared.request.force)
     return Artifact.open(out)
 
 
@@ -321,9 +343,7 @@ def _needs(exc: Exception) -> str:
 
 def _kept_aside(scratch: Path, out: Path, manifest: Manifest) -> ParityFailed:
     """Keep a failed build as ``OUT.failed``; the error that says so."""
-    failed = out.with_name(f"{out.name}.failed")
-    if failed.exists():
-        shutil.rmtree(failed)
+    failed = failed_name(out)
     publish(scratch, failed)
     parity = manifest.parity
     found = "not a number" if parity.max_rel is None else f"{parity.max_rel:.2e}"

@@ -16,8 +16,10 @@ _NEXT = {
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EFBIG: "raise the limit of a file's size: ulimit -f",
     errno.EMFILE: "raise the limit of open files: ulimit -n",
 }
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
@@ -26,7 +28,20 @@ def writing(path: Path, kind: type[EdgeVitError] = EdgeVitError) -> Iterator[Non
     try:
         yield
     except OSError as exc:
-        raise kind(f"{path} cannot be written: {why(exc)}", hint=_NEXT.get(exc.errno or 0)) from exc
+        hint = _NEXT.get(exc.errno or 0, "choose another place")
+        raise kind(f"{path} cannot be written: {why(exc)}", hint=hint) from exc
+
+
+@contextmanager
+def filling(path: Path) -> Iterator[None]:
+    """The same for long work below ``path``, and only where the disk is the reason."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _DISK:
+            raise
+        with writing(path):
+            raise
 
 
 def in_words(exc: OSError) -> EdgeVitError:

@@ -8,6 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from edgevit.artifact.claim import beside
 from edgevit.artifact.manifest import MANIFEST, SIGNATURE
 
 
@@ -27,19 +28,24 @@ def hash_tree(folder: Path) -> dict[str, str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that a reader sees the old or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    Path(name).chmod(0o644)  # mkstemp's 0600 would hide the file from the other users of a shared folder
-    Path(name).replace(path)
+    """Write a small text file so that a reader sees the old or the new one, never a part. A byte of a file name that is
+    no text is written as JSON and people can read it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=beside(path, "").name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(text)
+        Path(name).chmod(0o644)  # mkstemp's 0600 would hide the file from the other users of a shared folder
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write a small file so that it is the old or the new one, whatever kills the process or the power, and is at no
     time readable by others than ``mode`` says."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=beside(path, "").name)  # 0600
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import registry, render
+from edgevit.artifact.claim import claimed
 from edgevit.artifact.opened import Artifact
 from edgevit.benchmark.exports import Built, exports
 from edgevit.benchmark.job import COLUMNS as COLUMNS
@@ -22,6 +23,7 @@ from edgevit.benchmark.job import failures as failures
 from edgevit.benchmark.job import refusal
 from edgevit.benchmark.job import target_names as target_names
 from edgevit.benchmark.ledger import Ledger
+from edgevit.disk import filling
 from edgevit.errors import (
     BadArtifact,
     EdgeVitError,
@@ -51,6 +53,11 @@ def run(job: BenchmarkJob, progress_for: Callable[[str], Progress]) -> list[Row]
     benchmark.json; Interrupted on Ctrl-C, when all finished rows are kept.
     """
     conditions = _checked(job)
+    with claimed(job.out), filling(job.out):
+        return _run(job, conditions, progress_for)
+
+
+def _run(job: BenchmarkJob, conditions: Sequence[Gate], progress_for: Callable[[str], Progress]) -> list[Row]:
     ledger = Ledger(job.out)
     ledger.save()
     rows: list[Row] = []

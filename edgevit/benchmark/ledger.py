@@ -10,6 +10,7 @@ from typing import Any
 
 from edgevit.artifact.files import write_atomically
 from edgevit.artifact.opened import Artifact
+from edgevit.disk import writing
 from edgevit.errors import BadArtifact, UsageError
 
 FILE = "benchmark.json"
@@ -36,13 +37,10 @@ class Ledger:
 
     def save(self) -> None:
         """UsageError when the folder cannot be written: nothing would be kept."""
-        try:
+        record = {"format": FORMAT, "exports": self.exports, "rows": list(self.rows.values())}
+        with writing(self.folder, UsageError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            record = {"format": FORMAT, "exports": self.exports, "rows": list(self.rows.values())}
             write_atomically(self.folder / FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        except OSError as exc:
-            reason = (exc.strerror or str(exc)).lower()
-            raise UsageError(f"{self.folder} cannot be written: {reason}", hint="choose another -o") from exc
 
     def exported(self, model: str, target: str, request: Mapping[str, Any]) -> Artifact | None:
         """The artifact that the same request made, with its files proved to be as they were; None when there is none.

@@ -297,7 +297,7 @@ def write_bundle(
                 f"the fusion head for {target} was not exported with the parts' golden features as its first rows",
                 hint="export all parts on the same data, and start its inputs with golden_features(parts)",
             )
-    publish(staging, out)
+    publish(staging, out, force=force)
     return Bundle(out, staged.manifest, staged.sha256)
 
 

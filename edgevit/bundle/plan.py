@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgevit import render
+from edgevit.artifact.claim import claimed
 from edgevit.artifact.files import write_atomically
 from edgevit.artifact.manifest import Sha256
 from edgevit.bundle.assign import Assignment, Node, Part, assign
 from edgevit.bundle.fleet_file import Fleet
+from edgevit.disk import writing
 from edgevit.errors import BadArtifact, UsageError
+from edgevit.foreign import TEXT_BYTES, read_bounded
 
 if TYPE_CHECKING:
     from edgevit.bundle.opened import Bundle
@@ -154,21 +158,17 @@ def _only_there(found: Assignment) -> list[list[int]]:
 
 def write_plan(plan: Plan, out: Path) -> None:
     """Write plan.json, replacing an older plan but nothing else (UsageError)."""
-    if out.is_dir() or (out.exists() and not _is_plan(out)):
-        raise UsageError(f"{out} exists and is not a plan", hint="choose another -o")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(out, least=0), writing(out, UsageError):
+        if os.path.lexists(out) and not _is_plan(out):
+            raise UsageError(f"{out} exists and is not a plan", hint="choose another -o")
         write_atomically(out, plan.model_dump_json(indent=2) + "\n")
-    except OSError as exc:
-        raise UsageError(f"{out} cannot be written: {exc}", hint="choose another -o") from exc
 
 
 def read_plan(path: Path | str) -> Plan:
     """The plan in a plan.json; UsageError where there is none to read, BadArtifact for what is no plan."""
+    text = read_bounded(Path(path), TEXT_BYTES, "a plan", hint=_NO_PLAN)
     try:
-        return Plan.model_validate_json(Path(path).read_bytes())
-    except OSError as exc:
-        raise UsageError(f"the plan {path} cannot be read: {exc.strerror}", hint=_NO_PLAN) from exc
+        return Plan.model_validate_json(text)
     except ValidationError as exc:
         raise BadArtifact(f"{path} is not a plan", hint=_NO_PLAN) from exc
 

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from edgevit import registry, render
+from edgevit.artifact.claim import claimed
 from edgevit.artifact.staging import check_vacant
 from edgevit.bundle.manifest import BUNDLE, BundleAccuracy, Lineage
 from edgevit.bundle.opened import Bundle
 from edgevit.cpu import usable_cores
+from edgevit.disk import filling
 from edgevit.errors import Interrupted, UsageError
 from edgevit.models.families.edvit import FusionHead, SubModel
 from edgevit.models.families.vit import VisionTransformer
@@ -128,7 +130,13 @@ def run_split(job: SplitJob, progress: Progress) -> SplitResult:
     if options.amp != "no":
         registry.need("mixed precision", ("accelerate",), "edgevit[split]")
     check_targets(job)
-    check_vacant(job.out, force=job.force, kind="bundle", marker=BUNDLE)
+    with claimed(job.out), filling(job.out):
+        check_vacant(job.out, force=job.force, kind="bundle", marker=BUNDLE)
+        return _run(job, progress)
+
+
+def _run(job: SplitJob, progress: Progress) -> SplitResult:
+    options = job.options
     device = training_device(options.device)
     threads = options.threads if options.jobs == 1 else options.threads or usable_cores()
     with torch_threads(threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -18,6 +18,7 @@ from edgevit.artifact.opened import Artifact
 from edgevit.artifact.staging import check_vacant, staged
 from edgevit.bundle.manifest import BUNDLE, BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk, joined
 from edgevit.bundle.opened import Bundle, PartFacts, folder_of, golden_features, write_bundle
+from edgevit.disk import filling
 from edgevit.errors import EdgeVitError
 from edgevit.export.rows import MAX_ROWS
 from edgevit.export.targets import Target, choose
@@ -64,7 +65,7 @@ def publish_bundle(
     """Export all members for every target and write the bundle at ``job.out``. Errors of ``build.export``."""
     targets = check_targets(job)
     check_vacant(job.out, force=job.force, kind="bundle", marker=BUNDLE)
-    with staged(job.out) as staging:
+    with filling(job.out), staged(job.out) as staging:
         for target in targets:
             progress(f"export the sub-models to {target.name}", None)
             _export_all(job, trained, target, staging, several=len(targets) > 1)

@@ -6,6 +6,7 @@ that accuracy is an honest estimate.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,10 +17,12 @@ import torch
 from torch import nn
 
 from edgevit import render
+from edgevit.artifact.claim import claimed
 from edgevit.cpu import usable_cores
 from edgevit.data.classes import aligned
 from edgevit.data.labelled import LabelledData
 from edgevit.data.source import open_data
+from edgevit.disk import filling
 from edgevit.errors import Unsupported, UsageError
 from edgevit.images import Preprocess
 from edgevit.models.loading.checkpoint import CheckpointMeta, save_checkpoint
@@ -78,8 +81,14 @@ def fit(
     from there, to the same weights on the same machine and threads. Raises UsageError (data without labels, an existing
     ``out``, …), Unsupported (no such device), EdgeVitError (the loss became infinite), Interrupted (Ctrl-C).
     """
-    options, out, started = options or TrainOptions(), Path(out), time.perf_counter()
-    _check_out(out, options)
+    options, out = options or TrainOptions(), Path(out)
+    with claimed(out), filling(out):
+        _check_out(out, options)
+        return _fit(model_name, data_spec, out, options, progress)
+
+
+def _fit(model_name: str, data_spec: str, out: Path, options: TrainOptions, progress: Progress | None) -> TrainResult:
+    started = time.perf_counter()
     device = training_device(options.device)
     train, held_out = open_split(data_spec)
     with torch_threads(options.threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -127,11 +136,13 @@ def evaluate(model: nn.Module, batches: Batches, device: torch.device | str = "c
 def _check_out(out: Path, options: TrainOptions) -> None:
     if out.suffix not in (".safetensors", ".pt", ".pth"):
         raise UsageError(f"{out} is not a kind of weights file known here", hint="end it with .safetensors")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", hint="name a file that ends with .safetensors")
     if options.force:
         if not options.resume:
             resume_path(out).unlink(missing_ok=True)
         return
-    if out.exists():
+    if os.path.lexists(out):
         raise UsageError(f"{out} exists", hint="choose another -o, or replace it with --force")
     if resume_path(out).exists() and not options.resume:
         raise UsageError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from edgevit.artifact.claim import beside
 from edgevit.errors import UsageError
 
 
@@ -21,7 +22,7 @@ def resume_path(out: Path) -> Path:
 def save_state(path: Path, state: dict[str, Any], recipe: dict[str, Any]) -> None:
     """Replace ``path`` in one step, so that a run killed while saving still has its last state."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = beside(path, str(os.getpid()))
     try:
         torch.save({**state, "recipe": json.dumps(recipe, sort_keys=True)}, scratch)
         scratch.replace(path)

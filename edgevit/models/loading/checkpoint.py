@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from edgevit.artifact.claim import beside
 from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 from edgevit.models.loading.weights_file import METADATA_CHARS, METADATA_KEY, State, read_weights
@@ -51,7 +52,7 @@ def save_checkpoint(path: Path | str, state_dict: Mapping[str, Tensor], meta: Ch
     path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors refuses tensors that share memory or are strided
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state_dict.items()}
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch = beside(path, str(os.getpid()))
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file

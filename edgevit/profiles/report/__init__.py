@@ -6,7 +6,9 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from edgevit.artifact.claim import claimed
 from edgevit.artifact.files import write_atomically
+from edgevit.disk import writing
 from edgevit.errors import UnknownName, UsageError
 from edgevit.profiles.report.collect import Collection, collect
 
@@ -25,16 +27,18 @@ def report(
         raise UnknownName("report format", format, FORMATS)
     if out is not None and Path(out).is_dir():
         raise UsageError(f"{out} is a folder", hint=f"name a file: -o {Path(out) / f'report.{format}'}")
-    text = _render(format)(collect([Path(folder) for folder in folders]), title)
     if out is None:
-        return text
+        return _written(folders, format, title)
     path = Path(out)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as exc:
-        raise UsageError(f"{path} cannot be written: {(exc.strerror or str(exc)).lower()}") from exc
+    with claimed(path, least=0):
+        text = _written(folders, format, title)
+        with writing(path, UsageError):
+            write_atomically(path, text)
     return path
+
+
+def _written(folders: Sequence[Path | str], format: str, title: str | None) -> str:
+    return _render(format)(collect([Path(folder) for folder in folders]), title)
 
 
 def _render(format: str) -> Callable[[Collection, str | None], str]:
