@@ -111,7 +111,7 @@ def test_a_plan_is_read_back_and_what_is_none_is_told_from_what_is_not_there(tmp
     (tmp_path / "torn.json").write_text("{")
     with pytest.raises(BadArtifact, match="is not a plan"):
         read_plan(tmp_path / "torn.json")
-    with pytest.raises(UsageError, match="nothing.json: no such file"):
+    with pytest.raises(UsageError, match="no such file or directory"):
         read_plan(tmp_path / "nothing.json")
 
 
