@@ -15,7 +15,7 @@ from edgevit.addresses import shown
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import Answer, BundleSession
-from edgevit.bundle.opened import Bundle, is_bundle
+from edgevit.bundle.opened import Bundle, opened
 from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.foreign import read_json, read_text
 from edgevit.images import ImageError, decode
@@ -96,7 +96,7 @@ class Failure:
 
 
 def predict(
-    path: Path | str,
+    model: Bundle | Artifact | Path | str,
     images: Sequence[Path],
     *,
     runtime: str | None = None,
@@ -109,31 +109,31 @@ def predict(
 ) -> Iterator[Prediction | Failure]:
     """One result per image, in order, as each is done. ``trust`` is that of ``open_session``.
 
-    A bundle runs in this process; the parts in ``without`` are left out. What cannot work is raised at once:
-    Unsupported for an artifact that is no classifier, ParityFailed for one that failed its proof, UsageError,
-    BadArtifact. The session is opened when the first result is asked for.
+    ``model`` is a bundle or an artifact, or where it lies. A bundle runs in this process; the parts in ``without`` are
+    left out. What cannot work is raised at once: Unsupported for an artifact that is no classifier, ParityFailed for
+    one that failed its proof, UsageError, BadArtifact. The session is opened when the first result is asked for.
     """
     if top < 1:
         raise UsageError(f"top must be 1 or more, got {top}")
     opening: dict[str, Any] = {"runtime": runtime, "threads": threads, "provider": provider, "trust": trust}
-    if is_bundle(path):
-        bundle = Bundle.open(path, without=without)
+    model = opened(model)
+    if isinstance(model, Bundle):
+        bundle = model.checked(without=without)
         check_labels(labels, len(bundle.manifest.classes))
         together = partial(BundleSession, bundle, without=without, **opening)
         return answers(together, partial(_fused, names=labels or bundle.manifest.classes, top=top), images)
     if without:
-        raise UsageError(f"{path} is not a bundle, so it has no parts to leave out", hint="drop --without")
-    artifact = classifier(path, labels)
+        raise UsageError(f"{model.path} is not a bundle, so it has no parts to leave out", hint="drop --without")
+    artifact = classifier(model, labels)
     alone = partial(open_session, artifact, **opening)
     return answers(alone, partial(single, names=labels or artifact.manifest.labels, top=top), images)
 
 
-def classifier(path: Path | str, labels: Sequence[str] | None) -> Artifact:
-    """The artifact at ``path``. Unsupported where it is no image classifier, ParityFailed where it failed its proof,
+def classifier(artifact: Artifact, labels: Sequence[str] | None) -> Artifact:
+    """The artifact. Unsupported where it is no image classifier, ParityFailed where it failed its proof,
     UsageError for ``labels`` of another number than its classes."""
-    artifact = Artifact.open(path)
     artifact.check_seal()
-    manifest = artifact.manifest
+    manifest, path = artifact.manifest, artifact.path
     image, logits, preprocess = manifest.image_input(), manifest.logits_output(), manifest.preprocess
     if image is None or logits is None or preprocess is None or len(manifest.inputs) != 1:
         raise Unsupported(f"{path} is not an image classifier", hint="run it from Python: edgevit.open_session(…)")
@@ -170,7 +170,7 @@ def answers(
 
 def single(session: Session, file: Path, *, names: Sequence[str] | None, top: int) -> Prediction | None:
     """One artifact's answer; None when it is not a number."""
-    scores = _scores(session, file)
+    scores = scores_of(session, file)
     return Prediction(str(file), best(scores, names, top)) if np.isfinite(scores).all() else None
 
 
@@ -181,7 +181,7 @@ def _fused(session: BundleSession, file: Path, *, names: Sequence[str], top: int
     return BundlePrediction(str(file), best(scores, names, top), answer) if np.isfinite(scores).all() else None
 
 
-def _scores(session: Session, file: Path) -> Array:
+def scores_of(session: Session, file: Path) -> Array:
     """(classes,) logits of one image; a larger fixed batch is filled up with it."""
     manifest = session.artifact.manifest
     image, logits, preprocess = manifest.image_input(), manifest.logits_output(), manifest.preprocess

@@ -87,16 +87,19 @@ class Bundle:
 
         BadArtifact names the member that is missing, altered, from a newer edgevit, or does not fit the others.
         """
-        bundle = cls.read(path)
-        left_out = {bundle.names[bundle.index(name)] for name in without}
-        for target in bundle.targets:
+        return cls.read(path).checked(without=without)
+
+    def checked(self, *, without: Collection[str] = ()) -> Bundle:
+        """This bundle, once the manifests of its members are checked as ``open`` says."""
+        left_out = {self.names[self.index(name)] for name in without}
+        for target in self.targets:
             parts = {
-                part.name: bundle.member(part.artifacts[target])
-                for part in bundle.manifest.parts
+                part.name: self.member(part.artifacts[target])
+                for part in self.manifest.parts
                 if part.name not in left_out
             }
-            _fit(bundle, parts, bundle.fusion(target))
-        return bundle
+            _fit(self, parts, self.fusion(target))
+        return self
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -148,6 +151,14 @@ class Bundle:
         if target is not None and target not in self.targets:
             raise UnknownName("target of this bundle", target, self.targets)
         return target or self.manifest.default_target
+
+
+def opened(model: Bundle | Artifact | Path | str) -> Bundle | Artifact:
+    """The bundle or artifact at a path, of which the manifest is read; what is opened already stays as it is. Which of
+    the two a path is gets decided here, once, and from then on its type says it."""
+    if isinstance(model, Bundle | Artifact):
+        return model
+    return Bundle.read(model) if is_bundle(model) else Artifact.open(model)
 
 
 def content_sha256(artifact: Artifact | Path) -> str:

@@ -139,23 +139,22 @@ def pack(path: Path | str, runtime: str | None = None) -> Packed:
     Every file is hashed, and checked against its manifest. Raises what ``Bundle.open`` and ``Artifact.open`` raise;
     BadArtifact for one that cannot be deployed.
     """
-    from edgevit.bundle.opened import Bundle, content_sha256, is_bundle  # here and below: a node does not need it
+    from edgevit.bundle.opened import Bundle, content_sha256, opened  # here and below: a node does not need it
 
-    path = Path(path)
+    model, path = opened(path), Path(path)
     members: dict[str, Artifact]
     kind: Literal["bundle", "artifact"]
-    if is_bundle(path):
+    if isinstance(model, Bundle):
         from edgevit.bundle.embedded import target_for
 
-        bundle = Bundle.open(path)
-        target = target_for(bundle, runtime)
-        members, kind = dict(zip(bundle.names, bundle.parts(target), strict=True)), "bundle"
-        revision = bundle.sha256
+        model.checked()
+        target = target_for(model, runtime)
+        members, kind = dict(zip(model.names, model.parts(target), strict=True)), "bundle"
+        revision = model.sha256
     else:
-        artifact = Artifact.open(path)
-        members, kind = {MODEL: artifact}, "artifact"
-        target = f"{artifact.manifest.target}-{artifact.manifest.precision}"
-        revision = content_sha256(path)
+        members, kind = {MODEL: model}, "artifact"
+        target = f"{model.manifest.target}-{model.manifest.precision}"
+        revision = content_sha256(model)
     files: dict[str, Path] = {}
     parts = {name: _part(member, files) for name, member in members.items()}
     release = Release(kind=kind, revision=revision, target=target, parts=parts)
@@ -163,13 +162,6 @@ def pack(path: Path | str, runtime: str | None = None) -> Packed:
     if len(packed.data) > MAX_RECORD:
         raise UsageError(f"{path} has too many files to be deployed: its record has {len(packed.data):,} bytes")
     return packed
-
-
-def revision_of(path: Path | str) -> str:
-    """The revision that a bundle or artifact is deployed under."""
-    from edgevit.bundle.opened import Bundle, content_sha256, is_bundle
-
-    return Bundle.read(path).sha256 if is_bundle(path) else content_sha256(Artifact.open(path).path)
 
 
 def _part(artifact: Artifact, files: dict[str, Path]) -> ReleasePart:

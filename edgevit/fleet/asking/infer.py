@@ -14,7 +14,7 @@ import numpy as np
 
 from edgevit import render
 from edgevit.bundle.embedded import Answer
-from edgevit.bundle.opened import is_bundle
+from edgevit.bundle.opened import Bundle, opened
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.asking.answers import FleetAnswer
 from edgevit.fleet.asking.session import FleetSession
@@ -30,7 +30,7 @@ from edgevit.predict import (
     check_labels,
     classifier,
     predict,
-    single,
+    scores_of,
 )
 from edgevit.runtimes.base import Session, open_session
 
@@ -95,7 +95,8 @@ def _results(
     labels: Sequence[str] | None,
     say: Callable[[str], None],
 ) -> Iterator[Inference | Failure]:
-    reached = reach(path, link=link, where=where)
+    model = opened(path)
+    reached = reach(model, link=link, where=where)
     if reached is not None:
         with closing(reached):
             session = reached.session
@@ -105,14 +106,14 @@ def _results(
         return
     if where is None:
         say(f"no node serves {path}: running it in this process")
-    if is_bundle(path):
-        for result in predict(path, images, top=top, labels=labels):
+    if isinstance(model, Bundle):
+        for result in predict(model, images, top=top, labels=labels):
             if isinstance(result, BundlePrediction):
                 yield Inference(**vars(result))
             elif isinstance(result, Failure):
                 yield result
         return
-    artifact = classifier(path, labels)
+    artifact = classifier(model, labels)
     run = partial(_alone, names=labels or artifact.manifest.labels, top=top)
     yield from answers(partial(open_session, artifact), run, images)
 
@@ -127,13 +128,17 @@ def _asked(
     except ImageError:
         decode(file)  # says what is wrong with it, by its name
         raise
-    scores = answer.logits[0]
-    return Inference(str(file), best(scores, names, top), answer, "fleet") if np.isfinite(scores).all() else None
+    return _inference(file, answer, names, top, "fleet")
 
 
 def _alone(session: Session, file: Path, *, names: Sequence[str] | None, top: int) -> Inference | None:
     """One artifact's answer in this process."""
     started = time.perf_counter()
-    found = single(session, file, names=names, top=top)
-    answer = Answer(np.empty((1, 0), np.float32), 1, (), (time.perf_counter() - started) * 1e3)
-    return Inference(found.image, found.top, answer) if found else None
+    scores = scores_of(session, file)
+    answer = Answer(scores[np.newaxis], 1, (), (time.perf_counter() - started) * 1e3)
+    return _inference(file, answer, names, top, "embedded")
+
+
+def _inference(file: Path, answer: Answer, names: Sequence[str] | None, top: int, where: Where) -> Inference | None:
+    scores = answer.logits[0]
+    return Inference(str(file), best(scores, names, top), answer, where) if np.isfinite(scores).all() else None

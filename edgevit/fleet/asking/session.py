@@ -22,7 +22,7 @@ import numpy as np
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import Fusion, Missing
-from edgevit.bundle.opened import Bundle, content_sha256, is_bundle
+from edgevit.bundle.opened import Bundle, content_sha256, opened
 from edgevit.errors import FleetError, ParityFailed, Unsupported, UsageError
 from edgevit.fleet.agent.release import MODEL
 from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
@@ -86,25 +86,26 @@ class FleetSession:
     """A model on the fleet. Thread-safe: several threads may each have an answer under way.
 
     Args:
-        path: the bundle or artifact that was deployed. Its revision is what is asked for; of a bundle the fusion head
-            runs here, and nothing of the parts but their manifests is needed
+        model: the bundle or artifact that was deployed, or where it lies. Its revision is what is asked for; of a
+            bundle the fusion head runs here, and nothing of the parts but their manifests is needed
         client: stays the caller's
         threads: of the fusion head
     """
 
-    def __init__(self, path: Path | str, client: FleetClient, *, threads: int = 1) -> None:
+    def __init__(self, model: Bundle | Artifact | Path | str, client: FleetClient, *, threads: int = 1) -> None:
         """Raises BadArtifact, ParityFailed for a fusion head that failed its proof, Unsupported, MissingDependency."""
-        self.path, self.client = Path(path), client
+        model = opened(model)
+        self.path, self.client = model.path, client
         self._stack = contextlib.ExitStack()
         self._lock = threading.Lock()  # of the fusion head: not every runtime takes two calls at once
         self._fusing_s = 0.0
-        if is_bundle(path):
-            self._open_bundle(Bundle.open(path), threads)
+        self.revision, self.parts = served_as(model)
+        if isinstance(model, Bundle):
+            self._open_bundle(model.checked(), threads)
         else:
-            self._open_artifact(Artifact.open(path))
+            self._open_artifact(model)
 
     def _open_bundle(self, bundle: Bundle, threads: int) -> None:
-        self.revision = bundle.sha256
         self.labels: tuple[str, ...] | None = bundle.manifest.classes
         self.classes: Mapping[str, tuple[str, ...]] = {one.name: one.classes for one in bundle.manifest.parts}
         self.wanted = tuple(Wanted(one.part, (one.size,)) for one in bundle.manifest.features)
@@ -118,7 +119,6 @@ class FleetSession:
         logits = artifact.manifest.logits_output()
         if logits is None or len(artifact.manifest.inputs) != 1:
             raise Unsupported(f"{artifact.path} is no classifier of one input", hint="deploy one that is")
-        self.revision = content_sha256(artifact.path)
         self.labels = artifact.manifest.labels
         self.classes = {MODEL: self.labels or ()}
         self.wanted = (Wanted(MODEL, tuple(int(side) for side in logits.shape[1:])),)
@@ -129,10 +129,6 @@ class FleetSession:
     def count(self) -> int:
         """Classes, or values, of an answer's row."""
         return len(self.labels) if self.labels else self.wanted[0].shape[-1]
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return tuple(one.part for one in self.wanted)
 
     @traced
     def answer(
@@ -200,9 +196,9 @@ class FleetSession:
         self.close()
 
 
-def parts_of(path: Path | str) -> tuple[str, ...]:
-    """The names of a bundle's parts, or of the one part that an artifact is."""
-    return Bundle.read(path).names if is_bundle(path) else (MODEL,)
+def served_as(model: Bundle | Artifact) -> tuple[str, tuple[str, ...]]:
+    """The revision that it is deployed under, and the names of a bundle's parts, or of the one that an artifact is."""
+    return (model.sha256, model.names) if isinstance(model, Bundle) else (content_sha256(model), (MODEL,))
 
 
 def _takes(artifact: Artifact) -> Takes:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgevit.artifact.opened import Artifact
+from edgevit.bundle.opened import Bundle, opened
 from edgevit.errors import FleetError, MissingDependency
-from edgevit.fleet.agent.release import revision_of
 from edgevit.fleet.asking.client import FleetClient
-from edgevit.fleet.asking.session import FleetSession, parts_of
+from edgevit.fleet.asking.session import FleetSession, served_as
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.transport import Bus
@@ -33,8 +34,8 @@ class Reached:
         self.bus.close()
 
 
-def reach(path: Path | str, *, link: Link, where: Where | None = None) -> Reached | None:
-    """The fleet that serves the bundle or artifact at ``path``, or None: run it in this process.
+def reach(model: Bundle | Artifact | Path | str, *, link: Link, where: Where | None = None) -> Reached | None:
+    """The fleet that serves a bundle or artifact (or the one at a path), or None: run it in this process.
 
     A fleet that is named (by endpoints, an identity or a cluster) is used, and so is one of which a node announces
     this revision within a second. Once this machine has deployed it, or with ``where="fleet"``, no such node is a
@@ -42,7 +43,8 @@ def reach(path: Path | str, *, link: Link, where: Where | None = None) -> Reache
     """
     if where == "embedded":
         return None
-    revision, parts = revision_of(path), parts_of(path)
+    model = opened(model)
+    revision, parts = served_as(model)
     must = where == "fleet" or named(link) or deployed(revision)
     try:
         bus = open_renewing_bus(link, "client")
@@ -53,10 +55,10 @@ def reach(path: Path | str, *, link: Link, where: Where | None = None) -> Reache
     client = FleetClient(bus, Names(link.cluster))
     try:
         if client.wait(revision, parts, FIND_S):
-            return Reached(bus, client, FleetSession(path, client))
+            return Reached(bus, client, FleetSession(model, client))
         if must:
             raise FleetError(
-                f"no node serves {path}",
+                f"no node serves {model.path}",
                 hint="edgevit fleet status says who is there; edgevit deploy places it; --where embedded runs it here",
             )
     except BaseException:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from edgevit.artifact.manifest import Array, BatchRange, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import BundleSession, Gathered, Missing
-from edgevit.bundle.opened import content_sha256, is_bundle
+from edgevit.bundle.opened import Bundle, content_sha256, opened
 from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, Unsupported
 from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
 from edgevit.fleet.asking.where import Reached
@@ -185,14 +185,14 @@ class EmbeddedArtifact:
         self.session.close()
 
 
-def embedded(path: Path | str, *, name: str | None = None, **opening: Any) -> Answering:
-    """``path`` in this process; ``opening`` as ``open_session`` takes it. Raises what opening it raises, ParityFailed
-    for an artifact that failed its proof."""
-    path = Path(path)
+def embedded(model: Bundle | Artifact | Path | str, *, name: str | None = None, **opening: Any) -> Answering:
+    """A bundle or an artifact, or the one at a path, in this process; ``opening`` as ``open_session`` takes it. Raises
+    what opening it raises, ParityFailed for an artifact that failed its proof."""
+    artifact = opened(model)
+    path = artifact.path
     called = name or path.resolve().name
-    if is_bundle(path):
-        return EmbeddedBundle(BundleSession(path, **opening), called)
-    artifact = Artifact.open(path)
+    if isinstance(artifact, Bundle):
+        return EmbeddedBundle(BundleSession(artifact.checked(), **opening), called)
     if artifact.manifest.parity.status == "failed":
         raise ParityFailed(f"{path} failed its proof, so its answers mean nothing", hint="export it again")
     if not artifact.manifest.inputs:

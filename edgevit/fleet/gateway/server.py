@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from edgevit import registry, render
+from edgevit.bundle.opened import opened
 from edgevit.errors import UsageError
 from edgevit.fleet.asking.where import Where, reach
 from edgevit.fleet.bus.link import Link, loopback
@@ -57,14 +58,15 @@ def serve(
     link = link or Link()
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))
-        reached = reach(path, link=link, where=where)
+        found = opened(path)
+        reached = reach(found, link=link, where=where)
         called = name or Path(path).resolve().name
         watch: Watch | None = None
         model: Answering
         if reached is None:
             if where is None:
                 say(f"no node serves {path}: running it in this process")
-            model = embedded(path, name=called, runtime=runtime, threads=threads, trust=trust)
+            model = embedded(found, name=called, runtime=runtime, threads=threads, trust=trust)
         else:
             model = FleetModel(reached, called)
             watch = Watch(reached.bus, Names(link.cluster))

@@ -13,6 +13,7 @@ from fleet.fleet_nodes import edgevit, nodes, wait_live
 from fleet.tiny_fleet import SIDE, make_bundle
 from PIL import Image
 
+from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import BundleSession
 from edgevit.bundle.opened import Bundle
 from edgevit.errors import FleetError, UsageError
@@ -179,11 +180,14 @@ def test_without_a_node_the_bundle_runs_here_and_says_so(nobody: Path) -> None:
     assert len(said) == 1
 
 
-def test_an_artifact_runs_here_too(nobody: Path) -> None:
+def test_an_artifact_runs_here_too_and_its_answer_holds_its_logits(nobody: Path) -> None:
     part = nobody / "part-1"
     (one,) = infer_images(part, [part / "golden/0.png"], where="embedded")
     assert set(one.record()) == KEYS
     assert one.record()["parts"] == 1
+    assert isinstance(one, Inference)
+    expected = Artifact.open(part).golden()[1]["logits"][:1]
+    np.testing.assert_allclose(one.answer.logits, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fleet_that_was_asked_for_or_deployed_to_must_be_there(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
