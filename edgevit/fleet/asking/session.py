@@ -99,7 +99,7 @@ class FleetSession:
         self._stack = contextlib.ExitStack()
         self._lock = threading.Lock()  # of the fusion head: not every runtime takes two calls at once
         self._fusing_s = 0.0
-        self.revision, self.parts = served_as(model)
+        self.revision, _ = served_as(model)
         if isinstance(model, Bundle):
             self._open_bundle(model.checked(), threads)
         else:
@@ -124,6 +124,10 @@ class FleetSession:
         self.wanted = (Wanted(MODEL, tuple(int(side) for side in logits.shape[1:])),)
         self.takes = _takes(artifact)
         self.fusion = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(one.part for one in self.wanted)
 
     @property
     def count(self) -> int:
