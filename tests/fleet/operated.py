@@ -13,6 +13,7 @@ from fleet.tiny_fleet import make_bundle
 from waiting import wait_for
 
 from edgevit.bundle.opened import Bundle
+from edgevit.fleet.agent.known import known_infos
 from edgevit.fleet.bus.messages import Info
 from edgevit.fleet.operating.deploy import drain, undeploy
 from edgevit.fleet.operating.operator import Operator
@@ -50,7 +51,7 @@ class Operated:
         return self
 
     def infos(self) -> dict[str, Info]:
-        return {one.node: one for one in self.operator._infos()}
+        return {one.node: one for one in known_infos(self.operator.bus, self.operator.names)}
 
     def ready(self) -> dict[str, list[str]]:
         """node -> its loaded parts."""

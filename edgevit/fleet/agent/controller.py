@@ -11,20 +11,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
 from edgevit.bundle.assign import Node
 from edgevit.errors import EdgeVitError
 from edgevit.fleet.agent import placing
-from edgevit.fleet.agent.known import Known, known_orders
+from edgevit.fleet.agent.known import Known, known_infos, known_orders
 from edgevit.fleet.agent.placing import Where
 from edgevit.fleet.agent.release import Release
 from edgevit.fleet.bus.logs import Log
-from edgevit.fleet.bus.messages import MAX_GENERATION, MAX_RECORD, BadMessage, Info, Placement, Progress, both, parse
+from edgevit.fleet.bus.messages import MAX_GENERATION, BadMessage, Info, Placement, Progress, both, parse
 from edgevit.fleet.bus.names import Names
-from edgevit.fleet.bus.transport import Answer, Bus, Closer, gather
+from edgevit.fleet.bus.transport import Answer, Bus, Closer
 from edgevit.fleet.trust.signatures import pairs
 
 TICK_S = 0.5
@@ -117,16 +117,11 @@ class Controller:
         known = known_orders(self._bus, self._names, accept=self._holdings.trusts)
         if not known:
             return False
-        infos = {one.node: one for one in self._infos()}
+        infos = {one.node: one for one in known_infos(self._bus, self._names)}
         with self._lock:
             live = {node for node, *_ in self._live}
         busy = [self._see_to(one, infos, live) for one in known.values()]
         return any(busy)
-
-    def _infos(self) -> Iterator[Info]:
-        for answer in gather(self._bus, self._names.info(), timeout_s=1.0, expected=None).good:
-            with suppress(BadMessage):
-                yield parse(Info, answer.payload, MAX_RECORD)
 
     def _see_to(self, known: Known, infos: Mapping[str, Info], live: set[str]) -> bool:
         order = known.newest

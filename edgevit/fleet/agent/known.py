@@ -5,11 +5,12 @@ Only orders that a trusted operator signed count. Whatever else a node answers i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 
-from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Placement, parse, record
+from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Info, Placement, parse, record
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.transport import Answer, Bus, gather
 
@@ -59,7 +60,19 @@ def _newer(one: Placement, other: Placement) -> bool:
     return one.generation > other.generation
 
 
+def known_infos(bus: Bus, names: Names, node: str = "*", *, timeout_s: float = 1.0) -> Iterator[Info]:
+    """What a node, or every one, says of itself; nothing that one says of another."""
+    expected = None if node == "*" else 1
+    for answer in gather(bus, names.info(node), timeout_s=timeout_s, expected=expected).good:
+        with suppress(BadMessage):
+            info = parse(Info, answer.payload, MAX_RECORD)
+            if info.node == names.steps(answer.key)[-1]:
+                yield info
+
+
 def _who(answer: Answer) -> str:
+    if answer.by is not None:
+        return answer.by
     try:
         return str(record(answer.meta)["node"])[:64]
     except (BadMessage, KeyError):

@@ -2,7 +2,8 @@
 
 A role is the common name of the certificate at the other end of a link. Nodes, routers and everyone else filter what
 comes in from it, and send to it nothing below keys that it has no business with. Zenoh cannot change these rules at
-runtime, hence roles and not lists of devices: a node can pass for another node, and for nothing else.
+runtime, knows names only one by one, and a name that is enrolled later must be let in: hence roles and not lists of
+devices. That a node does not pass for another one is not left to these rules but to what is sealed (sealed_bus).
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ _SERVE = ("declare_queryable", "reply")
 # role -> (what it may send, below which keys of the cluster)
 _MAY: dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]] = {
     "node": (
-        (_SERVE, ("infer/**", "info/*", "log/*", "order/**", "place/*", "blob/**")),
-        (("query",), ("info/*", "order/*/apply", "place/*", "blob/**", "ca/*")),
-        (("liveliness_token",), ("live/**", "ready/**", "control/**")),
-        (_WATCH, ("live/**", "ready/**", "control/**")),
-        (("put",), ("beat/*", "job/**")),
+        (_SERVE, ("hello/*", "infer/*/*/*", "info/*", "log/*", "order/*/*", "place/*", "blob/*/*")),
+        (("query",), ("hello/*", "info/*", "order/*/apply", "place/*", "blob/*/*", "ca/*")),
+        (("liveliness_token",), ("live/*/*", "ready/*/*/*/*", "control/*/*")),
+        (_WATCH, ("live/*/*", "ready/*/*/*/*", "control/*/*")),
+        (("put",), ("beat/*", "job/*/*")),
         (("declare_subscriber",), ("beat/*",)),
     ),
     "client": (
-        (("query",), ("infer/**", "info/*", "place/*", "ca/*")),
-        (_WATCH, ("live/**", "ready/**")),
+        (("query",), ("hello/*", "infer/*/*/*", "info/*", "place/*", "ca/*")),
+        (_WATCH, ("live/*/*", "ready/*/*/*/*")),
         (("declare_subscriber",), ("beat/*",)),
     ),
     "operator": (
         (("query",), ("**",)),
-        (_SERVE, ("blob/**", "ca/*")),
+        (_SERVE, ("hello/*", "blob/*/*", "ca/*")),
         (_WATCH, ("**",)),
         (("declare_subscriber",), ("**",)),
     ),

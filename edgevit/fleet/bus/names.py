@@ -11,6 +11,7 @@ blob/<sha256>/<node>                       asked: a piece of a file
 beat/<node>                                published every 500 ms: the node's figures
 job/<node>/<id>                            published: progress of a remote measurement
 control/<node>/<incarnation>               announced: may be elected controller
+hello/<node>                               asked: its certificate, before it is asked anything else (sealed_bus)
 ca/<verb>                                  asked: renewal of certificates
 """
 
@@ -73,6 +74,9 @@ class Names:
 
     def control(self, node: str = "*", incarnation: str = "*") -> str:
         return f"{self.root}/control/{node}/{incarnation}"
+
+    def hello(self, node: str) -> str:
+        return f"{self.root}/hello/{node}"
 
     def ca(self, verb: str) -> str:
         return f"{self.root}/ca/{verb}"

@@ -63,12 +63,14 @@ def take_or_refuse(waiting: queue.Queue[Any], question: Question) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer to a question. ``refused`` is the reason where it is a refusal; then payload is empty."""
+    """One answer to a question. ``refused`` is the reason where it is a refusal; then payload is empty. ``by`` is who
+    gave it, where both ends have identities: else nobody knows."""
 
     key: str
     payload: bytes
     meta: Meta
     refused: str | None = None
+    by: str | None = None
 
 
 OnAnswer = Callable[[Answer], None]

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from edgevit.errors import FleetError, UnknownName
-from edgevit.fleet.agent.known import Known, known_orders
+from edgevit.fleet.agent.known import Known, known_infos, known_orders
 from edgevit.fleet.agent.orders import DrainOrder
 from edgevit.fleet.agent.release import Release, read_release
 from edgevit.fleet.agent.shipping import Find, Puller, Supplier
 from edgevit.fleet.agent.store import Store
 from edgevit.fleet.bus.link import Link
-from edgevit.fleet.bus.messages import MAX_GENERATION, MAX_RECORD, BadMessage, Info, Placement, Progress, parse
+from edgevit.fleet.bus.messages import MAX_GENERATION, BadMessage, Info, Placement, Progress, parse
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.bus.transport import Answer, gather
@@ -83,17 +83,11 @@ class Operator:
             if live and waited >= SETTLE_S and live <= infos.keys() and (wanted is None or wanted in live):
                 break
             if live - infos.keys():
-                infos |= {one.node: one for one in self._infos()}
+                infos |= {one.node: one for one in known_infos(self.bus, self.names)}
             time.sleep(0.02)
         if not infos:
             raise FleetError("no node is found", hint="start one: edgevit node; or name where they are: --connect")
         return sorted(infos.values(), key=lambda one: one.node)
-
-    def _infos(self, node: str = "*") -> Iterator[Info]:
-        expected = None if node == "*" else 1
-        for answer in gather(self.bus, self.names.info(node), timeout_s=1.0, expected=expected).good:
-            with suppress(BadMessage):
-                yield parse(Info, answer.payload or answer.meta, MAX_RECORD)
 
     def known(self, name: str = "*") -> dict[str, Known]:
         """Deployment -> what the nodes know of it, as far as a trusted operator signed it."""
@@ -170,7 +164,7 @@ class Operator:
         """Until a node holds nothing; FleetError when it does not let go."""
         until = time.monotonic() + UNLOAD_S
         while True:
-            found = next(self._infos(node), None)
+            found = next(known_infos(self.bus, self.names, node), None)
             if found is not None and not found.held:
                 return
             if time.monotonic() > until:

@@ -185,7 +185,7 @@ class Watch:
             self.rejected += 1
             return
         with self._changed:
-            one = self._table(info.node)
+            one = self._table(info.node) if info.node == self.names.steps(answer.key)[-1] else None
             if one is not None and (one.info is None or _age(info) >= _age(one.info)):
                 one.info = info
                 self._changed.notify_all()

@@ -59,19 +59,6 @@ def certified(
     )
 
 
-def certified_as(certificate: Certificate) -> tuple[str, str]:
-    """Name and role of one of our certificates; empty where it has none."""
-    from cryptography import x509
-
-    roles = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    try:
-        others = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        name = others.get_values_for_type(x509.DNSName)[0]
-    except (x509.ExtensionNotFound, IndexError):
-        name = ""
-    return name, str(roles[0].value) if roles else ""
-
-
 def request(key: EllipticCurvePrivateKey, name: str, role: str) -> bytes:
     """A PKCS #10 request (DER) for this key's certificate."""
     from cryptography import x509

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING
 from edgevit import registry
 from edgevit.artifact.files import write_durably
 from edgevit.errors import FleetError
-from edgevit.fleet.trust.certificates import certified_as, key_bytes, new_key, read_key
+from edgevit.fleet.bus.papers import certified_as, check_role
+from edgevit.fleet.trust.certificates import key_bytes, new_key, read_key
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
 RECORD, CERTIFICATE, KEY, CA, NEXT = "node.json", "cert.pem", "key.pem", "ca.pem", "next"
-_ALSO = {"client": ("operator",)}  # whose identities are good for a role besides its own
 RENEWED_AT = 2 / 3  # of a certificate's life
 
 
@@ -72,11 +72,8 @@ def open_identity(folder: Path, *, role: str | None = None, now: datetime | None
         finish_renewal(folder)
         identity = _read(folder)
     check_times(f"the certificate in {folder}", identity.begins, identity.ends, _again(identity.name), now)
-    if role is not None and identity.role not in (role, *_ALSO.get(role, ())):
-        raise FleetError(
-            f"{folder} is the identity of a {identity.role}, and a {role} is started",
-            hint=f"edgevit enroll NAME --role {role} on the CA's machine makes one",
-        )
+    if role is not None:
+        check_role(folder, identity.role, role)
     return identity
 
 

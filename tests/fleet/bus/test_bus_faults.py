@@ -100,7 +100,8 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEVIT_HOME", str(tmp_path_factory.mktemp("ca")))
         init_ca()
-        return {role: enroll(f"a-{role}", role).folder for role in ("node", "operator", "router")}  # type: ignore[arg-type]
+        others = {role: enroll(f"a-{role}", role).folder for role in ("operator", "router")}  # type: ignore[arg-type]
+        return others | {name: enroll(name).folder for name in (*(f"n{host}" for host in NODES), "seeker")}
 
 
 @dataclass
@@ -125,8 +126,8 @@ def fleet(
     protocol = "tls" if secure else "tcp"
     ends = [f"{protocol}/{net.address(host)}:7447" for host in (*NODES, ROUTER)]
 
-    def link(role: str, **more: object) -> Link:
-        identity = identities[role] if secure else None
+    def link(name: str, **more: object) -> Link:
+        identity = identities[name] if secure else None
         return Link(identity=identity, insecure=not secure, **more)  # type: ignore[arg-type]
 
     with ExitStack() as stack:
@@ -145,7 +146,7 @@ def fleet(
             through = {"mode": "client", "connect": (ends[ROUTER],)}
             direct = {"listen": (ends[host],), "connect": tuple(ends[:host])}
             pulls_from = ["n1", "n2", "n3"] if pulling and host == 0 else []
-            hosts.append(start(host, f"n{host}", link("node", **through if routed else direct), pulls_from))
+            hosts.append(start(host, f"n{host}", link(f"n{host}", **through if routed else direct), pulls_from))
         for process in hosts:
             up(process)
         to = {"mode": "client", "connect": (ends[ROUTER],)} if routed else {"connect": tuple(ends[:ROUTER])}
@@ -293,14 +294,14 @@ def test_hosts_with_an_identity_find_each_other_on_their_network_without_an_endp
     net: Network, identities: dict[str, Path]
 ) -> None:
     """All three in namespaces: this one may hear of other tests' processes."""
-    link = json.dumps(asdict(Link(identity=identities["node"])), default=str)
+    link = {name: json.dumps(asdict(Link(identity=identities[name])), default=str) for name in ("n0", "n1", "seeker")}
     with ExitStack() as stack:
         for host in (0, 1):
-            command = [*net.command(host), sys.executable, "-c", _HOST, f"n{host}", link, "[]"]
+            command = [*net.command(host), sys.executable, "-c", _HOST, f"n{host}", link[f"n{host}"], "[]"]
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             stack.callback(reap, process)
             up(process)
-        command = [*net.command(2), sys.executable, "-c", _SEEKER, link]
+        command = [*net.command(2), sys.executable, "-c", _SEEKER, link["seeker"]]
         seeker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         stack.callback(reap, seeker)
         assert seeker.stdout is not None
