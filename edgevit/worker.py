@@ -1,8 +1,9 @@
 """Run one function of ours in a fresh process, so that a backend's crash is an error line and not the end of the run.
 
 The parent starts ``python -m edgevit.worker RESULT_FILE [MODULE…]`` and writes one line of JSON to its stdin; the child
-imports the modules, calls the function and writes its result, also JSON, to RESULT_FILE (not stdout: libraries print there). Large arrays travel as
-.npz paths inside the payload. Nothing is pickled, and only functions of edgevit or of a registered plug-in are called.
+imports the modules, calls the function and writes its result, also JSON, to RESULT_FILE (not stdout: libraries print
+there). Large arrays travel as .npz paths inside the payload. Nothing is pickled, and only functions of edgevit or of a
+registered plug-in are called.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def call(
     on_progress: Callable[[str, float | None], None] | None = None,
     waiting: Waiting | None = None,
 ) -> dict[str, Any]:
-    """``target`` ("edgevit.module:function") called with ``payload`` in a fresh process, ``waiting`` if given; its result.
+    """``target`` ("edgevit.module:function") called with ``payload`` in a fresh process, or ``waiting``; its result.
 
     ``timeout`` is in seconds. In the caller's thread, ``on_progress`` gets what the function reports (see ``report``)
     and ``on_line`` every other line that the process prints. An EdgeVitError raised inside is raised here as the same
