@@ -29,7 +29,8 @@ class PrivateError(UsageError):
 def echo(payload):
     print("a line on stdout")
     print("a line on stderr", file=sys.stderr)
-    return {"got": payload, "pid": os.getpid(), "torch": "torch" in sys.modules, "numpy": "numpy" in sys.modules}
+    return {"got": payload, "pid": os.getpid(), "torch": "torch" in sys.modules, "numpy": "numpy" in sys.modules,
+            "ahead": "edgevit.info" in sys.modules}
 
 def report(payload):
     from edgevit import worker
@@ -246,11 +247,11 @@ def test_a_module_in_the_working_folder_shadows_nothing(tmp_path: Path, monkeypa
 
 
 def test_a_process_that_waits_has_imported_ahead_and_is_used_for_one_call() -> None:
-    with worker.wait("crashy", "edgevit.artifact.manifest") as waiting:
+    with worker.wait("crashy", "edgevit.info") as waiting:
         first = worker.call("crashy:echo", {}, waiting=waiting)
         second = worker.call("crashy:echo", {}, waiting=waiting)
     assert first["pid"] == waiting.process.pid != second["pid"]
-    assert (first["numpy"], second["numpy"]) == (True, False)
+    assert (first["ahead"], second["ahead"]) == (True, False)
 
 
 def test_what_cannot_be_imported_ahead_is_the_calls_own_error() -> None:
