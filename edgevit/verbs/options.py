@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edgevit.models.layers.sizes import Sides, as_size
+
 ModelName = Annotated[
     str, typer.Argument(help="A zoo name (fmvit_s), timm:NAME, or path/to/file.py:factory.", show_default=False)
 ]
@@ -37,11 +39,22 @@ RuntimeOptions = Annotated[
     typer.Option("--runtime-option", metavar="KEY=VALUE", help="Repeat for several; OpenVINO has precision=bf16."),
 ]
 Weights = Annotated[
-    str | None, typer.Option("--weights", help="A .safetensors or .pth file, or 'digits' for the shipped checkpoint.")
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE[#KEY]",
+        help="A file of safetensors or torch (KEY: which of its sets; averaged weights come first), or 'digits'.",
+    ),
 ]
 Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Number of classes. Default: the model's own.")]
 ImageSize = Annotated[
-    int | None, typer.Option("--image-size", min=1, help="Input side in pixels. Default: the model's own.")
+    Sides | None,
+    typer.Option(
+        "--image-size",
+        parser=as_size,
+        metavar="N|HxW",
+        help="Input size in pixels: 224, or height x width as 224x320. Default: the model's own.",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")]
 Data = Annotated[

@@ -275,9 +275,9 @@ def test_weights_load_into_a_file_model(file, tmp_path):
     ("factory", "options", "says", "hint"),
     [
         ("buidl", {}, "unknown factory in .*mine.py 'buidl'", "build"),
-        ("broken", {}, "raised RuntimeError: first line$", "EDGEVIT_DEBUG"),
+        ("broken", {}, r"raised RuntimeError: first line \(mine.py, line 15\)$", "EDGEVIT_DEBUG"),
         ("wrong", {}, "returned a str, not a torch.nn.Module", None),
-        ("constant", {}, "is a int, not a function", None),
+        ("constant", {}, "is an int, not a function", None),
         ("plain", {"num_classes": 3}, "takes no num_classes", "--classes"),
     ],
 )
