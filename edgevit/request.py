@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import UnknownName, Unsupported, UsageError
-from edgevit.models.layers.sizes import as_size
+from edgevit.sizes import as_size
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgevit.errors import UnknownName, UsageError
-from edgevit.models.layers.sizes import Sides
+from edgevit.sizes import Sides
 from edgevit.train.options import TrainOptions, fitted
 
 if TYPE_CHECKING:

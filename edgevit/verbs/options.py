@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.models.layers.sizes import Sides, as_size
+from edgevit.sizes import Sides, as_size
 
 ModelName = Annotated[
     str, typer.Argument(help="A zoo name (fmvit_s), timm:NAME, or path/to/file.py:factory.", show_default=False)

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.errors import UnknownName, UsageError
-from edgevit.models.layers.sizes import Size, as_size
 from edgevit.models.loading.visiting import visiting
 from edgevit.models.macs import dry_run
+from edgevit.sizes import Size, as_size
 
 _OURS = {"num_classes": "--classes N", "image_size": "--image-size N"}  # the arguments that a factory may take
 

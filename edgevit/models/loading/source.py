@@ -20,7 +20,6 @@ from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 from edgevit.models import zoo
 from edgevit.models.eager.wrappers import in_float32, plain, unwrapped
-from edgevit.models.layers.sizes import ImageSize
 from edgevit.models.loading import file_models, timm_models
 from edgevit.models.loading.checkpoint import Checkpoint, CheckpointMeta, read_checkpoint
 from edgevit.models.loading.fitting import Convert, Taken, load_weights
@@ -28,6 +27,7 @@ from edgevit.models.loading.timm_models import import_timm as import_timm
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
 from edgevit.request import ModelChoice, image_sides
+from edgevit.sizes import ImageSize
 
 RANDOM = "random (seed 0)"
 ASSUMED_SIZE = (224, 224)  # of a model of the user's that says nothing, as of most published ones

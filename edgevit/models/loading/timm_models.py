@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError, first_line
 from edgevit.images import Preprocess
-from edgevit.models.layers.sizes import Size
 from edgevit.models.loading.torchvision_ops import declare_torchvision_ops
 from edgevit.models.macs import dry_run
+from edgevit.sizes import Size
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgevit.errors import UsageError
-from edgevit.models.layers.sizes import Sides, as_size, checked_size
+from edgevit.sizes import Sides, as_size, checked_size
 
 
 @pytest.mark.parametrize(
@@ -60,5 +60,5 @@ def test_a_size_that_does_not_divide_is_answered_with_the_nearest_that_does():
 
 
 def test_sizes_are_read_without_torch():
-    code = "import sys; from edgevit.models.layers.sizes import as_size; as_size('3x4'); print('torch' in sys.modules)"
+    code = "import sys; from edgevit.sizes import as_size; as_size('3x4'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
