@@ -22,6 +22,7 @@ from edgevit.verbs.options import (
     RuntimeOptions,
     Runtimes,
     Threads,
+    ThreadsThere,
     Trust,
     Weights,
 )
@@ -63,7 +64,7 @@ def profile(
         list[str] | None, typer.Option("--fail-if", metavar="GATE", help='Exit 10 if it holds, e.g. "p90>20ms".')
     ] = None,
     data: Data = None,
-    threads: Threads = None,
+    threads: ThreadsThere = None,
     trust: Trust = False,
     on: Annotated[
         list[str] | None,

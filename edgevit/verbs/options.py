@@ -16,7 +16,24 @@ ArtifactOrBundle = Annotated[
     Path, typer.Argument(metavar="ARTIFACT|BUNDLE", help="An artifact's folder, or a bundle's.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+
+
+def _threads(given: int | None) -> int | None:
+    """Too many are refused, and more than there are cores for are said."""
+    from edgevit import cpu, render
+
+    if given is not None and (said := cpu.crowding(cpu.checked_threads(given))):
+        render.say(said)
+    return given
+
+
 Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=1, callback=_threads, help="Threads to run the model with. Default: all usable cores."
+    ),
+]
+ThreadsThere = Annotated[  # where the run may be on another machine, which knows its cores
     int | None, typer.Option("--threads", min=1, help="Threads to run the model with. Default: all usable cores.")
 ]
 RuntimeName = Annotated[
