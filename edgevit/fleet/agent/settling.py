@@ -44,7 +44,7 @@ class Backoff:
         if self._due is None:
             self._due = now + self._wait_s
             self._wait_s = min(2 * self._wait_s, LONGEST_RETRY_S)
-        return self._due - now
+        return max(self._due - now, 0.0)
 
     def worked(self) -> None:
         """Nothing failed: the next failure is the first."""

@@ -13,6 +13,7 @@ where who connects has to know this user's secret (``own_secret``).
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -63,16 +64,26 @@ class Entry:
         self._port.bind(("127.0.0.1", 0))
         return f"tcp/127.0.0.1:{self._port.getsockname()[1]}"
 
-    def _write(self, record: dict[str, str | int]) -> IO[str]:
-        """The open, locked file. It gets its name only when it is whole and locked."""
+    def _write(self, record: dict[str, str | int]) -> IO[bytes]:
+        """The open, locked file. It gets its name only when it is whole and locked. On a full disk it stays empty,
+        which says that the socket is the one beside it."""
         scratch = self._path.with_suffix(".part")
-        file = scratch.open("w")
-        json.dump(record, file)
-        file.flush()
+        file = scratch.open("wb", buffering=0)
+        said = json.dumps(record).encode()
+        try:
+            whole = file.write(said) == len(said)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            whole = False
+        if not whole:
+            if self.endpoint != _beside(self._path):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            file.truncate(0)
         if sys.platform == "win32":
             file.close()
             scratch.replace(self._path)
-            return self._path.open()
+            return self._path.open("rb")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         scratch.replace(self._path)
         return file
@@ -96,9 +107,14 @@ class Entry:
         return tuple(sorted(_living(self._path)))
 
 
+def _beside(entry: Path) -> str:
+    """The endpoint that is a socket beside an entry."""
+    return UNIX + str(entry.with_suffix(".sock").absolute())
+
+
 def _socket(entry: Path) -> Path:
     """Where this process's socket goes: beside its entry, or in a folder of its own, readable by nobody else too."""
-    path = entry.with_suffix(".sock").absolute()
+    path = Path(_beside(entry).removeprefix(UNIX))
     if len(os.fsencode(path)) > MOST_PATH:
         path = Path(tempfile.mkdtemp(prefix="edgevit-")) / _SOCKET
     return path
@@ -121,7 +137,8 @@ def _living(own: Path) -> Iterator[str]:
             if path == own:
                 continue
             with path.open() as file:
-                record = json.loads(file.read(MAX_ENTRY))
+                text = file.read(MAX_ENTRY)
+            record = json.loads(text) if text else {"host": socket.gethostname(), "endpoint": _beside(path)}
             endpoint = str(record["endpoint"])
             if record["host"] != socket.gethostname() or not _private(endpoint):
                 continue

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -74,6 +76,31 @@ def test_what_is_here_already_needs_no_room(tmp_path):
     store.make_room({here: 200, sha(b"c" * 100): 100})
     assert store.path(here) is not None
     assert store.begun(sha(b"c" * 100)) == 60
+
+
+def test_on_a_full_disk_what_is_here_needs_no_room_and_nothing_that_is_pinned_goes(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    here, loose = put(store, b"a" * 200), put(store, b"b" * 200)
+    store.pin("here", [here])
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 1000, 1000))
+    store.make_room({here: 200})
+    assert store.path(here) is not None
+    assert store.path(loose) is None, "the disk needs its room"
+    with pytest.raises(FleetError, match="1 bytes are needed, and 0 of 1,000 free ones are to be had"):
+        store.make_room({here: 200, sha(b"c"): 1})
+
+
+def test_a_disk_that_cannot_be_written_gives_what_it_holds(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    here = put(store, b"a")
+
+    def read_only(*_):
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(os, "utime", read_only)
+    assert store.path(here) == tmp_path / here
+    assert store.path(sha(b"b")) is None
 
 
 @given(sizes=st.lists(st.integers(1, 50), max_size=12), pins=st.sets(st.integers(0, 11)), needed=st.integers(0, 200))

@@ -191,6 +191,21 @@ def test_generations_only_rise_and_what_ran_is_kept_until_it_is_replaced_also_ov
             settled = order
 
 
+def test_an_order_of_which_nothing_runs_here_is_not_kept_beside_the_next(tmp_path):
+    orders = [
+        Placement(
+            name="flowers", kind="bundle", release="0" * 64, key="0" * 64, signature="0" * 128, epoch=epoch,
+            revision=str(epoch) * 64, nodes={"a": ("part-0",)},
+        )
+        for epoch in (1, 2, 3)
+    ]  # fmt: skip
+    book = Orders(tmp_path, "a", dict)
+    for order, runs in zip(orders, (False, False, True), strict=True):
+        book.keep(book.accepted(order, lambda key, runs=runs: runs))
+    assert book.kept()["flowers"] == Kept(newest=orders[2], before=orders[1])
+    assert book.wanted() == {("3" * 64, "part-0"), ("2" * 64, "part-0")}, "the first failed, and is wanted no longer"
+
+
 # --- deploying -------------------------------------------------------------------------------------------------------
 
 
