@@ -6,8 +6,6 @@ catches edgevit's errors; each ends with its own exit code (``edgevit.errors``).
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 from contextlib import suppress
@@ -20,13 +18,13 @@ from edgevit.disk import in_words
 from edgevit.errors import EdgeVitError
 from edgevit.terminal import guard
 from edgevit.verbs import authority, exporting, fleet, keys, measuring, models, serving, splitting
+from edgevit.verbs.help import Verbs
 from edgevit.verbs.outcome import show_error
 
-app = typer.Typer(
+app = Verbs(
     name="edgevit",
     help="Take vision transformers from PyTorch to the devices that run them: re-parameterise, export, prove, measure.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # the boxes would cost 100 ms at every start, for markdown that no help text has
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -53,17 +51,19 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help=render.LOUDNESS["quiet"])] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help=render.LOUDNESS["verbose"])] = False,
 ) -> None:
-    """Nothing happens before a verb."""
+    """How loud the verb is; it takes --quiet and --verbose itself, too."""
+    render.speak("")
+    for level, given in (("quiet", quiet), ("verbose", verbose)):
+        if given:
+            render.speak(level)
 
 
 def main() -> None:
     """Entry point of the ``edgevit`` script."""
     guard()
-    # Importing torch and tracing a model make hundreds of thousands of objects that stay. To look through them for
-    # garbage again and again, and once more at the end, takes a quarter of the time of an export.
-    gc.set_threshold(100_000, 50, 100)
-    atexit.register(gc.freeze)
     code: object = 1
     try:
         try:
@@ -78,8 +78,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe went away: not worth a word
         _end(code)
     except MemoryError:
-        render.say("error: no memory is left")
-        render.say("  next: close other programs, or use a smaller model, batch or image size")
+        render.fail("error: no memory is left")
+        render.fail("  next: close other programs, or use a smaller model, batch or image size")
         _end(1)
     except OSError as error:
         if os.environ.get("EDGEVIT_DEBUG") or not error.strerror:
@@ -89,8 +89,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("EDGEVIT_DEBUG"):
             raise
-        render.say(f"error: internal error: {type(error).__name__}: {error}")
-        render.say("  next: run it again with EDGEVIT_DEBUG=1 and report the traceback")
+        render.fail(f"error: internal error: {type(error).__name__}: {error}")
+        render.fail("  next: run it again with EDGEVIT_DEBUG=1 and report the traceback")
         _end(1)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
+from edgevit.errors import UsageError
+from edgevit.home import home
 from edgevit.printable import as_json, printable
+from edgevit.registry import own_version
 from edgevit.terminal import unguarded
 
 if TYPE_CHECKING:
@@ -31,9 +37,59 @@ def stderr() -> Console:
     return Console(file=unguarded(sys.stderr), highlight=False, emoji=False, soft_wrap=True)
 
 
+LOUDNESS = {
+    "quiet": "Only data and errors.",
+    "verbose": "Also what is done in detail, with the seconds since the start.",
+}
+
+
+@dataclass
+class _Voice:
+    """How much is said on stderr: ``level`` is "" or one of ``LOUDNESS``; ``since`` the start, as time.monotonic()."""
+
+    level: str = ""
+    since: float = field(default_factory=time.monotonic)
+
+
+_VOICE = _Voice()
+
+
+def speak(level: str) -> None:
+    """From here on say less or more: "quiet", "verbose", or "" for neither. UsageError for both at once."""
+    if level and _VOICE.level not in ("", level):
+        raise UsageError("--quiet and --verbose contradict each other", hint="give one of them")
+    first, _VOICE.level = _VOICE.level != level, level
+    if first:
+        detail(f"edgevit {own_version()} on {platform.platform(terse=True)}, Python {platform.python_version()}")
+        detail(f"keys and caches are in {home()}")
+
+
 def say(sentence: str) -> None:
-    """One line of advice or progress."""
-    stderr().print(printable(sentence), markup=False)
+    """One line of advice or progress; not with ``--quiet``."""
+    if _VOICE.level != "quiet":
+        _print(stderr(), sentence)
+
+
+def detail(sentence: str) -> None:
+    """One line for ``--verbose``."""
+    if _VOICE.level == "verbose":
+        _print(stderr(), sentence)
+
+
+def fail(sentence: str) -> None:
+    """One line about an error, which nothing silences."""
+    _print(stderr(), sentence)
+
+
+def _print(console: Console, sentence: str) -> None:
+    passed = f"{time.monotonic() - _VOICE.since:6.1f} s  " if _VOICE.level == "verbose" else ""
+    console.print(passed + printable(sentence), markup=False)
+
+
+def _step(shown: Progress, sentence: str) -> None:
+    """A line for a stage that begins: where no bar shows it, or all is to be said."""
+    if _VOICE.level == "verbose" or (_VOICE.level != "quiet" and not shown.console.is_terminal):
+        _print(shown.console, f"{sentence} …")
 
 
 def line(text: str) -> None:
@@ -89,9 +145,11 @@ def progress(title: str) -> Iterator[Progress]:
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=stderr(), transient=True) as shown:
+    quiet = _VOICE.level == "quiet"
+    with Progress(*columns, console=stderr(), transient=True, disable=quiet) as shown:
         shown.add_task(printable(title), total=None)
         yield shown
+    detail(f"{title}: done")
 
 
 class Stages:
@@ -104,8 +162,8 @@ class Stages:
 
     def __call__(self, stage: str, fraction: float | None = None) -> None:
         stage = printable(stage)
-        if stage != self.current and not self.shown.console.is_terminal:
-            self.shown.console.print(f"{self.prefix}: {stage} …", markup=False)
+        if stage != self.current:
+            _step(self.shown, f"{self.prefix}: {stage}")
         self.current = stage
         self.shown.update(
             self.task,
@@ -125,8 +183,8 @@ class Rows:
 
     def __call__(self, who: str, stage: str, fraction: float | None = None) -> None:
         who, stage = printable(who), printable(stage)
-        if self.stages.get(who) != stage and not self.shown.console.is_terminal:
-            self.shown.console.print(f"{who}: {stage} …", markup=False)
+        if self.stages.get(who) != stage:
+            _step(self.shown, f"{who}: {stage}")
         self.stages[who] = stage
         if who not in self.tasks:
             self.tasks[who] = self.shown.add_task(who, total=None)
@@ -177,5 +235,5 @@ class Epochs:
         if accuracy is not None:
             sentence += f", held-out {accuracy:.2%}"
         self.shown.update(self.task, description=sentence, total=epochs, completed=epoch)
-        if not self.shown.console.is_terminal and (epoch == epochs or epoch % max(1, epochs // 10) == 0):
-            self.shown.console.print(sentence, markup=False)
+        if epoch == epochs or epoch % max(1, epochs // 10) == 0:
+            _step(self.shown, sentence)

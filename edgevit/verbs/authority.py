@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from edgevit import render
+from edgevit.verbs.help import Verbs
 from edgevit.verbs.links import (
     Cluster,
     Connect,
@@ -19,7 +20,7 @@ from edgevit.verbs.links import (
 )
 from edgevit.verbs.options import Json
 
-ca = typer.Typer(
+ca = Verbs(
     name="ca",
     help="The fleet's private CA: who may be a node, router, client or operator.",
     no_args_is_help=True,
@@ -33,7 +34,10 @@ def ca_init(
     force: Annotated[bool, typer.Option("--force", help="Forget the CA that is there.")] = False,
     json: Json = False,
 ) -> None:
-    """Make the fleet's private CA on this machine, once. Its key stays here."""
+    """Make the fleet's private CA on this machine, once. Its key stays here.
+
+    Example: edgevit fleet ca init
+    """
     from edgevit.fleet.trust import ca as module
 
     _said(module.init_ca(days or module.CA_DAYS, force=force), json)
@@ -47,7 +51,10 @@ def ca_serve(
     insecure: Insecure = False,
     cluster: Cluster = "default",
 ) -> None:
-    """Renew the certificates of whoever asks and is not revoked, until Ctrl-C."""
+    """Renew the certificates of whoever asks and is not revoked, until Ctrl-C.
+
+    Example: edgevit fleet ca serve --listen tls/0.0.0.0:7448
+    """
     from edgevit.fleet.agent.ending import until_told
     from edgevit.fleet.trust.serving import serve_ca
 
@@ -60,7 +67,10 @@ def ca_rotate(
     days: Annotated[float | None, typer.Option("--days", help="How long the new CA is good.")] = None,
     json: Json = False,
 ) -> None:
-    """Replace the CA, so that what the old one issued is worth nothing; says whom to enroll again, in which order."""
+    """Replace the CA, so that what the old one issued is worth nothing; says whom to enroll again, in which order.
+
+    Example: edgevit fleet ca rotate
+    """
     from edgevit.fleet.trust import ca as module
 
     _said(module.rotate(days or module.CA_DAYS), json)
@@ -80,7 +90,10 @@ def enroll(
     force: Annotated[bool, typer.Option("--force", help="Although it has a certificate that is good.")] = False,
     json: Json = False,
 ) -> None:
-    """Make an identity for a device, on the machine with the CA: a folder to copy there."""
+    """Make an identity for a device, on the machine with the CA: a folder to copy there.
+
+    Example: edgevit enroll kitchen --host 192.168.1.20
+    """
     from edgevit.fleet.trust import ca as module
 
     trusted = dict.fromkeys(trust or (), "given at enrolment") or None
@@ -90,7 +103,10 @@ def enroll(
 
 
 def revoke(name: NodeName, json: Json = False) -> None:
-    """Renew a device's certificate no more; says when the one it has ends."""
+    """Renew a device's certificate no more; says when the one it has ends.
+
+    Example: edgevit revoke kitchen
+    """
     from edgevit.fleet.trust import ca as module
 
     _said(module.revoke(name), json)

@@ -10,20 +10,28 @@ import typer
 
 from edgevit import render
 from edgevit.errors import EdgeVitError, UsageError
+from edgevit.verbs.help import of_data, of_model, of_output, of_running, of_target
 from edgevit.verbs.options import (
     ArtifactOrBundle,
+    Batch,
     Classes,
     Data,
+    ExporterOptions,
     Force,
     ImageSize,
     Json,
     ModelName,
+    Precision,
+    Pretrained,
     Provider,
     RuntimeName,
     RuntimeOptions,
     Threads,
+    Timeout,
     Trust,
+    Verify,
     Weights,
+    target_names,
 )
 from edgevit.verbs.outcome import finish
 
@@ -31,50 +39,51 @@ if TYPE_CHECKING:
     from edgevit.request import ExportRequest
 
 
+Target = Annotated[
+    list[str],
+    of_target(
+        "-t", "--target", help="Repeat for several; 'all' is every target buildable here.", autocompletion=target_names
+    ),
+]
+Out = Annotated[
+    Path | None,
+    of_output(
+        "-o",
+        "--out",
+        help="Artifact folder (its parent for several targets). Default: artifacts/MODEL-TARGET-PRECISION.",
+    ),
+]
+Labels = Annotated[Path | None, of_model("--labels", help="Class names: one a line, or JSON.")]
+Form = Annotated[str, of_model("--form", help="deploy (re-parameterised) or train.")]
+BakePreprocess = Annotated[
+    bool, of_model("--bake-preprocess", help="Take uint8 NHWC pixels and normalise inside the graph.")
+]
+RequireVerified = Annotated[bool, of_data("--require-verified", help="Exit 7 unless the proof ran here.")]
+DryRun = Annotated[
+    bool, of_running("--dry-run", help="Say what would be built, where, and how long it took last time.")
+]
+
+
 def export(
     model: ModelName,
-    target: Annotated[
-        list[str], typer.Option("-t", "--target", help="Repeat for several; 'all' is every target buildable here.")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="Artifact folder (its parent for several targets). Default: artifacts/MODEL-TARGET-PRECISION.",
-        ),
-    ] = None,
+    target: Target,
+    out: Out = None,
     weights: Weights = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Weights from the hub (timm models).")] = False,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32 or fp16. Default: the target's own.")
-    ] = None,
-    batch: Annotated[str, typer.Option("--batch", help="Rows per call: 1, or a range such as 1-8.")] = "1",
+    pretrained: Pretrained = False,
+    precision: Precision = None,
+    batch: Batch = "1",
     image_size: ImageSize = None,
     classes: Classes = None,
-    labels: Annotated[Path | None, typer.Option("--labels", help="Class names: one a line, or JSON.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--option", metavar="KEY=VALUE", help="Exporter option: TARGET.key=value; plain key=value with a single -t."
-        ),
-    ] = None,
-    form: Annotated[str, typer.Option("--form", help="deploy (re-parameterised) or train.")] = "deploy",
-    bake_preprocess: Annotated[
-        bool, typer.Option("--bake-preprocess", help="Take uint8 NHWC pixels and normalise inside the graph.")
-    ] = False,
+    labels: Labels = None,
+    option: ExporterOptions = None,
+    form: Form = "deploy",
+    bake_preprocess: BakePreprocess = False,
     data: Data = None,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the artifact equal to its model.")] = True,
-    require_verified: Annotated[
-        bool, typer.Option("--require-verified", help="Exit 7 unless the proof ran here.")
-    ] = False,
+    verify: Verify = True,
+    require_verified: RequireVerified = False,
     threads: Threads = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", min=1, help="Seconds that a target's native compiler may take.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be built, where, and how long it took last time.")
-    ] = False,
+    timeout: Timeout = None,
+    dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -106,6 +115,8 @@ def _exported(request: ExportRequest, json: bool) -> None:
                 if note not in said:
                     render.say(note)
                 said.add(note)
+            for sentence in outcome.details() if outcome.artifact else ():
+                render.detail(sentence)
     _shown(build.COLUMNS, [outcome for outcome in outcomes if outcome.artifact], json)
     finish(outcomes)
 
@@ -125,16 +136,19 @@ def _shown(columns: Sequence[str], done: Sequence[Any], json: bool) -> None:
         render.table(columns, [one.row() for one in done])
 
 
+Against = Annotated[
+    str | None,
+    of_data("--against", help="Another artifact, or 'source' (needs torch): compare on the same images."),
+]
+
+
 def verify(
     artifact: ArtifactOrBundle,
     runtime: RuntimeName = None,
     provider: Provider = None,
     runtime_option: RuntimeOptions = None,
     data: Data = None,
-    against: Annotated[
-        str | None,
-        typer.Option("--against", help="Another artifact, or 'source' (needs torch): compare on the same images."),
-    ] = None,
+    against: Against = None,
     threads: Threads = None,
     trust: Trust = False,
     json: Json = False,
@@ -142,6 +156,8 @@ def verify(
     """Prove an artifact: hashes, golden pair, then real data. Exit 7 when it is not what it says.
 
     Of a bundle, every member is proved, then all together; --data gives the accuracy of the fused answers.
+
+    Example: edgevit verify artifacts/vit_nano-onnx-fp32 --data digits
     """
     from edgevit.bundle.opened import is_bundle
     from edgevit.bundle.proof import verify_bundle
@@ -176,17 +192,23 @@ def verify(
     render.facts(result.facts())
 
 
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False)]
+Top = Annotated[int, of_output("--top", min=1, help="How many classes to show.")]
+PredictLabels = Annotated[Path | None, of_model("--labels", help="Class names, instead of the artifact's own.")]
+Without = Annotated[
+    list[str] | None,
+    of_running("--without", metavar="PART", help="Leave this part of a bundle out, e.g. part-2."),
+]
+
+
 def predict(
     artifact: ArtifactOrBundle,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False)],
-    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
-    labels: Annotated[Path | None, typer.Option("--labels", help="Class names, instead of the artifact's own.")] = None,
+    images: Images,
+    top: Top = 5,
+    labels: PredictLabels = None,
     runtime: RuntimeName = None,
     provider: Provider = None,
-    without: Annotated[
-        list[str] | None,
-        typer.Option("--without", metavar="PART", help="Leave this part of a bundle out, e.g. part-2."),
-    ] = None,
+    without: Without = None,
     threads: Threads = None,
     trust: Trust = False,
     json: Json = False,
@@ -194,6 +216,8 @@ def predict(
     """Classify images: top-5 with labels. A broken image is one line and does not stop the others.
 
     A bundle also says how many of its sub-models answered; the classes of a missing one suffer.
+
+    Example: edgevit predict artifacts/vit_nano-onnx-fp32 photo.jpg
     """
     from edgevit import predict as prediction
 
@@ -217,7 +241,7 @@ def predict(
                 render.say(note)
             said.add(note)
         if not json:
-            (render.say if isinstance(result, prediction.Failure) else render.line)(result.line())
+            (render.fail if isinstance(result, prediction.Failure) else render.line)(result.line())
     if json:
         render.emit_json(records)
     if failures:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgevit import render
+from edgevit.verbs.help import Verbs
 from edgevit.verbs.links import (
     Replicas,
     Served,
@@ -16,7 +17,7 @@ from edgevit.verbs.links import (
 )
 from edgevit.verbs.options import Json
 
-fleet = typer.Typer(
+fleet = Verbs(
     name="fleet",
     help="Look at the fleet, try one on this machine, and keep its certificates.",
     no_args_is_help=True,
@@ -27,7 +28,10 @@ fleet = typer.Typer(
 @fleet.command("status", short_help="Who is alive, what each runs, how fast.")
 @linked
 def status(link: Any, json: Json = False) -> None:
-    """Who is alive, what each node runs, how fast it answers, and what a deployment lacks."""
+    """Who is alive, what each node runs, how fast it answers, and what a deployment lacks.
+
+    Example: edgevit fleet status
+    """
     from edgevit.fleet.operating import status as module
     from edgevit.fleet.operating.rows import COLUMNS
 
@@ -43,7 +47,10 @@ def status(link: Any, json: Json = False) -> None:
 @fleet.command("nodes", short_help="The machines: cores, memory, runtimes, versions.")
 @linked
 def nodes(link: Any, json: Json = False) -> None:
-    """The machines behind the nodes: system, cores, memory, runtimes, versions, labels."""
+    """The machines behind the nodes: system, cores, memory, runtimes, versions, labels.
+
+    Example: edgevit fleet nodes
+    """
     from edgevit.fleet.operating import status as module
     from edgevit.fleet.operating.rows import MACHINE_COLUMNS
 
@@ -60,7 +67,10 @@ def top(
     link: Any,
     every: Annotated[str, typer.Option("--every", help="How often, e.g. 500ms.")] = "1s",
 ) -> None:
-    """The status, again and again, until Ctrl-C."""
+    """The status, again and again, until Ctrl-C.
+
+    Example: edgevit fleet top --every 500ms
+    """
     from edgevit.fleet.operating import status as module
     from edgevit.fleet.operating.rows import COLUMNS
 
@@ -79,7 +89,10 @@ def logs(
     trace: Annotated[str | None, typer.Option("--trace", help="Only what is about this request.")] = None,
     json: Json = False,
 ) -> None:
-    """The newest log lines of all nodes, or of those named, oldest first."""
+    """The newest log lines of all nodes, or of those named, oldest first.
+
+    Example: edgevit fleet logs kitchen -n 20
+    """
     from edgevit.fleet.operating import node_logs as module
 
     found = module.logs(link, nodes or (), lines=lines, trace=trace)
@@ -103,7 +116,10 @@ def simulate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """What a fleet would do that need not exist: load of every node, latency, accuracy when nodes die."""
+    """What a fleet would do that need not exist: load of every node, latency, accuracy when nodes die.
+
+    Example: edgevit fleet simulate digits-bundle --fleet examples/fleet.toml --lose kitchen
+    """
     from edgevit.fleet.operating import simulate as module
 
     found = module.simulate(
@@ -124,7 +140,10 @@ def up(
     count: Annotated[int, typer.Option("--nodes", min=1, help="Node processes to start.")] = 4,
     replicas: Replicas = 1,
 ) -> None:
-    """Start nodes on this machine, deploy a bundle on them, and stay until Ctrl-C: for a first try."""
+    """Start nodes on this machine, deploy a bundle on them, and stay until Ctrl-C: for a first try.
+
+    Example: edgevit fleet up digits-bundle --nodes 4
+    """
     from edgevit.fleet.operating.up import fleet_up
 
     fleet_up(path, count, replicas=replicas)

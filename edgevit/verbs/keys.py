@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from edgevit import registry, render
+from edgevit.verbs.help import Verbs
 from edgevit.verbs.options import (
     Json,
 )
 
-keys = typer.Typer(
+keys = Verbs(
     name="keys",
     help="Whose engines and compiled libraries are opened here: this user's key and those of trusted builders.",
     no_args_is_help=True,
@@ -23,7 +24,10 @@ PublicKey = Annotated[str, typer.Argument(metavar="KEY", help="64 hex digits.", 
 
 @keys.command("show", short_help="Show this user's public key and the trusted ones.")
 def keys_show(json: Json = False) -> None:
-    """Show the public key that signs what is built here, and those whose artifacts are opened here."""
+    """Show the public key that signs what is built here, and those whose artifacts are opened here.
+
+    Example: edgevit keys show
+    """
     signing = _signing()
     own = signing.own_key()
     known = {own: "this user", **signing.known_keys()}
@@ -37,14 +41,20 @@ def keys_show(json: Json = False) -> None:
 def keys_trust(
     key: PublicKey, name: Annotated[str, typer.Option("--name", help="Whose key it is.")] = "a trusted builder"
 ) -> None:
-    """Open artifacts signed by this key from now on."""
+    """Open artifacts signed by this key from now on.
+
+    Example: edgevit keys trust KEY --name build-server
+    """
     _signing().trust_key(key, name)
     render.say(f"artifacts signed by {key[:16]}… ({name}) are opened here from now on")
 
 
 @keys.command("forget", short_help="Trust this key no longer.")
 def keys_forget(key: PublicKey) -> None:
-    """Trust this key no longer."""
+    """Trust this key no longer.
+
+    Example: edgevit keys forget KEY
+    """
     _signing().forget_key(key)
     render.say(f"{key[:16]}… is trusted no longer")
 

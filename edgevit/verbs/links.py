@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
 from edgevit.errors import UsageError
+from edgevit.verbs.help import of_fleet, taking
 
 _UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3}
 _TIME = re.compile(r"(\d+(?:\.\d*)?)\s*(ms|s|)")
 
 Listen = Annotated[
     list[str] | None,
-    typer.Option("--listen", metavar="ENDPOINT", help="tls/HOST:PORT that others can reach this process at; repeat."),
+    of_fleet("--listen", metavar="ENDPOINT", help="tls/HOST:PORT that others can reach this process at; repeat."),
 ]
 Connect = Annotated[
     list[str] | None,
-    typer.Option(
+    of_fleet(
         "--connect", metavar="ENDPOINT", envvar="EDGEVIT_CONNECT", help="tls/HOST:PORT of a node or router; repeat."
     ),
 ]
 IdentityDir = Annotated[
     Path | None,
-    typer.Option("--identity", envvar="EDGEVIT_IDENTITY", help="Folder that edgevit enroll wrote. Needed for tls/…"),
+    of_fleet("--identity", envvar="EDGEVIT_IDENTITY", help="Folder that edgevit enroll wrote. Needed for tls/…"),
 ]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Plain tcp/… off this machine: anyone can read and order.")]
+Insecure = Annotated[bool, of_fleet("--insecure", help="Plain tcp/… off this machine: anyone can read and order.")]
 Cluster = Annotated[
-    str, typer.Option("--cluster", envvar="EDGEVIT_CLUSTER", help="Fleets of different names do not see each other.")
+    str, of_fleet("--cluster", envvar="EDGEVIT_CLUSTER", help="Fleets of different names do not see each other.")
 ]
 RouterOnly = Annotated[
     bool,
-    typer.Option(
+    of_fleet(
         "--router-only", envvar="EDGEVIT_ROUTER_ONLY", help="This host reaches nobody but the router of --connect."
     ),
 ]
-Wan = Annotated[bool, typer.Option("--wan", help="Over a link that loses packets: notice the dead after 5 s, not 1 s.")]
+Wan = Annotated[bool, of_fleet("--wan", help="Over a link that loses packets: notice the dead after 5 s, not 1 s.")]
 Where = Annotated[
     str | None,
-    typer.Option(
-        "--where", help="fleet or embedded (this process). Default: the fleet that serves it, if there is one."
-    ),
+    of_fleet("--where", help="fleet or embedded (this process). Default: the fleet that serves it, if there is one."),
 ]
-Deadline = Annotated[str, typer.Option("--deadline", help="For each image, e.g. 200ms: then what arrived is fused.")]
-Replicas = Annotated[int, typer.Option("--replicas", min=1, help="Copies of every sub-model, each on another node.")]
+Deadline = Annotated[str, of_fleet("--deadline", help="For each image, e.g. 200ms: then what arrived is fused.")]
+Replicas = Annotated[int, of_fleet("--replicas", min=1, help="Copies of every sub-model, each on another node.")]
 NodeName = Annotated[str, typer.Argument(metavar="NODE", show_default=False)]
 Deployment = Annotated[
     str, typer.Argument(metavar="NAME", help="A deployment: see edgevit fleet status.", show_default=False)
@@ -92,24 +89,11 @@ def link_of(
 
 def linked(verb: Callable[..., None]) -> Callable[..., None]:
     """``verb`` with the options that say which fleet, before its ``--json``: it is called with their ``link``."""
-    hints = get_type_hints(verb, include_extras=True)
-    signature = inspect.signature(verb)
-    typed = {name: one.replace(annotation=hints[name]) for name, one in signature.parameters.items()}
-    own = [one for name, one in typed.items() if name not in ("link", "json")]
-    which = [
-        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
-        for name, (kind, default) in _WHICH.items()
-    ]
-    last = [one for name, one in typed.items() if name == "json"]
 
-    @functools.wraps(verb)
     def called(**given: Any) -> None:
         verb(link=link_of(**{name: given.pop(name) for name in _WHICH}), **given)
 
-    parameters = [*own, *which, *last]
-    vars(called)["__signature__"] = signature.replace(parameters=parameters)
-    called.__annotations__ = {one.name: one.annotation for one in parameters}
-    return called
+    return taking(verb, _WHICH, called, instead_of="link")
 
 
 def seconds(option: str, text: str) -> float:

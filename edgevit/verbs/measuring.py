@@ -11,20 +11,26 @@ import typer
 
 from edgevit import render
 from edgevit.errors import UsageError
+from edgevit.verbs.help import of_fleet, of_measuring, of_output, of_running, of_target
 from edgevit.verbs.links import linked
 from edgevit.verbs.options import (
+    Batch,
     Classes,
     Data,
+    ExporterOptions,
     ImageSize,
     Json,
+    Precision,
+    Pretrained,
     Provider,
     RuntimeName,
     RuntimeOptions,
     Runtimes,
     Threads,
-    ThreadsThere,
+    Timeout,
     Trust,
     Weights,
+    target_names,
 )
 from edgevit.verbs.outcome import finish
 
@@ -32,50 +38,61 @@ if TYPE_CHECKING:
     from edgevit.profiles.outcomes import Outcome
 
 
+ProfileArtifacts = Annotated[
+    list[Path], typer.Argument(metavar="ARTIFACT", help="One or more artifact folders.", show_default=False)
+]
+Tier = Annotated[
+    str, of_measuring("--tier", help="quick (≥ 6 s), standard (≥ 60 s) or publish (5 processes, ≥ 600 s).")
+]
+Scenario = Annotated[
+    str | None,
+    of_measuring("--scenario", help="single-stream, multi-stream, server, offline, paced, cool or sustained."),
+]
+Qps = Annotated[float | None, of_measuring("--qps", help="server: mean arrivals a second.")]
+BoundMs = Annotated[float | None, of_measuring("--bound-ms", help="server: latency that 99 % must keep.")]
+Fps = Annotated[float | None, of_measuring("--fps", help="paced: frames a second.")]
+Minutes = Annotated[float | None, of_measuring("--minutes", help="sustained: how long.")]
+RowsPerCall = Annotated[int | None, of_target("--batch", min=1, help="Rows per call. Default: its smallest.")]
+Layers = Annotated[bool, of_measuring("--layers", help="Time every layer as well: where did the ms go.")]
+Require = Annotated[
+    list[str] | None,
+    of_measuring("--require", metavar="PROVIDER>=SHARE", help='Exit 10 below this share, e.g. "cuda>=95%".'),
+]
+FailIf = Annotated[
+    list[str] | None, of_measuring("--fail-if", metavar="GATE", help='Exit 10 if it holds, e.g. "p90>20ms".')
+]
+On = Annotated[
+    list[str] | None,
+    of_fleet("--on", metavar="NODE[,NODE]", help="Measure on these nodes of the fleet instead of here."),
+]
+Out = Annotated[
+    Path | None,
+    of_output("-o", "--out", metavar="DIR", help="With --on: results go to DIR/NODE, which a fleet.toml can name."),
+]
+
+
 @linked
 def profile(
     link: Any,
-    artifacts: Annotated[
-        list[Path], typer.Argument(metavar="ARTIFACT", help="One or more artifact folders.", show_default=False)
-    ],
+    artifacts: ProfileArtifacts,
     runtime: RuntimeName = None,
     provider: Provider = None,
     runtime_option: RuntimeOptions = None,
-    tier: Annotated[
-        str, typer.Option("--tier", help="quick (≥ 6 s), standard (≥ 60 s) or publish (5 processes, ≥ 600 s).")
-    ] = "quick",
-    scenario: Annotated[
-        str | None,
-        typer.Option("--scenario", help="single-stream, multi-stream, server, offline, paced, cool or sustained."),
-    ] = None,
-    qps: Annotated[float | None, typer.Option("--qps", help="server: mean arrivals a second.")] = None,
-    bound_ms: Annotated[float | None, typer.Option("--bound-ms", help="server: latency that 99 % must keep.")] = None,
-    fps: Annotated[float | None, typer.Option("--fps", help="paced: frames a second.")] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="sustained: how long.")] = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Rows per call. Default: the artifact's smallest.")
-    ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Time every layer as well: where did the ms go.")] = False,
-    require: Annotated[
-        list[str] | None,
-        typer.Option("--require", metavar="PROVIDER>=SHARE", help='Exit 10 below this share, e.g. "cuda>=95%".'),
-    ] = None,
-    fail_if: Annotated[
-        list[str] | None, typer.Option("--fail-if", metavar="GATE", help='Exit 10 if it holds, e.g. "p90>20ms".')
-    ] = None,
+    tier: Tier = "quick",
+    scenario: Scenario = None,
+    qps: Qps = None,
+    bound_ms: BoundMs = None,
+    fps: Fps = None,
+    minutes: Minutes = None,
+    batch: RowsPerCall = None,
+    layers: Layers = False,
+    require: Require = None,
+    fail_if: FailIf = None,
     data: Data = None,
-    threads: ThreadsThere = None,
+    threads: Threads = None,
     trust: Trust = False,
-    on: Annotated[
-        list[str] | None,
-        typer.Option("--on", metavar="NODE[,NODE]", help="Measure on these nodes of the fleet instead of here."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--out", metavar="DIR", help="With --on: results go to DIR/NODE, which a fleet.toml can name."
-        ),
-    ] = None,
+    on: On = None,
+    out: Out = None,
     json: Json = False,
 ) -> None:
     """Measure latency in a fresh process, with percentile bounds and a verdict; raw samples are kept in profiles/.
@@ -148,12 +165,12 @@ def compare(
     provider: Provider = None,
     runtime_option: RuntimeOptions = None,
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, help="Rows per call. Default: the smallest that both take.")
+        int | None, of_target("--batch", min=1, help="Rows per call. Default: the smallest that both take.")
     ] = None,
     data: Data = None,
-    blocks: Annotated[int | None, typer.Option("--blocks", min=9, help="Fewest blocks of A B B A.")] = None,
+    blocks: Annotated[int | None, of_measuring("--blocks", min=9, help="Fewest blocks of A B B A.")] = None,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0, help="After these no more blocks are added. Default: 30.")
+        float | None, of_measuring("--seconds", min=0, help="After these no more blocks are added. Default: 30.")
     ] = None,
     threads: Threads = None,
     trust: Trust = False,
@@ -178,37 +195,43 @@ def compare(
     render.facts(found.facts())
 
 
-def benchmark(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Zoo names, timm:NAME, file.py:factory.")],
-    target: Annotated[
-        list[str] | None, typer.Option("-t", "--target", help="Repeat for several. Default: all, runnable here or not.")
-    ] = None,
-    runtime: Annotated[
-        list[str] | None, typer.Option("--runtime", help="Repeat for several; 'all'. Default: each target's own.")
-    ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of artifacts and results.")] = Path(
-        "artifacts/benchmark"
+Models = Annotated[list[str], typer.Argument(metavar="MODEL", help="Zoo names, timm:NAME, file.py:factory.")]
+Target = Annotated[
+    list[str] | None,
+    of_target(
+        "-t", "--target", help="Repeat for several. Default: all, runnable here or not.", autocompletion=target_names
     ),
+]
+Runtime = Annotated[
+    list[str] | None, of_running("--runtime", help="Repeat for several; 'all'. Default: each target's own.")
+]
+BenchmarkOut = Annotated[Path, of_output("-o", "--out", help="Folder of artifacts and results.")]
+BenchmarkTier = Annotated[str, of_measuring("--tier", help="quick, standard or publish.")]
+BenchmarkFailIf = Annotated[
+    list[str] | None, of_measuring("--fail-if", metavar="GATE", help='Exit 10 if it holds, e.g. "p90>20ms".')
+]
+Force = Annotated[bool, of_output("--force", help="Do everything again.")]
+
+
+def benchmark(
+    models: Models,
+    target: Target = None,
+    runtime: Runtime = None,
+    out: BenchmarkOut = Path("artifacts/benchmark"),
     weights: Weights = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Weights from the hub (timm models).")] = False,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32 or fp16. Default: each target's own.")
-    ] = None,
-    batch: Annotated[str, typer.Option("--batch", help="Rows per call: 1, or a range such as 1-8.")] = "1",
+    pretrained: Pretrained = False,
+    precision: Precision = None,
+    batch: Batch = "1",
     image_size: ImageSize = None,
     classes: Classes = None,
-    option: Annotated[list[str] | None, typer.Option("--option", metavar="TARGET.KEY=VALUE")] = None,
+    option: ExporterOptions = None,
     data: Data = None,
-    tier: Annotated[str, typer.Option("--tier", help="quick, standard or publish.")] = "quick",
+    tier: BenchmarkTier = "quick",
     provider: Provider = None,
-    fail_if: Annotated[
-        list[str] | None, typer.Option("--fail-if", metavar="GATE", help='Exit 10 if it holds, e.g. "p90>20ms".')
-    ] = None,
+    fail_if: BenchmarkFailIf = None,
     threads: Threads = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", min=1, help="Seconds that a target's native compiler may take.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Do everything again.")] = False,
+    timeout: Timeout = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Export, verify and profile every model on every target and runtime. The same command again goes on.
@@ -246,9 +269,9 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="File to write. Default: report.html; stdout for md, csv and json."),
+        of_output("-o", "--out", help="File to write. Default: report.html; stdout for md, csv and json."),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="html, md, csv or json.")] = "html",
+    format: Annotated[str, of_output("--format", help="html, md, csv or json.")] = "html",
 ) -> None:
     """Write the newest measurements of all artifacts as one self-contained page, or as a table.
 

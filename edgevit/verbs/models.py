@@ -9,6 +9,7 @@ import typer
 
 from edgevit import registry, render
 from edgevit.train.options import TrainOptions
+from edgevit.verbs.help import of_data, of_output, of_training
 from edgevit.verbs.options import (
     ArtifactOrBundle,
     Force,
@@ -22,7 +23,10 @@ RECIPE = TrainOptions()  # the defaults of `edgevit train`
 
 
 def models(json: Json = False) -> None:
-    """List the model zoo: parameters, MACs (train and deploy form), image size, shipped weights."""
+    """List the model zoo: parameters, MACs (train and deploy form), image size, shipped weights.
+
+    Example: edgevit models
+    """
     from edgevit.models import list_models
 
     rows = list_models(details=True)
@@ -36,7 +40,7 @@ def models(json: Json = False) -> None:
         [
             (
                 row["name"],
-                *(render.si(row[key]) for key in numbers),
+                *(render.si(row.get(key)) for key in numbers),
                 f"{row['image_size']}²",
                 ", ".join(row["weights"]) or "—",
                 row["source"],
@@ -50,7 +54,10 @@ def models(json: Json = False) -> None:
 
 
 def targets(json: Json = False) -> None:
-    """List export targets and runtimes: what can build and run here, and the pip line for what cannot."""
+    """List export targets and runtimes: what can build and run here, and the pip line for what cannot.
+
+    Example: edgevit targets
+    """
     from edgevit import registry
 
     rows = registry.describe()
@@ -75,32 +82,47 @@ def targets(json: Json = False) -> None:
             render.say(f"{row['name']} ({row['kind']}): {row['install']}")
 
 
+Model = Annotated[str, typer.Argument(help="A zoo name, timm:NAME, or path/to/file.py:factory.", show_default=False)]
+Out = Annotated[Path, of_output("-o", "--out", help="Checkpoint to write (.safetensors).", show_default=False)]
+Data = Annotated[
+    str, of_data("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
+]
+TrainEpochs = Annotated[int | None, of_training(min=1, help="Default: fitted to the data's size.")]
+BatchSize = Annotated[int, of_training(min=2, help="Images of one step.")]
+Lr = Annotated[float, of_training(help="Peak learning rate.")]
+WeightDecay = Annotated[float, of_training(help="Of AdamW, on matrices.")]
+Warmup = Annotated[float, of_training(help="Share of the steps before the peak.")]
+Smoothing = Annotated[float, of_training(help="Label smoothing.")]
+Ema = Annotated[float, of_training(help="Decay of the averaged weights, which are saved.")]
+Clip = Annotated[float, of_training(help="Largest norm of the gradient.")]
+Mixup = Annotated[float, of_training(help="Largest share of a second image.")]
+Hflip = Annotated[bool, of_training("--hflip", help="Mirror half of the images.")]
+Augment = Annotated[bool, of_training("--augment/--no-augment", help="Change the images at random.")]
+Seed = Annotated[int, of_training(help="Of order and augmentation; initial weights are always seed 0.")]
+Device = Annotated[str, of_training(help="auto (a GPU if there is one), cpu or cuda.")]
+Resume = Annotated[bool, of_training("--resume", help="Go on from an interrupted run of the same command.")]
+
+
 def train(
-    model: Annotated[
-        str, typer.Argument(help="A zoo name, timm:NAME, or path/to/file.py:factory.", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Checkpoint to write (.safetensors).", show_default=False)],
-    data: Annotated[
-        str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
-    ] = "digits",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Default: fitted to the data's size.")] = None,
-    batch_size: Annotated[int, typer.Option(min=2)] = RECIPE.batch_size,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = RECIPE.lr,
-    weight_decay: Annotated[float, typer.Option()] = RECIPE.weight_decay,
-    warmup: Annotated[float, typer.Option(help="Share of the steps before the peak.")] = RECIPE.warmup,
-    smoothing: Annotated[float, typer.Option(help="Label smoothing.")] = RECIPE.smoothing,
-    ema: Annotated[float, typer.Option(help="Decay of the averaged weights, which are saved.")] = RECIPE.ema,
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = RECIPE.clip,
-    mixup: Annotated[float, typer.Option(help="Largest share of a second image.")] = RECIPE.mixup,
-    hflip: Annotated[bool, typer.Option("--hflip", help="Mirror half of the images.")] = False,
-    augment: Annotated[bool, typer.Option("--augment/--no-augment")] = True,
-    seed: Annotated[int, typer.Option(help="Of order and augmentation; initial weights are always seed 0.")] = 0,
+    model: Model,
+    out: Out,
+    data: Data = "digits",
+    epochs: TrainEpochs = None,
+    batch_size: BatchSize = RECIPE.batch_size,
+    lr: Lr = RECIPE.lr,
+    weight_decay: WeightDecay = RECIPE.weight_decay,
+    warmup: Warmup = RECIPE.warmup,
+    smoothing: Smoothing = RECIPE.smoothing,
+    ema: Ema = RECIPE.ema,
+    clip: Clip = RECIPE.clip,
+    mixup: Mixup = RECIPE.mixup,
+    hflip: Hflip = False,
+    augment: Augment = True,
+    seed: Seed = 0,
     image_size: ImageSize = None,
     weights: Weights = None,
-    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from an interrupted run of the same command.")
-    ] = False,
+    device: Device = "auto",
+    resume: Resume = False,
     threads: Threads = None,
     force: Force = False,
     json: Json = False,
@@ -123,7 +145,10 @@ def train(
 
 
 def info(artifact: ArtifactOrBundle, json: Json = False) -> None:
-    """Show the manifest of an artifact or a bundle in words."""
+    """Show the manifest of an artifact or a bundle in words.
+
+    Example: edgevit info artifacts/vit_nano-onnx-fp32
+    """
     from edgevit.artifact.opened import Artifact
     from edgevit.bundle.opened import Bundle, is_bundle
     from edgevit.info import describe, describe_bundle
@@ -136,11 +161,14 @@ def info(artifact: ArtifactOrBundle, json: Json = False) -> None:
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what it makes.")] = Path("artifacts/quickstart"),
+    out: Annotated[Path, of_output("-o", "--out", help="Folder for what it makes.")] = Path("artifacts/quickstart"),
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """The whole story on real handwritten digits, offline: re-parameterise, export, verify, profile, predict."""
+    """The whole story on real handwritten digits, offline: re-parameterise, export, verify, profile, predict.
+
+    Example: edgevit quickstart
+    """
     registry.need_torch("quickstart")
     from edgevit.quickstart import run
 

@@ -7,74 +7,88 @@ from typing import Annotated
 
 import typer
 
-from edgevit.sizes import Sides, as_size
+from edgevit import registry
+from edgevit.verbs.help import of_data, of_model, of_output, of_running, of_target
+
+
+def model_names(begun: str) -> list[str]:
+    """For the shell's completion: zoo names that begin so."""
+    from edgevit.models import zoo
+
+    return [name for name in zoo.names() if name.startswith(begun)]
+
+
+def target_names(begun: str) -> list[str]:
+    """The same for targets."""
+    return [name for name in (*registry.rows("exporter"), "all") if name.startswith(begun)]
+
+
+def runtime_names(begun: str) -> list[str]:
+    """The same for runtimes."""
+    return [name for name in registry.rows("runtime") if name.startswith(begun)]
+
 
 ModelName = Annotated[
-    str, typer.Argument(help="A zoo name (fmvit_s), timm:NAME, or path/to/file.py:factory.", show_default=False)
+    str,
+    typer.Argument(
+        help="A zoo name (fmvit_s), timm:NAME, or path/to/file.py:factory.",
+        show_default=False,
+        autocompletion=model_names,
+    ),
 ]
 ArtifactOrBundle = Annotated[
     Path, typer.Argument(metavar="ARTIFACT|BUNDLE", help="An artifact's folder, or a bundle's.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
-
-
-def _threads(given: int | None) -> int | None:
-    """Too many are refused, and more than there are cores for are said."""
-    from edgevit import cpu, render
-
-    if given is not None and (said := cpu.crowding(cpu.checked_threads(given))):
-        render.say(said)
-    return given
-
-
+Json = Annotated[bool, of_output("--json", help="Machine-readable output on stdout.")]
 Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads", min=1, callback=_threads, help="Threads to run the model with. Default: all usable cores."
-    ),
-]
-ThreadsThere = Annotated[  # where the run may be on another machine, which knows its cores
-    int | None, typer.Option("--threads", min=1, help="Threads to run the model with. Default: all usable cores.")
+    int | None, of_running("--threads", min=1, help="Threads to run the model with. Default: all usable cores.")
 ]
 RuntimeName = Annotated[
-    str | None, typer.Option("--runtime", help="Which runtime opens it. Default: the target's preferred one.")
+    str | None,
+    of_running(
+        "--runtime", help="Which runtime opens it. Default: the target's preferred one.", autocompletion=runtime_names
+    ),
 ]
 Runtimes = Annotated[
     list[str] | None,
-    typer.Option("--runtime", help="Repeat for several. Default: the target's preferred one."),
+    of_running(
+        "--runtime", help="Repeat for several. Default: the target's preferred one.", autocompletion=runtime_names
+    ),
 ]
 Provider = Annotated[
     str | None,
-    typer.Option("--provider", help="The runtime's device back end, e.g. cpu, cuda. Never replaced silently."),
+    of_running("--provider", help="The runtime's device back end, e.g. cpu, cuda. Never replaced silently."),
 ]
 Trust = Annotated[
     bool,
-    typer.Option("--trust", help="Open an engine or compiled library that no known key signed. It runs code."),
+    of_running("--trust", help="Open an engine or compiled library that no known key signed. It runs code."),
 ]
 RuntimeOptions = Annotated[
     list[str] | None,
-    typer.Option("--runtime-option", metavar="KEY=VALUE", help="Repeat for several; OpenVINO has precision=bf16."),
+    of_running("--runtime-option", metavar="KEY=VALUE", help="Repeat for several; OpenVINO has precision=bf16."),
 ]
 Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="FILE[#KEY]",
-        help="A file of safetensors or torch (KEY: which of its sets; averaged weights come first), or 'digits'.",
-    ),
+    str | None, of_model("--weights", help="A .safetensors or .pth file, or 'digits' for the shipped checkpoint.")
 ]
-Classes = Annotated[int | None, typer.Option("--classes", min=1, help="Number of classes. Default: the model's own.")]
+Classes = Annotated[int | None, of_model("--classes", min=1, help="Number of classes. Default: the model's own.")]
 ImageSize = Annotated[
-    Sides | None,
-    typer.Option(
-        "--image-size",
-        parser=as_size,
-        metavar="N|HxW",
-        help="Input size in pixels: 224, or height x width as 224x320. Default: the model's own.",
+    int | None, of_model("--image-size", min=1, help="Input side in pixels. Default: the model's own.")
+]
+Pretrained = Annotated[bool, of_model("--pretrained", help="Weights from the hub (timm models).")]
+Precision = Annotated[str | None, of_target("--precision", help="fp32 or fp16. Default: the target's own.")]
+Batch = Annotated[str, of_target("--batch", help="Rows per call: 1, or a range such as 1-8.")]
+ExporterOptions = Annotated[
+    list[str] | None,
+    of_target(
+        "--option", metavar="KEY=VALUE", help="Exporter option: TARGET.key=value; plain key=value with a single -t."
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")]
+Timeout = Annotated[
+    float | None, of_running("--timeout", min=1, help="Seconds that a target's native compiler may take.")
+]
+Verify = Annotated[bool, of_data("--verify/--no-verify", help="Prove every artifact equal to its model.")]
+Force = Annotated[bool, of_output("--force", help="Replace what is at the output path.")]
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="SRC", help="digits, samples, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH."),
+    of_data("--data", metavar="SRC", help="digits, samples, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH."),
 ]

@@ -27,6 +27,6 @@ def show_error(error: EdgeVitError, *, subject: str | None = None) -> None:
         import traceback
 
         traceback.print_exception(error)
-    render.say(f"error: {f'{subject}: ' if subject else ''}{error}")
+    render.fail(f"error: {f'{subject}: ' if subject else ''}{error}")
     if error.hint:
-        render.say(f"  next: {error.hint}")
+        render.fail(f"  next: {error.hint}")

@@ -9,6 +9,7 @@ import typer
 
 from edgevit import render
 from edgevit.errors import UsageError
+from edgevit.verbs.help import of_fleet, of_model, of_output, of_running, of_splitting
 from edgevit.verbs.links import (
     Cluster,
     Connect,
@@ -29,26 +30,31 @@ from edgevit.verbs.links import (
 )
 from edgevit.verbs.options import Json
 
+Name = Annotated[str | None, of_fleet("--name", help="Default: the identity's name, else the host's.")]
+Memory = Annotated[
+    str | None, of_fleet("--memory", help="For sub-models, e.g. 512MB. Default: half of what is free now.")
+]
+Label = Annotated[list[str] | None, of_fleet("--label", metavar="KEY=VALUE", help="Repeat for several.")]
+Threads = Annotated[int | None, of_running("--threads", min=1, help="Of one inference. Default: all cores.")]
+Queue = Annotated[int, of_running("--queue", min=1, help="Questions that wait; more are refused as busy.")]
+MacsPerS = Annotated[
+    str | None, of_fleet("--macs-per-s", help="What placement may reckon with, e.g. 6G. Default: unknown.")
+]
+Metrics = Annotated[str | None, of_running("--metrics", metavar="HOST:PORT", help="Serve Prometheus there.")]
+Trust = Annotated[bool, of_running("--trust", help="Open compiled parts that no known key signed.")]
+
 
 def node(
-    name: Annotated[str | None, typer.Option("--name", help="Default: the identity's name, else the host's.")] = None,
+    name: Name = None,
     listen: Listen = None,
     connect: Connect = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", help="For sub-models, e.g. 512MB. Default: half of what is free now.")
-    ] = None,
-    label: Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Repeat for several.")] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Of one inference. Default: all cores.")
-    ] = None,
-    queue: Annotated[int, typer.Option("--queue", min=1, help="Questions that wait; more are refused as busy.")] = 8,
-    macs_per_s: Annotated[
-        str | None, typer.Option("--macs-per-s", help="What placement may reckon with, e.g. 6G. Default: unknown.")
-    ] = None,
-    metrics: Annotated[
-        str | None, typer.Option("--metrics", metavar="HOST:PORT", help="Serve Prometheus there.")
-    ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Open compiled parts that no known key signed.")] = False,
+    memory: Memory = None,
+    label: Label = None,
+    threads: Threads = None,
+    queue: Queue = 8,
+    macs_per_s: MacsPerS = None,
+    metrics: Metrics = None,
+    trust: Trust = False,
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
@@ -58,6 +64,8 @@ def node(
     """Be a node: hold the sub-models that are deployed here, and answer with them. Ctrl-C withdraws it.
 
     Without --listen, --connect and --identity all stays on this machine, and nodes find each other by themselves.
+
+    Example: edgevit node --name kitchen --memory 512MB
     """
     from edgevit.amounts import parse_bytes
     from edgevit.fleet.agent.node import NodeOptions, run_node
@@ -111,19 +119,19 @@ def router(
 def serve(
     link: Any,
     path: Served,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    port: Annotated[int, of_running("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
     host: Annotated[
-        str, typer.Option("--host", help="0.0.0.0 lets everyone who reaches this machine use the model.")
+        str, of_running("--host", help="0.0.0.0 lets everyone who reaches this machine use the model.")
     ] = "127.0.0.1",
     deadline: Deadline = "1s",
-    in_flight: Annotated[int, typer.Option("--in-flight", min=1, help="Requests at a time; more get 503.")] = 16,
+    in_flight: Annotated[int, of_running("--in-flight", min=1, help="Requests at a time; more get 503.")] = 16,
     where: Where = None,
-    runtime: Annotated[str | None, typer.Option("--runtime", help="Of the model in this process.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Of the model in this process.")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Open a compiled model that no known key signed.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="Only for this user, and whoever has the token.")] = False,
+    runtime: Annotated[str | None, of_running("--runtime", help="Of the model in this process.")] = None,
+    threads: Annotated[int | None, of_running("--threads", min=1, help="Of the model in this process.")] = None,
+    trust: Annotated[bool, of_running("--trust", help="Open a compiled model that no known key signed.")] = False,
+    private: Annotated[bool, of_running("--private", help="Only for this user, and whoever has the token.")] = False,
     allow_host: Annotated[
-        list[str] | None, typer.Option("--allow-host", metavar="NAME", help="A name browsers know it by; repeat.")
+        list[str] | None, of_running("--allow-host", metavar="NAME", help="A name browsers know it by; repeat.")
     ] = None,
 ) -> None:
     """Serve a bundle or an artifact over HTTP: KServe's protocol at /v2, /metrics, /healthz, and a dashboard at /.
@@ -149,15 +157,17 @@ def _where(text: str | None) -> Any:
 def deploy(
     link: Any,
     path: Served,
-    plan: Annotated[Path | None, typer.Option("--plan", help="What edgevit assign wrote.")] = None,
-    fleet: Annotated[Path | None, typer.Option("--fleet", help="A fleet.toml: place it on these nodes.")] = None,
+    plan: Annotated[Path | None, of_fleet("--plan", help="What edgevit assign wrote.")] = None,
+    fleet: Annotated[Path | None, of_splitting("--fleet", help="A fleet.toml: place it on these nodes.")] = None,
     replicas: Replicas = 1,
-    name: Annotated[str | None, typer.Option("--name", help="Of the deployment. Default: the folder's.")] = None,
+    name: Annotated[str | None, of_fleet("--name", help="Of the deployment. Default: the folder's.")] = None,
     json: Json = False,
 ) -> None:
     """Place a bundle or an artifact on the nodes that are alive: they pull, verify, load, then announce.
 
     Without --plan or --fleet it is planned over the nodes there are. What served before serves until the new one does.
+
+    Example: edgevit deploy digits-bundle --replicas 2
     """
     from edgevit.fleet.operating import deploy as deploying
 
@@ -183,7 +193,10 @@ def _show_deployed(result: Any, json: bool) -> None:
 
 @linked
 def undeploy(link: Any, name: Deployment, json: Json = False) -> None:
-    """Withdraw a deployment from all its nodes."""
+    """Withdraw a deployment from all its nodes.
+
+    Example: edgevit undeploy digits-bundle
+    """
     from edgevit.fleet.operating.deploy import undeploy as run
 
     result = run(name, link)
@@ -197,7 +210,10 @@ def undeploy(link: Any, name: Deployment, json: Json = False) -> None:
 
 @linked
 def rebalance(link: Any, name: Deployment, json: Json = False) -> None:
-    """Plan a deployment anew over the nodes that are alive now, and move what gains by it."""
+    """Plan a deployment anew over the nodes that are alive now, and move what gains by it.
+
+    Example: edgevit rebalance digits-bundle
+    """
     from edgevit.fleet.operating.deploy import rebalance as run
 
     with render.progress(f"rebalancing {name}") as shown:
@@ -209,10 +225,13 @@ def rebalance(link: Any, name: Deployment, json: Json = False) -> None:
 def drain(
     link: Any,
     node: NodeName,
-    undo: Annotated[bool, typer.Option("--undo", help="Let it take sub-models again.")] = False,
+    undo: Annotated[bool, of_fleet("--undo", help="Let it take sub-models again.")] = False,
     json: Json = False,
 ) -> None:
-    """Move a node's sub-models elsewhere, and give it no new ones: before it is switched off."""
+    """Move a node's sub-models elsewhere, and give it no new ones: before it is switched off.
+
+    Example: edgevit drain kitchen
+    """
     from edgevit.fleet.operating.deploy import drain as run
 
     with render.progress(f"draining {node}") as shown:
@@ -227,21 +246,29 @@ def drain(
     render.say(f"{node} holds nothing and takes nothing" if result.drained else f"{node} takes sub-models again")
 
 
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False)]
+RequireAll = Annotated[bool, of_fleet("--require-all", help="Exit 9 when an answer is degraded.")]
+Top = Annotated[int, of_output("--top", min=1, help="How many classes to show.")]
+Labels = Annotated[Path | None, of_model("--labels", help="Class names, instead of the model's own.")]
+
+
 @linked
 def infer(
     link: Any,
     path: Served,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False)],
+    images: Images,
     deadline: Deadline = "1s",
-    require_all: Annotated[bool, typer.Option("--require-all", help="Exit 9 when an answer is degraded.")] = False,
+    require_all: RequireAll = False,
     where: Where = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
-    labels: Annotated[Path | None, typer.Option("--labels", help="Class names, instead of the model's own.")] = None,
+    top: Top = 5,
+    labels: Labels = None,
     json: Json = False,
 ) -> None:
     """Classify images with the fleet: scatter to the nodes, gather, fuse; with what arrived by the deadline.
 
     Where no fleet serves it, it runs in this process, as edgevit predict does, and says so.
+
+    Example: edgevit infer digits-bundle photo.jpg --deadline 200ms
     """
     from edgevit.errors import EdgeVitError
     from edgevit.fleet.asking.infer import infer_images
@@ -261,7 +288,7 @@ def infer(
             for note in result.notes():
                 render.say(note)
             if not json:
-                (render.say if isinstance(result, Failure) else render.line)(result.line())
+                (render.fail if isinstance(result, Failure) else render.line)(result.line())
     except EdgeVitError as exc:
         short = exc
     if json:

@@ -10,70 +10,83 @@ import typer
 from edgevit import registry, render
 from edgevit.amounts import parse_bytes
 from edgevit.split.options import SplitJob, SplitOptions
+from edgevit.verbs.help import of_data, of_fleet, of_output, of_splitting, of_target, of_training
 from edgevit.verbs.options import (
     Classes,
     Force,
     ImageSize,
     Json,
+    Precision,
     Threads,
+    Verify,
     Weights,
+    target_names,
 )
 
 SPLIT = SplitOptions(parts=1)  # the defaults of `edgevit split`
 
 
+Model = Annotated[str, typer.Argument(help="A ViT: vit_edvit, vit_base, timm:deit_…, …", show_default=False)]
+Parts = Annotated[int, of_splitting("--parts", min=1, help="How many sub-models.", show_default=False)]
+Out = Annotated[Path, of_output("-o", "--out", help="Bundle folder to write.", show_default=False)]
+Data = Annotated[
+    str, of_data("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
+]
+Target = Annotated[
+    list[str] | None,
+    of_target("-t", "--target", help="Repeat for several. Default: onnx.", autocompletion=target_names),
+]
+Partition = Annotated[
+    str, of_splitting("--partition", help="balanced, similar, confusable, or a JSON file with every part's labels.")
+]
+HeadsPruned = Annotated[
+    int | None, of_splitting("--heads-pruned", min=0, help="Heads cut from every block; all widths shrink alike.")
+]
+MemoryBudget = Annotated[
+    str | None, of_splitting("--memory-budget", help="Of all sub-models' weights together, e.g. 180MB.")
+]
+Fleet = Annotated[Path | None, of_splitting("--fleet", help="A fleet.toml: prune until every sub-model fits a node.")]
+Importance = Annotated[str, of_splitting("--importance", help="exact, taylor, random or magnitude.")]
+SplitImages = Annotated[int, of_splitting("--images", min=1, help="Images of a class that scores are taken on.")]
+Retrain = Annotated[str, of_training("--retrain", help="negatives, or distil from the trunk.")]
+Epochs = Annotated[int | None, of_training(min=1, help="Of every sub-model. Default: fitted.")]
+BatchSize = Annotated[int, of_training(min=2, help="Images of one step.")]
+Lr = Annotated[float, of_training(help="Peak learning rate.")]
+Amp = Annotated[str, of_training("--amp", help="Mixed precision: no, bf16 or fp16 (needs edgevit[split]).")]
+Seed = Annotated[int, of_training(help="Of the partition, order and augmentation.")]
+Jobs = Annotated[
+    int | None, of_training("--jobs", min=1, help="Sub-models retrained at a time. Default: one per core or GPU.")
+]
+Device = Annotated[str, of_training(help="auto (GPUs if there are any), cpu or cuda.")]
+Resume = Annotated[bool, of_training("--resume", help="Go on from an interrupted run of the same command.")]
+
+
 def split(
-    model: Annotated[str, typer.Argument(help="A ViT: vit_edvit, vit_base, timm:deit_…, …", show_default=False)],
-    parts: Annotated[int, typer.Option("--parts", min=1, help="How many sub-models.", show_default=False)],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Bundle folder to write.", show_default=False)],
-    data: Annotated[
-        str, typer.Option("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
-    ] = "digits",
+    model: Model,
+    parts: Parts,
+    out: Out,
+    data: Data = "digits",
     weights: Weights = None,
-    target: Annotated[
-        list[str] | None, typer.Option("-t", "--target", help="Repeat for several. Default: onnx.")
-    ] = None,
-    partition: Annotated[
-        str, typer.Option("--partition", help="balanced, similar, confusable, or a JSON file with every part's labels.")
-    ] = SPLIT.partition,
-    heads_pruned: Annotated[
-        int | None, typer.Option("--heads-pruned", min=0, help="Heads cut from every block; all widths shrink alike.")
-    ] = None,
-    memory_budget: Annotated[
-        str | None, typer.Option("--memory-budget", help="Of all sub-models' weights together, e.g. 180MB.")
-    ] = None,
-    fleet: Annotated[
-        Path | None, typer.Option("--fleet", help="A fleet.toml: prune until every sub-model fits a node.")
-    ] = None,
-    importance: Annotated[
-        str, typer.Option("--importance", help="exact, taylor, random or magnitude.")
-    ] = SPLIT.importance,
-    images: Annotated[
-        int, typer.Option("--images", min=1, help="Images of a class that scores are taken on.")
-    ] = SPLIT.images,
-    retrain: Annotated[str, typer.Option("--retrain", help="negatives, or distil from the trunk.")] = SPLIT.mode,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of every sub-model. Default: fitted.")] = None,
-    batch_size: Annotated[int, typer.Option(min=2)] = SPLIT.retraining.batch_size,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = SPLIT.retraining.lr,
-    amp: Annotated[
-        str, typer.Option("--amp", help="Mixed precision: no, bf16 or fp16 (needs edgevit[split]).")
-    ] = SPLIT.amp,
-    seed: Annotated[int, typer.Option(help="Of the partition, order and augmentation.")] = SPLIT.seed,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Sub-models retrained at a time. Default: one per core or GPU.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto (GPUs if there are any), cpu or cuda.")] = "auto",
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32 or fp16. Default: each target's own.")
-    ] = None,
+    target: Target = None,
+    partition: Partition = SPLIT.partition,
+    heads_pruned: HeadsPruned = None,
+    memory_budget: MemoryBudget = None,
+    fleet: Fleet = None,
+    importance: Importance = SPLIT.importance,
+    images: SplitImages = SPLIT.images,
+    retrain: Retrain = SPLIT.mode,
+    epochs: Epochs = None,
+    batch_size: BatchSize = SPLIT.retraining.batch_size,
+    lr: Lr = SPLIT.retraining.lr,
+    amp: Amp = SPLIT.amp,
+    seed: Seed = SPLIT.seed,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    precision: Precision = None,
     image_size: ImageSize = None,
     classes: Classes = None,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Prove every artifact equal to its model.")
-    ] = True,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from an interrupted run of the same command.")
-    ] = False,
+    verify: Verify = True,
+    resume: Resume = False,
     threads: Threads = None,
     force: Force = False,
     json: Json = False,
@@ -112,11 +125,11 @@ def split(
 
 def assign(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What edgevit split wrote.", show_default=False)],
-    fleet: Annotated[Path, typer.Option("--fleet", help="A fleet.toml with the devices.", show_default=False)],
+    fleet: Annotated[Path, of_splitting("--fleet", help="A fleet.toml with the devices.", show_default=False)],
     replicas: Annotated[
-        int, typer.Option("--replicas", min=1, help="Copies of every sub-model, each on another device.")
+        int, of_fleet("--replicas", min=1, help="Copies of every sub-model, each on another device.")
     ] = 1,
-    out: Annotated[Path, typer.Option("-o", "--out", help="The plan to write.")] = Path("plan.json"),
+    out: Annotated[Path, of_output("-o", "--out", help="The plan to write.")] = Path("plan.json"),
     json: Json = False,
 ) -> None:
     """Say which device runs which sub-models, how fast and in how much memory, and what the loss of each one costs.
