@@ -81,9 +81,10 @@ class Desk:
     def _tell(self, question: Question) -> None:
         name = question.key.rpartition("/")[2]
         meta = json.dumps({"node": self._station.node}).encode()
-        for known, placement in self._book.known().items():
-            if name in ("*", known):
-                question.answer(placement.encode(), meta)
+        for known, kept in self._book.kept().items():
+            for placement in (kept.before, kept.newest) if name in ("*", known) else ():
+                if placement is not None:
+                    question.answer(placement.encode(), meta)
         question.finish()
 
     def _listen(self) -> None:

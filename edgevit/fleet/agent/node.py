@@ -32,6 +32,7 @@ from edgevit.fleet.agent.ending import until_told
 from edgevit.fleet.agent.engine import Engine
 from edgevit.fleet.agent.figures import host_port, serve_metrics
 from edgevit.fleet.agent.holdings import Holdings
+from edgevit.fleet.agent.known import known_infos
 from edgevit.fleet.agent.profiling import serve_profiles
 from edgevit.fleet.agent.station import Station
 from edgevit.fleet.agent.store import node_home
@@ -45,6 +46,7 @@ from edgevit.fleet.trust.signatures import trusted_keys
 
 BEAT_S = 0.5
 NAMESAKE_S = 6.0  # how long another node of our name may be the shadow of an earlier run: the longest lease, and a bit
+LOOK_S = 30.0  # between two questions whether such a node is really there
 END_S = 0.9  # after SIGTERM the process is gone, whatever hangs
 _SAME_NAME = 100  # nodes of one name on a machine
 
@@ -108,7 +110,10 @@ class Node:
         self.names = Names(options.link.cluster)
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self.runtimes = tuple(name for name, row in registry.rows("runtime").items() if not row.missing())
-        self._elder: float | None = None
+        self._elders: dict[
+            str, float
+        ] = {}  # incarnations of our name that began before ours -> since when they are seen
+        self._look_at = 0.0
         self._stack = contextlib.ExitStack()
 
     def start(self) -> None:
@@ -153,7 +158,7 @@ class Node:
             if stop.is_set():
                 return
             self.bus.publish(self.names.beat(self.name), self.beat(seq).encode())
-            if self._elder is not None and time.monotonic() - self._elder > NAMESAKE_S:
+            if self._has_namesake():
                 raise FleetError(
                     f"another machine's node is called {self.name} too, and was there first",
                     hint="edgevit node --name OTHER",
@@ -207,8 +212,22 @@ class Node:
 
     def _met(self, key: str, there: bool) -> None:
         incarnation = self.names.steps(key)[-1]
-        if incarnation < self.incarnation:
-            self._elder = time.monotonic() if there else None
+        if there and incarnation < self.incarnation:
+            self._elders[incarnation] = time.monotonic()
+        elif not there:
+            self._elders.pop(incarnation, None)
+
+    def _has_namesake(self) -> bool:
+        """Whether an older node of our name is there. Any node can announce one; with identities it must answer too."""
+        now = time.monotonic()
+        elders = {incarnation for incarnation, since in self._elders.copy().items() if now - since > NAMESAKE_S}
+        if not elders or now < self._look_at:
+            return False
+        if self.bus.identity is None:
+            return True
+        self._look_at = now + LOOK_S
+        infos = known_infos(self.bus, self.names)
+        return any(one.node == self.name and one.incarnation in elders for one in infos)
 
 
 def resident_bytes() -> int:

@@ -8,6 +8,7 @@ checked against its SHA-256. A holder that falls silent or gives wrong bytes is 
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -22,7 +23,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from edgevit.errors import BadArtifact, EdgeVitError, FleetError
+from edgevit.errors import BadArtifact, FleetError
 from edgevit.fleet.agent.store import Store
 from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Count, Message, Name, Sha256, parse
 from edgevit.fleet.bus.names import Names
@@ -35,7 +36,9 @@ SOON_S, PIECE_S = 3.0, 15.0  # a piece that takes longer is given up: at first, 
 PATIENCE_S = 30.0  # without a byte from anyone
 LOOK_S = 1.0  # between two looks for someone who has it, at most
 WAITING = 64  # questions that wait to be served
-TRIES = 3  # of a file that came wrong
+SHUNNED_S = 300.0  # that who gave wrong bytes is left alone
+
+log = logging.getLogger("edgevit.fleet")
 
 Find = Callable[[str], Path | bytes | None]
 
@@ -154,6 +157,7 @@ class Puller:
     ) -> None:
         self._bus, self._names, self._store = bus, names, store
         self._serving, self._stopped, self._patience_s = serving, stopped, patience_s
+        self._liars: dict[str, float] = {}  # who gave wrong bytes -> until when it is left alone
         self._last: str | None = None  # the holder that gave bytes last
         self._piece = SMALL
         self._wait_s = SOON_S
@@ -168,44 +172,42 @@ class Puller:
     def pull(self, sha256: str, size: int | None, on_bytes: Callable[[int], None] | None = None) -> Path:
         """The blob ``sha256`` of ``size`` bytes in the store. ``on_bytes`` gets what came since the last call of it.
 
-        FleetError when nobody gave a byte for ``patience_s``; BadArtifact when all that came was wrong.
+        FleetError when nobody gave a byte for ``patience_s``; BadArtifact, which names who, when all that came was
+        wrong.
         """
+        heard = on_bytes or _unheard
         with self._store.filling(sha256):
-            shunned: set[str] = set()
-            wrong: EdgeVitError | None = None
-            for _ in range(TRIES):
-                if (path := self._store.path(sha256)) is not None:
-                    return path
-                gave = self._fill(sha256, size, shunned, on_bytes or _unheard)
-                try:
+            if (path := self._store.path(sha256)) is not None:
+                return path
+            if size is not None:
+                gave = self._from_any(sha256, size, heard)
+                with suppress(BadArtifact):
                     return self._store.commit(sha256)
-                except BadArtifact as exc:
-                    wrong = exc
-                    shunned |= gave if len(gave) == 1 else set()
-            raise wrong or FleetError(f"{sha256[:12]}… could not be pulled")
+                if len(gave) == 1:
+                    self._shun(gave.pop(), sha256)
+            return self._from_one(sha256, size, heard)
 
-    def _fill(self, sha256: str, size: int | None, shunned: set[str], on_bytes: Callable[[int], None]) -> set[str]:
-        """Append until all is there; who gave bytes."""
+    def _from_any(self, sha256: str, size: int, on_bytes: Callable[[int], None]) -> set[str]:
+        """Append until all is there; who gave bytes, "" for what was there before."""
         offset, gave = self._store.begun(sha256), set[str]()
-        ahead: deque[str] = deque([self._last] if self._last and size is not None and self._last not in shunned else [])
+        ahead: deque[str] = deque([self._last] if self._last and not self._shunned(self._last) else [])
         patience, pause = time.monotonic() + self._patience_s, LOOK_S / 4
         with FileIO(self._store.part(sha256), "ab") as stream:
-            if size is not None and offset > size:
+            if offset > size:
                 stream.truncate(0)
                 offset = 0
+            if offset:
+                gave.add("")
             on_bytes(offset)
-            while size is None or offset < size:
+            while offset < size:
                 self._go_on(sha256, patience)
                 if not ahead:
-                    holders = self._holders(sha256)
-                    if size is None and holders:
-                        size = self._bounded(sha256, next(iter(holders.values())))
-                    ahead.extend(name for name, has in holders.items() if has == size and name not in shunned)
+                    ahead.extend(name for name, has in self._holders(sha256).items() if has == size)
                     if not ahead:
                         time.sleep(pause)
                         pause = min(2 * pause, LOOK_S)
                         continue
-                came = self._from(ahead[0], sha256, stream, offset, size or 0, on_bytes)
+                came = self._from(ahead[0], sha256, stream, offset, size, on_bytes)
                 offset += came
                 if came:
                     self._last = ahead[0]
@@ -215,29 +217,63 @@ class Puller:
                     ahead.popleft()
         return gave
 
+    def _from_one(self, sha256: str, size: int | None, on_bytes: Callable[[int], None]) -> Path:
+        """The blob, all of it from one holder, whichever gives the right bytes. ``size`` may be unknown."""
+        patience, pause = time.monotonic() + self._patience_s, LOOK_S / 4
+        while True:
+            self._go_on(sha256, patience)
+            holders = self._holders(sha256)
+            for holder, has in holders.items():
+                if has != size if size is not None else has > MAX_RECORD:
+                    continue
+                with FileIO(self._store.part(sha256), "wb") as stream:
+                    came = self._from(holder, sha256, stream, 0, has, on_bytes)
+                if came < has:
+                    continue
+                try:
+                    return self._store.commit(sha256)
+                except BadArtifact:
+                    self._shun(holder, sha256)
+            if size is None and holders and min(holders.values()) > MAX_RECORD:
+                raise BadArtifact(
+                    f"a record {sha256[:12]}… of {min(holders.values()):,} bytes; at most {MAX_RECORD:,} are read"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, LOOK_S)
+
+    def _shun(self, holder: str, sha256: str) -> None:
+        """Name a holder that gave wrong bytes, and leave it alone."""
+        if holder:
+            self._liars[holder] = time.monotonic() + SHUNNED_S
+            log.warning("%s gave other bytes than %s… has: it is asked for nothing for a while", holder, sha256[:12])
+
+    def _shunned(self, holder: str) -> bool:
+        return self._liars.get(holder, 0.0) > time.monotonic()
+
     def _go_on(self, sha256: str, patience: float) -> None:
         if self._stopped():
             raise FleetError("the pull was stopped", hint="it goes on where it was with the next order")
         if time.monotonic() > patience:
+            liars = sorted(filter(self._shunned, self._liars))
+            if liars:
+                raise BadArtifact(
+                    f"nobody but {', '.join(liars)} gives {sha256[:12]}…, and what came from there is something else",
+                    hint="deploy again while the machine with the bundle is reachable",
+                )
             raise FleetError(
                 f"nobody gave a byte of {sha256[:12]}… for {self._patience_s:.0f} s",
                 hint="deploy again while the machine with the bundle is reachable; what came is kept",
             )
 
-    @staticmethod
-    def _bounded(sha256: str, size: int) -> int:
-        if size > MAX_RECORD:
-            raise BadArtifact(f"a record {sha256[:12]}… of {size:,} bytes; at most {MAX_RECORD:,} are read")
-        return size
-
     def _holders(self, sha256: str) -> dict[str, int]:
-        """Who has it, and how large each says it is, the first to answer first."""
+        """Who has it, and how large each says it is, the first to answer first; but not who gave wrong bytes lately."""
         found: dict[str, int] = {}
         asked = Piece(sha256=sha256, off=0, len=0).encode()
         for answer in gather(self._bus, self._names.blob(sha256), meta=asked, timeout_s=2.0, expected=None).good:
             with suppress(BadMessage):
                 said = parse(Piecemeal, answer.meta)
-                found.setdefault(said.node, said.bytes)
+                if answer.key.endswith(f"/{said.node}") and not self._shunned(said.node):
+                    found.setdefault(said.node, said.bytes)
         return found
 
     def _from(

@@ -11,24 +11,33 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 
+from edgevit.errors import EdgeVitError
+from edgevit.fleet.asking.belief import Belief, Changes, Token
 from edgevit.fleet.asking.questions import Gathered, Load, PartAnswer, Wanted, checked
 from edgevit.fleet.asking.scatter import LATE_S, Outcome, Refused, Rejected, Scatter, Silent
 from edgevit.fleet.asking.under_way import Ask, NodeFigures, Request
-from edgevit.fleet.bus.messages import BadMessage
+from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Placement, parse
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.transport import Answer, Bus
+from edgevit.fleet.trust.signatures import trusted_keys, trusts
 
+ORDERS_S = 0.02  # after a key that no known order gives, until orders are asked for
+ANSWER_S = 2.0  # for them
+AGAIN_S, LAST_S = 1.0, 30.0  # until they are asked for again, at first and at most
 SAID = 200  # characters of a node's refusal that are kept
 
 _ids = itertools.count(int.from_bytes(os.urandom(7)))  # below 2 ** 56, so that 16 hex digits always do
 
 
 class FleetClient:
-    """A client of all that a bus reaches. Safe to use from several threads: each has its own request under way."""
+    """A client of all that a bus reaches. Safe to use from several threads: each has its own request under way.
+
+    Over a bus with an identity only those nodes are asked that a trusted operator gave the part (belief.py).
+    """
 
     def __init__(self, bus: Bus, names: Names) -> None:
         self.names = names
@@ -36,10 +45,13 @@ class FleetClient:
         self._lock = threading.Lock()  # of the machine
         self._changed = threading.Condition(self._lock)  # told when a part is announced, or is gone
         self._scatter = Scatter(lambda: f"{next(_ids):016x}")
+        self._belief = None if bus.identity is None else Belief()
+        self._orders_due = self._closed = False
         self._watches = (bus.watch(names.live(), self._live), bus.watch(names.ready(), self._ready))
 
     def close(self) -> None:
         """Stop watching. The bus is the caller's."""
+        self._closed = True
         for watch in self._watches:
             watch.close()
 
@@ -112,12 +124,53 @@ class FleetClient:
     # --- on the bus's threads ---------------------------------------------------------------------------------------
 
     def _ready(self, key: str, here: bool) -> None:
-        _, revision, part, node, incarnation = self.names.steps(key)
+        token, belief = Token(*self.names.steps(key)[1:]), self._belief
+        if belief is None:
+            self._change(lambda: [(token, here)])
+            return
+        self._change(lambda: belief.token(token, here))
+        if here and belief.doubts(token):
+            self._ask_for_orders(ORDERS_S)
+
+    def _change(self, believe: Callable[[], Changes]) -> None:
+        woken: list[Request] = []
         with self._lock:
-            woken = self._scatter.ready(revision, part, node, incarnation, here)
+            for token, here in believe():
+                woken += self._scatter.ready(*token, here)
             self._changed.notify_all()
         for request in woken:
             request.wake()
+
+    # --- the orders that give parts to nodes ------------------------------------------------------------------------
+
+    def _ask_for_orders(self, pause_s: float) -> None:
+        """In a moment, and once for all that is announced until then; again later while something is left in doubt."""
+        with self._lock:
+            waits, self._orders_due = self._orders_due, True
+        if not waits:
+            asking = threading.Timer(pause_s, self._ask_now, [pause_s])
+            asking.daemon = True
+            asking.start()
+
+    def _ask_now(self, pause_s: float) -> None:
+        with self._lock:
+            self._orders_due = False
+        again_s = max(AGAIN_S, 2 * pause_s)
+
+        def done() -> None:
+            if self._belief is not None and self._belief.doubtful() and again_s < LAST_S and not self._closed:
+                self._ask_for_orders(again_s)
+
+        self._bus.ask(self.names.place(), self._learn, done, timeout_s=ANSWER_S)
+
+    def _learn(self, answer: Answer) -> None:
+        try:
+            order = parse(Placement, answer.payload, MAX_RECORD)
+            known = trusts(order, trusted_keys(self._bus.identity))
+        except EdgeVitError:
+            return
+        if known and (belief := self._belief) is not None:
+            self._change(lambda: belief.learned([order]))
 
     def _live(self, key: str, here: bool) -> None:
         _, node, incarnation = self.names.steps(key)

@@ -107,6 +107,7 @@ class SealedBus:
     """``bus`` for a process with an identity, which others ask as ``name``. Closing it closes ``bus``."""
 
     def __init__(self, bus: Bus, seals: Seals, names: Names, name: str) -> None:
+        self.identity = bus.identity
         self._bus, self._seals, self._names = bus, seals, names
         self._lock = threading.Lock()
         self._papers: dict[str, tuple[Papers, float]] = {}  # of nodes, and when they were asked for

@@ -14,6 +14,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 Meta = bytes  # a small JSON object (messages.py)
@@ -80,7 +81,12 @@ OnMessage = Callable[[str, bytes], None]
 
 
 class Bus(Protocol):
-    """A session. Keys are full key expressions of ``names``; ``*`` stands for one step, ``**`` for any."""
+    """A session. Keys are full key expressions of ``names``; ``*`` stands for one step, ``**`` for any.
+
+    ``identity`` is the folder of who this process is, where its links ask for that.
+    """
+
+    identity: Path | None
 
     def serve(self, key: str, handler: Callable[[Question], None]) -> Closer:
         """Answer questions to ``key``. Declare it before announcing that it can be asked (docs/explanation/fleet.md,

@@ -136,6 +136,7 @@ class ZenohBus:
     """A Zenoh session. Closing it takes what was declared on it along."""
 
     def __init__(self, link: Link, role: Role, name: str) -> None:
+        self.identity = link.identity
         self._entry = Entry(name) if link.here else None
         try:
             self._session = _open(link, role, self._entry)

@@ -17,6 +17,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from edgevit.errors import EdgeVitError
@@ -52,6 +53,7 @@ class RenewingBus:
     def __init__(self, link: Link, open: Callable[[Link], Bus], poll_s: float) -> None:
         if link.identity is None:
             raise ValueError("only an identity can be renewed")
+        self.identity: Path | None = link.identity
         self._link, self._open = link, open
         self._fixed = _any_port(link.listen) != link.listen
         self._lock = threading.RLock()

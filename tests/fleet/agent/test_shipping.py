@@ -167,12 +167,67 @@ def test_wrong_bytes_are_noticed_and_pulled_from_someone_else(fleet, supply, tmp
     liar = Holder(fleet("node", "liar"), "liar", data, lambda asked, whole: bytes(asked.len))
     store, puller_bus = Store(tmp_path / "blobs"), fleet()
     puller = Puller(puller_bus, NAMES, store)
-    with pytest.raises((BadArtifact, FleetError)):
+    with pytest.raises(BadArtifact, match="nobody but liar gives"):
         Puller(puller_bus, NAMES, store, patience_s=1.0).pull(sha(data), len(data))
     assert store.path(sha(data)) is None
     supply("honest", {sha(data): tmp_path / "file"}.get)
     assert puller.pull(sha(data), len(data)).read_bytes() == data
     assert liar.asked
+
+
+def test_a_file_that_is_of_two_is_pulled_again_from_one_and_who_was_honest_is_not_named(
+    fleet, supply, tmp_path, caplog
+):
+    data = os.urandom(3 * LARGE)
+    Holder(fleet("node", "liar"), "liar", data, lambda asked, _: bytes(asked.len) if asked.off < LARGE else None)
+    puller = Puller(fleet(), NAMES, Store(tmp_path / "blobs"), serving=lambda: True)
+    late = threading.Timer(0.5, lambda: supply("honest", {sha(data): data}.get))
+    late.start()
+    try:
+        assert puller.pull(sha(data), len(data)).read_bytes() == data
+    finally:
+        late.join()
+    assert not any("gave other bytes" in record.getMessage() for record in caplog.records)
+
+
+def test_who_gave_wrong_bytes_is_named_and_asked_for_nothing_more(fleet, supply, tmp_path, caplog):
+    data, more = os.urandom(300_000), os.urandom(300_000)
+    liar = Holder(fleet("node", "liar"), "liar", data, lambda asked, _: bytes(asked.len))
+    puller = Puller(fleet(), NAMES, Store(tmp_path / "blobs"))
+    late = threading.Timer(0.5, lambda: supply("honest", {sha(data): data, sha(more): more}.get))
+    late.start()
+    try:
+        assert puller.pull(sha(data), len(data)).read_bytes() == data
+    finally:
+        late.join()
+    assert [one.getMessage() for one in caplog.records if "gave other bytes" in one.getMessage()] == [
+        f"liar gave other bytes than {sha(data)[:12]}… has: it is asked for nothing for a while"
+    ]
+    liar.asked.clear()
+    assert puller.pull(sha(more), len(more)).read_bytes() == more
+    assert not any(one.len for one in liar.asked)
+
+
+@pytest.mark.parametrize("claims", [5, MAX_RECORD + 1], ids=["short", "too large"])
+def test_a_record_comes_from_who_has_it_whatever_another_says_of_its_size(fleet, supply, tmp_path, claims):
+    data = os.urandom(1000)
+    Holder(fleet("node", "liar"), "liar", bytes(claims), honest)
+    bus = fleet()
+    puller = Puller(bus, NAMES, Store(tmp_path / "blobs"))
+    wait_for(lambda: puller._holders(sha(data)))
+    supply("honest", {sha(data): data}.get)
+    wait_for(lambda: len(puller._holders(sha(data))) == 2)
+    assert puller.record(sha(data)) == data
+
+
+def test_a_piece_at_an_offset_beyond_all_bounds_is_refused_and_the_next_is_served(fleet, supply):
+    data = b"x" * 1000
+    supply("laptop", {sha(data): data}.get)
+    bus = fleet()
+    wait_for(lambda: gather(bus, NAMES.blob(sha(data)), meta=piece(sha(data), 0, 0), timeout_s=1).good)
+    for offset in (1 << 53, 1 << 64, 10**4000):
+        assert gather(bus, NAMES.blob(sha(data), "laptop"), meta=piece(sha(data), offset, 5), timeout_s=2).refusals
+    assert gather(bus, NAMES.blob(sha(data), "laptop"), meta=piece(sha(data), 0, 5), timeout_s=2).good
 
 
 def test_a_holder_that_says_another_size_is_not_asked(fleet, tmp_path):
