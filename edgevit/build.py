@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from edgevit.export.prepare import Prepared
 
+PROOF = "edgevit.proof.parity"
 PROOF_TIMEOUT_S = 1800.0
 COLUMNS = ("artifact", "target", "precision", "size", "seconds", "parity", "max rel. error", "tolerance")
 
@@ -193,6 +194,25 @@ def _built(
     if not any(isinstance(one, Build) for one in found.values()):
         yield from (Outcome(name, error=error) for name, error in found.items() if isinstance(error, EdgeVitError))
         return
+    with contextlib.ExitStack() as stack:
+        # The first proof's process starts now, and has imported its engine by the time there is something to prove.
+        first = next(one for one in found.values() if isinstance(one, Build))
+        prover = stack.enter_context(worker.wait(PROOF, *_engine(first))) if request.verify else None
+        yield from _all_tried(request, found, prover, progress_for)
+
+
+def _engine(build: Build) -> tuple[str, ...]:
+    """The module of the runtime that a target's artifacts are proved on here."""
+    row = registry.row("runtime", registry.runtimes_for(build.target.name)[0])
+    return (row.path.partition(":")[0],) if row.on_this_machine().able else ()
+
+
+def _all_tried(
+    request: ExportRequest,
+    found: Mapping[str, Build | EdgeVitError],
+    prover: worker.Waiting | None,
+    progress_for: Callable[[str], Progress],
+) -> Iterator[Outcome]:
     from edgevit.export.prepare import prepare
     from edgevit.models.threads import torch_threads
 
@@ -205,14 +225,16 @@ def _built(
             yield Outcome(name, error=one)
         else:
             with torch_threads(request.threads):
-                outcome = _tried(prepared, one, shared, progress_for(name))
+                outcome = _tried(prepared, one, shared, progress_for(name), prover)
             yield outcome
 
 
-def _tried(prepared: Prepared, build: Build, shared: float, progress: Progress) -> Outcome:
+def _tried(
+    prepared: Prepared, build: Build, shared: float, progress: Progress, prover: worker.Waiting | None
+) -> Outcome:
     name, started = build.target.name, time.perf_counter()
     try:
-        artifact = build_target(prepared, build.target, build.out, progress)
+        artifact = build_target(prepared, build.target, build.out, progress, prover)
     except EdgeVitError as error:
         return Outcome(name, error=error, notes=_notes(prepared))
     seconds = shared + time.perf_counter() - started
@@ -242,8 +264,15 @@ def _judged(prepared: Prepared, outcome: Outcome) -> Outcome:
 # --- one target ------------------------------------------------------------------------------------------------------
 
 
-def build_target(prepared: Prepared, target: Target, out: Path, say: Progress = silent) -> Artifact:
-    """Build, prove and publish one target. Nothing is left at ``out`` unless the proof held (or could not be run)."""
+def build_target(
+    prepared: Prepared,
+    target: Target,
+    out: Path,
+    say: Progress = silent,
+    prover: worker.Waiting | None = None,
+) -> Artifact:
+    """Build, prove (in ``prover``, unless it was used) and publish one target. Nothing is left at ``out`` unless the
+    proof held (or could not be run)."""
     context = Context(progress=say, timeout_s=prepared.request.timeout_s, threads=prepared.request.threads)
     check_room(out, prepared.info.params * (4 if target.precision == "fp32" else 2))
     with filling(out), staged(out) as scratch:
@@ -262,7 +291,7 @@ def build_target(prepared: Prepared, target: Target, out: Path, say: Progress = 
         if registry.row("exporter", target.name).carries_code or signing.has_key():
             signing.sign(scratch)
         say("prove", None)
-        manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending)})
+        manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending, prover)})
         _write_manifest(scratch, manifest)
         if manifest.parity.status == "failed":
             raise _kept_aside(scratch, out, manifest)
@@ -326,7 +355,7 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     write_atomically(folder / MANIFEST_FILE, sealed(manifest).model_dump_json(indent=2) + "\n")
 
 
-def proof(prepared: Prepared, folder: Path, pending: Parity) -> Parity:
+def proof(prepared: Prepared, folder: Path, pending: Parity, prover: worker.Waiting | None = None) -> Parity:
     """Parity of the built folder, found in a worker process; unverified, with the reason, where it cannot run here."""
     if not prepared.request.verify:
         return pending.model_copy(update={"reason": "not verified: --no-verify"})
@@ -343,7 +372,7 @@ def proof(prepared: Prepared, folder: Path, pending: Parity) -> Parity:
             "threads": prepared.request.threads,
         }
         try:
-            found = worker.call("edgevit.proof.parity:compare_in_worker", payload, timeout=PROOF_TIMEOUT_S)
+            found = worker.call(f"{PROOF}:compare_in_worker", payload, timeout=PROOF_TIMEOUT_S, waiting=prover)
         except (Unsupported, MissingDependency) as exc:
             return pending.model_copy(update={"reason": _needs(exc)})
         except WorkerFailed as exc:

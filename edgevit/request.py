@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import UnknownName, Unsupported, UsageError
+from edgevit.sizes import as_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,8 +45,8 @@ class ModelChoice:
             raise UsageError("a module has its weights already", hint="give its name, or load them into it first")
         if self.classes is not None and self.classes < 1:
             raise UsageError(f"the number of classes must be 1 or more, got {self.classes}")
-        if self.image_size is not None and min(self.image_size) < 1:
-            raise UsageError(f"the image size must be 1 or more, got {'×'.join(map(str, self.image_size))}")
+        if self.image_size is not None:
+            as_size(self.image_size)
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,12 @@ def of_record(record: Mapping[str, Any]) -> ExportRequest:
     )
 
 
-def image_sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """Height and width of an image size given as one side or both."""
-    return None if size is None else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+def image_sides(size: Any) -> tuple[int, int] | None:
+    """Height and width of an image size given as one side or both, in whatever holds them."""
+    if size is None:
+        return None
+    sides = as_size(size)
+    return sides.height, sides.width
 
 
 def parse_batch(batch: int | str) -> BatchRange:

@@ -1,8 +1,9 @@
 """Run one function of ours in a fresh process, so that a backend's crash is an error line and not the end of the run.
 
-The parent starts ``python -m edgevit.worker RESULT_FILE`` and writes one line of JSON to its stdin; the child calls the
-function and writes its result, also JSON, to RESULT_FILE (not stdout: libraries print there). Large arrays travel as
-.npz paths inside the payload. Nothing is pickled, and only functions of edgevit or of a registered plug-in are called.
+The parent starts ``python -m edgevit.worker RESULT_FILE [MODULE…]`` and writes one line of JSON to its stdin; the child
+imports the modules, calls the function and writes its result, also JSON, to RESULT_FILE (not stdout: libraries print
+there). Large arrays travel as .npz paths inside the payload. Nothing is pickled, and only functions of edgevit or of a
+registered plug-in are called.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,8 +39,9 @@ def call(
     timeout: float | None = None,
     on_line: Callable[[str], None] | None = None,
     on_progress: Callable[[str, float | None], None] | None = None,
+    waiting: Waiting | None = None,
 ) -> dict[str, Any]:
-    """``target`` ("edgevit.module:function") called with ``payload`` in a fresh process; its result.
+    """``target`` ("edgevit.module:function") called with ``payload`` in a fresh process, or ``waiting``; its result.
 
     ``timeout`` is in seconds. In the caller's thread, ``on_progress`` gets what the function reports (see ``report``)
     and ``on_line`` every other line that the process prints. An EdgeVitError raised inside is raised here as the same
@@ -46,17 +49,47 @@ def call(
     ``timeout``: its whole process group is then killed, as it is on Ctrl-C.
     """
     _check_target(target)
+    if waiting is None or waiting.used:
+        with wait() as fresh:
+            return call(target, payload, timeout=timeout, on_line=on_line, on_progress=on_progress, waiting=fresh)
+    waiting.used = True
+    process = waiting.process
+    with _reaped(process):
+        _send(process, {"target": target, "payload": payload})
+        tail, finished = _follow(process, timeout, on_line or _unheard, on_progress or _unheard)
+    return _outcome(waiting.result_file, process.returncode, tail, None if finished else timeout, on_line)
+
+
+@dataclass
+class Waiting:
+    """A process that waits for its one call."""
+
+    process: subprocess.Popen[str]
+    result_file: Path
+    used: bool = False
+
+
+@contextlib.contextmanager
+def wait(*modules: str) -> Iterator[Waiting]:
+    """A process for one ``call``, which imports ``modules`` while its caller does something else. Gone afterwards."""
+    for module in modules:
+        _check_target(f"{module}:main")
     with tempfile.TemporaryDirectory(prefix="edgevit-worker-") as folder:
         result_file = Path(folder) / "result.json"
-        process = _start(result_file)
-        with _reaped(process):
-            _send(process, {"target": target, "payload": payload})
-            tail, finished = _follow(process, timeout, on_line or _unheard, on_progress or _unheard)
-        return _outcome(result_file, process.returncode, tail, None if finished else timeout, on_line)
+        waiting = Waiting(_start(result_file, modules), result_file)
+        with _reaped(waiting.process):
+            yield waiting
 
 
-def _start(result_file: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-m", "edgevit.worker", str(result_file)]  # -P: never import from the working dir
+def _start(result_file: Path, modules: Sequence[str]) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "edgevit.worker",
+        str(result_file),
+        *modules,
+    ]  # -P: never import from the working dir
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -236,12 +269,23 @@ def report(stage: str, fraction: float | None = None) -> None:
 def main() -> None:
     """Read the request, call the function, write the answer in one rename, so that a half-written one is never read."""
     result_file = Path(sys.argv[1])
-    request = json.loads(sys.stdin.readline())
+    _import_ahead(sys.argv[2:])
+    line = sys.stdin.readline()
+    if not line:  # it was not needed
+        return
+    request = json.loads(line)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     answer = _answer(request)
     scratch = result_file.with_suffix(".part")
     scratch.write_text(json.dumps(answer), "utf-8")
     scratch.replace(result_file)
+
+
+def _import_ahead(modules: Sequence[str]) -> None:
+    """What cannot be imported is left to the call, whose error says so."""
+    for module in modules:
+        with contextlib.suppress(Exception):
+            import_module(module)
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -266,9 +266,11 @@ def test_a_user_s_own_model_goes_the_whole_way(tmp_path: Path) -> None:
         "    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),\n"
         "                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))\n"
     )
-    ran = edgevit("export", "mine.py:tiny", "-t", "onnx", "--image-size", 32, "-o", "out", "--threads", 1, cwd=tmp_path)
+    sized = ("-t", "onnx", "--image-size", "32x48")
+    ran = edgevit("export", "mine.py:tiny", *sized, "-o", "out", "--threads", 1, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "random ones" in ran.stderr
     manifest = json.loads((tmp_path / "out" / "edgevit.json").read_text())
+    assert manifest["model"]["image_size"] == [32, 48]
     assert sum(manifest["reparam"]["folded"].values()) == 1
     assert manifest["reparam"]["left"] == {}

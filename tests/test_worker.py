@@ -29,7 +29,8 @@ class PrivateError(UsageError):
 def echo(payload):
     print("a line on stdout")
     print("a line on stderr", file=sys.stderr)
-    return {"got": payload, "pid": os.getpid(), "torch": "torch" in sys.modules, "numpy": "numpy" in sys.modules}
+    return {"got": payload, "pid": os.getpid(), "torch": "torch" in sys.modules, "numpy": "numpy" in sys.modules,
+            "ahead": "edgevit.info" in sys.modules}
 
 def report(payload):
     from edgevit import worker
@@ -243,3 +244,27 @@ def test_a_module_in_the_working_folder_shadows_nothing(tmp_path: Path, monkeypa
     (trap / "json.py").write_text("raise SystemExit('shadowed')")
     monkeypatch.chdir(trap)
     assert worker.call("crashy:echo", {})["got"] == {}
+
+
+def test_a_process_that_waits_has_imported_ahead_and_is_used_for_one_call() -> None:
+    with worker.wait("crashy", "edgevit.info") as waiting:
+        first = worker.call("crashy:echo", {}, waiting=waiting)
+        second = worker.call("crashy:echo", {}, waiting=waiting)
+    assert first["pid"] == waiting.process.pid != second["pid"]
+    assert (first["ahead"], second["ahead"]) == (True, False)
+
+
+def test_what_cannot_be_imported_ahead_is_the_calls_own_error() -> None:
+    with worker.wait("edgevit.no_such_module") as waiting:
+        assert worker.call("crashy:echo", {"x": 1}, waiting=waiting)["got"] == {"x": 1}
+
+
+def test_a_process_that_nobody_called_is_gone_and_outlives_no_parent() -> None:
+    with worker.wait("edgevit.artifact.manifest") as waiting:
+        assert alive(waiting.process.pid)
+    assert all_gone([waiting.process.pid])
+    code = (
+        "import os; from edgevit import worker\nwith worker.wait() as w: print(w.process.pid, flush=True); os._exit(1)"
+    )
+    pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+    assert all_gone([pid])

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgevit.artifact.files import sha256_of, write_atomically
 from edgevit.artifact.golden import GOLDEN, GOLDEN_BYTES, PICTURES, UNREADABLE, read_golden
 from edgevit.artifact.manifest import MANIFEST, Array, Manifest, Parity, parse_manifest
+from edgevit.artifact.mistaken import mistaken
 from edgevit.artifact.private import private_copy, require_hash
 from edgevit.artifact.seal import Seal, seal_of, sealed
 from edgevit.errors import BadArtifact
@@ -39,8 +40,7 @@ class Artifact:
         """Read and validate the manifest. BadArtifact when missing, malformed or from a newer schema."""
         path = Path(path)
         if not os.path.lexists(path / MANIFEST):
-            what = f"no {MANIFEST} in it" if path.exists() else "no such folder"
-            raise BadArtifact(f"{path} is not an edgevit artifact: {what}", hint="edgevit export makes one")
+            raise mistaken(path, "artifact")
         text = read_text(path / MANIFEST, "a manifest", error=BadArtifact, hint=_AGAIN)
         return cls(path, parse_manifest(text, path), text)
 

@@ -23,6 +23,7 @@ from edgevit.benchmark.job import failures as failures
 from edgevit.benchmark.job import refusal
 from edgevit.benchmark.job import target_names as target_names
 from edgevit.benchmark.ledger import Ledger
+from edgevit.cpu import checked_threads
 from edgevit.disk import filling
 from edgevit.errors import (
     BadArtifact,
@@ -81,8 +82,7 @@ def _checked(job: BenchmarkJob) -> tuple[Gate, ...]:
         raise UsageError("there is no model to measure", hint="edgevit models lists the zoo")
     if job.tier not in TIERS:
         raise UnknownName("tier", job.tier, TIERS)
-    if job.export.threads is not None and job.export.threads < 1:
-        raise UsageError(f"threads must be 1 or more, got {job.export.threads}")
+    checked_threads(job.export.threads)
     for name in job.export.targets:
         registry.row("exporter", name)
     for name in job.runtimes:

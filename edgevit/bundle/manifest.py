@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgevit.artifact.manifest import Accuracy, RelativePath, Sha256, WeightsInfo, parse_versioned
+from edgevit.artifact.mistaken import KINDS
 
-BUNDLE = "bundle.json"
+BUNDLE = KINDS["bundle"]
 BUNDLE_SCHEMA: Literal[1] = 1
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -14,6 +14,7 @@ Nothing here needs torch.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from pydantic import ValidationError
 from edgevit.artifact.files import write_atomically
 from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import MANIFEST, Array, TensorSpec
+from edgevit.artifact.mistaken import mistaken
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.staging import check_vacant, publish
 from edgevit.bundle.assign import Part, memory_need
@@ -42,16 +44,18 @@ from edgevit.bundle.manifest import (
     parse_bundle,
 )
 from edgevit.errors import BadArtifact, UnknownName, UsageError
+from edgevit.foreign import TEXT_BYTES, read_bounded
 from edgevit.images import Preprocess
 from edgevit.registry import own_version
 from edgevit.signing import signed_content
 
 PRESENT = "present"
+_AGAIN = "copy the whole bundle again, or split anew"
 
 
 def is_bundle(path: Path | str) -> bool:
     """Whether ``path`` is a folder with a ``bundle.json``."""
-    return (Path(path) / BUNDLE).is_file()
+    return os.path.lexists(Path(path) / BUNDLE)
 
 
 def folder_of(member: str, target: str, precision: str, *, several: bool) -> str:
@@ -71,14 +75,13 @@ class Bundle:
     def read(cls, path: Path | str) -> Bundle:
         """``bundle.json`` alone: its members may be missing. BadArtifact when it is malformed or newer."""
         path = Path(path)
+        if not is_bundle(path):
+            raise mistaken(path, "bundle")
+        raw = read_bounded(path / BUNDLE, TEXT_BYTES, "a manifest", error=BadArtifact, hint=_AGAIN)
         try:
-            raw = (path / BUNDLE).read_bytes()
             text = raw.decode("utf-8")
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            what = "no such folder" if not path.exists() else f"no {BUNDLE} in it"
-            raise BadArtifact(f"{path} is not an edgevit bundle: {what}", hint="edgevit split makes one") from exc
-        except (OSError, UnicodeDecodeError) as exc:
-            raise BadArtifact(f"{path / BUNDLE} cannot be read: {exc}") from exc
+        except UnicodeDecodeError as exc:
+            raise BadArtifact(f"{path / BUNDLE} is no text: {exc.reason} at byte {exc.start}", hint=_AGAIN) from exc
         return cls(path, parse_bundle(text, path), hashlib.sha256(raw).hexdigest())
 
     @classmethod
@@ -122,16 +125,15 @@ class Bundle:
     def member(self, folder: str) -> Artifact:
         """The artifact in a member folder. BadArtifact when it is missing or its manifest is not the recorded one."""
         part = next((p.name for p in self.manifest.parts if folder in p.artifacts.values()), None)
-        again = "copy the whole bundle again, or split anew"
         path = self.path / folder
         if not path.is_dir():
-            hint = f"{again}; edgevit predict --without {part} answers without it" if part else again
+            hint = f"{_AGAIN}; edgevit predict --without {part} answers without it" if part else _AGAIN
             raise BadArtifact(f"{self.path} lacks its member {folder}", hint=hint)
         artifact = Artifact.open(path)
         if content_sha256(artifact) != self.manifest.members[folder]:
             raise BadArtifact(
                 f"{folder} in {self.path} was altered: its {MANIFEST} is not the one this bundle was written with",
-                hint=again,
+                hint=_AGAIN,
             )
         return artifact
 

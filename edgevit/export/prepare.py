@@ -85,18 +85,20 @@ def _spec(source: nn.Module, request: ExportRequest) -> ModelSpec:
         return replace(found, image_size=None, preprocess=None) if found else _bare_spec(type(source).__name__)
     if found is not None:
         return _resized(found, request)
-    from edgevit.models.loading.file_models import classes_of
+    from edgevit.models.loading.file_models import look
 
     if request.model.image_size is None:
         raise UsageError(
             f"{type(source).__name__} does not say what it takes", hint="give image_size=, or inputs= for other tensors"
         )
     size = request.model.image_size
+    channels, classes = look(source, size)
     return replace(
         _bare_spec(type(source).__name__),
         image_size=size,
         preprocess=Preprocess(size=size),
-        num_classes=classes_of(source, size),
+        num_classes=classes,
+        channels=channels,
     )
 
 
@@ -128,6 +130,7 @@ def _rows(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, req
     stored = _stored_preprocess(preprocess, request)
     if stored is None:
         raise UsageError(f"{spec.name} does not say how images are preprocessed", hint="give inputs= arrays")
+    spec.require_rgb()
     return image_rows(request.data or spec.data or DEFAULT_DATA, stored, max(MIN_ROWS, request.batch.max))
 
 

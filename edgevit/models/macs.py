@@ -75,9 +75,9 @@ def _count(module: nn.Module, inputs: Sequence[Tensor]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def dry_run(module: nn.Module, size: tuple[int, int]) -> Any:
+def dry_run(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Any:
     """The output for one image of ``size``, or the exception; without data where the model can do that."""
-    image = torch.empty(1, 3, *size)
+    image = torch.empty(1, channels, *size)
     try:
         with torch.no_grad(), torch.device("meta"):
             return hollow_copy(module).eval()(image.to("meta"))

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import nn
 
+from edgevit.errors import Unsupported
 from edgevit.images import Preprocess
 
 _ATTRIBUTE = "edgevit_spec"
@@ -35,6 +36,16 @@ class ModelSpec:
     accuracy: float | None = None
     channels: int = 3
     notes: tuple[str, ...] = ()
+
+    def require_rgb(self) -> None:
+        """Unsupported unless the model takes the three channels that images have here."""
+        if self.channels != 3:
+            counted = f"{self.channels} channel{'s' if self.channels > 1 else ''}"
+            raise Unsupported(
+                f"{self.name} takes images of {counted}; images have 3 here",
+                hint="let it begin with a layer that takes 3, for grey x.mean(1, keepdim=True); "
+                "or from Python: edgevit.export(…, inputs={…}), arrays by the names of forward's arguments",
+            )
 
 
 def attach_spec(module: nn.Module, spec: ModelSpec) -> nn.Module:

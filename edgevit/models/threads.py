@@ -7,12 +7,14 @@ from contextlib import contextmanager
 
 import torch
 
+from edgevit.cpu import checked_threads, usable_cores
+
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """``count`` threads inside the block; None leaves them as they are."""
+    """``count`` threads inside the block; None leaves them as they are, but for those that no core can run."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(checked_threads(count) if count else min(before, usable_cores()))
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from typing import Any
 from edgevit import registry, worker
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
-from edgevit.cpu import usable_cores
+from edgevit.cpu import allowed_cores, checked_threads, crowding
 from edgevit.errors import ParityFailed, Unsupported, UsageError, WorkerFailed
 from edgevit.profiles import environment
 from edgevit.profiles.difference import Difference, Side, combined
@@ -67,8 +67,7 @@ def compare(
     for artifact, name in zip(opened, names, strict=True):
         _check(artifact, name)
     rows = _common_batch(opened, batch)
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be 1 or more, got {threads}")
+    number = checked_threads(threads)
     schedule = _schedule(blocks, seconds)
     with tempfile.TemporaryDirectory(prefix="edgevit-compare-") as folder:
         payload = {
@@ -80,7 +79,7 @@ def compare(
                 }
                 for index, (artifact, name) in enumerate(zip(opened, names, strict=True))
             ],
-            "threads": threads or usable_cores(),
+            "threads": number,
             "provider": provider,
             "trust": trust,
             "options": dict(options or {}),
@@ -224,7 +223,7 @@ def _report(done: int, blocks: int) -> None:
 
 
 def _answer(found: Interleaved, sessions: Sequence[Session], watch: Watch) -> dict[str, Any]:
-    cores = usable_cores()
+    cores = len(allowed_cores())
     shares = others_share(watch.series.get(CpuTime.name, ()), cores)
     one, two = found.block_medians("0"), found.block_medians("1")
     return {
@@ -306,6 +305,7 @@ def _notes(
     precisions = [answers[0]["sides"][index]["precision"] for index in (0, 1)]
     if precisions[0] != precisions[1]:
         found.append(f"{one.label} computed in {precisions[0]}, {two.label} in {precisions[1]}")
+    found += filter(None, [crowding(one.threads)])
     if one.threads != two.threads:
         found.append(f"{one.label} ran on {one.threads} threads, {two.label} on {two.threads}")
     known = [answer["others"] for answer in answers if answer["others"] is not None]

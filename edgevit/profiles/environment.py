@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import registry
-from edgevit.cpu import usable_cores
+from edgevit.cpu import cpu_quota, usable_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Environment:
     machine      first 8 digits of a hash of the machine's id: tells machines apart without naming them
     governor     cpufreq governor of the first core
     clocks       who sets the clocks and within which limits, e.g. "powersave, 400–3600 MHz, boost on", or "unreadable"
+    cpu_quota    CPU seconds per second that control groups grant, where that is less than the cores could use
     load_1min    load average when the environment was collected
     virtual      hints of a virtual machine or container, e.g. ("hypervisor", "docker")
     """
@@ -39,6 +40,7 @@ class Environment:
     load_1min: float | None
     virtual: tuple[str, ...]
     clocks: str = "unreadable"
+    cpu_quota: float | None = None
 
     def record(self) -> dict[str, Any]:
         """As JSON-ready values."""
@@ -50,7 +52,7 @@ def collect(root: Path = Path("/")) -> Environment:
     facts = platform.uname()
     return Environment(
         cpu=cpu_model(root) or facts.processor or facts.machine,
-        cores=usable_cores(),
+        cores=usable_cores(root),
         ram_bytes=_ram(root),
         system=facts.system,
         kernel=facts.release,
@@ -62,6 +64,7 @@ def collect(root: Path = Path("/")) -> Environment:
         load_1min=_load(root),
         virtual=_virtual(root),
         clocks=clocks_policy(root),
+        cpu_quota=cpu_quota(root),
     )
 
 

@@ -14,7 +14,7 @@ from edgevit import registry, worker
 from edgevit.artifact.files import write_atomically
 from edgevit.artifact.manifest import BatchRange
 from edgevit.artifact.opened import Artifact
-from edgevit.cpu import usable_cores
+from edgevit.cpu import checked_threads, crowding
 from edgevit.errors import ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
 from edgevit.profiles import environment, verdict
 from edgevit.profiles.layers import Layers
@@ -101,9 +101,8 @@ def profile(
     given = dict(options or {})
     asked = Request(runtime, provider, tier, threads, batch, data, chosen_scenario, layers, given)
     conditions = _conditions(artifact, asked)
-    measured = Profile(
-        str(path), conditions, environment.collect(), (), (), _notes(artifact), dict(artifact.manifest.files)
-    )
+    notes = _notes(artifact, conditions.threads)
+    measured = Profile(str(path), conditions, environment.collect(), (), (), notes, dict(artifact.manifest.files))
     with tempfile.TemporaryDirectory(prefix="edgevit-profile-") as folder:
         feed_file = feeds.write(artifact, Path(folder) / "feeds.npz", batch=conditions.batch, data=data)
         opening = {"provider": provider, "trust": trust, "options": given}
@@ -133,8 +132,6 @@ def _conditions(artifact: Artifact, asked: Request) -> Conditions:
     name = asked.runtime or default_runtime(artifact, timed=True)
     if not registry.row("runtime", name).can_profile:
         raise Unsupported(f"{name} is a reference, not an engine: its time means nothing", hint="use another --runtime")
-    if asked.threads is not None and asked.threads < 1:
-        raise UsageError(f"threads must be 1 or more, got {asked.threads}")
     rows = asked.batch or default_rows(asked.scenario, manifest.batch)
     if not manifest.batch.min <= rows <= manifest.batch.max:
         raise UsageError(
@@ -143,7 +140,7 @@ def _conditions(artifact: Artifact, asked: Request) -> Conditions:
     packages = registry.row("runtime", name).packages
     version = registry.version_of(packages[0]) if packages else None
     baked = "baked" if manifest.preprocess and manifest.preprocess.baked else "outside"
-    threads = asked.threads or usable_cores()
+    threads = checked_threads(asked.threads)
     inputs = asked.data or "golden"
     return Conditions(
         name,
@@ -167,9 +164,10 @@ def default_rows(scenario: Scenario, batch: BatchRange) -> int:
     return min(batch.max, max(batch.min, scenario.streams))
 
 
-def _notes(artifact: Artifact) -> tuple[str, ...]:
+def _notes(artifact: Artifact, threads: int) -> tuple[str, ...]:
     parity = artifact.manifest.parity
-    return () if parity.status == "verified" else (f"the artifact is unverified: {parity.reason}",)
+    unproved = None if parity.status == "verified" else f"the artifact is unverified: {parity.reason}"
+    return tuple(note for note in (unproved, crowding(threads)) if note)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,8 @@ class Profile:
     def key_fields(self) -> dict[str, str | int | None]:
         """What two profiles must share to be ranked against each other."""
         used, here = self.conditions, self.environment
-        device = f"{here.cpu}, {here.cores} cores, {here.arch}, {here.system}"
+        quota = "" if here.cpu_quota is None else f" at a CPU quota of {here.cpu_quota:g}"
+        device = f"{here.cpu}, {here.cores} cores{quota}, {here.arch}, {here.system}"
         return {
             "device": device,
             "clocks": here.clocks,

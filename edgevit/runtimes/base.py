@@ -13,7 +13,7 @@ import numpy as np
 from edgevit import registry, signing
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
-from edgevit.cpu import usable_cores
+from edgevit.cpu import checked_threads
 from edgevit.errors import Unsupported, UsageError
 
 
@@ -151,14 +151,12 @@ def open_session(
     Raises BadArtifact, MissingDependency, Unsupported, UnknownName, UsageError.
     """
     artifact = path if isinstance(path, Artifact) else Artifact.open(path)
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be 1 or more, got {threads}")
     name = runtime or default_runtime(artifact)
     chosen = registry.row("runtime", name)
     if artifact.manifest.target not in chosen.formats and not _rebuilds(name):
         able = ", ".join(registry.runtimes_for(artifact.manifest.target))
         raise Unsupported(f"{name} cannot open a {artifact.manifest.target} artifact", hint=f"use --runtime {able}")
-    how: dict[str, Any] = {"threads": threads or usable_cores(), "provider": provider, "options": options or {}}
+    how: dict[str, Any] = {"threads": checked_threads(threads), "provider": provider, "options": options or {}}
     if _rebuilds(name):
         artifact.check_files()
         return load_runtime(name).open(artifact, **how)

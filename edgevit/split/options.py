@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgevit.errors import UnknownName, UsageError
+from edgevit.sizes import Sides
 from edgevit.train.options import TrainOptions, fitted
 
 if TYPE_CHECKING:
@@ -156,8 +157,8 @@ def command_line(job: SplitJob) -> str:
     plain = SplitOptions(parts=job.options.parts)
     if model.weights:
         words += ["--weights", model.weights]
-    side = model.image_size and model.image_size[0]
-    for flag, value in (("--classes", model.classes), ("--image-size", side), ("--precision", job.precision)):
+    size = model.image_size and Sides(*model.image_size)
+    for flag, value in (("--classes", model.classes), ("--image-size", size), ("--precision", job.precision)):
         if value is not None:
             words += [flag, str(value)]
     for target in job.targets:

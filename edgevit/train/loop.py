@@ -186,8 +186,10 @@ def _prepare(
     # A shipped or own checkpoint knows its preprocessing; the seed decides order and augmentation, never the start.
     model = create_model(name, num_classes=classes, image_size=options.image_size, weights=options.weights)
     spec = spec_of(model)
-    for note in spec.notes if spec else ():
-        render.say(f"{name}: {note}")
+    if spec is not None:
+        spec.require_rgb()
+        for note in spec.notes:
+            render.say(f"{name}: {note}")
     size = (spec and spec.image_size) or (224, 224)
     preprocess = (spec and spec.preprocess) or Preprocess(size=size)
     model = model.to(device).train()

@@ -43,7 +43,7 @@ class TrainOptions:
     hflip: bool = False
     augment: bool = True
     seed: int = 0
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     weights: str | None = None
     device: str = "auto"
     threads: int | None = None
@@ -70,7 +70,8 @@ class TrainOptions:
 
     def recipe(self) -> dict[str, Any]:
         """Everything that decides the resulting weights, as plain JSON values."""
-        return {name: value for name, value in asdict(self).items() if name not in _NOT_THE_RECIPE}
+        values = {name: value for name, value in asdict(self).items() if name not in _NOT_THE_RECIPE}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def epochs_for(self, images: int) -> int:
         """The number of epochs for a training set of this size."""

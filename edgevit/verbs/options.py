@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgevit import registry
+from edgevit.sizes import Sides, as_size
 from edgevit.verbs.help import of_data, of_model, of_output, of_running, of_target
 
 
@@ -40,7 +41,22 @@ ArtifactOrBundle = Annotated[
     Path, typer.Argument(metavar="ARTIFACT|BUNDLE", help="An artifact's folder, or a bundle's.", show_default=False)
 ]
 Json = Annotated[bool, of_output("--json", help="Machine-readable output on stdout.")]
+
+
+def _threads(given: int | None) -> int | None:
+    """Too many are refused, and more than there are cores for are said."""
+    from edgevit import cpu, render
+
+    if given is not None and (said := cpu.crowding(cpu.checked_threads(given))):
+        render.say(said)
+    return given
+
+
 Threads = Annotated[
+    int | None,
+    of_running("--threads", min=1, callback=_threads, help="Threads to run the model with. Default: all usable cores."),
+]
+ThreadsThere = Annotated[  # where the run may be on another machine, which knows its cores
     int | None, of_running("--threads", min=1, help="Threads to run the model with. Default: all usable cores.")
 ]
 RuntimeName = Annotated[
@@ -68,11 +84,22 @@ RuntimeOptions = Annotated[
     of_running("--runtime-option", metavar="KEY=VALUE", help="Repeat for several; OpenVINO has precision=bf16."),
 ]
 Weights = Annotated[
-    str | None, of_model("--weights", help="A .safetensors or .pth file, or 'digits' for the shipped checkpoint.")
+    str | None,
+    of_model(
+        "--weights",
+        metavar="FILE[#KEY]",
+        help="A file of safetensors or torch (KEY: which of its sets; averaged weights come first), or 'digits'.",
+    ),
 ]
 Classes = Annotated[int | None, of_model("--classes", min=1, help="Number of classes. Default: the model's own.")]
 ImageSize = Annotated[
-    int | None, of_model("--image-size", min=1, help="Input side in pixels. Default: the model's own.")
+    Sides | None,
+    of_model(
+        "--image-size",
+        parser=as_size,
+        metavar="N|HxW",
+        help="Input size in pixels: 224, or height x width as 224x320. Default: the model's own.",
+    ),
 ]
 Pretrained = Annotated[bool, of_model("--pretrained", help="Weights from the hub (timm models).")]
 Precision = Annotated[str | None, of_target("--precision", help="fp32 or fp16. Default: the target's own.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable
 from dataclasses import asdict
@@ -50,6 +51,18 @@ def test_a_block_is_an_order_and_its_reverse_and_both_orders_occur() -> None:
     three = block_order("abc", rng)
     assert three[:3] == three[:2:-1]
     assert sorted(three[:3]) == ["a", "b", "c"]
+
+
+def test_no_garbage_is_collected_between_the_blocks_and_all_is_as_before_afterwards() -> None:
+    seen: set[bool] = set()
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            interleave({"a": lambda: seen.add(gc.isenabled()), "b": lambda: None}, PLAN)
+            assert gc.isenabled() is enabled
+        finally:
+            gc.enable()
+    assert seen == {False}
 
 
 def test_exact_times_give_the_exact_ratio_and_no_interval_width() -> None:

@@ -32,7 +32,8 @@ from edgevit.runtimes import feeds
 
 # A registered plug-in: its sessions do what the one word in model.txt says.
 PLUGIN = """
-import os, signal, time
+import gc, os, signal, time
+from itertools import groupby
 import numpy as np
 from edgevit.errors import UnknownName, Unsupported
 from edgevit.registry import Row
@@ -43,9 +44,11 @@ class FakeSession(Session):
     def __init__(self, artifact, threads):
         super().__init__(artifact, threads)
         self.mode = artifact.entry.read_text()
-        self.calls = 0
+        self.calls, self.collector = 0, []
     def _run(self, feeds):
         self.calls += 1
+        self.collector.append(gc.isenabled())
+        self.details["collector"] = " ".join(f"{key}:{len(list(run))}" for key, run in groupby(self.collector))
         if self.mode == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
         if self.mode == "hang" and self.calls > 3:
@@ -133,6 +136,16 @@ def test_publish_pools_several_processes(fake: None, tmp_path: Path, monkeypatch
     measured = latency.profile(make(tmp_path / "a"), tier="publish", threads=1)
     assert [len(run.samples_ms) >= 64 for run in measured.runs] == [True, True]
     assert len(measured.samples_ms) == sum(len(run.samples_ms) for run in measured.runs)
+
+
+def test_no_garbage_is_collected_while_samples_are_taken(fake: None, tmp_path: Path) -> None:
+    measured = latency.profile(make(tmp_path / "a"), threads=1)
+    (run,) = measured.runs
+    timed = len(run.warm_ms) + len(run.samples_ms)
+    # the first inference and the two after the samples (outputs checked, memory asked for) are not among them
+    on_before, off, on_after = dict(measured.conditions.details)["collector"].split()
+    assert (on_before, off) == ("True:1", f"False:{timed}")
+    assert on_after.startswith("True:")
 
 
 def test_a_crash_is_a_failed_profile_and_not_the_end(fake: None, tmp_path: Path) -> None:

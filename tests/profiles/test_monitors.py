@@ -48,6 +48,78 @@ def test_cpu_time_of_others_is_everybodys_minus_our_own(tmp_path: Path) -> None:
     assert steal == pytest.approx(0.05)  # 0.4 of 8 core seconds
 
 
+CORES = (
+    "cpu  {all} 0 0 900 0 0 0 {stolen} 0 0\ncpu0 {first} 0 0 9 0 0 0 5 0 0\ncpu1 {second} 0 0 9 0 0 0 0 0 0\nintr 5 0\n"
+)
+
+
+def others_beside(tmp_path: Path, allowed: set[int], second: int) -> tuple[float, float]:
+    """Cores' worth of others, and the stolen share, in 4 s of our own full use of core 0 while ``second`` ticks of 100
+    a second went by on core 1."""
+    own = iter([0.0, 4.0])
+    series = []
+    for at, first, other in ((0.0, 0, 0), (4.0, 400, second)):
+        text = CORES.format(all=first + other, stolen=0, first=first, second=other)
+        machine = tree(tmp_path, proc__stat=text)
+        monitor = monitors.CpuTime(machine, own=lambda: next(own), hz=100, allowed=frozenset(allowed))
+        series.append({"t_s": at, **(monitor.read() or {})})
+    return monitors.others_share(series, cores=len(allowed)) or (-1, -1)
+
+
+def test_a_process_on_one_core_looks_at_that_core_only(tmp_path: Path) -> None:
+    assert others_beside(tmp_path, {0}, second=400) == (0.0, 0.0)
+    assert others_beside(tmp_path, {0, 1}, second=400) == (1.0, 0.0)
+
+
+def test_a_container_that_numbers_its_cores_anew_looks_at_all_it_sees(tmp_path: Path) -> None:
+    assert others_beside(tmp_path, {6, 7}, second=200) == (0.5, 0.0)
+
+
+def test_others_never_take_more_cores_than_there_are() -> None:
+    (doubt,) = monitors.CpuTime.doubts(cpu_series([1.84] * 8), cores=1)
+    assert doubt.evidence == "other processes took 1.00 of 1 cores meanwhile"
+
+
+def test_under_a_quota_the_others_are_those_on_all_cores_that_the_process_may_run_on() -> None:
+    series = [{**reading, "cores": 8.0} for reading in cpu_series([3.2] * 8)]
+    (doubt,) = monitors.CpuTime.doubts(series, cores=1)
+    assert doubt.evidence == "other processes took 3.20 of 8 cores meanwhile"
+
+
+def test_pressure_of_the_whole_machine_is_not_taken_for_that_of_a_part(tmp_path: Path) -> None:
+    stat_of_two = CORES.format(all=0, stolen=0, first=0, second=0)
+    machine = tree(tmp_path, proc__pressure__cpu=PRESSURE.format(10), proc__stat=stat_of_two)
+    assert monitors.Pressure(machine, frozenset({0, 1})).read() == {"waiting_s": 1e-05}
+    with monitors.Watch([monitors.Pressure(machine, frozenset({0}))]) as watch:
+        pass
+    assert watch.unmonitored == ["cpu pressure"]
+
+
+def quota_series(stopped: int, **more: float) -> list[Reading]:
+    return timed(
+        {"periods": 100.0, "stopped": 7.0, "stopped_s": 1.0, **more},
+        {"periods": 862.0, "stopped": 7.0 + stopped, "stopped_s": 27.0, **more},
+    )
+
+
+def test_a_quota_that_stopped_the_process_is_throttling() -> None:
+    verdict, said = judged(cpu_quota=quota_series(420, quota=0.08))
+    assert verdict == "THROTTLED"
+    assert said == "the CPU quota of 0.08 cores stopped the process in 420 of 762 periods (26.0 s)"
+
+
+def test_a_quota_that_was_hardly_ever_used_up_is_none() -> None:
+    assert judged(cpu_quota=quota_series(0)) == ("STEADY", "")
+    assert judged(cpu_quota=quota_series(15, quota=2.0)) == ("STEADY", "")
+    assert judged(cpu_quota=quota_series(16, quota=2.0))[0] == "THROTTLED"
+
+
+def test_groups_that_cannot_be_seen_are_unmonitored(tmp_path: Path) -> None:
+    with monitors.Watch([monitors.Quota(tmp_path)]) as watch:
+        pass
+    assert watch.unmonitored == ["cpu quota"]
+
+
 def cpu_series(others: list[float], steal: float = 0.0) -> list[Reading]:
     """Readings 0.4 s apart, with this many cores' worth of others between each two, while we use one core."""
     busy, found = 0.0, [{"busy_s": 0.0, "own_s": 0.0, "steal_s": 0.0}]

@@ -8,7 +8,8 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -45,7 +46,7 @@ def build_graph(capture: Capture, opset: int, *, optimize: bool) -> ir.Model:
 
 def _convert(capture: Capture, opset: int) -> ir.Model:
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _unparsed(), torch.no_grad():
             program = torch.onnx.export(
                 capture.program,
                 (),
@@ -95,6 +96,36 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+
+
+class _Signature:
+    """What onnxscript would have parsed from a function's source: its domain without that, anything else with it."""
+
+    def __init__(self, function: Any, parse: Callable[[Any], Any]) -> None:
+        self.domain = function.opset.domain
+        self._function, self._parse = function, parse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parse(self._function), name)
+
+
+@contextlib.contextmanager
+def _unparsed() -> Iterator[None]:
+    """onnxscript parses the source of its 500 functions whenever they are listed, to say in which domain each is, which
+    nobody asks: half a second of every export."""
+    from onnxscript._internal import values
+
+    traced = getattr(values, "TracedOnnxFunction", None)
+    parsed = getattr(traced, "function_ir", None)
+    if not isinstance(parsed, property) or parsed.fget is None:  # another onnxscript: then it takes that time
+        yield
+        return
+    parse = parsed.fget
+    setattr(traced, "function_ir", property(lambda function: _Signature(function, parse)))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(traced, "function_ir", parsed)  # noqa: B010
 
 
 def _name_ends(model: ir.Model, capture: Capture) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from edgevit import registry
-from edgevit.cpu import arch, usable_cores
+from edgevit.cpu import arch, checked_threads, usable_cores
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.agent.controller import Controller
 from edgevit.fleet.agent.ending import until_told
@@ -128,7 +128,7 @@ class Node:
             self.names,
             self.name,
             self.incarnation,
-            threads=options.threads or usable_cores(),
+            threads=checked_threads(options.threads),
             queue=options.queue,
             trust=options.trust,
             log=self.log,
@@ -257,6 +257,7 @@ def _check(options: NodeOptions) -> None:
     for what, number in (("memory", options.memory_bytes), ("threads", options.threads), ("queue", options.queue)):
         if number is not None and number < 1:
             raise UsageError(f"--{what} must be 1 or more, got {number}", hint=f"leave --{what} out")
+    checked_threads(options.threads)
     if options.metrics is not None:
         host_port(options.metrics)
 

@@ -27,8 +27,11 @@ from edgevit.models.loading.timm_models import import_timm as import_timm
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
 from edgevit.request import ModelChoice, image_sides
+from edgevit.sizes import ImageSize
 
 RANDOM = "random (seed 0)"
+ASSUMED_SIZE = (224, 224)  # of a model of the user's that says nothing, as of most published ones
+SIZE_NOTE = "it says no image size, so 224×224 is assumed; --image-size sets another"
 
 
 def create_model(
@@ -36,7 +39,7 @@ def create_model(
     *,
     weights: Path | str | None = None,
     num_classes: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
     """A module in train form and eval mode, with its ``ModelSpec`` attached (``edgevit.models.spec.spec_of``).
@@ -109,7 +112,7 @@ def _from_zoo(name: str, asked: ModelChoice) -> nn.Module:
     return attach_spec(module, _with_meta(spec, meta))
 
 
-def build(row: zoo.ZooRow, *, num_classes: int, image_size: int | tuple[int, int]) -> nn.Module:
+def build(row: zoo.ZooRow, *, num_classes: int, image_size: ImageSize) -> nn.Module:
     """The row's model with random weights from seed 0; torch's own random state is left as it was."""
     module, _, function = row.path.partition(":")
     builder: Callable[..., nn.Module] = getattr(import_module(module), function)
@@ -199,21 +202,27 @@ def _from_file(name: str, asked: ModelChoice) -> nn.Module:
     classes = asked.classes or (meta.num_classes if meta else None)
     size = asked.image_size or (meta.image_size if meta else None)
     with _seeded():
-        module = unwrapped(file_models.file_model(name, num_classes=classes, image_size=size))
+        made = file_models.file_model(name, num_classes=classes, image_size=size)
+        file_models.give_shapes(made.module, size or made.image_size or ASSUMED_SIZE)
+        module = unwrapped(made.module)
+        own = spec_of(module)  # a factory may itself call create_model, or attach what it knows
+        size = size or (own.image_size if own else None) or file_models.declared_size(module, name) or made.image_size
+        notes = () if size else (SIZE_NOTE,)
+        size = size or ASSUMED_SIZE
     taken = weights.into(module)
     module = in_float32(module)
-    own = spec_of(module)  # a factory may itself call create_model, or attach what it knows
-    size = size or (own.image_size if own else None) or file_models.declared_size(module) or (224, 224)
+    channels, found = file_models.look(module, size)
     preprocess = (meta and meta.preprocess) or (own and own.preprocess) or Preprocess(size=size)
     spec = ModelSpec(
         name,
         "file",
         size,
         preprocess.model_copy(update={"size": size}),
-        file_models.classes_of(module, size),
+        found,
         labels=own.labels if own else None,
         origin=own.origin if own and weights.checkpoint is None else taken.origin,
-        notes=taken.notes,
+        channels=channels,
+        notes=(*notes, *taken.notes),
     )
     return attach_spec(module, _with_meta(spec, meta))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import os
 import sys
 import urllib.error
@@ -13,18 +12,16 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module, metadata
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError, first_line
 from edgevit.images import Preprocess
+from edgevit.models.loading.torchvision_ops import declare_torchvision_ops
 from edgevit.models.macs import dry_run
-
-Size = tuple[int, int]
+from edgevit.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -49,42 +46,8 @@ def import_timm() -> ModuleType:
     # Read by huggingface_hub when it is imported: an unreachable hub must answer soon.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
-    _define_torchvision_ops()
+    declare_torchvision_ops()
     return import_module("timm")
-
-
-_KEPT: list[torch.library.Library] = []  # a Library's definitions vanish with the object
-
-
-def _define_torchvision_ops() -> None:
-    """Make torchvision importable beside a CPU-only torch.
-
-    Its registry wheel is a CUDA build whose native library does not load there, and its import then fails because the
-    operators it describes do not exist. timm needs none of them, only the import: so they are declared, without a body.
-    """
-    if "torchvision" in sys.modules or hasattr(torch.ops.torchvision, "nms"):
-        return
-    if importlib.util.find_spec("torchvision") is None or torch.version.cuda is not None:
-        return
-    if _native_library_loads():
-        return
-    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(library)
-
-
-def _native_library_loads() -> bool:
-    spec = importlib.util.find_spec("torchvision")
-    folder = Path(spec.origin).parent if spec and spec.origin else None
-    library = next(folder.glob("_C.*"), None) if folder else None
-    if library is None:
-        return False
-    try:
-        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
-    except OSError:
-        return False
-    return hasattr(torch.ops.torchvision, "nms")
 
 
 def timm_model(name: str, num_classes: int | None, image_size: Size | None, pretrained: bool) -> TimmModel:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from edgevit.profiles.monitors.base import PERIOD_S, Doubt, Monitor, Reading, Series, Watch
-from edgevit.profiles.monitors.linux import CpuTime, Frequency, Pressure, Thermal, others_share
+from edgevit.profiles.monitors.linux import CpuTime, Frequency, Pressure, Quota, Thermal, others_share
 from edgevit.profiles.monitors.macos import MacPower
 from edgevit.profiles.monitors.nvml import Nvml
 from edgevit.profiles.monitors.raspberry import Raspberry
@@ -26,6 +26,7 @@ __all__ = [
     "Monitor",
     "Nvml",
     "Pressure",
+    "Quota",
     "Raspberry",
     "Reading",
     "Series",
@@ -36,7 +37,7 @@ __all__ = [
     "standard_monitors",
 ]
 
-LINUX: tuple[type[Monitor], ...] = (Pressure, Frequency, Thermal, Raspberry, Tegra)
+LINUX: tuple[type[Monitor], ...] = (Pressure, Quota, Frequency, Thermal, Raspberry, Tegra)
 MONITORS: tuple[type[Monitor], ...] = (CpuTime, *LINUX, MacPower, Nvml)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import ClassVar, Self
 
+from edgevit import cgroups
+from edgevit.cpu import allowed_cores, cpu_quota
 from edgevit.profiles.environment import read
 from edgevit.profiles.monitors.base import QUIET, Doubt, Reading, Series, throttled
 
@@ -18,31 +20,38 @@ MAX_OTHERS_CORES = 0.5  # however many there are
 MAX_DISTURBED = 0.05  # of the run's time with more than that
 MAX_STEAL = 0.02
 MAX_PRESSURE = 0.10  # of the time
+MAX_STOPPED = 0.02  # of the periods: as many samples may be outliers
 
 
 class CpuTime:
-    """Seconds of CPU time since boot: of everybody, of this process, and stolen by the hypervisor."""
+    """Seconds of CPU time since boot on the cores that this process may run on: of everybody, of this process, and
+    stolen by the hypervisor. ``cores``: how many they are, where a quota leaves fewer usable ones."""
 
     name: ClassVar[str] = "load of other processes"
     period_s: ClassVar[float] = 0.0
 
-    def __init__(self, root: Path = Path("/"), own: Callable[[], float] | None = None, hz: float | None = None) -> None:
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        own: Callable[[], float] | None = None,
+        hz: float | None = None,
+        allowed: frozenset[int] | None = None,
+    ) -> None:
         self.stat, self.own = root / "proc/stat", own or _own_cpu_seconds
         self.hz = hz or (os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100)
+        self.allowed = allowed_cores() if allowed is None else allowed
+        self.shared = {} if cpu_quota(root) is None else {"cores": float(len(self.allowed))}
 
     @classmethod
     def here(cls, root: Path) -> Self | None:
         return cls(root)
 
     def read(self) -> Reading | None:
-        text = read(self.stat)
-        if text is None or not text.startswith("cpu "):
+        ticks = ticks_on(self.allowed, read(self.stat) or "")
+        if ticks is None:
             return None
-        # user nice system idle iowait irq softirq steal …; guest time is part of user already
-        ticks = [int(value) for value in text.splitlines()[0].split()[1:9]]
-        ticks += [0] * (8 - len(ticks))
         busy = sum(ticks[index] for index in (0, 1, 2, 5, 6)) / self.hz
-        return {"busy_s": busy, "steal_s": ticks[7] / self.hz, "own_s": self.own()}
+        return {"busy_s": busy, "steal_s": ticks[7] / self.hz, "own_s": self.own(), **self.shared}
 
     @staticmethod
     def doubts(series: Series, cores: int) -> list[Doubt]:
@@ -51,6 +60,7 @@ class CpuTime:
         if shares is None:
             return []
         others, steal = shares
+        cores = _watched(series, cores)
         limit = min(MAX_OTHERS * cores, MAX_OTHERS_CORES)
         disturbed = disturbed_share(series, limit)
         found = []
@@ -65,6 +75,23 @@ class CpuTime:
         return found
 
 
+def ticks_on(allowed: frozenset[int], stat: str) -> list[int] | None:
+    """Ticks since boot on the cores that are allowed, from /proc/stat: user nice system idle iowait irq softirq steal;
+    guest time is part of user already. Of all cores where all are allowed, or a container numbers its own anew."""
+    lines = {line.split()[0]: line.split()[1:9] for line in stat.splitlines() if line.startswith("cpu")}
+    cores = {core: lines[f"cpu{core}"] for core in cores_of(stat)}
+    ours = allowed & cores.keys()
+    chosen = [cores[core] for core in ours] if ours and ours < cores.keys() else [lines.get("cpu", [])]
+    if not all(chosen):
+        return None
+    return [sum(int(ticks[kind]) for ticks in chosen if kind < len(ticks)) for kind in range(8)]
+
+
+def cores_of(stat: str) -> frozenset[int]:
+    """Numbers of the cores that /proc/stat lists."""
+    return frozenset(int(core) for core in re.findall(r"^cpu(\d+) ", stat, re.MULTILINE))
+
+
 def _own_cpu_seconds() -> float:
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
@@ -74,9 +101,14 @@ def others_share(series: Series, cores: int) -> tuple[float, float] | None:
     """Cores' worth of CPU taken by other processes, and the hypervisor's stolen share of ``cores``, over the run."""
     if len(series) < 2 or series[-1]["t_s"] <= series[0]["t_s"]:
         return None
-    first, last = series[0], series[-1]
+    first, last, cores = series[0], series[-1], _watched(series, cores)
     steal = (last["steal_s"] - first["steal_s"]) / (last["t_s"] - first["t_s"]) / cores
-    return _others(first, last), max(0.0, steal)
+    return min(_others(first, last), cores), max(0.0, steal)
+
+
+def _watched(series: Series, cores: int) -> int:
+    """How many cores the readings are of: the ``cores`` that are usable, but where a quota made them fewer."""
+    return int(series[-1].get("cores", cores))
 
 
 def disturbed_share(series: Series, limit: float) -> float:
@@ -99,19 +131,23 @@ def _others(first: Reading, last: Reading) -> float:
 
 
 class Pressure:
-    """Seconds since boot in which some process was ready to run and had no CPU: PSI, /proc/pressure/cpu."""
+    """Seconds since boot in which some process was ready to run and had no CPU: PSI, /proc/pressure/cpu. The kernel
+    tells it of all cores together, so that it says nothing about a process that may run on some of them only."""
 
     name: ClassVar[str] = "cpu pressure"
     period_s: ClassVar[float] = 0.0
 
-    def __init__(self, root: Path = Path("/")) -> None:
-        self.path = root / "proc/pressure/cpu"
+    def __init__(self, root: Path = Path("/"), allowed: frozenset[int] | None = None) -> None:
+        self.path, self.stat = root / "proc/pressure/cpu", root / "proc/stat"
+        self.allowed = allowed_cores() if allowed is None else allowed
 
     @classmethod
     def here(cls, root: Path) -> Self | None:
         return cls(root)
 
     def read(self) -> Reading | None:
+        if not self.allowed >= cores_of(read(self.stat) or ""):
+            return None
         found = re.search(r"^some .*\btotal=(\d+)", read(self.path) or "", re.MULTILINE)
         return {"waiting_s": int(found[1]) / 1e6} if found else None
 
@@ -125,6 +161,43 @@ class Pressure:
             return []
         evidence = f"some process waited for a CPU in {share:.0%} of the time"
         return [Doubt("UNSTABLE", evidence, f"{QUIET}, or use fewer --threads")]
+
+
+class Quota:
+    """Periods in which a control group's quota stopped this process or others of its group, and for how many seconds of
+    each core."""
+
+    name: ClassVar[str] = "cpu quota"
+    period_s: ClassVar[float] = 0.0
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root
+
+    @classmethod
+    def here(cls, root: Path) -> Self | None:
+        return cls(root) if (root / "proc/self/cgroup").exists() else None  # a kernel without groups has no quotas
+
+    def read(self) -> Reading | None:
+        found = cgroups.throttled(self.root)
+        if found is None:
+            return None
+        limit = cgroups.quota(self.root)
+        known = {} if limit is None else {"quota": limit}
+        return {"periods": float(found.periods), "stopped": float(found.stopped), "stopped_s": found.seconds, **known}
+
+    @staticmethod
+    def doubts(series: Series, cores: int) -> list[Doubt]:
+        if len(series) < 2:
+            return []
+        first, last = series[0], series[-1]
+        periods, stopped, seconds = (last[name] - first[name] for name in ("periods", "stopped", "stopped_s"))
+        if stopped <= MAX_STOPPED * periods:
+            return []
+        limit = f" of {last['quota']:.3g} cores" if "quota" in last else ""
+        evidence = (
+            f"the CPU quota{limit} stopped the process in {stopped:.0f} of {periods:.0f} periods ({seconds:.1f} s)"
+        )
+        return [throttled(evidence, "raise the quota (--cpus, cpu.max, CPUQuota=), or use fewer --threads")]
 
 
 class Frequency:

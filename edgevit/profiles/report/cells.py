@@ -22,7 +22,7 @@ MEANINGS = {
     "STEADY": "no doubt was found",
     "UNSTABLE": "samples scatter, have two modes, or other programs took the processor meanwhile",
     "DRIFTING": "latency moved during the run",
-    "THROTTLED": "the processor was slowed down by heat or power",
+    "THROTTLED": "the processor was slowed down by heat or power, or a CPU quota stopped the process",
     "TOO_SHORT": "too few samples for this tier",
     "FAILED": "crash, timeout, NaN, or a failed proof",
     "NOT MEASURED": "there is no measurement that may be shown; the reason is given instead",

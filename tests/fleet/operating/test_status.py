@@ -59,10 +59,10 @@ class Small:
             runtimes=("onnxruntime",), memory_bytes=1000, free_bytes=500, labels={"room": "hall"}, started=DAY,
         )  # fmt: skip
 
-    def beat(self, node: str | None = None, **fields: object) -> None:
+    def beat(self, node: str | None = None, free_bytes: int = 400, **fields: object) -> None:
         made = Beat(
-            node=node or self.name, incarnation=self.incarnation, seq=1, rss_bytes=7, memory_bytes=1000, free_bytes=400,
-            **fields,
+            node=node or self.name, incarnation=self.incarnation, seq=1, rss_bytes=7, memory_bytes=1000,
+            free_bytes=free_bytes, **fields,
         )  # type: ignore[arg-type]  # fmt: skip
         self.bus.publish(NAMES.beat(self.name), made.encode())
 
@@ -116,6 +116,23 @@ def test_a_watcher_knows_what_a_node_announces_answers_and_publishes(here: Bus, 
     assert len(found.machine_cells()) == len(MACHINE_COLUMNS)
     held[0].close()
     wait_for(lambda: row(watch, "pi-1").parts == ("part-2",))
+    watch.close()
+
+
+def test_the_newest_beat_of_a_node_is_what_is_shown(here: Bus, small: Callable[..., Small]) -> None:
+    node = small("pi-1")
+    watch = Watch(here, NAMES)
+    wait_for(lambda: watch.status().nodes)
+    for free_bytes, answered in ((400, 1), (300, 2), (200, 3)):
+        part = PartFigures(revision=REVISION, part="part-0", answered=answered, busy=0)
+
+        def shown(free_bytes: int = free_bytes, part: PartFigures = part) -> bool:
+            node.beat(free_bytes=free_bytes, parts=(part,), drained=part.answered == 3)
+            return row(watch, "pi-1").free_bytes == free_bytes
+
+        wait_for(shown)
+        assert row(watch, "pi-1").total("answered") == answered
+    assert row(watch, "pi-1").state == "drained"
     watch.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,32 @@ def test_weights_that_the_package_does_not_ship_are_said_to_be_missing():
     assert "digits" in str(caught.value)
     with pytest.raises(UsageError, match="no weights at nonsense"):
         create_model("vit_tiny", weights="nonsense")
+
+
+def test_which_weights_of_a_trainers_file_were_taken_is_in_the_origin_and_said(tmp_path):
+    good = create_model("vit_nano", weights="digits").state_dict()
+    zeros = {name: torch.zeros_like(value) for name, value in good.items()}
+    file = tmp_path / "model_best.pth.tar"
+    torch.save({"epoch": 1, "args": Namespace(lr=0.1), "state_dict": zeros, "state_dict_ema": good}, file)
+    spec = spec_of(create_model("vit_nano", weights=file))
+    assert spec.origin == f"{file}#state_dict_ema"
+    assert spec.notes == (
+        f"took state_dict_ema of {file}, the averaged weights; for others say --weights {file}#state_dict",
+    )
+    assert state_sha256(create_model("vit_nano", weights=spec.origin)) == state_sha256(
+        create_model("vit_nano", weights=file)
+    )
+    others = create_model("vit_nano", weights=f"{file}#state_dict")
+    assert not others.head.weight.any()
+    assert (spec_of(others).origin, spec_of(others).notes) == (f"{file}#state_dict", ())
+
+
+def test_wrapped_and_prefixed_weights_of_another_size_are_resampled_too(tmp_path):
+    good = create_model("vit_nano", weights="digits").state_dict()
+    torch.save({"model": {f"_orig_mod.module.{name}": value for name, value in good.items()}}, tmp_path / "w.ckpt")
+    spec = spec_of(create_model("vit_nano", weights=tmp_path / "w.ckpt", image_size=(48, 32)))
+    assert spec.origin.startswith(f"{tmp_path}/w.ckpt (")
+    assert "resampled from 8×8 to 12×8 patches" in spec.origin
 
 
 @pytest.mark.parametrize("name", [name for name in zoo.names() if "digits" in zoo.shipped_weights(name)])
@@ -275,9 +302,9 @@ def test_weights_load_into_a_file_model(file, tmp_path):
     ("factory", "options", "says", "hint"),
     [
         ("buidl", {}, "unknown factory in .*mine.py 'buidl'", "build"),
-        ("broken", {}, "raised RuntimeError: first line$", "EDGEVIT_DEBUG"),
+        ("broken", {}, r"raised RuntimeError: first line \(mine.py, line 15\)$", "EDGEVIT_DEBUG"),
         ("wrong", {}, "returned a str, not a torch.nn.Module", None),
-        ("constant", {}, "is a int, not a function", None),
+        ("constant", {}, "is an int, not a function", None),
         ("plain", {"num_classes": 3}, "takes no num_classes", "--classes"),
     ],
 )

@@ -144,7 +144,7 @@ def a_zip(buffer, **files: bytes) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer"),
         (b"/annex/objects/SHA256E-s1--00.pth\n", "a git-annex pointer"),
         (b'{"error": "not found"}', "JSON, not weights"),
-        (gzip.compress(b"x"), "a gzip archive"),
+        (gzip.compress(b"x", mtime=0), "a gzip archive"),
         (b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file"),
         (packed(lambda buffer: np.save(buffer, np.ones(3))), "a NumPy array"),
         (packed(lambda buffer: a_zip(buffer, w_npy=b"x")), "a zip archive, not a torch checkpoint"),
