@@ -41,9 +41,9 @@ schema: venv
 	$(BIN)/python -c "import json; from edgevit.artifact.manifest import Manifest; print(json.dumps(Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
 	$(BIN)/python -c "import json; from edgevit.bundle.manifest import BundleManifest; print(json.dumps(BundleManifest.model_json_schema(), indent=2))" > docs/reference/bundle.schema.json
 
+# Counts what zoo.json lacks. To count a model anew, take it out there first.
 zoo: venv
-	$(BIN)/python -c "import json; from edgevit.models import zoo; from edgevit.models.loading import source; print(json.dumps({name: source.counts(row) for name, row in zoo.ZOO.items()}, indent=1))" > zoo.json.half
-	mv zoo.json.half edgevit/models/zoo.json
+	$(BIN)/python -m edgevit.models.counting
 
 clean:
 	rm -rf $(VENV) artifacts build dist *.egg-info

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,11 +22,12 @@ from edgevit.artifact.manifest import SIGNATURE
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, MissingDependency, ParityFailed, UnknownName, Unsupported, UsageError
 from edgevit.export.base import load_exporter
+from edgevit.models import zoo
 from edgevit.request import ExportRequest, ModelChoice, parse_batch
 
 TARGETS = [*registry.EXPORTERS, "pt2"]
-NANOS = ("fmvit_nano", "efficientformer_nano", "vit_nano")
-BATCHES = {"vit_nano": "1-8"}  # the others take one image
+SMALL = [row.name for row in zoo.ZOO.values() if row.small]
+DYNAMIC = SMALL[-1]  # takes 1 to 8 images; the others take one
 QUICK = {"tensorrt": {"sm": "89", "optimization_level": "0"}}  # one GPU's engine, not the best one
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -46,25 +48,46 @@ def plugin(tmp_path_factory: pytest.TempPathFactory):
         yield site
 
 
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> dict[tuple[str, str], Artifact]:
-    """Every nano model on every target, built once, as one command with all the targets does it."""
-    root = tmp_path_factory.mktemp("artifacts")
-    found: dict[tuple[str, str], Artifact] = {}
-    for name in NANOS:
+def chosen(request: pytest.FixtureRequest, *names: str) -> list[Any]:
+    """The parameters of these names that the tests of this file that were chosen (``-k``) ask for, each once."""
+    mine = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    return list(
+        dict.fromkeys(item.callspec.params[name] for item in mine for name in names if name in item.callspec.params)
+    )
+
+
+class Artifacts:
+    """What the chosen tests need of each small model, built when the first of them asks, as one command would."""
+
+    def __init__(self, root: Path, needed: list[tuple[str, str]]) -> None:
+        self.root, self.needed = root, needed
+        self.built: dict[tuple[str, str], Artifact] = {}
+
+    def __getitem__(self, key: tuple[str, str]) -> Artifact:
+        if key not in self.built:
+            self.build(key[1])
+        return self.built[key]
+
+    def build(self, name: str) -> None:
+        targets = tuple(target for target, model in self.needed if model == name)
         asked = ExportRequest(
-            ModelChoice(name, weights="digits"),
-            tuple(TARGETS),
-            out=root,
-            batch=parse_batch(BATCHES.get(name, "1")),
-            options=QUICK,
+            ModelChoice(name, weights=next(iter(zoo.shipped_weights(name)), None)),
+            targets,
+            out=self.root,
+            parent=True,
+            batch=parse_batch("1-8" if name == DYNAMIC else "1"),
+            options={target: options for target, options in QUICK.items() if target in targets},
             threads=1,
         )
         for result in build.exports(asked):
             assert result.error is None, result.error
             assert result.artifact is not None
-            found[result.artifact.manifest.target, name] = result.artifact
-    return found
+            self.built[result.artifact.manifest.target, name] = result.artifact
+
+
+@pytest.fixture(scope="module")
+def artifacts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> Artifacts:
+    return Artifacts(tmp_path_factory.mktemp("artifacts"), chosen(request, "artifact", "running", "dynamic"))
 
 
 def runs_here(target: str) -> bool:
@@ -72,31 +95,50 @@ def runs_here(target: str) -> bool:
     return not rows or any(row.on_this_machine().able for row in rows)
 
 
-@pytest.fixture(params=[(target, name) for target in TARGETS if runs_here(target) for name in NANOS], ids="-".join)
-def running(request: pytest.FixtureRequest, artifacts: dict[tuple[str, str], Artifact]) -> Artifact:
+ABLE = [target for target in TARGETS if runs_here(target)]
+
+
+@pytest.fixture(params=[(target, name) for target in ABLE for name in SMALL], ids="-".join)
+def running(request: pytest.FixtureRequest, artifacts: Artifacts) -> Artifact:
     """One of a target that this machine runs."""
     return artifacts[request.param]
 
 
-@pytest.fixture(params=[(target, name) for target in TARGETS for name in NANOS], ids="-".join)
-def artifact(request: pytest.FixtureRequest, artifacts: dict[tuple[str, str], Artifact]) -> Artifact:
+@pytest.fixture(params=[(target, name) for target in TARGETS for name in SMALL], ids="-".join)
+def artifact(request: pytest.FixtureRequest, artifacts: Artifacts) -> Artifact:
+    return artifacts[request.param]
+
+
+@pytest.fixture(params=[(target, DYNAMIC) for target in TARGETS], ids="-".join)
+def dynamic(request: pytest.FixtureRequest, artifacts: Artifacts) -> Artifact:
+    """The one that takes a range of batches, on every target."""
     return artifacts[request.param]
 
 
 def test_the_manifest_says_everything_a_device_needs(artifact: Artifact) -> None:
     manifest = Artifact.open(artifact.path).manifest
-    rows = "batch" if manifest.model.name in BATCHES else 1
-    assert [(spec.name, spec.role, spec.shape) for spec in manifest.inputs] == [("image", "image", (rows, 3, 32, 32))]
-    assert [(spec.name, spec.role, spec.shape) for spec in manifest.outputs] == [("logits", "logits", (rows, 10))]
+    row = zoo.row(manifest.model.name)
+    rows, size = ("batch" if row.name == DYNAMIC else 1), (row.image_size, row.image_size)
+    assert [(spec.name, spec.role, spec.shape) for spec in manifest.inputs] == [("image", "image", (rows, 3, *size))]
+    assert [(spec.name, spec.role, spec.shape) for spec in manifest.outputs] == [
+        ("logits", "logits", (rows, row.num_classes))
+    ]
     assert manifest.preprocess is not None
-    assert manifest.preprocess.size == (32, 32)
-    assert manifest.labels == tuple("0123456789")
+    assert manifest.preprocess.size == size
     assert manifest.model.form == "deploy"
     assert manifest.reparam is not None
     assert manifest.reparam.max_rel_error <= 1e-10
+    assert (artifact.path / manifest.entry).exists()
+
+
+def test_weights_bring_labels_and_accuracy_and_random_ones_have_none(artifact: Artifact) -> None:
+    manifest = artifact.manifest
+    if not zoo.shipped_weights(manifest.model.name):
+        assert (manifest.labels, manifest.accuracy) == (None, None)
+        return
+    assert manifest.labels == tuple("0123456789")
     assert manifest.accuracy is not None
     assert manifest.accuracy.top1 >= 0.975
-    assert (artifact.path / manifest.entry).exists()
 
 
 def test_the_listed_hashes_are_those_of_every_file(artifact: Artifact) -> None:
@@ -117,9 +159,9 @@ def test_the_artifact_is_verified_or_says_what_it_needs(artifact: Artifact) -> N
     assert parity.images >= 16
 
 
-@pytest.mark.parametrize("target", [target for target in TARGETS if runs_here(target)])
-def test_a_device_finds_the_same_proof(target: str, artifacts: dict[tuple[str, str], Artifact]) -> None:
-    assert edgevit.verify(artifacts[target, "vit_nano"].path, threads=1).parity.status == "verified"
+@pytest.mark.parametrize("running", [(target, DYNAMIC) for target in ABLE], ids="-".join, indirect=True)
+def test_a_device_finds_the_same_proof(running: Artifact) -> None:
+    assert edgevit.verify(running.path, threads=1).parity.status == "verified"
 
 
 def test_precision_is_counted_in_the_built_graph(artifact: Artifact) -> None:
@@ -162,27 +204,25 @@ def test_a_session_returns_the_golden_outputs(running: Artifact) -> None:
 def test_a_session_refuses_a_wrong_shape_by_name(running: Artifact) -> None:
     with (
         edgevit.open_session(running.path, threads=1) as session,
-        pytest.raises(UsageError, match=r"image must be (1|1-8)×3×32×32, got 1×3×16×16"),
+        pytest.raises(UsageError, match=r"image must be (1|1-8)×3×\d+×\d+, got 1×3×16×16"),
     ):
         session.infer({"image": np.zeros((1, 3, 16, 16), np.float32)})
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_a_dynamic_batch_is_proved_at_both_ends_and_an_odd_size(
-    target: str, artifacts: dict[tuple[str, str], Artifact]
-) -> None:
-    artifact = artifacts[target, "vit_nano"]
-    assert artifact.manifest.batch.dynamic
-    if not runs_here(target):
-        assert artifact.manifest.parity.status == "unverified"
+def test_a_dynamic_batch_is_proved_at_both_ends_and_an_odd_size(dynamic: Artifact) -> None:
+    manifest, shape = dynamic.manifest, (3, *zoo.row(DYNAMIC).image_size * np.ones(2, int))
+    assert manifest.batch.dynamic
+    if not runs_here(manifest.target):
+        assert manifest.parity.status == "unverified"
         return
-    proved = set(artifact.manifest.parity.batches)
+    proved = set(manifest.parity.batches)
     assert {1, 8} <= proved
     assert any(size % 2 and 1 < size < 8 for size in proved)
-    with edgevit.open_session(artifact.path, threads=1) as session:
-        assert session.infer({"image": np.zeros((5, 3, 32, 32), np.float32)})["logits"].shape == (5, 10)
-        with pytest.raises(UsageError, match="got 9×3×32×32"):
-            session.infer({"image": np.zeros((9, 3, 32, 32), np.float32)})
+    with edgevit.open_session(dynamic.path, threads=1) as session:
+        logits = session.infer({"image": np.zeros((5, *shape), np.float32)})["logits"]
+        assert logits.shape == (5, zoo.row(DYNAMIC).num_classes)
+        with pytest.raises(UsageError, match="got 9×3×"):
+            session.infer({"image": np.zeros((9, *shape), np.float32)})
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -224,13 +264,13 @@ for target in sys.argv[2:]:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> Path:
+def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> Path:
     """A folder where every target was being built until its process was killed."""
-    root = tmp_path_factory.mktemp("killed")
-    command = [sys.executable, "-c", BUILDS, str(root), *TARGETS]
+    root, targets = tmp_path_factory.mktemp("killed"), chosen(request, "target")
+    command = [sys.executable, "-c", BUILDS, str(root), *targets]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as builder:
         assert builder.stdout is not None
-        for target in TARGETS:
+        for target in targets:
             child = int(builder.stdout.readline())
             while not any(root.glob(f".{target}.building-*")) and Path("/proc", str(child)).exists():
                 time.sleep(0.01)

@@ -6,7 +6,6 @@ Weights fit a model completely or not at all: every mismatch is named, and nothi
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from edgevit.models.loading import file_models, timm_models
 from edgevit.models.loading.checkpoint import Checkpoint, CheckpointMeta, read_checkpoint
 from edgevit.models.loading.fitting import Convert, Taken, load_weights
 from edgevit.models.loading.timm_models import import_timm as import_timm
-from edgevit.models.macs import count_macs, count_params
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
 from edgevit.request import ModelChoice, image_sides
 from edgevit.sizes import ImageSize
@@ -141,38 +139,6 @@ def _with_meta(spec: ModelSpec, meta: CheckpointMeta | None) -> ModelSpec:
     if meta is None:
         return spec
     return replace(spec, labels=meta.labels, data=meta.data, accuracy=meta.accuracy)
-
-
-def counts(row: zoo.ZooRow) -> dict[str, int]:
-    """What ``zoo.json`` has of a row: parameters and MACs of the deploy form and of the train form, counted without
-    data at the default image size."""
-    from edgevit.models.reparam.own import fold_own_blocks
-
-    with torch.device("meta"):
-        train = build(row, num_classes=row.num_classes, image_size=row.image_size).eval()
-    macs_train, params_train = count_macs(train, row.image_size), count_params(train)
-    with torch.no_grad():  # our own blocks fold themselves: the tracing that foreign models need would take a minute
-        deploy = fold_own_blocks(_zeros(train), Counter())
-    return {
-        "params": count_params(deploy),
-        "macs": count_macs(deploy, row.image_size),
-        "params_train": params_train,
-        "macs_train": macs_train,
-    }
-
-
-def _zeros(module: nn.Module) -> nn.Module:
-    """The meta model with zeros for data: torch folds real tensors ten times faster than meta ones.
-
-    A model whose zeros would take over 400 MB stays without data.
-    """
-    if count_params(module) > 100_000_000:
-        return module
-    module = module.to_empty(device="cpu")
-    with torch.no_grad():
-        for value in (*module.parameters(), *module.buffers()):
-            value.zero_()
-    return module
 
 
 # --- timm and files ----------------------------------------------------------------------------------------------
