@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,20 +13,27 @@ from edgevit.info import reparam_sentence
 if TYPE_CHECKING:
     from edgevit.artifact.opened import Artifact
     from edgevit.predict import Failure, Prediction
+    from edgevit.profiles.difference import Difference
     from edgevit.profiles.latency import Profile
     from edgevit.proof.verify import Verification
 
 MODEL, DATA, DIGITS = "fmvit_nano", "digits", 5
+COMPARE_S = 3.0  # of each of two processes: enough for some per cent on a quiet machine
 FORMS: tuple[Literal["train"], Literal["deploy"]] = ("train", "deploy")
 
 
 @dataclass(frozen=True)
 class Story:
-    """What happened, by form where both forms took part."""
+    """What happened, by form where both forms took part.
+
+    difference  the deploy form's time against the train form's, measured in turns: what else the machine does meanwhile
+                hits both alike, so that it holds where no absolute figure is STEADY
+    """
 
     artifacts: dict[str, Artifact]
     verified: dict[str, Verification]
     profiles: dict[str, Profile]
+    difference: Difference
     predictions: list[tuple[str, Prediction | Failure]]
     out: Path
 
@@ -49,6 +56,7 @@ class Story:
             row("p50 latency", lambda form: render.ms(self.profiles[form].p50)),
             row("p90 latency", lambda form: render.ms(self.profiles[form].p90)),
             row("verdict", lambda form: self.profiles[form].verdict),
+            ("measured in turns", "1×", self.difference.short()),
         ]
 
     def _parity(self, form: str) -> Any:
@@ -62,14 +70,29 @@ class Story:
             *([f"re-parameterised: {reparam_sentence(proof)}"] if proof else []),
             *(f"a handwritten {truth} in {answer.line()}" for truth, answer in self.predictions),
             f"{right} of {len(self.predictions)} digits right; everything is in {self.out}",
-            *(f"{form} form: {reason}" for form in FORMS for reason in self.profiles[form].reasons),
+            f"measured in turns: {self.difference.sentence()}",
+            *self._unsteady(),
         ]
+
+    def _unsteady(self) -> Iterator[str]:
+        """Why the absolute figures are not to be ranked, in a line."""
+        doubts = [
+            f"{form} form {measured.verdict}: {next(one.evidence for one in measured.findings if one.verdict == worst)}"
+            for form, measured in self.profiles.items()
+            if (worst := measured.verdict) != "STEADY"
+        ]
+        if doubts:
+            yield (
+                f"p50 and p90 are of this moment on this machine ({'; '.join(doubts)}); "
+                "edgevit profile tells all and what to do"
+            )
 
     def record(self) -> dict[str, Any]:
         return {
             "artifacts": {form: str(artifact.path) for form, artifact in self.artifacts.items()},
             "verify": {form: result.record() for form, result in self.verified.items()},
             "profile": {form: measured.record() for form, measured in self.profiles.items()},
+            "compare": self.difference.record(),
             "predict": [{"truth": truth, **answer.record()} for truth, answer in self.predictions],
         }
 
@@ -86,6 +109,7 @@ def run(out: Path, *, threads: int | None, progress: Callable[[str, float | None
     """Do it all in ``out`` (earlier artifacts of a quickstart there are replaced)."""
     from edgevit import build, models
     from edgevit.predict import predict
+    from edgevit.profiles.compare import compare
     from edgevit.profiles.latency import profile
     from edgevit.proof.verify import verify
 
@@ -104,11 +128,14 @@ def run(out: Path, *, threads: int | None, progress: Callable[[str, float | None
         verified[form] = verify(artifacts[form].path, data=DATA, threads=threads)
         progress(f"profile the {form} form", None)
         profiles[form] = profile(artifacts[form].path, threads=threads)
+    progress("compare both forms in turns", None)
+    train, deploy = (artifacts[form].path for form in FORMS)
+    difference = compare(train, deploy, threads=threads, seconds=COMPARE_S)
     progress("predict a few digits", None)
     pictures = write_digits(out / "digits")
     answers = predict(artifacts["deploy"].path, [path for path, _ in pictures], top=1, threads=threads)
     predictions = [(truth, answer) for (_, truth), answer in zip(pictures, answers, strict=True)]
-    return Story(artifacts, verified, profiles, predictions, out)
+    return Story(artifacts, verified, profiles, difference, predictions, out)
 
 
 def write_digits(folder: Path) -> list[tuple[Path, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgevit.profiles.interleave import Comparison, compare_ratios, outside_band, sentence
+from edgevit.profiles.interleave import Comparison, compare_ratios, outside_band, sentence, speed
 from edgevit.profiles.statistics import Ratio
 
 
@@ -54,6 +54,13 @@ class Difference:
             return said
         one, two = (f"{found.ratio.value:.3f}" for found in self.rounds)
         return f"{said}: a first process showed {one}, which another one did not repeat ({two})"
+
+    def short(self) -> str:
+        """The same for a cell of a table: "2.30× faster, 2.21–2.38", or the ratio of times where nothing is claimed."""
+        if not self.claimed:
+            return f"{self.ratio.value:.2f} of the time, {self.ratio.low:.2f}–{self.ratio.high:.2f}"
+        word, times = speed(self.ratio)
+        return f"{times.value:.2f}× {word}, {times.low:.2f}–{times.high:.2f}"
 
     def record(self) -> dict[str, Any]:
         """The object of ``edgevit compare --json``."""

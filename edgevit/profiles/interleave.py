@@ -76,14 +76,19 @@ def outside_band(ratio: Ratio) -> int:
     return int(ratio.low > 1 + BAND) - int(ratio.high < 1 / (1 + BAND))
 
 
+def speed(ratio: Ratio) -> tuple[str, Ratio]:
+    """A ratio of times as people say it: "faster" and how many times, with the interval turned round, or "slower"."""
+    if ratio.value > 1:
+        return "slower", ratio
+    return "faster", Ratio(1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+
+
 def sentence(first: str, second: str, ratio: Ratio, *, claimed: bool) -> str:
     """The ratio of second's time to first's in words."""
     value, low, high = ratio.value, ratio.low, ratio.high
     if claimed:
-        word = "slower" if value > 1 else "faster"
-        if value < 1:
-            value, low, high = 1 / value, 1 / high, 1 / low
-        return f"{second} is {value:.2f}× {word} than {first}, 95 % CI {low:.2f}–{high:.2f}"
+        word, times = speed(ratio)
+        return f"{second} is {times.value:.2f}× {word} than {first}, 95 % CI {times.low:.2f}–{times.high:.2f}"
     interval = f"{second} ÷ {first} = {value:.3f}, 95 % CI {low:.3f}–{high:.3f}"
     if low >= 1 / (1 + BAND) and high <= 1 + BAND:
         return f"no difference larger than {BAND * 100:g} % ({interval})"
