@@ -18,6 +18,7 @@ from edgevit.export.base import Capture
 from edgevit.images import Preprocess
 from edgevit.models.eager.copying import copied, deep
 from edgevit.models.eager.outputs import named_outputs
+from edgevit.models.eager.promotion import in_full
 
 _INPUT_ROLES: tuple[tuple[str, Role], ...] = ((r"features_\d+", "features"), ("present", "mask"))  # of a fusion head
 _OUTPUT_ROLES: Mapping[str, Role] = {"logits": "logits", "features": "features"}
@@ -112,20 +113,24 @@ def _traceable(
     """``module`` such that torch.export takes it, and its named outputs.
 
     A forward that edits its inputs gets clones of them, one that returns other things than plain tensors, or one tensor
-    under two names, returns the named tensors apart: the graph of any other module stays as it is.
+    under two names, returns the named tensors apart, one that computes in half precision is traced in float32: the
+    graph of any other module stays as it is.
     """
     given = tuple(value.clone() for value in examples)
-    result = run(module, given)
+    with in_full() as types:
+        result = run(module, given)
     named = named_outputs(result, classifier)
     edited = any(not torch.equal(before, after) for before, after in zip(examples, given, strict=True))
     plain = [result] if isinstance(result, Tensor) else list(result.values()) if type(result) is dict else result
-    if edited or type(plain) not in (list, tuple) or [*map(id, plain)] != [*map(id, named.values())] or _shared(named):
+    as_named = type(plain) in (list, tuple) and [*map(id, plain)] == [*map(id, named.values())]
+    if edited or types.changed or not as_named or _shared(named):
         forward = module.forward
 
         @functools.wraps(forward)
         def apart(*arguments: Tensor) -> tuple[Tensor, ...]:
             copies = [value.clone() for value in arguments] if edited else arguments
-            return tuple(value.clone() for value in named_outputs(forward(*copies), classifier).values())
+            with in_full(traced=True):
+                return tuple(value.clone() for value in named_outputs(forward(*copies), classifier).values())
 
         module.forward = apart
     return module, named

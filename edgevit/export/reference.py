@@ -13,8 +13,8 @@ keeps stays unrounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,12 @@ from edgevit.export.capture import Baked, run, unbaked
 from edgevit.models.eager.copying import copied, deep
 from edgevit.models.eager.faults import moving, no_numbers
 from edgevit.models.eager.outputs import named_outputs
-from edgevit.models.eager.promotion import doubled, promoted
+from edgevit.models.eager.promotion import doubled, in_full, promoted
 from edgevit.precisions import FLOOR, error_of, precision_row
 
 CHUNK = 8
 REPEATABLE = 1e-6  # two float32 runs of the same rows, in whatever order threads sum
+HALVES = "forward asks for half precision in places; the artifact computes those in its own precision"
 DEPENDENT = "an answer depends on the other rows of its batch: proved at batch {} only, for which it was built"
 SLACK = 30.0  # a float64 run this many times further off than rounding explains is of another function
 
@@ -68,7 +69,7 @@ def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, classifier:
     """
     model = _Eager(module, inputs, classifier)
     size = min(max(batch.min, CHUNK), batch.max)
-    anchor = _anchor(model, size)
+    anchor, halves = _anchor(model, size)
     if batch.dynamic:
         _require_independent(model, anchor, size, batch.min if batch.min < size else batch.max)
     fast, why = CHUNK if size != CHUNK else CHUNK // 2, ""  # another grouping than the anchor's, so that it shows
@@ -81,9 +82,9 @@ def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, classifier:
         if _agrees(model, anchor, exact, size):
             dependent = () if group == fast else (DEPENDENT.format(size),)
             golden = model.golden(DOUBLE, group) if dependent else head(exact)
-            return Answers(exact, golden, group, "float64", dependent)
+            return Answers(exact, golden, group, "float64", (*halves, *dependent))
         why = "what it computes there is something else"
-    notes = (f"the reference is the eager model in float32, as it cannot be had in float64: {why}",)
+    notes = (*halves, f"the reference is the eager model in float32, as it cannot be had in float64: {why}")
     return Answers(anchor, model.golden(SINGLE, size), size, "float32", notes)
 
 
@@ -132,9 +133,15 @@ def _single(module: nn.Module) -> nn.Module:
     return copied(module).float().train().eval()
 
 
-SINGLE = _Way(_single, torch.float32, lambda module: nullcontext())
+@contextmanager
+def _jittered() -> Iterator[None]:
+    with _Jitter(), in_full():
+        yield
+
+
+SINGLE = _Way(_single, torch.float32, lambda module: in_full())
 DOUBLE = _Way(doubled, torch.float64, lambda module: promoted())
-JITTERED = _Way(_single, torch.float32, lambda module: _Jitter())
+JITTERED = _Way(_single, torch.float32, lambda module: _jittered())
 
 
 @dataclass(frozen=True)
@@ -153,25 +160,27 @@ class _Eager:
         """Outputs of the first ``rows``, ``group`` at a time, the last group filled up with the first rows again."""
         rows, module = rows or self.rows, module or way.made(self.module)
         picked = (np.arange(start, start + group) % rows for start in range(0, rows, group))
-        with way.mode(module):
+        with way.mode(module), _seeded(0):
             parts = [self.once(way, module, picks) for picks in picked]
         return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
 
-    def once(self, way: _Way, module: nn.Module, picks: Array, seed: int = 0) -> Outputs:
+    def once(self, way: _Way, module: nn.Module, picks: Array) -> Outputs:
         taken = (torch.from_numpy(np.array(array[picks])) for array in self.inputs.values())
         arguments = tuple(value.to(way.dtype) if value.is_floating_point() else value for value in taken)
-        with deep(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with deep():
             found = named_outputs(run(module, arguments), self.classifier)
-            return {name: value.detach().numpy() for name, value in found.items()}
+        return {name: value.detach().numpy() for name, value in found.items()}
 
     def golden(self, way: _Way, group: int) -> Outputs:
         """What ``verify`` finds for the golden rows: it runs them alone, so that they fill their batch themselves."""
         return self.grouped(way, group, rows=min(GOLDEN_ROWS, self.rows))
 
 
-def _anchor(model: _Eager, size: int) -> Outputs:
-    """The user's model as it is, in float32, ``size`` rows at once. Raises unless its answers are numbers and stay."""
+def _anchor(model: _Eager, size: int) -> tuple[Outputs, tuple[str, ...]]:
+    """The user's model as it is, in float32, ``size`` rows at once, and what is to be said of that.
+
+    Raises unless its answers are numbers and stay as they are.
+    """
     module = _single(model.module)
     found = model.grouped(SINGLE, size, module=module)
     for name, value in found.items():
@@ -179,10 +188,24 @@ def _anchor(model: _Eager, size: int) -> Outputs:
             raise no_numbers(model.module, f"output {name}, on {bad} of {len(value)} rows")
     picks = np.arange(size) % model.rows
     before = {name: value[picks] for name, value in found.items()}
-    if worst_error(model.once(SINGLE, module, picks, seed=1), before) > REPEATABLE:
-        first = model.once(SINGLE, _single(model.module), picks, seed=1)
-        raise moving(random=worst_error(first, before) > REPEATABLE)
-    return found
+    with in_full() as types, _seeded(1):
+        state = torch.get_rng_state()
+        again = model.once(SINGLE, module, picks)
+        # Whether numbers were drawn is asked of the generator: what is drawn may seldom change an answer.
+        if not torch.equal(state, torch.get_rng_state()):
+            raise moving(random=True)
+        if worst_error(again, before) > REPEATABLE:
+            first = model.once(SINGLE, _single(model.module), picks)
+            raise moving(random=worst_error(first, before) > REPEATABLE)
+    return found, (HALVES,) if types.changed else ()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's generator from ``seed`` on; as it was, afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _require_independent(model: _Eager, anchor: Outputs, size: int, other: int) -> None:
@@ -223,7 +246,8 @@ class _Jitter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _rounded_way(keep: frozenset[str]) -> _Way:
-    def mode(single: nn.Module) -> AbstractContextManager[Any]:
+    @contextmanager
+    def mode(single: nn.Module) -> Iterator[None]:
         kept = keep | {""} if "model" in keep else keep  # how reports name the module whose path is ""
         if isinstance(single, Baked):
             kept = frozenset(path for path, _ in single.named_modules() if unbaked(path) in kept)
@@ -232,7 +256,8 @@ def _rounded_way(keep: frozenset[str]) -> _Way:
         for path, child in single.named_modules():
             child.register_forward_pre_hook(rounding.enter(path))
             child.register_forward_hook(rounding.leave, always_call=True)
-        return rounding
+        with rounding, in_full():
+            yield
 
     return _Way(_single, torch.float32, mode)
 

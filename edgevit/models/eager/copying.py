@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import CellType, FunctionType, MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +19,6 @@ from edgevit.errors import Unsupported
 Module = TypeVar("Module", bound=nn.Module)
 WIDE = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64}
 WIDE[torch.complex64] = torch.complex128
-NARROW = frozenset(WIDE)
 DEEP = 20_000  # frames: deepcopy takes six for each module inside another, Python allows a thousand
 
 
@@ -28,6 +28,7 @@ def copied(module: Module, *, memo: dict[int, Any] | None = None, widen: bool = 
     ``memo`` is ``copy.deepcopy``'s. ``widen`` makes floats in plain attributes (tables, caches) float64, which
     ``double()`` of the copy would not. Unsupported, with what refused, for a module that cannot be copied.
     """
+    memo = {} if memo is None else memo
     try:
         with _Copies(widen), deep():
             found = copy.deepcopy(module, memo)
@@ -39,7 +40,31 @@ def copied(module: Module, *, memo: dict[int, Any] | None = None, widen: bool = 
         ) from exc
     for inner in found.modules():
         inner._compiled_call_impl = None  # module.compile() leaves a call of the original there
+        places: list[dict[Any, Any]] = [inner.__dict__, inner._forward_hooks, inner._forward_pre_hooks]
+        for held in places:
+            for name, value in list(held.items()):
+                if isinstance(value, FunctionType):
+                    held[name] = _rebound(value, memo)
     return found
+
+
+def _rebound(value: Any, memo: Mapping[int, Any]) -> Any:
+    """A function that closes over parts of the original (a hook that fills its dict of features) over the copy's.
+
+    ``deepcopy`` shares functions: the copy would write into the original, and read what it never wrote.
+    """
+    if isinstance(value, MethodType) and id(value.__self__) in memo:
+        return MethodType(value.__func__, memo[id(value.__self__)])
+    if not isinstance(value, FunctionType) or not value.__closure__:
+        return value if isinstance(value, FunctionType | type) else memo.get(id(value), value)
+    held = [cell.cell_contents if cell != CellType() else None for cell in value.__closure__]
+    bound = [_rebound(content, memo) if content is not value else content for content in held]
+    if all(new is old for new, old in zip(bound, held, strict=True)):
+        return value
+    cells = tuple(CellType(content) for content in bound)
+    made = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+    made.__kwdefaults__ = value.__kwdefaults__
+    return made
 
 
 @contextmanager
@@ -69,6 +94,6 @@ class _Copies(TorchFunctionMode):
         """The copy, where torch would make none or another; None leaves it to torch."""
         if isinstance(value, FakeTensor):
             return value
-        if self.widen and value.dtype in NARROW and not value.is_quantized:
+        if self.widen and value.dtype in WIDE and not value.is_quantized:
             return value.detach().to(WIDE[value.dtype])
         return None if value.is_leaf else value.detach().clone()

@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import Node
 
 from edgevit.models.eager.copying import copied, deep
+from edgevit.models.eager.promotion import in_full
 from edgevit.models.eager.wrappers import hooked
 
 _SAME = {"dropout", "alias", "contiguous", "clone", "detach", "lift_fresh_copy"}
@@ -30,7 +31,7 @@ class Graph:
             # In float32, which forwards that name a type do take; nothing but the graph's structure is read.
             single = copied(model).float()
             narrow = tuple(t.float() if t.is_floating_point() else t for t in inputs)
-            with deep():
+            with deep(), in_full(traced=True):
                 program = torch.export.export(single, narrow, strict=False)
         self.nodes = program.graph.nodes
         signature = program.graph_signature
