@@ -111,7 +111,7 @@ PROMOTED = {
     "an attribute written to": kept_in_a_table,
     "a table kept by forward": cached,
     "complex numbers": lambda self, x: torch.view_as_real(torch.fft.fft(x.float()).to(torch.complex64))[..., 0],
-    "autocast": automatic,
+    "autocast off": automatic,
 }
 
 
@@ -125,6 +125,30 @@ def test_a_model_that_names_float32_has_a_float64_reference_all_the_same(change)
     moved = {"x": np.nextafter(rows()["x"], np.float32(9))}
     assert 0 < error_of(answers(module, moved, ONE).outputs["output"], found.outputs["output"]) < 1e-5
     assert module.seen == {}
+
+
+def in_bfloat16(self: Net, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return self.norm(self.body(x))
+
+
+HALVES = {
+    "autocast": in_bfloat16,
+    "half and back": lambda self, x: self.norm(x.half().float()),
+    "bfloat16": lambda self, x: self.norm(x).to(torch.bfloat16),
+    "a half matrix": lambda self, x: (x.half() @ torch.eye(32, dtype=torch.float16)).float(),
+}
+
+
+@pytest.mark.parametrize("change", HALVES.values(), ids=HALVES)
+def test_half_precision_in_forward_is_not_the_reference_s_and_that_is_said(change) -> None:
+    found = answers(Net(change), rows(), ONE)
+    assert found.computed == "float64"
+    assert found.notes == (
+        "forward asks for half precision in places; the artifact computes those in its own precision",
+    )
+    assert noise(Net(change), rows(), found, "fp32") < 1e-6
+    assert 1e-4 < noise(Net(change), rows(), found, "fp16") < 1e-2
 
 
 def only_float32(self: Net, x: Tensor) -> Tensor:
@@ -204,10 +228,11 @@ def harmless_counting(self: Net, x: Tensor) -> Tensor:
     [
         (lambda self, x: F.dropout(x, 0.1), "draws random numbers"),
         (lambda self, x: x + 1e-3 * torch.randn_like(x), "draws random numbers"),
+        (lambda self, x: x * torch.bernoulli(torch.full((len(x), 1), 0.9999)), "draws random numbers"),
         (lambda self, x: x * float(np.random.default_rng().random()), "draws random numbers"),
         (counting, "changes what it computes with"),
     ],
-    ids=["dropout", "noise", "numpy", "counter"],
+    ids=["dropout", "noise", "seldom", "numpy", "counter"],
 )
 def test_answers_that_change_from_call_to_call_are_called_that(change, said: str) -> None:
     with pytest.raises(Unsupported, match=f"answers change from call to call.*{said}") as caught:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from edgevit.errors import ParityFailed, UsageError
+from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.models.layers import fusion
 from edgevit.models.reparam import ReparamReport, reparameterize, report_of
 from edgevit.models.reparam.own import batch_norms
@@ -395,3 +396,150 @@ def test_timm_models_are_folded_without_a_rest(name: str, size: int, kinds: set[
     x = torch.randn(2, 3, size, size)
     with torch.no_grad():
         assert relative_error(model.eval()(x), result(x)) < 1e-4
+
+
+# --- what a fold would drop, models that cannot be proved -------------------------------------------------------------
+
+
+def pair() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+
+def own_forward(module: nn.Module) -> None:
+    before = module.forward
+    module.forward = lambda x: before(x) * 2
+
+
+HOOKS = {
+    "before": lambda module: module.register_forward_pre_hook(lambda module, args: (args[0].abs(),)),
+    "after": lambda module: module.register_forward_hook(lambda module, args, output: output.abs()),
+    "recording": lambda module: module.register_forward_hook(lambda module, args, output: None),
+    "with keywords": lambda module: module.register_forward_pre_hook(
+        lambda module, args, kwargs: ((args[0] * 2,), kwargs), with_kwargs=True
+    ),
+    "a forward of its own": own_forward,
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_layer_or_norm_with_a_hook_is_not_folded_and_its_neighbours_are(hook, place: int) -> None:
+    model = pair()
+    hook(model[place])
+    result, report = folded(model)
+    assert report.folded == {"conv-bn": 1}
+    assert list(report.left) == ["1"]
+    assert "hook" in report.left["1"] or "is not a convolution" in report.left["1"]
+    assert isinstance(result[1], nn.BatchNorm2d)
+
+
+def test_a_block_with_a_hook_inside_is_not_fused() -> None:
+    block = Branches(4)
+    block.small_bn.register_forward_hook(lambda module, args, output: output * 2)
+    result, report = folded(nn.Sequential(nn.Conv2d(3, 4, 1), block))
+    assert isinstance(result[1], Branches)
+    assert "branches" not in report.folded
+
+
+class Insists(nn.Sequential):
+    """Only takes float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype is torch.float32
+        return super().forward(x)
+
+
+def test_a_model_that_only_runs_in_float32_keeps_its_norms_with_that_reason() -> None:
+    result, report = folded(Insists(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    assert report.folded == {}
+    assert "does not run in float64" in report.left["1"]
+    assert isinstance(result[1], nn.BatchNorm2d)
+
+
+class Single(nn.LayerNorm):
+    """A norm in float32 whatever comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(torch.float32)).to(x.dtype)
+
+
+def test_a_norm_in_float32_does_not_keep_the_rest_from_being_folded() -> None:
+    _, report = folded(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), Single(16)))
+    assert report.folded == {"conv-bn": 1}
+
+
+class Caches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.tables = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] not in self.tables:
+            self.tables[x.shape[2]] = torch.linspace(-1, 1, x.shape[2], dtype=x.dtype)
+        return self.bn(self.conv(x)) + self.tables[x.shape[2]]
+
+
+def test_what_is_handed_out_never_ran() -> None:
+    _, report = folded(Caches())
+    assert report.folded == {"conv-bn": 1}
+    assert reparameterize(Caches(), example_inputs=IMAGES).tables == {}
+
+
+def test_broken_weights_are_no_fold_s_fault() -> None:
+    model = pair()
+    model[0].weight.data[0, 0] = float("nan")
+    with pytest.raises(ParityFailed, match=r"^the weights hold NaN: 0\.weight$"):
+        reparameterize(model, example_inputs=IMAGES)
+
+
+def test_answers_that_are_no_numbers_prove_no_fold() -> None:
+    class Masks(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).masked_fill(torch.arange(16) == 3, float("-inf"))
+
+    report = report_of(reparameterize(Masks(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), example_inputs=IMAGES))
+    assert report is not None
+    assert report.folded == {}
+    assert "are no numbers" in report.left["1"]
+
+
+def test_answers_that_move_are_no_fold_s_fault() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.bn(self.conv(x)) * self.calls
+
+    with pytest.raises(Unsupported, match="answers change from call to call"):
+        reparameterize(Counts(), example_inputs=IMAGES)
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+
+
+def test_an_output_in_a_data_class_is_compared() -> None:
+    class Returns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Answer:
+            return Answer(self.bn(self.conv(x)))
+
+    assert relative_error(Answer(torch.ones(2)), Answer(torch.ones(2))) == 0
+    assert relative_error(Answer(torch.ones(2)), Answer(torch.zeros(2))) == 1
+    report = report_of(reparameterize(Returns(), example_inputs=IMAGES))
+    assert report is not None
+    assert report.folded == {"conv-bn": 1} or "cannot be traced" in report.left["bn"]
+
+
+def test_a_wrapped_model_is_folded_inside() -> None:
+    report = report_of(reparameterize(nn.DataParallel(pair()), example_inputs=IMAGES))
+    assert report is not None
+    assert report.folded == {"conv-bn": 2}

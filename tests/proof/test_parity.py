@@ -208,15 +208,23 @@ def compared(make_artifact, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[np
         (lambda logits: logits if len(logits) == 1 else logits[:1].repeat(len(logits), 0), "fixed batch size"),
         (lambda logits: np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), "ends in a softmax"),
         (lambda logits: logits.astype(np.float16).astype(np.float32), "half precision"),
+        (lambda logits: np.where(logits > 0, np.inf, logits), "NaN or infinity"),
         (lambda logits: logits[..., :3], "has shape"),
         (lambda logits: logits.sum(), "has shape"),
     ],
-    ids=["batch", "softmax", "half", "columns", "scalar"],
+    ids=["batch", "softmax", "half", "overflow", "columns", "scalar"],
 )
 def test_a_fault_is_failed_with_its_cause(make_artifact, monkeypatch, spoil, cause) -> None:
     parity = compared(make_artifact, monkeypatch, spoil)
     assert parity.status == "failed"
     assert cause in parity.reason
+
+
+def test_an_fp32_graph_that_is_a_little_wrong_is_not_called_half_precision(make_artifact, monkeypatch) -> None:
+    parity = compared(make_artifact, monkeypatch, lambda logits: logits * np.float32(1.001))
+    assert parity.status == "failed"
+    assert "half" not in parity.reason
+    assert "fp16" not in parity.reason
 
 
 def test_a_worker_compares_what_was_written_for_it(make_artifact, tmp_path) -> None:

@@ -18,8 +18,11 @@ from onnx_ir.passes import common as passes
 from edgevit.errors import ExportFailed, Unsupported, first_line
 from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, unbaked
+from edgevit.export.legalise import rewritten
+from edgevit.export.legalise.scatter import SCATTER_REDUCE, SCATTER_RULE
 from edgevit.export.onnx import rewrites
 
+RULES = {SCATTER_REDUCE: SCATTER_RULE}  # ONNX has no scattered mean; torch.onnx writes another function for it
 NO_MODULE = "_empty_nn_module_stack"  # how torch's word for "no module made this node" begins
 SCOPES = "pkg.torch.onnx.name_scopes"
 MODULE = "edgevit.module"  # our own key: the path of the PyTorch module a node came from
@@ -48,7 +51,7 @@ def _convert(capture: Capture, opset: int) -> ir.Model:
     try:
         with _quiet(), _unparsed(), torch.no_grad():
             program = torch.onnx.export(
-                capture.program,
+                rewritten(capture.program, RULES),
                 (),
                 dynamo=True,
                 opset_version=opset,

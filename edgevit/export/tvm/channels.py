@@ -15,6 +15,7 @@ import numpy as np
 from tvm import relax, tirx
 from tvm.ir import GenericConst
 
+from edgevit.errors import Unsupported
 from edgevit.export.tvm.folding import fold
 from edgevit.export.tvm.origins import Modules
 
@@ -314,7 +315,11 @@ class _Rewrite:
         return None
 
     def attention(self, call: Any) -> Value:
-        """softmax(q kᵀ · scale + bias) v on (B, S, H, D)."""
+        """softmax(q kᵀ · scale + bias) v on (B, S, H, D). Unsupported for a causal mask inside the operator."""
+        if call.attrs.causal_mask is not None:
+            raise Unsupported(
+                "TVM was given attention with a causal mask", hint="give it attn_mask instead of is_causal"
+            )
         query, key, value = (self.plain(each) for each in call.args[:3])
         emit, turn = self.emit, relax.op.permute_dims
         scale = float(call.attrs.scale) if call.attrs.scale is not None else 1 / math.sqrt(shape_of(query)[-1])

@@ -13,8 +13,10 @@ from tvm import relax
 from tvm.ir import GenericConst
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from edgevit.errors import ExportFailed, Unsupported
-from edgevit.export.tvm import origins
+from edgevit.errors import EdgeVitError, ExportFailed, Unsupported
+from edgevit.export.legalise import rewritten
+from edgevit.export.legalise.scatter import SCATTER_REDUCE, SCATTER_RULE
+from edgevit.export.tvm import attention, origins
 from edgevit.export.tvm.channels import channels_last
 from edgevit.export.tvm.operators import legalizations
 from edgevit.export.tvm.origins import Modules, Origin
@@ -24,6 +26,7 @@ from edgevit.export.tvm.targets import BuildTarget
 if TYPE_CHECKING:
     import torch
 
+RULES = {SCATTER_REDUCE: SCATTER_RULE}
 UNKNOWN_OPERATOR = "Unsupported function types"
 
 
@@ -71,12 +74,14 @@ def imported(program: torch.export.ExportedProgram, *, baked: bool) -> tuple[Any
     importer = ExportedProgramImporter()  # what from_exported_program calls; it keeps node -> variable
     try:
         module = importer.from_exported_program(
-            program,
+            rewritten(program, RULES),
             keep_params_as_input=False,
             unwrap_unit_return_tuple=True,
             no_bind_return_tuple=False,
-            custom_convert_map=None,
+            custom_convert_map={attention.OPERATOR: attention.convert},
         )
+    except EdgeVitError:
+        raise
     except Exception as exc:
         said = str(exc).strip().splitlines()
         last = next((line for line in said if UNKNOWN_OPERATOR in line), said[-1] if said else type(exc).__name__)
