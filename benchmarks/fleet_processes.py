@@ -163,8 +163,8 @@ def _nothing() -> None:
 
 
 def raw_session(bus: Any) -> Any:
-    """Zenoh's own session beneath a bus: the same settings, the same links."""
-    return bus._session
+    """Zenoh's own session beneath a bus, and beneath what seals its questions: the same settings, the same links."""
+    return getattr(bus, "_bus", bus)._session
 
 
 def wait_parts(client: FleetClient, revision: str, parts: tuple[str, ...]) -> None:

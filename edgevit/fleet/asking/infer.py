@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from edgevit import render
+from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import Answer
 from edgevit.bundle.opened import Bundle, opened
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.asking.answers import FleetAnswer
 from edgevit.fleet.asking.session import FleetSession
-from edgevit.fleet.asking.where import Where, reach
+from edgevit.fleet.asking.where import Reached, Where, reach
 from edgevit.fleet.bus.link import Link
 from edgevit.foreign import read_bounded
 from edgevit.images import MAX_BYTES, ImageError, decode
@@ -47,6 +48,14 @@ class Inference(BundlePrediction):
         return {**super().record(), "missing": missing, **trace}
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What is said of an image: the ``top`` best classes, by these names or the model's own."""
+
+    top: int
+    labels: Sequence[str] | None
+
+
 def infer_images(
     path: Path | str,
     images: Sequence[Path],
@@ -69,7 +78,19 @@ def infer_images(
         raise UsageError(f"top must be 1 or more, got {top}")
     if not deadline_s > 0:
         raise UsageError(f"the deadline must be more than 0 s, got {deadline_s:g}")
-    return _all_required(_results(path, images, link or Link(), deadline_s, where, top, labels, say), require_all)
+    shown = Shown(top, labels)
+
+    def results() -> Iterator[Inference | Failure]:
+        model = opened(path)
+        reached = reach(model, link=link or Link(), where=where)
+        if reached is not None:
+            yield from _there(reached, images, shown, deadline_s)
+            return
+        if where is None:
+            say(f"no node serves {path}: running it in this process")
+        yield from _here(model, images, shown)
+
+    return _all_required(results(), require_all)
 
 
 def _all_required(found: Iterator[Inference | Failure], require_all: bool) -> Iterator[Inference | Failure]:
@@ -85,36 +106,26 @@ def _all_required(found: Iterator[Inference | Failure], require_all: bool) -> It
         )
 
 
-def _results(
-    path: Path | str,
-    images: Sequence[Path],
-    link: Link,
-    deadline_s: float,
-    where: Where | None,
-    top: int,
-    labels: Sequence[str] | None,
-    say: Callable[[str], None],
-) -> Iterator[Inference | Failure]:
-    model = opened(path)
-    reached = reach(model, link=link, where=where)
-    if reached is not None:
-        with closing(reached):
-            session = reached.session
-            check_labels(labels, session.count)
-            ask = partial(_asked, deadline_s=deadline_s, names=labels or session.labels, top=top)
-            yield from answers(lambda: nullcontext(session), ask, images)
-        return
-    if where is None:
-        say(f"no node serves {path}: running it in this process")
+def _there(reached: Reached, images: Sequence[Path], shown: Shown, deadline_s: float) -> Iterator[Inference | Failure]:
+    """From the fleet."""
+    with closing(reached):
+        session = reached.session
+        check_labels(shown.labels, session.count)
+        ask = partial(_asked, deadline_s=deadline_s, names=shown.labels or session.labels, top=shown.top)
+        yield from answers(lambda: nullcontext(session), ask, images)
+
+
+def _here(model: Bundle | Artifact, images: Sequence[Path], shown: Shown) -> Iterator[Inference | Failure]:
+    """From this process."""
     if isinstance(model, Bundle):
-        for result in predict(model, images, top=top, labels=labels):
+        for result in predict(model, images, top=shown.top, labels=shown.labels):
             if isinstance(result, BundlePrediction):
                 yield Inference(**vars(result))
             elif isinstance(result, Failure):
                 yield result
         return
-    artifact = classifier(model, labels)
-    run = partial(_alone, names=labels or artifact.manifest.labels, top=top)
+    artifact = classifier(model, shown.labels)
+    run = partial(_alone, names=shown.labels or artifact.manifest.labels, top=shown.top)
     yield from answers(partial(open_session, artifact), run, images)
 
 
