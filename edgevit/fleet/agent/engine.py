@@ -40,6 +40,7 @@ from edgevit.fleet.bus.messages import (
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.transport import Bus, Closer, Question
 from edgevit.images import ImageError, Preprocess, able_formats, decode, encoded_size
+from edgevit.proof.parity import Reference, compare
 from edgevit.runtimes.base import Session, open_session
 
 BUSY, LATE, LEAVING = "busy", "late", "leaving"
@@ -100,7 +101,7 @@ class Engine:
         self._worker.start()
 
     def load(self, placement_name: str, revision: str, part: str, folder: Path, memory_bytes: int) -> None:
-        """Open the artifact in ``folder`` (hashes checked), run it once, serve it, announce it. Blocks until then.
+        """Open the artifact in ``folder`` (hashes checked), compare its golden pair, serve and announce it. Blocks.
 
         Nothing happens where the part is loaded already. Raises what ``open_session`` raises, ParityFailed for an
         artifact that failed its proof, Unsupported for one that does not take one input, FleetError when leaving.
@@ -203,8 +204,7 @@ class Engine:
         session = open_session(artifact, threads=self._threads, trust=self._trust)
         try:
             image = manifest.inputs[0]
-            rows = manifest.batch.min if image.shape[0] == "batch" else image.shape[0]
-            session.infer({image.name: np.zeros((rows, *image.shape[1:]), image.dtype)})
+            _prove(session)
         except BaseException:
             session.close()
             raise
@@ -285,6 +285,17 @@ class Engine:
     def _say(self, event: str, figures: Figures, **fields: object) -> None:
         if self._log:
             self._log.info(event, revision=figures.revision[:12], part=figures.part, **fields)
+
+
+def _prove(session: Session) -> None:
+    """The golden inputs must give the golden outputs here; ParityFailed where they do not. It warms the session up."""
+    manifest = session.artifact.manifest
+    reference = Reference(*session.artifact.golden(), manifest.parity.tolerance, manifest.parity.noise)
+    found = compare(session, reference, (min(manifest.batch.max, reference.rows),))
+    if found.status == "failed":
+        raise ParityFailed(
+            f"{manifest.model.name} does not give here what it must: {found.reason}", hint="edgevit verify says more"
+        )
 
 
 def _rows(loaded: _Loaded, asked: InferMeta, data: bytes) -> Array:

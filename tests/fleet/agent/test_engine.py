@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import secrets
@@ -12,13 +13,16 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from fleet.tiny_fleet import SIDE, make_bundle, noop_bundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from PIL import Image
 from waiting import wait_for
 
@@ -371,6 +375,31 @@ def test_unloading_withdraws_the_token_first_and_answers_what_was_asked(engine, 
     assert ask_rows(client, rows_of(1)).answers == ()
     engine.unload(REVISION, PART)
     watching.close()
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan")], ids=["negated", "NaN"])
+def test_a_model_that_does_not_give_its_golden_outputs_is_never_announced(
+    make, client, bundle, tmp_path, factor
+) -> None:
+    """Every hash fits: its builder wrote the manifest of what it is now."""
+    folder = tmp_path / PART
+    shutil.copytree(bundle / PART, folder)
+    model = onnx.load(str(folder / "model.onnx"))
+    for one in model.graph.initializer:
+        array = numpy_helper.to_array(one)
+        if array.dtype == np.float32:
+            one.CopyFrom(numpy_helper.from_array((factor * array).astype(np.float32), one.name))
+    onnx.save(model, str(folder / "model.onnx"))
+    manifest = json.loads((folder / "edgevit.json").read_text())
+    manifest["files"]["model.onnx"] = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    (folder / "edgevit.json").write_text(json.dumps(manifest))
+    engine, seen = make(), {}
+    with closing(client.watch(NAMES.ready(REVISION, PART, "node", engine._incarnation), seen.__setitem__)):
+        with pytest.raises(ParityFailed, match="does not give here what it must"):
+            engine.load("tiny", REVISION, PART, folder, 1000)
+        time.sleep(0.2)
+    assert seen == {}
+    assert engine.held() == ()
 
 
 def test_what_is_held_is_told_while_it_loads_and_after(make, bundle, monkeypatch) -> None:

@@ -359,6 +359,36 @@ def test_an_operator_whose_key_is_not_known_changes_nothing(fleet, tmp_path, mon
     assert fleet.revisions() == {bundle.sha256}
 
 
+def test_of_two_who_deploy_under_one_name_at_once_whoever_succeeds_is_served(fleet, tmp_path):
+    """Each round both begin at the same moment; who fails says that somebody else goes on, and takes nothing back."""
+    bundles = [bundle_of(tmp_path / name, seed=seed) for seed, name in enumerate(("one", "two"))]
+    for _ in range(4):
+        ended, gate = {}, threading.Barrier(2)
+
+        def run(bundle, ended=ended, gate=gate):
+            gate.wait()
+            try:
+                ended[bundle.sha256] = deploy(bundle.path, name="contested")
+            except FleetError as exc:
+                ended[bundle.sha256] = exc
+
+        running = [threading.Thread(target=run, args=(bundle,)) for bundle in bundles]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        done = {revision: one for revision, one in ended.items() if isinstance(one, Deployed)}
+        lost = [str(one) for one in ended.values() if isinstance(one, FleetError)]
+        assert done, lost
+        wait_for(lambda: len(fleet.revisions()) == 1)
+        newest = fleet.operator.known_placement("contested")
+        assert newest.revision in done
+        assert done[newest.revision].generation[0] == newest.epoch
+        assert all("at the same time" in sentence or "is known here" in sentence for sentence in lost)
+        undeploy("contested")
+        wait_for(lambda: fleet.revisions() == set())
+
+
 def test_of_two_orders_of_one_generation_the_first_counts_and_older_ones_are_refused(fleet, tmp_path):
     done = deploy(bundle_of(tmp_path / "flowers", parts=1).path)
     operator = fleet.operator
