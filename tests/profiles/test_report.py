@@ -6,6 +6,8 @@ import csv
 import datetime
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from report_rows import DEVICE, NOW, artifact, gallery, measure, run, samples
 
 from edgevit.artifact.manifest import Parity
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import UnknownName, UsageError
 from edgevit.printable import printable
 from edgevit.profiles.report import report
@@ -46,8 +49,79 @@ def test_a_folder_without_artifacts_is_said_and_none_at_all_is_an_error(tmp_path
     assert found.problems == (f"{tmp_path / 'empty'} holds no artifact",)
     with pytest.raises(UsageError, match="no artifact in"):
         collect([tmp_path / "empty"])
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(UsageError, match="is not a folder: it does not exist"):
         collect([tmp_path / "absent"])
+
+
+def test_an_empty_result_names_each_folder_and_the_next_step(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError) as caught:
+        collect([tmp_path / "empty", tmp_path / "file", tmp_path / "absent"])
+    for said in ("empty holds no artifact", "file is not a folder;", "absent is not a folder: it does not exist"):
+        assert said in str(caught.value)
+    assert "edgevit export makes one" in str(caught.value.hint)
+
+
+def test_a_folder_that_is_not_there_leaves_the_others_their_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure(artifact(tmp_path / "a"), run(samples(3)))
+    (tmp_path / "loop").symlink_to("loop")
+    text = report([tmp_path / "absent", tmp_path / "a", tmp_path / "loop"], format="md")
+    assert "| a |" in str(text)
+    assert "absent is not a folder: it does not exist" in capsys.readouterr().err
+    assert "loop is not a folder" in str(text)
+
+
+def test_artifacts_without_measurements_are_explained_with_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abcde":
+        artifact(tmp_path / name)
+    report([tmp_path], format="csv")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no measurement to show (a: not measured yet" in said
+    assert "and 2 more): edgevit profile" in said
+    measure(tmp_path / "a", run(samples(3)))
+    report([tmp_path], format="csv")
+    assert "no measurement" not in capsys.readouterr().err
+
+
+def test_a_fault_that_nobody_thought_of_in_one_folder_does_not_end_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(artifact(tmp_path / "a"), run(samples(3)))
+    broken = artifact(tmp_path / "b")
+    opened = Artifact.check_files
+
+    def fails(self: Artifact, **how: Any) -> None:
+        if self.path == broken:
+            raise OSError(5, "Input/output error")
+        opened(self, **how)
+
+    monkeypatch.setattr(Artifact, "check_files", fails)
+    good, bad = collect([tmp_path]).rows
+    assert good.stored
+    assert bad.reason == "OSError: [Errno 5] Input/output error"
+
+
+@pytest.mark.parametrize("name", ["edgevit.json", "profiles/29990101T000000Z-odd.json", "model.onnx", "profiles"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "loop"])
+def test_an_odd_thing_in_place_of_a_file_is_a_sentence_and_the_others_go_on(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    measure(artifact(tmp_path / "a"), run(samples(3)))
+    path = artifact(tmp_path / "b") / name
+    measure(tmp_path / "b", run(samples(3)))
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    make = {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "device": lambda: path.symlink_to("/dev/zero")}
+    make.get(kind, lambda: path.symlink_to(path.name))()
+    found = collect([tmp_path / "a", tmp_path / "b"])
+    assert found.rows[0].stored
+    assert all("\n" not in problem for problem in found.problems)
 
 
 # Which measurement counts.

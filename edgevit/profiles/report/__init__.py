@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from edgevit import render as terminal
 from edgevit.artifact.claim import claimed
 from edgevit.artifact.files import write_atomically
 from edgevit.disk import writing
@@ -38,7 +39,11 @@ def report(
 
 
 def _written(folders: Sequence[Path | str], format: str, title: str | None) -> str:
-    return _render(format)(collect([Path(folder) for folder in folders]), title)
+    found = collect([Path(folder) for folder in folders])
+    for sentence in (*found.problems, found.nothing_shown):
+        if sentence:
+            terminal.say(sentence)
+    return _render(format)(found, title)
 
 
 def _render(format: str) -> Callable[[Collection, str | None], str]:

@@ -10,9 +10,12 @@ from pathlib import Path
 from edgevit import registry
 from edgevit.artifact.manifest import MANIFEST, Accuracy, Manifest
 from edgevit.artifact.opened import Artifact
-from edgevit.errors import BadArtifact, UsageError
+from edgevit.disk import why
+from edgevit.errors import BadArtifact, UsageError, one_line
 from edgevit.profiles.record import ProfileRecord
 from edgevit.profiles.stored import Measurement, read
+
+SAID = 3  # artifacts whose reasons are told in one line
 
 
 @dataclass(frozen=True)
@@ -74,41 +77,68 @@ class Collection:
     def measured(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.stored)
 
+    @property
+    def nothing_shown(self) -> str | None:
+        """Why no figure is in the report, and the next step; None where there is one."""
+        if self.measured:
+            return None
+        reasons = dict.fromkeys(f"{row.name}: {row.reason}" for row in self.rows[:SAID])
+        more = f"; and {len(self.rows) - SAID} more" if len(self.rows) > SAID else ""
+        able = next((row.path for row in self.rows if row.manifest and row.manifest.parity.status == "verified"), "DIR")
+        return f"no measurement to show ({'; '.join(reasons)}{more}): edgevit profile {able} makes one"
+
 
 def collect(folders: Sequence[Path]) -> Collection:
-    """Rows of every artifact in ``folders``; UsageError when there is none at all, or a folder does not exist."""
+    """Rows of every artifact in ``folders``. A folder without one is a problem among others; UsageError, which says it
+    of each, when none of them has any."""
     found: list[Path] = []
     problems: list[str] = []
     for folder in folders:
-        here = artifact_folders(folder)
+        here, wrong = artifact_folders(folder)
         found += here
-        if not here:
-            problems.append(f"{folder} holds no artifact")
+        problems += wrong
     if not found:
         where = ", ".join(map(str, folders)) or "no folder"
-        raise UsageError(f"no artifact in {where}", hint="edgevit export makes one, edgevit profile measures it")
+        raise UsageError(
+            f"no artifact in {where}: {'; '.join(problems) or 'name one'}",
+            hint=f"give artifacts (folders with an {MANIFEST}), or parents of them: edgevit export makes one, edgevit "
+            "profile measures it",
+        )
     unique = list({path.resolve(): path for path in found}.values())
     rows: list[Row] = []
     for path, name in zip(unique, _names(unique), strict=True):
-        made, wrong = rows_of(path, name)
+        made, wrong = _rows_or_reason(path, name)
         rows += made
         problems += wrong
     return Collection(tuple(rows), tuple(dict.fromkeys(problems)))
 
 
-def artifact_folders(folder: Path) -> list[Path]:
-    """``folder`` itself when it is an artifact, else every artifact below it; builds in progress are left aside."""
+def artifact_folders(folder: Path) -> tuple[list[Path], list[str]]:
+    """``folder`` itself when it is an artifact, else every artifact below it, builds in progress left aside; and
+    sentences about what could not be looked into or holds none."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder", hint="give artifact folders, or parents of them")
+        return [], [f"{folder} is not a folder" + ("" if os.path.lexists(folder) else ": it does not exist")]
     if (folder / MANIFEST).is_file():
-        return [folder]
-    found = []
-    for parent, names, files in os.walk(folder):
+        return [folder], []
+    found: list[Path] = []
+    unread: list[OSError] = []
+    for parent, names, files in os.walk(folder, onerror=unread.append):
         if MANIFEST in files:
             found.append(Path(parent))
             names.clear()
         names[:] = sorted(name for name in names if not name.startswith("."))
-    return found
+    problems = [f"{error.filename} cannot be looked into: {why(error)}" for error in unread]
+    if not found and not problems:
+        problems.append(f"{folder} holds no artifact")
+    return found, problems
+
+
+def _rows_or_reason(path: Path, name: str) -> tuple[list[Row], list[str]]:
+    """``rows_of``, or a row that says what came in its way."""
+    try:
+        return rows_of(path, name)
+    except Exception as exc:  # whatever it is, the other folders are worth a report
+        return [Row(name, path, None, None, reason=one_line(exc))], []
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
