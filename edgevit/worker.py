@@ -49,15 +49,13 @@ def call(
     ``timeout``: its whole process group is then killed, as it is on Ctrl-C.
     """
     _check_target(target)
-    if waiting is None or waiting.used:
-        with wait() as fresh:
-            return call(target, payload, timeout=timeout, on_line=on_line, on_progress=on_progress, waiting=fresh)
-    waiting.used = True
-    process = waiting.process
-    with _reaped(process):
-        _send(process, {"target": target, "payload": payload})
-        tail, finished = _follow(process, timeout, on_line or _unheard, on_progress or _unheard)
-    return _outcome(waiting.result_file, process.returncode, tail, None if finished else timeout, on_line)
+    with contextlib.nullcontext(waiting) if waiting and not waiting.used else wait() as hired:
+        hired.used = True
+        process = hired.process
+        with _reaped(process):
+            _send(process, {"target": target, "payload": payload})
+            tail, finished = _follow(process, timeout, on_line or _unheard, on_progress or _unheard)
+        return _outcome(hired.result_file, process.returncode, tail, None if finished else timeout, on_line)
 
 
 @dataclass

@@ -59,7 +59,7 @@ def test_what_cannot_be_right_is_said_when_the_request_is_made() -> None:
         ModelChoice(object(), weights="digits")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="classes must be 1 or more, got 0"):
         ModelChoice("vit_nano", classes=0)
-    with pytest.raises(UsageError, match="image size must be 1 or more, got 32×0"):
+    with pytest.raises(UsageError, match="image size must be 1 or more pixels"):
         ModelChoice("vit_nano", image_size=(32, 0))
 
 
