@@ -52,14 +52,6 @@ class ActivationRanges:
     module_of: Mapping[str, str]
     rows: int
 
-    def by_module(self) -> dict[str, float]:
-        """Module path -> the largest magnitude that any of its own nodes returns."""
-        found: dict[str, float] = {}
-        for node, value in self.by_node.items():
-            path = self.module_of[node]
-            found[path] = max(found.get(path, 0.0), value)
-        return found
-
 
 @dataclass(frozen=True)
 class PrecisionPlan:

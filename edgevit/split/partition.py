@@ -60,11 +60,6 @@ def partition(
     return _ordered(_best_grouping(affinity, parts, random))
 
 
-def within_affinity(affinity: Array, groups: Sequence[Sequence[int]]) -> float:
-    """Sum of ``affinity`` (V, V), symmetric, over the pairs of classes that share a part."""
-    return float(sum(np.triu(affinity[np.ix_(group, group)], 1).sum() for group in map(list, groups)))
-
-
 def read_partition(path: Path | str, labels: Sequence[str]) -> Partition:
     """The user's own parts: JSON ``{"parts": [["cat", "dog"], ["car"]]}`` by class label; their order is kept.
 

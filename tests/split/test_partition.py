@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edgevit.errors import UnknownName, UsageError
 from edgevit.split.options import PARTITIONS
-from edgevit.split.partition import partition, read_partition, within_affinity
+from edgevit.split.partition import partition, read_partition
 
 LABELS = ("cat", "dog", "car", "bus")
 
@@ -49,6 +49,11 @@ def test_confusable_finds_the_best_of_all_partitions(classes, parts, seed):
     best = max(within_affinity(affinity, groups) for groups in all_balanced(classes, parts))
     found = partition(classes, parts, method="confusable", confusion=confusion)
     assert within_affinity(affinity, found) == pytest.approx(best)
+
+
+def within_affinity(affinity, groups):
+    """Sum over the pairs of classes that share a part."""
+    return float(sum(np.triu(affinity[np.ix_(group, group)], 1).sum() for group in map(list, groups)))
 
 
 def all_balanced(classes, parts):

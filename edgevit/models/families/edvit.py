@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from edgevit.models.families.vit import VisionTransformer
 
-NONE_OF_MINE = 0  # the sub-model's output for images of all classes but its own
-
 
 class SubModel(nn.Module):
     """A pruned ViT with the part's classes: image (B, C, H, W) -> ``features`` (B, D) and ``logits`` (B, classes + 1).

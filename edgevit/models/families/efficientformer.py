@@ -7,21 +7,20 @@ biases; ``from_timm`` and ``to_timm`` translate. Our own code, from the paper's 
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from edgevit.errors import UsageError
 from edgevit.models.layers.attention_bias import AttentionBias, Grid, resample_biases
-from edgevit.models.layers.fusion import fuse_conv_bn, scale_output
-
-ImageSize = int | tuple[int, int]
-Attending = TypeVar("Attending", bound=nn.Module)
+from edgevit.models.layers.blocks import LayerScale
+from edgevit.models.layers.fusion import fuse_conv_bn, linear, mean_linear, scale_output, with_projection
+from edgevit.models.layers.initialise import initialise
+from edgevit.models.layers.mlp import Mlp
+from edgevit.sizes import ImageSize, checked_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +49,6 @@ class EfficientFormerConfig:
     def stride(self) -> int:
         """Pixels of the image per token, along one side."""
         return self.stem_strides[0] * self.stem_strides[1] * (1 << (len(self.widths) - 1))
-
-
-class LayerScale(nn.Module):
-    """A learned factor per channel: on tokens (B, N, C), or with ``axes`` = 2 on maps (B, C, H, W)."""
-
-    def __init__(self, width: int, start: float, axes: int = 0) -> None:
-        super().__init__()
-        self.axes = axes
-        self.gamma = nn.Parameter(torch.full((width,), start))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma.reshape(-1, *[1] * self.axes)
 
 
 class Stem(nn.Module):
@@ -172,20 +159,6 @@ class Attention(nn.Module):
         return DeployAttention(self)
 
 
-class Mlp(nn.Module):
-    """Two linear layers around an exact GELU: (B, N, C) kept."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
-        return out
-
-
 class MB3D(nn.Module):
     """MetaBlock on tokens, (B, N, C) kept: x + γ₁·attention(LN(x)), then x + γ₂·MLP(LN(x))."""
 
@@ -271,18 +244,6 @@ class EfficientFormer(nn.Module):
         head = mean_linear(self.head, self.head_dist)
         parts = {"stem": self.stem, "stages": self.stages, "norm": self.norm, "pool": MeanToken(), "head": head}
         return nn.Sequential(OrderedDict(parts))
-
-
-def initialise(module: nn.Module) -> None:
-    """Fresh weights: convolutions keep the variance of what flows through them, so that an untrained model's outputs
-    depend on its input in eval mode too; linear layers as in the paper's code."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="linear")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
 
 
 # --- deploy form -------------------------------------------------------------------------------------------------
@@ -371,29 +332,6 @@ def scaled_last(mlp: nn.Module, gamma: Tensor) -> nn.Sequential:
     return nn.Sequential(*layers, scale_output(last, gamma))
 
 
-def mean_linear(first: nn.Linear, second: nn.Linear) -> nn.Linear:
-    """One linear layer equal to the mean of two over the same input."""
-    weight = (first.weight.detach().double() + second.weight.detach().double()) / 2
-    bias = (first.bias.detach().double() + second.bias.detach().double()) / 2
-    return linear(weight.to(first.weight.dtype), bias.to(first.bias.dtype))
-
-
-def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """A linear layer of copies of these tensors."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach().clone())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
-    return layer
-
-
-def with_projection(attention: Attending, proj: nn.Module) -> Attending:
-    """``attention`` with another output projection ``proj``; the argument keeps its own."""
-    new = copy.copy(attention)
-    new._modules = {**attention._modules, "proj": proj}
-    return new
-
-
 def _per_head(source: Attention, rows: Tensor) -> tuple[Tensor, ...]:
     """Rows of the joint projection, (heads · (2·key + value), …), as those of Q, of K and of V, head after head."""
     by_head = rows.reshape(source.heads, -1, *rows.shape[1:])
@@ -442,17 +380,6 @@ CONFIGS: dict[str, EfficientFormerConfig] = {
         (24, 48, 80), (2, 2, 3), 1, heads=4, key=16, value=32, stem_strides=(2, 1), layer_scale=0.3
     ),
 }
-
-
-def checked_size(name: str, image_size: ImageSize, stride: int) -> tuple[int, int]:
-    """``image_size`` as (height, width). UsageError unless both sides are multiples of ``stride``."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(height, width) < stride or height % stride or width % stride:
-        raise UsageError(
-            f"{name} takes images whose sides are divisible by {stride}, not {height}×{width}",
-            hint=f"use --image-size {max(1, round(min(height, width) / stride)) * stride}",
-        )
-    return height, width
 
 
 def _build(name: str, num_classes: int, image_size: ImageSize, in_chans: int) -> EfficientFormer:

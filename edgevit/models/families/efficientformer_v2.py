@@ -13,20 +13,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from edgevit.models.families.efficientformer import (
-    ImageSize,
-    LayerScale,
-    checked_size,
-    initialise,
-    mean_linear,
-    with_projection,
-)
 from edgevit.models.families.efficientformer import from_timm as from_timm
 from edgevit.models.families.efficientformer import resize_state as resize_state
 from edgevit.models.families.efficientformer import to_timm as to_timm
 from edgevit.models.layers.attention_bias import AttentionBias, Grid
-from edgevit.models.layers.blocks import DropPath
-from edgevit.models.layers.fusion import fuse_bn_linear, fuse_conv_bn, identity_conv, scale_output, sum_convs
+from edgevit.models.layers.blocks import DropPath, LayerScale
+from edgevit.models.layers.fusion import (
+    fuse_bn_linear,
+    fuse_conv_bn,
+    identity_conv,
+    mean_linear,
+    scale_output,
+    sum_convs,
+    with_projection,
+)
+from edgevit.models.layers.initialise import initialise
+from edgevit.sizes import ImageSize, checked_size
 
 STRIDE = 32  # pixels of the image per token of stage 4, along one side
 HEADS = 8

@@ -14,9 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from edgevit.errors import UsageError
 from edgevit.models.layers.blocks import DropPath, Geometry, MultiGroupConv, as_conv, identity_like
 from edgevit.models.layers.fusion import fuse_bn_linear, scale_output, stack_convs, sum_convs
+from edgevit.models.layers.initialise import initialise
+from edgevit.sizes import ImageSize, checked_size
 
 MLP_GROUPS = (1, 2, 4)  # branches of every 1×1 convolution
 RESIDUAL_START = 0.3  # size of a residual branch's output at the start, relative to its input's
@@ -228,7 +229,7 @@ class FMViT(nn.Module):
         rates = torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist()
         self.stages = nn.Sequential(*(self._stage(config, stage, rates) for stage in range(4)))
         self.head = Head(config.widths[3], num_classes)
-        self.apply(_init)
+        self.apply(initialise)
 
     @staticmethod
     def _stage(config: FMViTConfig, stage: int, rates: list[float]) -> nn.Sequential:
@@ -247,15 +248,6 @@ class FMViT(nn.Module):
         return out
 
 
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        # BatchNorm hides this scale in training; in eval mode it lets an untrained model's signal through.
-        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="linear")
-    elif isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-
-
 # Solved by benchmarks/fmvit_calibrate.py for the sizes of the deploy form; a test recounts them.
 _LAST, _FIFTH = 99, 5  # as in Next-ViT, FMBs end stages 2 and 4, and every fifth block of stage 3 is one
 _ATTENTION = (0, _LAST, _FIFTH, _LAST)
@@ -272,43 +264,37 @@ CONFIGS: dict[str, FMViTConfig] = {
 }
 
 
-def _build(name: str, num_classes: int, image_size: int | tuple[int, int], in_chans: int) -> FMViT:
+def _build(name: str, num_classes: int, image_size: ImageSize, in_chans: int) -> FMViT:
     config = CONFIGS[name]
-    stride = config.stem_strides[0] * config.stem_strides[1] * 8
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(height, width) < stride or height % stride or width % stride:
-        raise UsageError(
-            f"{name} takes images whose sides are divisible by {stride}, not {height}×{width}",
-            hint=f"use --image-size {max(1, round(min(height, width) / stride)) * stride}",
-        )
+    checked_size(name, image_size, config.stem_strides[0] * config.stem_strides[1] * 8)
     return FMViT(config, num_classes, in_chans)
 
 
-def fmvit_t(num_classes: int = 1000, image_size: int | tuple[int, int] = 224, in_chans: int = 3) -> nn.Module:
+def fmvit_t(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> nn.Module:
     """FMViT-T (reconstruction): 2.0 M parameters and 0.3 G multiply-accumulates at 224² in deploy form."""
     return _build("fmvit_t", num_classes, image_size, in_chans)
 
 
-def fmvit_s(num_classes: int = 1000, image_size: int | tuple[int, int] = 224, in_chans: int = 3) -> nn.Module:
+def fmvit_s(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> nn.Module:
     """FMViT-S (reconstruction): 6.4 M parameters and 0.8 G multiply-accumulates at 224² in deploy form."""
     return _build("fmvit_s", num_classes, image_size, in_chans)
 
 
-def fmvit_m(num_classes: int = 1000, image_size: int | tuple[int, int] = 224, in_chans: int = 3) -> nn.Module:
+def fmvit_m(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> nn.Module:
     """FMViT-M (reconstruction): 12.8 M parameters and 2.0 G multiply-accumulates at 224² in deploy form."""
     return _build("fmvit_m", num_classes, image_size, in_chans)
 
 
-def fmvit_b(num_classes: int = 1000, image_size: int | tuple[int, int] = 224, in_chans: int = 3) -> nn.Module:
+def fmvit_b(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> nn.Module:
     """FMViT-B (reconstruction): 24.3 M parameters and 4.2 G multiply-accumulates at 224² in deploy form."""
     return _build("fmvit_b", num_classes, image_size, in_chans)
 
 
-def fmvit_l(num_classes: int = 1000, image_size: int | tuple[int, int] = 224, in_chans: int = 3) -> nn.Module:
+def fmvit_l(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> nn.Module:
     """FMViT-L (reconstruction): 35.3 M parameters and 7.1 G multiply-accumulates at 224² in deploy form."""
     return _build("fmvit_l", num_classes, image_size, in_chans)
 
 
-def fmvit_nano(num_classes: int = 10, image_size: int | tuple[int, int] = 32, in_chans: int = 3) -> nn.Module:
+def fmvit_nano(num_classes: int = 10, image_size: ImageSize = 32, in_chans: int = 3) -> nn.Module:
     """A tiny FMViT for 32×32 images (sides divisible by 16), for tests and demos; not in the paper."""
     return _build("fmvit_nano", num_classes, image_size, in_chans)

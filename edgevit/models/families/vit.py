@@ -22,8 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgevit.errors import UsageError
+from edgevit.models.layers.fusion import linear
+from edgevit.models.layers.mlp import Mlp
+from edgevit.sizes import ImageSize, as_size
 
-ImageSize = int | tuple[int, int]
 LAYER_NORM_EPS = 1e-6
 
 
@@ -107,19 +109,6 @@ class Attention(nn.Module):
         return DeployAttention(self)
 
 
-class Mlp(nn.Module):
-    """Two linear layers around an exact GELU: (..., D) -> (..., D)."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
 class Block(nn.Module):
     """Pre-norm transformer block: (B, N, D) -> (B, N, D)."""
 
@@ -194,8 +183,8 @@ class DeployAttention(nn.Module):
         q, k, v = source.qkv.weight.detach().chunk(3)
         q_bias, _, v_bias = source.qkv.bias.detach().chunk(3)
         scale, out = source.config.attention_scale, source.proj.weight.detach()
-        self.q, self.k, self.v = _linear(q * scale, q_bias * scale), _linear(k), _linear(v)
-        self.proj = _linear(out, source.proj.bias.detach() + out @ v_bias)
+        self.q, self.k, self.v = linear(q * scale, q_bias * scale), linear(k), linear(v)
+        self.proj = linear(out, source.proj.bias.detach() + out @ v_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (self.heads, self.head_dim)
@@ -266,14 +255,6 @@ class DeployViT(nn.Module):
         return out
 
 
-def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.clone())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.clone())
-    return layer
-
-
 # --- weights -----------------------------------------------------------------------------------------------------
 
 
@@ -321,41 +302,37 @@ def uniform_blocks(depth: int, heads: int, head_dim: int, hidden: int) -> tuple[
     return (BlockConfig(heads, head_dim, hidden),) * depth
 
 
-def _pair(image_size: ImageSize) -> tuple[int, int]:
-    return (image_size, image_size) if isinstance(image_size, int) else image_size
-
-
 def vit_tiny(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> VisionTransformer:
     """ViT/DeiT-Tiny, patch 16: 12 blocks, 3 heads, D = 192."""
-    config = ViTConfig(_pair(image_size), 16, 192, uniform_blocks(12, 3, 64, 768), num_classes, in_chans)
+    config = ViTConfig(as_size(image_size), 16, 192, uniform_blocks(12, 3, 64, 768), num_classes, in_chans)
     return VisionTransformer(config)
 
 
 def vit_small(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> VisionTransformer:
     """ViT/DeiT-Small, patch 16: 12 blocks, 6 heads, D = 384."""
-    config = ViTConfig(_pair(image_size), 16, 384, uniform_blocks(12, 6, 64, 1536), num_classes, in_chans)
+    config = ViTConfig(as_size(image_size), 16, 384, uniform_blocks(12, 6, 64, 1536), num_classes, in_chans)
     return VisionTransformer(config)
 
 
 def vit_base(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> VisionTransformer:
     """ViT/DeiT-Base, patch 16: 12 blocks, 12 heads, D = 768."""
-    config = ViTConfig(_pair(image_size), 16, 768, uniform_blocks(12, 12, 64, 3072), num_classes, in_chans)
+    config = ViTConfig(as_size(image_size), 16, 768, uniform_blocks(12, 12, 64, 3072), num_classes, in_chans)
     return VisionTransformer(config)
 
 
 def vit_large(num_classes: int = 1000, image_size: ImageSize = 224, in_chans: int = 3) -> VisionTransformer:
     """ViT-Large, patch 16: 24 blocks, 16 heads, D = 1024."""
-    config = ViTConfig(_pair(image_size), 16, 1024, uniform_blocks(24, 16, 64, 4096), num_classes, in_chans)
+    config = ViTConfig(as_size(image_size), 16, 1024, uniform_blocks(24, 16, 64, 4096), num_classes, in_chans)
     return VisionTransformer(config)
 
 
 def vit_nano(num_classes: int = 10, image_size: ImageSize = 32, in_chans: int = 3) -> VisionTransformer:
     """For tests and demos, patch 4: 4 blocks, 4 heads of 16, D = 64."""
-    config = ViTConfig(_pair(image_size), 4, 64, uniform_blocks(4, 4, 16, 256), num_classes, in_chans)
+    config = ViTConfig(as_size(image_size), 4, 64, uniform_blocks(4, 4, 16, 256), num_classes, in_chans)
     return VisionTransformer(config)
 
 
 def vit_edvit(num_classes: int = 10, image_size: ImageSize = 16, in_chans: int = 3) -> VisionTransformer:
     """The trunk that ED-ViT splits on small images, patch 4: 12 blocks, 12 heads of 16, D = 192."""
-    config = ViTConfig(_pair(image_size), 4, 192, uniform_blocks(12, 12, 16, 768), num_classes, in_chans)
+    config = ViTConfig(as_size(image_size), 4, 192, uniform_blocks(12, 12, 16, 768), num_classes, in_chans)
     return VisionTransformer(config)

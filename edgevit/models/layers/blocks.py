@@ -1,4 +1,4 @@
-"""Convolution blocks that train as parallel branches and deploy as one convolution.
+"""Convolution blocks that train as parallel branches and deploy as one convolution; LayerScale and DropPath.
 
 Each block has one forward, that of its train form. ``fused()`` returns the plain layer of equal eval-mode output;
 it reads children that are already fused as well as ones that are not, and never edits the block.
@@ -104,6 +104,18 @@ class MultiGroupConv(nn.Module):
         if self.identity is not None:
             convs.append(fuse_conv_bn(identity_like(convs), self.identity))
         return sum_convs(convs)
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel: on tokens (B, N, C), or with ``axes`` = 2 on maps (B, C, H, W)."""
+
+    def __init__(self, width: int, start: float, axes: int = 0) -> None:
+        super().__init__()
+        self.axes = axes
+        self.gamma = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma.reshape(-1, *[1] * self.axes)
 
 
 class DropPath(nn.Module):

@@ -7,6 +7,7 @@ statistics, branches of different shape) is a ValueError that says why.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -16,13 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
-
-
-def bn_affine(bn: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Eval-mode BatchNorm as ``y = x * scale + shift``; both (C,), in the dtype of its statistics."""
-    scale, shift = _affine64(bn)
-    dtype = _stats(bn)[0].dtype
-    return scale.to(dtype), shift.to(dtype)
+Attending = TypeVar("Attending", bound=nn.Module)
 
 
 def fuse_conv_bn(conv: nn.Conv2d, bn: _BatchNorm) -> nn.Conv2d:
@@ -144,16 +139,27 @@ def sum_convs(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
     return _fill(total, first.weight, weight, torch.stack(biases).sum(dim=0) if biases else None)
 
 
-def stack_linears(layers: Sequence[nn.Linear]) -> nn.Linear:
-    """One linear layer whose output is theirs, concatenated (Q, K, V). A missing bias becomes zeros if any has one."""
-    if len({layer.in_features for layer in layers}) != 1:
-        raise ValueError("linear layers of different input width cannot be stacked")
-    weight = torch.cat([_double(layer.weight) for layer in layers])
-    biases = (
-        torch.cat([_bias64(layer) for layer in layers]) if any(layer.bias is not None for layer in layers) else None
-    )
-    stacked = nn.Linear(layers[0].in_features, weight.shape[0], bias=biases is not None, **_place(layers[0].weight))
-    return _fill(stacked, layers[0].weight, weight, biases)
+def mean_linear(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+    """One linear layer equal to the mean of two over the same input."""
+    weight = (first.weight.detach().double() + second.weight.detach().double()) / 2
+    bias = (first.bias.detach().double() + second.bias.detach().double()) / 2
+    return linear(weight.to(first.weight.dtype), bias.to(first.bias.dtype))
+
+
+def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """A linear layer of copies of these tensors."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
+
+
+def with_projection(attention: Attending, proj: nn.Module) -> Attending:
+    """``attention`` with another output projection ``proj``; the argument keeps its own."""
+    new = copy.copy(attention)
+    new._modules = {**attention._modules, "proj": proj}
+    return new
 
 
 def stack_convs(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:

@@ -143,7 +143,7 @@ def test_any_size_divisible_by_32_works(size):
 def test_a_size_not_divisible_by_the_stride_is_refused_with_a_size_that_works():
     with pytest.raises(UsageError, match="divisible by 32, not 200×224") as caught:
         fmvit.fmvit_t(image_size=(200, 224))
-    assert caught.value.hint == "use --image-size 192"
+    assert caught.value.hint == "use --image-size 192x224"
     with pytest.raises(UsageError, match="divisible by 16"):
         fmvit_nano(image_size=40)
 

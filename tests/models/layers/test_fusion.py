@@ -199,19 +199,11 @@ def test_branches_that_are_not_parallel_are_refused(other: Callable[[], nn.Conv2
 @given(
     widths=st.lists(st.integers(1, 5), min_size=1, max_size=3), biases=st.lists(st.booleans(), min_size=3), seed=seeds
 )
-def test_stacked_linears_and_convs_concatenate_outputs(widths: list[int], biases: list[bool], seed: int) -> None:
+def test_stacked_convs_concatenate_outputs(widths: list[int], biases: list[bool], seed: int) -> None:
     torch.manual_seed(seed)
-    linears = [nn.Linear(4, w, bias=b, dtype=torch.float64) for w, b in zip(widths, biases, strict=False)]
-    tokens, x = torch.randn(2, 3, 4, dtype=torch.float64), image(4)
-    assert close(fusion.stack_linears(linears)(tokens), torch.cat([part(tokens) for part in linears], dim=-1))
+    x = image(4)
     convs_ = [nn.Conv2d(4, w, 1, bias=b, dtype=torch.float64) for w, b in zip(widths, biases, strict=False)]
     assert close(fusion.stack_convs(convs_)(x), torch.cat([part(x) for part in convs_], dim=1))
-
-
-def test_bn_affine_is_the_eval_mode_map() -> None:
-    bn, x = random_bn(nn.BatchNorm2d, 5), image(5)
-    scale, shift = fusion.bn_affine(bn)
-    assert close(x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1), bn(x))
 
 
 def test_batch_statistics_are_refused() -> None:
@@ -246,7 +238,6 @@ def test_everything_works_on_meta_tensors() -> None:
         fusion.fuse_bn_linear(bn, linear),
         fusion.scale_output(conv, 0.5),
         fusion.sum_convs([conv, unpadded, fusion.identity_conv(8, 3, 8, like=conv.weight)]),
-        fusion.stack_linears([linear, linear]),
         fusion.stack_convs([unpadded, unpadded]),
     ]
     assert all(p.is_meta for layer in made for p in layer.parameters())
