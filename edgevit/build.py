@@ -9,6 +9,7 @@ Without torch this module can be imported, and says what is missing.
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from edgevit.export.prepare import Prepared
 
 PROOF = "edgevit.proof.parity"
+_OVERFLOW = 1e30  # stands for a noise that is no number, which JSON has no word for
 PROOF_TIMEOUT_S = 1800.0
 COLUMNS = ("artifact", "target", "precision", "size", "seconds", "parity", "max rel. error", "tolerance")
 
@@ -303,7 +305,8 @@ def _noise(prepared: Prepared, target: Target, built: Built) -> float:
     from edgevit.export.reference import noise
 
     kept = built.precision.kept_fp32
-    return noise(prepared.capture.module, prepared.rows.inputs, prepared.reference, target.precision, kept)
+    found = noise(prepared.capture.module, prepared.rows.inputs, prepared.reference, target.precision, kept)
+    return found if math.isfinite(found) else _OVERFLOW
 
 
 def _tolerance(level: float, target: Target) -> float:

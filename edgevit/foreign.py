@@ -20,6 +20,7 @@ from edgevit.errors import EdgeVitError, UsageError
 
 TEXT_BYTES = 16 << 20  # of a list of labels, a plan, a manifest: the largest made so far has 2 MB
 
+_CHUNK = 1 << 20
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -133,5 +134,7 @@ def _refusal(found: os.stat_result, what: str, limit: int | None) -> str | None:
 
 def _read(stream: BinaryIO, count: int) -> bytes:
     """Up to ``count`` bytes; what has none at the moment, as a kernel's log, has none at all."""
-    found = stream.read(count)
-    return found if found is not None else b""
+    found = bytearray()
+    while chunk := stream.read(min(_CHUNK, count - len(found))):  # read(count) would take that much memory first
+        found += chunk
+    return bytes(found)

@@ -193,6 +193,11 @@ class BundleSession:
     def names(self) -> tuple[str, ...]:
         return self.bundle.names
 
+    @property
+    def opened(self) -> tuple[Session, ...]:
+        """The sessions of the sub-models that could be opened, and of the fusion head."""
+        return (*self._sessions.values(), self.fusion.session)
+
     def rows(self, pixels: list[Array]) -> dict[str, Array]:
         """What ``infer`` takes, from (H, W, 3) uint8 images."""
         return {self.image.name: self.preprocess.batch(pixels).astype(self.image.dtype, copy=False)}

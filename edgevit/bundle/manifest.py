@@ -18,7 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Trunk(_Model):
@@ -144,6 +144,8 @@ class BundleManifest(_Model):
     members: dict[RelativePath, Sha256] = Field(
         description="member folder -> SHA-256 of what a signature of its manifest covers: all but the parity record"
     )
+
+    seal: Sha256 | None = Field(default=None, description="hash of all the rest, see artifact/seal.py")
 
     @model_validator(mode="after")
     def _whole(self) -> BundleManifest:

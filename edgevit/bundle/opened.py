@@ -29,6 +29,7 @@ from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import MANIFEST, Array, TensorSpec
 from edgevit.artifact.mistaken import mistaken
 from edgevit.artifact.opened import Artifact
+from edgevit.artifact.seal import Seal, seal_of, sealed
 from edgevit.artifact.staging import check_vacant, publish
 from edgevit.bundle.assign import Part, memory_need
 from edgevit.bundle.manifest import (
@@ -66,10 +67,11 @@ def folder_of(member: str, target: str, precision: str, *, several: bool) -> str
 class Bundle:
     """An opened bundle. ``open`` reads manifests only; sessions check the hashes of files before they open them."""
 
-    def __init__(self, path: Path, manifest: BundleManifest, sha256: str) -> None:
+    def __init__(self, path: Path, manifest: BundleManifest, sha256: str, seal: Seal = "none") -> None:
         self.path = path
         self.manifest = manifest
         self.sha256 = sha256  # of bundle.json: the bundle's revision
+        self.seal = seal  # of bundle.json: whether it still says what it was written with
 
     @classmethod
     def read(cls, path: Path | str) -> Bundle:
@@ -82,7 +84,7 @@ class Bundle:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as exc:
             raise BadArtifact(f"{path / BUNDLE} is no text: {exc.reason} at byte {exc.start}", hint=_AGAIN) from exc
-        return cls(path, parse_bundle(text, path), hashlib.sha256(raw).hexdigest())
+        return cls(path, parse_bundle(text, path), hashlib.sha256(raw).hexdigest(), seal_of(text))
 
     @classmethod
     def open(cls, path: Path | str, *, without: Collection[str] = ()) -> Bundle:
@@ -302,7 +304,7 @@ def write_bundle(
             artifact.path.name: content_sha256(artifact) for folders in found.values() for artifact in folders.values()
         },
     )
-    write_atomically(staging / BUNDLE, manifest.model_dump_json(indent=2) + "\n")
+    write_atomically(staging / BUNDLE, sealed(manifest).model_dump_json(indent=2) + "\n")
     staged = Bundle.open(staging)
     for target in staged.targets:
         if not wired(staged.parts(target), staged.fusion(target)):
@@ -311,7 +313,7 @@ def write_bundle(
                 hint="export all parts on the same data, and start its inputs with golden_features(parts)",
             )
     publish(staging, out, force=force)
-    return Bundle(out, staged.manifest, staged.sha256)
+    return Bundle(out, staged.manifest, staged.sha256, staged.seal)
 
 
 def _manifest(**fields: Any) -> BundleManifest:

@@ -17,13 +17,15 @@ import numpy as np
 
 from edgevit import render, worker
 from edgevit.artifact.manifest import Array, Parity
+from edgevit.artifact.seal import Seal
 from edgevit.bundle.embedded import BundleSession, target_for
+from edgevit.bundle.manifest import BUNDLE
 from edgevit.bundle.opened import Bundle, wired
 from edgevit.data.classes import class_indices
 from edgevit.data.labelled import LabelledData
 from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, UsageError
 from edgevit.precisions import precision_row
-from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, spread, top_shares
+from edgevit.proof.accuracy import AccuracyCheck, spread, too_far, top_shares
 from edgevit.proof.labelled import MAX_IMAGES, held_out_from
 from edgevit.proof.parity import Reference, judge
 from edgevit.proof.verify import TIMEOUT_S, Verification, verify
@@ -71,6 +73,14 @@ class BundleVerification:
     members: tuple[MemberCheck, ...]
     together: Together | None
     error: EdgeVitError | None
+    seal: Seal = "none"
+
+    @property
+    def unchecked(self) -> list[str]:
+        """What is as the manifests claim, for all that is known here."""
+        doubts = [f"{BUNDLE} has no seal: its accuracy and sizes are what it claims"] if self.seal == "none" else []
+        found = [(member.folder, doubt) for member in self.members if member.found for doubt in member.found.unchecked]
+        return [*doubts, *(f"{folder}: {doubt}" for folder, doubt in found)]
 
     @property
     def errors(self) -> list[EdgeVitError]:
@@ -78,7 +88,15 @@ class BundleVerification:
         found = [member.error for member in self.members if member.error]
         if self.together and self.together.problems:
             found.append(ParityFailed("; ".join(self.together.problems)))
-        return [*found, *([self.error] if self.error else [])]
+        return [*found, *(one for one in (self.error, self.altered) if one)]
+
+    @property
+    def altered(self) -> BadArtifact | None:
+        """What is wrong with ``bundle.json`` itself."""
+        if self.seal != "broken":
+            return None
+        said = f"{BUNDLE} in {self.bundle} was altered: its seal does not fit what it says"
+        return BadArtifact(said, hint="copy the whole bundle again, or split anew")
 
     def record(self) -> dict[str, Any]:
         """The object of ``edgevit verify BUNDLE --json``: that of an artifact, with ``members``."""
@@ -90,6 +108,7 @@ class BundleVerification:
             "accuracy": one.accuracy.model_dump(mode="json") if one and one.accuracy else None,
             "checks": list(one.checks) if one else [],
             "problems": [str(error) for error in self.errors],
+            "unchecked": self.unchecked,
             "members": [member.record() for member in self.members],
         }
 
@@ -101,6 +120,9 @@ class BundleVerification:
             lines.append(("together", f"FAILED: {self.error}"))
         elif self.together is None:
             lines.append(("together", "not run: every member must be sound first"))
+        if self.altered:
+            lines.append((BUNDLE, f"FAILED: {self.altered}"))
+        lines += [("not checked", doubt) for doubt in self.unchecked]
         return [*lines, ("FAILED" if self.errors else "verified", self.bundle)]
 
 
@@ -136,7 +158,7 @@ def verify_bundle(
             together = _revived(worker.call("edgevit.bundle.proof:prove_in_worker", payload, timeout=TIMEOUT_S))
         except EdgeVitError as exc:
             error = exc
-    return _judged(BundleVerification(str(path), tuple(members), together, error))
+    return _judged(BundleVerification(str(path), tuple(members), together, error, bundle.seal))
 
 
 def _members(bundle: Bundle, runtime: str | None) -> list[str]:
@@ -252,11 +274,11 @@ class _Checks:
         if same is None:
             self.say(sentence + (f"; at the split {recorded.fused:.2%} on {recorded.data}" if recorded else ""))
             return
-        allowed = allowed_drop(same.of_all_parts, len(labels))
-        lost = same.fused - top1 > allowed
+        exceeded = too_far(same.of_all_parts, top1, len(labels))
         self.say(
-            f"{sentence}; bundle.json says {same.fused:.2%}" + (f", {allowed:.2%} may be lost" if lost else ""),
-            problem=lost,
+            f"{sentence}; bundle.json says {same.fused:.2%}"
+            + (f", from which it may be {exceeded:.2%} away" if exceeded else ""),
+            problem=exceeded is not None,
         )
 
     def _logits(self, found: LabelledData) -> Array:

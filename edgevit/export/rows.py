@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Accuracy, Array
 from edgevit.data.classes import class_indices
 from edgevit.data.source import open_data
@@ -53,7 +54,15 @@ def image_rows(data: str, preprocess: Preprocess, wanted: int) -> Rows:
     count = min(max(wanted, MIN_ROWS), MAX_ROWS, len(found))
     chosen = found.take(np.linspace(0, len(found) - 1, count).round().astype(np.int64))
     pixels = [shrink(np.asarray(image), max(GOLDEN_SIDE, *preprocess.size)) for image in chosen.images]
+    if all(image.shape[0] == image.shape[1] for image in pixels[:GOLDEN_ROWS]):
+        # A square picture tells no centre crop from a squash, and the golden pictures have to.
+        pixels[GOLDEN_ROWS - 1] = _oblong(pixels[GOLDEN_ROWS - 1])
     return Rows({"image": preprocess.batch(pixels)}, data, pixels)
+
+
+def _oblong(image: Array) -> Array:
+    """The upper three quarters of a picture."""
+    return image[: max(1, image.shape[0] * 3 // 4)]
 
 
 def tensor_rows(module: nn.Module, inputs: Mapping[str, Array]) -> Rows:

@@ -62,7 +62,21 @@ def allowed_drop(recorded: Accuracy, count: int) -> float:
     difference of two binomial shares.
     """
     allowed = max(DROP, 1 / count)
-    if count == recorded.images:
-        return allowed
+    return allowed if count == recorded.images else allowed + _two_errors(recorded, count)
+
+
+def too_far(recorded: Accuracy, top1: float, count: int) -> float | None:
+    """How far ``top1`` on ``count`` images may lie from the recorded one, where it lies farther; else None.
+
+    No artifact is better than its model by more than chance: a record that is too low is as wrong as an artifact is
+    that is worse. Chance, two standard errors, is then allowed on the same images too.
+    """
+    allowed = allowed_drop(recorded, count)
+    if top1 > recorded.top1:
+        allowed = max(DROP, 1 / count) + _two_errors(recorded, count)
+    return allowed if abs(top1 - recorded.top1) > allowed else None
+
+
+def _two_errors(recorded: Accuracy, count: int) -> float:
     variance = recorded.top1 * (1 - recorded.top1)
-    return allowed + 2 * float(np.sqrt(variance * (1 / count + 1 / max(recorded.images, 1))))
+    return 2 * float(np.sqrt(variance * (1 / count + 1 / recorded.images)))

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 
 from edgevit import render, worker
-from edgevit.artifact.golden import GOLDEN, GOLDEN_ROWS
-from edgevit.artifact.manifest import Array, Parity
+from edgevit.artifact.manifest import MANIFEST, Array, Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.data.classes import class_indices, taken_in_order
 from edgevit.data.labelled import LabelledData
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
-from edgevit.images import decode
-from edgevit.precisions import precision_row
-from edgevit.proof.accuracy import AccuracyCheck, allowed_drop, spread, top_shares
+from edgevit.proof.accuracy import AccuracyCheck, spread, too_far, top_shares
+from edgevit.proof.claims import undecided, unsupported, who_vouches, words_differ
 from edgevit.proof.diagnosis import preprocessing_differs
+from edgevit.proof.golden import golden_reference, require_believable
 from edgevit.proof.labelled import MAX_IMAGES, held_out, logits_on, preprocessed
 from edgevit.proof.parity import Reference, batches_to_prove, compare
 from edgevit.runtimes.base import Session, open_session
@@ -32,7 +31,11 @@ TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked. ``parity`` is of the golden pair, ``against`` of the comparison with another artifact."""
+    """What was checked. ``parity`` is of the golden pair, ``against`` of the comparison with another artifact.
+
+    unchecked  what is as the manifest claims, for all that is known here
+    altered    nothing is wrong but that the manifest is not as it was written
+    """
 
     artifact: str
     runtime: str
@@ -41,6 +44,8 @@ class Verification:
     against: Parity | None
     checks: tuple[str, ...]
     problems: tuple[str, ...]
+    unchecked: tuple[str, ...] = ()
+    altered: bool = False
 
     def record(self) -> dict[str, Any]:
         """The object of ``edgevit verify --json``."""
@@ -52,11 +57,14 @@ class Verification:
             "against": self.against.record() if self.against else None,
             "checks": list(self.checks),
             "problems": list(self.problems),
+            "unchecked": list(self.unchecked),
         }
 
     def facts(self) -> list[tuple[str, str]]:
         """(topic, sentence) pairs for people."""
-        return [("verified" if not self.problems else "FAILED", self.artifact), *(("", check) for check in self.checks)]
+        doubts = [("not checked" if not index else "", doubt) for index, doubt in enumerate(self.unchecked)]
+        headline = "verified" if not self.problems else "FAILED"
+        return [(headline, self.artifact), *(("", check) for check in self.checks), *doubts]
 
 
 def verify(
@@ -92,10 +100,9 @@ def verify(
     }
     found = _revived(worker.call("edgevit.proof.verify:verify_in_worker", payload, timeout=TIMEOUT_S))
     if found.problems:
-        error = ParityFailed(
-            "; ".join(found.problems), hint=f"edgevit info {path} shows how it was made; export it anew"
-        )
-        error.verification = found  # type: ignore[attr-defined]
+        kind: type[BadArtifact | ParityFailed] = BadArtifact if found.altered else ParityFailed
+        error = kind("; ".join(found.problems), hint=f"edgevit info {path} shows how it was made; export it anew")
+        error.verification = found  # type: ignore[union-attr]
         raise error
     if artifact.manifest.parity.status == "unverified" and found.runtime != "torch":
         with contextlib.suppress(OSError):  # a read-only folder keeps its old record
@@ -112,6 +119,8 @@ def _revived(answer: dict[str, Any]) -> Verification:
         against=Parity.model_validate(answer["against"], strict=False) if answer["against"] else None,
         checks=tuple(answer["checks"]),
         problems=tuple(answer["problems"]),
+        unchecked=tuple(answer["unchecked"]),
+        altered=answer["altered"],
     )
 
 
@@ -119,23 +128,26 @@ def verify_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     """Worker target: the arguments of ``verify`` in, what ``_revived`` takes out."""
     artifact = Artifact.open(payload["artifact"])
     checks = _Checks(artifact, payload)
-    checks.record()
+    checks.claims()
     opening = {key: payload[key] for key in ("threads", "provider", "trust", "options")}
     with open_session(artifact, payload["runtime"], **opening) as session:
         checks.say(f"{len(artifact.manifest.files)} files have the manifest's hashes")
         checks.golden(session)
         checks.preprocessing()
+        checks.vouched(session)
         if payload["data"]:
             checks.data(session)
         if payload["against"]:
             checks.against(session)
+        checks.remembered()
         return _crossing(checks.result(session))
 
 
 def _crossing(found: Verification) -> dict[str, Any]:
     """What the worker found, with all of its proofs: the manifest may be given them."""
     against = found.against.model_dump(mode="json") if found.against else None
-    return {**found.record(), "parity": found.parity.model_dump(mode="json"), "against": against}
+    proofs = {"parity": found.parity.model_dump(mode="json"), "against": against}
+    return {**found.record(), **proofs, "altered": found.altered}
 
 
 class _Checks:
@@ -144,6 +156,8 @@ class _Checks:
     def __init__(self, artifact: Artifact, payload: dict[str, Any]) -> None:
         self.artifact, self.payload = artifact, payload
         self.sentences: list[str] = []
+        self.unchecked: list[str] = []
+        self.altered: str | None = None
         self.problems: list[str] = []
         self.parity: Parity | None = None
         self.accuracy: AccuracyCheck | None = None
@@ -154,23 +168,41 @@ class _Checks:
         if problem:
             self.problems.append(sentence)
 
-    def record(self) -> None:
-        """What the manifest itself says about the proof."""
+    def doubt(self, sentence: str) -> None:
+        """Something that is as the manifest claims, for all that is known here."""
+        self.unchecked.append(sentence)
+
+    def claims(self) -> None:
+        """What the manifest says of the proof, as far as it can be true."""
         manifest = self.artifact.manifest
-        highest = precision_row(manifest.precision).ceiling
-        if not 0 < manifest.parity.tolerance <= highest:
-            raise BadArtifact(
-                f"{self.artifact.path} allows an error of {manifest.parity.tolerance:.1e}; "
-                f"{manifest.precision} allows {highest:.0e} at most",
-                hint="export anew",
-            )
+        require_believable(self.artifact)
         if manifest.parity.status == "failed":
             self.say(f"the export itself failed its proof: {manifest.parity.reason}", problem=True)
+
+    def vouched(self, session: Session) -> None:
+        """Who says that the manifest is as it was written, and what nobody says."""
+        for sentence in words_differ(self.artifact.manifest, session.words):
+            self.say(sentence, problem=True)
+        if self.artifact.seal == "broken":
+            self.altered = f"{MANIFEST} was altered: its seal does not fit what it says"
+            self.say(self.altered, problem=True)
+            return
+        self.say(who_vouches(self.artifact))
+        for sentence in unsupported(self.artifact, session.words):
+            self.doubt(sentence)
+
+    def remembered(self) -> None:
+        """The recorded accuracy, where it was not measured again."""
+        recorded = self.artifact.manifest.accuracy
+        if recorded and (self.accuracy is None or self.accuracy.recorded is None):
+            self.doubt(
+                f"the accuracy of {recorded.top1:.2%} is what was recorded: --data {recorded.data} measures it again"
+            )
 
     def golden(self, session: Session) -> None:
         """The stored inputs must give the stored outputs, at every batch size that has to be proved."""
         manifest = self.artifact.manifest
-        reference = self._golden_reference()
+        reference = golden_reference(self.artifact)
         self.parity = compare(session, reference, batches_to_prove(manifest.batch))
         if self.parity.status == "failed":
             self.say(f"golden pair: {self.parity.reason}", problem=True)
@@ -180,28 +212,20 @@ class _Checks:
             f"{self.parity.tolerance:.1e}, batch {', '.join(map(str, self.parity.batches))}, on {session.runtime}"
         )
 
-    def _golden_reference(self) -> Reference:
-        inputs, outputs = self.artifact.golden()
-        parity = self.artifact.manifest.parity
-        for name, array in {**inputs, **outputs}.items():
-            if array.ndim == 0 or len(array) != GOLDEN_ROWS:
-                raise BadArtifact(
-                    f"{GOLDEN} in {self.artifact.path} does not hold {GOLDEN_ROWS} rows of {name}", hint="export anew"
-                )
-        return Reference(inputs, outputs, parity.tolerance, parity.noise)
-
     def preprocessing(self) -> None:
         """The golden images, preprocessed here, must be the golden inputs."""
         spec, preprocess = self.artifact.manifest.image_input(), self.artifact.manifest.preprocess
-        images = self.artifact.golden_images()
-        if spec is None or preprocess is None or not images:
+        if spec is None or preprocess is None:
             return
-        made = preprocess.batch([decode(path) for path in images])
-        difference = preprocessing_differs(made, self.artifact.golden()[0][spec.name][: len(made)], preprocess)
+        pictures = self.artifact.golden_pixels()
+        made = preprocess.batch(pictures)
+        difference = preprocessing_differs(made, self.artifact.golden()[0][spec.name], preprocess)
         self.say(
-            difference or f"preprocessing turns {len(images)} golden images into the golden input",
+            difference or f"preprocessing turns {len(pictures)} golden images into the golden input",
             problem=bool(difference),
         )
+        for sentence in undecided(preprocess, pictures, made):
+            self.doubt(sentence)
 
     def data(self, session: Session) -> None:
         """Accuracy on labelled images, judged against the recorded one when the data is the same."""
@@ -233,11 +257,11 @@ class _Checks:
         if same is None:
             self.say(sentence + (f"; at export {recorded.top1:.2%} on {recorded.data}" if recorded else ""))
             return
-        allowed = allowed_drop(same, count)
-        lost = same.top1 - top1 > allowed
+        exceeded = too_far(same, top1, count)
         self.say(
-            f"{sentence}; the source model had {same.top1:.2%}" + (f", {allowed:.2%} may be lost" if lost else ""),
-            problem=lost,
+            f"{sentence}; the source model had {same.top1:.2%}"
+            + (f", from which it may be {exceeded:.2%} away" if exceeded else ""),
+            problem=exceeded is not None,
         )
 
     def _unlabelled(self, session: Session, found: LabelledData) -> None:
@@ -281,11 +305,11 @@ class _Checks:
 
     def _images(self) -> Callable[[Artifact], dict[str, Array]]:
         """Rows to compare on, preprocessed by the artifact they are for: --data, else the golden pair."""
-        golden = self.artifact.golden_images()
+        golden = self.artifact.golden_pixels()
         if self.payload["data"]:
             pictures = list(spread(held_out(self.artifact, self.payload["data"]), MAX_COMPARED).images)
         elif golden:
-            pictures = [decode(path) for path in golden]
+            pictures = golden
         else:
             return lambda artifact: self.artifact.golden()[0]
         return lambda artifact: preprocessed(artifact, pictures)
@@ -301,4 +325,6 @@ class _Checks:
             self.compared,
             tuple(self.sentences),
             tuple(self.problems),
+            tuple(self.unchecked),
+            altered=self.problems == [self.altered],
         )

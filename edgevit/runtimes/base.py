@@ -61,6 +61,7 @@ class Session:
     threads             threads it was opened with
     precision           what it computes in: the file's own unless the engine was told otherwise
     details             versions and settings, for the record
+    words               what the model file says about itself ("labels", "preprocess"), where its format has room for it
     """
 
     runtime: str
@@ -73,6 +74,7 @@ class Session:
         self.threads = threads
         self.precision: str = artifact.manifest.precision
         self.details: dict[str, str] = {}
+        self.words: dict[str, str] = {}
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in self.inputs}
 
     def infer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -81,6 +81,7 @@ class OnnxRuntimeSession(Session):
         self._options = dict(options)
         self._names = [spec.name for spec in self.outputs]
         self.provider = session.get_providers()[0]
+        self.words = dict(session.get_modelmeta().custom_metadata_map)
         self.details = {
             "onnxruntime": ort.__version__,
             "provider": self.provider,

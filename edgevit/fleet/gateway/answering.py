@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,7 +19,8 @@ from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
 from edgevit.fleet.asking.where import Reached
 from edgevit.fleet.bus.messages import MAX_ROWS
 from edgevit.images import LARGE_PIXELS, decode, encoded_size
-from edgevit.runtimes.base import open_session
+from edgevit.proof.golden import require_proof
+from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows
 
 HERE = "this process"
@@ -187,17 +188,31 @@ class EmbeddedArtifact:
 
 def embedded(model: Bundle | Artifact | Path | str, *, name: str | None = None, **opening: Any) -> Answering:
     """A bundle or an artifact, or the one at a path, in this process; ``opening`` as ``open_session`` takes it. Raises
-    what opening it raises, ParityFailed for an artifact that failed its proof."""
+    what opening it raises, ParityFailed for an artifact that failed its proof, or fails its golden pair here."""
     artifact = opened(model)
     path = artifact.path
     called = name or path.resolve().name
     if isinstance(artifact, Bundle):
-        return EmbeddedBundle(BundleSession(artifact.checked(), **opening), called)
+        together = BundleSession(artifact.checked(), **opening)
+        _prove(together, together.opened)
+        return EmbeddedBundle(together, called)
     if artifact.manifest.parity.status == "failed":
         raise ParityFailed(f"{path} failed its proof, so its answers mean nothing", hint="export it again")
     if not artifact.manifest.inputs:
         raise BadArtifact(f"{path} has no inputs", hint="export it again")
-    return EmbeddedArtifact(artifact, called, **opening)
+    alone = EmbeddedArtifact(artifact, called, **opening)
+    _prove(alone, [alone.session])
+    return alone
+
+
+def _prove(serving: BundleSession | EmbeddedArtifact, sessions: Iterable[Session]) -> None:
+    """Close what does not compute its model, and raise why."""
+    try:
+        for session in sessions:
+            require_proof(session)
+    except BaseException:
+        serving.close()
+        raise
 
 
 class FleetModel:

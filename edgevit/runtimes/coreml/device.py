@@ -16,6 +16,7 @@ from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, 
 from edgevit.runtimes.base import LayerTime, Session
 from edgevit.runtimes.coreml.here import lacking
 from edgevit.runtimes.coreml.plan import Placement, layer_times, placements, read_modules
+from edgevit.runtimes.coreml.program import own_words
 
 UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "ane": "CPU_AND_NE"}
 _OF_OPTION = {"all": "all", "cpu_only": "cpu", "cpu_and_gpu": "gpu", "cpu_and_ne": "ane"}
@@ -66,6 +67,7 @@ class CoreMlSession(Session):
         self._model = model
         self._picture = artifact.manifest.options.get("image_input") is True
         self.provider = units
+        self.words = own_words(getattr(model, "user_defined_metadata", {}))
         self.details = {
             "coremltools": metadata.version("coremltools"),
             "compute_units": UNITS[units],

@@ -30,6 +30,7 @@ class ReferenceSession(Session):
     def __init__(self, artifact: Artifact, threads: int, program: Program) -> None:
         super().__init__(artifact, threads)
         self._program = program
+        self.words = dict(program.words)
         self.details = {
             "evaluator": f"numpy {np.__version__}",
             "program": program.opset,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from edgevit.errors import BadArtifact, EdgeVitError, Unsupported, first_line
 from edgevit.runtimes.coreml.ops import OPERATIONS, Operation
 from edgevit.runtimes.coreml.ops.registry import rounded, widened
 
+_OURS = "edgevit."  # how the names of our own metadata begin
 Sources = int | list[int]  # where an input comes from: a slot, or several for a list of tensors
 
 
@@ -59,6 +60,7 @@ class Program:
     """A MIL function in numpy. Values live in numbered slots; ``constants`` fills some of them before the first step.
 
     opset    deployment target of the program, "iOS17"
+    words    what the package says about itself, see ``own_words``
     """
 
     opset: str
@@ -66,6 +68,7 @@ class Program:
     outputs: Mapping[str, int]
     constants: Mapping[int, Any]
     steps: tuple[Step, ...]
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, in the types of the program. Shapes follow the feeds."""
@@ -116,7 +119,13 @@ def load(package: Path) -> Program:
         raise BadArtifact(
             f"coremltools {coremltools.__version__} cannot read {package}: {reason}", hint="export anew"
         ) from exc
-    return _program(function, {one.name: _colors(one.type) for one in spec.description.input})
+    program = _program(function, {one.name: _colors(one.type) for one in spec.description.input})
+    return replace(program, words=own_words(spec.description.metadata.userDefined))
+
+
+def own_words(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What our exporter wrote into a package: "labels", "preprocess" and the like, by name."""
+    return {name.removeprefix(_OURS): text for name, text in metadata.items() if name.startswith(_OURS)}
 
 
 def _colors(declared: Any) -> str | None:

@@ -1,0 +1,131 @@
+"""A manifest is a claim: what it says is held against itself, against the model file's own words and against its seal.
+
+``contradiction`` is what cannot be true whoever wrote it. ``words_differ`` compares with the metadata inside the model
+file, whose hash is known. ``who_vouches`` is about seal and signature. What none of them reaches is said to be
+unchecked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from pydantic import ValidationError
+
+from edgevit import registry, signing
+from edgevit.artifact.golden import GOLDEN, PICTURES
+from edgevit.artifact.manifest import MANIFEST, SIGNATURE, Array, Manifest
+from edgevit.artifact.opened import Artifact
+from edgevit.errors import BadArtifact, UnknownName
+from edgevit.foreign import parse_json
+from edgevit.images import Preprocess
+from edgevit.precisions import precision_row, tolerance_for
+
+UNMEASURED = 10  # where no noise was measured, a tenth of what the precision allows is allowed
+_ROUNDING = 1 + 1e-9  # a tolerance is written and read again as a decimal number
+
+
+def contradiction(manifest: Manifest) -> str | None:
+    """What the manifest says that it cannot mean, or None."""
+    try:
+        precision_row(manifest.precision)
+    except UnknownName:
+        return f"says it is in {manifest.precision}, a precision that is not known here"
+    if manifest.precision_report.requested != manifest.precision:
+        return f"says it is in {manifest.precision}, and that {manifest.precision_report.requested} was asked for"
+    return _tolerance(manifest) or _classes(manifest) or _golden(manifest)
+
+
+def _tolerance(manifest: Manifest) -> str | None:
+    parity, highest = manifest.parity, precision_row(manifest.precision).ceiling
+    if parity.tolerance > highest * _ROUNDING:
+        return f"allows an error of {parity.tolerance:.1e}; {manifest.precision} allows {highest:.0e} at most"
+    due = highest / UNMEASURED if parity.noise is None else tolerance_for(parity.noise, manifest.precision)
+    if parity.tolerance > due * _ROUNDING:
+        noise = "no noise at all" if parity.noise is None else f"a noise of {parity.noise:.1e}"
+        return f"allows an error of {parity.tolerance:.1e}; {noise} allows {due:.1e}"
+    if parity.status == "verified" and parity.max_rel is not None and parity.max_rel > parity.tolerance:
+        return f"is verified with an error of {parity.max_rel:.1e}, which is more than its tolerance"
+    return None
+
+
+def _classes(manifest: Manifest) -> str | None:
+    count, said = manifest.class_count(), manifest.model.classes
+    if manifest.model.task == "classifier" and said is not None and count is not None and said != count:
+        return f"says there are {said} classes, and gives {count} logits"
+    return None
+
+
+def _golden(manifest: Manifest) -> str | None:
+    if GOLDEN not in manifest.files:
+        return f"lists no {GOLDEN}, so nothing says what it should compute"
+    missing = [name for name in PICTURES if name not in manifest.files]
+    if manifest.preprocess is not None and manifest.image_input() is not None and missing:
+        return f"lists no {missing[0]}, without which its preprocessing cannot be checked"
+    return None
+
+
+def words_differ(manifest: Manifest, words: Mapping[str, str]) -> Iterator[str]:
+    """Sentences for what the model file says about itself (``words``, empty where it says nothing) and the manifest
+    says otherwise."""
+    if "edgevit" not in words:  # not written by us
+        return
+    if _labels(words) != manifest.labels:
+        yield f"{MANIFEST} names the classes otherwise than the model file does"
+    if _preprocess(words) != manifest.preprocess:
+        yield f"{MANIFEST} preprocesses otherwise than the model file says"
+
+
+def _labels(words: Mapping[str, str]) -> tuple[str, ...] | None:
+    try:
+        return tuple(str(label) for label in parse_json(words["labels"])) if "labels" in words else None
+    except (ValueError, TypeError):
+        return ()
+
+
+def _preprocess(words: Mapping[str, str]) -> Preprocess | None:
+    try:
+        return Preprocess.model_validate_json(words["preprocess"]) if "preprocess" in words else None
+    except ValidationError as exc:
+        raise BadArtifact("the model file's own preprocessing cannot be read", hint="export anew") from exc
+
+
+def who_vouches(artifact: Artifact) -> str:
+    """A sentence about seal and signature. BadArtifact for a signature that does not fit."""
+    if artifact.seal == "none":
+        return "nobody vouches for the manifest: it has no seal"
+    if not (artifact.path / SIGNATURE).is_file():
+        return "the manifest has its seal; nobody signed it, and whoever can write the folder can seal it anew"
+    if registry.absent(("cryptography",)):
+        return "the manifest has its seal; its signature was not checked, for want of the package cryptography"
+    key, known = signing.signer(artifact), signing.known_keys()
+    if key not in known:
+        return f"the manifest has its seal; the key that signed it ({key[:16]}…) is not known here"
+    return f"the manifest has its seal and the signature of {known[key]}"
+
+
+def unsupported(artifact: Artifact, words: Mapping[str, str]) -> Iterator[str]:
+    """What a manifest without a seal says and nothing bears out."""
+    manifest = artifact.manifest
+    if artifact.seal != "none":
+        return
+    parts = ["tolerance", *(["accuracy"] if manifest.accuracy else [])]
+    if manifest.labels is not None and "labels" not in words:
+        parts.insert(0, "labels")
+    yield f"{MANIFEST} has no seal: its {', '.join(parts)} are what it claims"
+    if manifest.labels is not None and len(set(manifest.labels)) < len(manifest.labels):
+        twice = next(label for label in manifest.labels if manifest.labels.count(label) > 1)
+        yield f"{manifest.labels.count(twice)} classes are called {twice!r}"
+
+
+def undecided(preprocess: Preprocess, pictures: list[Array], made: Array) -> Iterator[str]:
+    """Fields of the preprocessing that could be others and give the very same rows: the golden pictures do not prove
+    them."""
+    for field, others in (
+        ("crop", ("center", "squash")),
+        ("interpolation", ("nearest", "bilinear", "bicubic", "lanczos")),
+    ):
+        said = getattr(preprocess, field)
+        changed = (preprocess.model_copy(update={field: other}) for other in others if other != said)
+        if any(np.array_equal(one.batch(pictures), made) for one in changed):
+            yield f"the golden pictures are of a size that tells no {field} from another: {said} is what it claims"

@@ -1,0 +1,37 @@
+"""The golden pair in a session that is open: does this machine compute what the model computes?"""
+
+from __future__ import annotations
+
+from edgevit.artifact.manifest import MANIFEST
+from edgevit.artifact.opened import Artifact
+from edgevit.errors import BadArtifact, ParityFailed
+from edgevit.proof.claims import contradiction
+from edgevit.proof.parity import Reference, compare
+from edgevit.runtimes.base import Session
+
+
+def golden_reference(artifact: Artifact) -> Reference:
+    """The stored rows, and how far outputs may lie from them."""
+    inputs, outputs = artifact.golden()
+    parity = artifact.manifest.parity
+    return Reference(inputs, outputs, parity.tolerance, parity.noise)
+
+
+def require_believable(artifact: Artifact) -> None:
+    """BadArtifact for a manifest that says what cannot be true, its tolerance among it."""
+    if found := contradiction(artifact.manifest):
+        raise BadArtifact(f"{MANIFEST} in {artifact.path} {found}", hint="export anew")
+
+
+def require_proof(session: Session) -> None:
+    """ParityFailed unless the session gives the golden outputs, in its smallest batch: whoever serves answers asks this
+    first. BadArtifact for a manifest that was altered or cannot be believed."""
+    artifact = session.artifact
+    artifact.check_seal()
+    require_believable(artifact)
+    found = compare(session, golden_reference(artifact), [artifact.manifest.batch.min])
+    if found.status == "failed":
+        raise ParityFailed(
+            f"{artifact.path} does not compute its model here: {found.reason}",
+            hint=f"edgevit verify {artifact.path} says more; export it anew",
+        )
