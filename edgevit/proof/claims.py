@@ -16,7 +16,7 @@ from edgevit import registry, signing
 from edgevit.artifact.golden import GOLDEN, PICTURES
 from edgevit.artifact.manifest import MANIFEST, SIGNATURE, Array, Manifest
 from edgevit.artifact.opened import Artifact
-from edgevit.errors import BadArtifact, UnknownName
+from edgevit.errors import BadArtifact
 from edgevit.foreign import parse_json
 from edgevit.images import Preprocess
 from edgevit.precisions import precision_row, tolerance_for
@@ -27,10 +27,6 @@ _ROUNDING = 1 + 1e-9  # a tolerance is written and read again as a decimal numbe
 
 def contradiction(manifest: Manifest) -> str | None:
     """What the manifest says that it cannot mean, or None."""
-    try:
-        precision_row(manifest.precision)
-    except UnknownName:
-        return f"says it is in {manifest.precision}, a precision that is not known here"
     if manifest.precision_report.requested != manifest.precision:
         return f"says it is in {manifest.precision}, and that {manifest.precision_report.requested} was asked for"
     return _tolerance(manifest) or _classes(manifest) or _golden(manifest)
