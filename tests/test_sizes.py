@@ -37,7 +37,7 @@ def test_height_comes_before_width(value):
     "value",
     [
         0, -1, 32.5, float("nan"), float("inf"), True, None, "", "x", "32x", "32x32x32", "big", "-3", 10**9, 10**400,
-        "9" * 5000, (3, 224, 224), (), (32, 0), [[32, 32]], {"height": 32, "width": 32}, object(), print, np.array("a"),
+        "9" * 5000, (3, 224, 224), (), (32, 0), [[32, 32]], {"height": 32, "width": 32}, object, print, np.array("a"),
         np.zeros((2, 2)), torch.zeros(3, 224, 224), torch.zeros(1, device="meta"), torch.zeros(4000), 32j, b"32",
     ],
     ids=lambda value: repr(value)[:30],
