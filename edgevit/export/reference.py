@@ -14,8 +14,8 @@ keeps stays unrounded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from edgevit.models.eager.promotion import doubled, in_full, promoted
 from edgevit.precisions import FLOOR, error_of, precision_row
 
 CHUNK = 8
+ANCHORED = 4  # rows, at least, that the float64 run must agree on with the model as it is
 REPEATABLE = 1e-6  # two float32 runs of the same rows, in whatever order threads sum
 HALVES = "forward asks for half precision in places; the artifact computes those in its own precision"
 DEPENDENT = "an answer depends on the other rows of its batch: proved at batch {} only, for which it was built"
@@ -67,9 +68,9 @@ def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, classifier:
     ParityFailed for answers that are no numbers, Unsupported for those that change from call to call, or with the
     other rows of their batch where the batch is dynamic.
     """
-    model = _Eager(module, inputs, classifier)
     size = min(max(batch.min, CHUNK), batch.max)
-    anchor, halves = _anchor(model, size)
+    model = _steady(_Eager(module, inputs, classifier), size)
+    anchor = model.grouped(model.single, size, rows=min(model.rows, -(-ANCHORED // size) * size))
     if batch.dynamic:
         _require_independent(model, anchor, size, batch.min if batch.min < size else batch.max)
     fast, why = CHUNK if size != CHUNK else CHUNK // 2, ""  # another grouping than the anchor's, so that it shows
@@ -80,12 +81,15 @@ def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, classifier:
             why = str(exc)
             continue
         if _agrees(model, anchor, exact, size):
-            dependent = () if group == fast else (DEPENDENT.format(size),)
-            golden = model.golden(DOUBLE, group) if dependent else head(exact)
-            return Answers(exact, golden, group, "float64", (*halves, *dependent))
+            _require_numbers(module, exact)
+            notes = model.notes if group == fast else (*model.notes, DEPENDENT.format(size))
+            golden = head(exact) if group == fast else model.golden(DOUBLE, group)
+            return Answers(exact, golden, group, "float64", notes)
         why = "what it computes there is something else"
-    notes = (*halves, f"the reference is the eager model in float32, as it cannot be had in float64: {why}")
-    return Answers(anchor, model.golden(SINGLE, size), size, "float32", notes)
+    single = model.grouped(model.single, size)
+    _require_numbers(module, single)
+    notes = (*model.notes, f"the reference is the eager model in float32, as it cannot be had in float64: {why}")
+    return Answers(single, model.golden(model.single, size), size, "float32", notes)
 
 
 def noise(
@@ -97,8 +101,8 @@ def noise(
     own rounding on its side, which counts too.
     """
     half = precision_row(precision).emulation == "rounded to fp16"
-    model = _Eager(module, inputs, classifier="logits" in reference.outputs)
-    ways = [_rounded_way(frozenset(keep_fp32)) if half else SINGLE]
+    model = _Eager(module, inputs, "logits" in reference.outputs, HALVES in reference.notes)
+    ways = [_rounded_way(frozenset(keep_fp32)) if half else model.single]
     if reference.computed == "float32":
         ways.append(JITTERED)
     return max(worst_error(model.grouped(way, reference.group), reference.outputs) for way in ways)
@@ -139,18 +143,31 @@ def _jittered() -> Iterator[None]:
         yield
 
 
-SINGLE = _Way(_single, torch.float32, lambda module: in_full())
+SINGLE = _Way(_single, torch.float32, lambda module: nullcontext())
+FULL = _Way(_single, torch.float32, lambda module: in_full())
 DOUBLE = _Way(doubled, torch.float64, lambda module: promoted())
 JITTERED = _Way(_single, torch.float32, lambda module: _jittered())
 
 
 @dataclass(frozen=True)
 class _Eager:
-    """A module and the rows it is asked about. Runs are of copies of both: forward may edit either."""
+    """A module and the rows it is asked about. Runs are of copies of both: forward may edit either.
+
+    ``halves`` says that forward asks for half precision: watching every operator for that costs small models dear.
+    """
 
     module: nn.Module
     inputs: Inputs
     classifier: bool
+    halves: bool = True
+
+    @property
+    def single(self) -> _Way:
+        return FULL if self.halves else SINGLE
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (HALVES,) if self.halves else ()
 
     @property
     def rows(self) -> int:
@@ -176,28 +193,31 @@ class _Eager:
         return self.grouped(way, group, rows=min(GOLDEN_ROWS, self.rows))
 
 
-def _anchor(model: _Eager, size: int) -> tuple[Outputs, tuple[str, ...]]:
-    """The user's model as it is, in float32, ``size`` rows at once, and what is to be said of that.
+def _steady(model: _Eager, size: int) -> _Eager:
+    """``model``, knowing whether it asks for half precision, from two calls with the first ``size`` rows.
 
-    Raises unless its answers are numbers and stay as they are.
+    Raises unless its answers are numbers, and the same both times.
     """
-    module = _single(model.module)
-    found = model.grouped(SINGLE, size, module=module)
-    for name, value in found.items():
-        if value.dtype.kind == "f" and (bad := int((~np.isfinite(value.reshape(len(value), -1))).any(1).sum())):
-            raise no_numbers(model.module, f"output {name}, on {bad} of {len(value)} rows")
-    picks = np.arange(size) % model.rows
-    before = {name: value[picks] for name, value in found.items()}
-    with in_full() as types, _seeded(1):
+    module, picks = _single(model.module), np.arange(size) % model.rows
+    with in_full() as types, _seeded(0):
+        first = model.once(FULL, module, picks)
+    _require_numbers(model.module, first)
+    with in_full(), _seeded(1):
         state = torch.get_rng_state()
-        again = model.once(SINGLE, module, picks)
+        again = model.once(FULL, module, picks)
         # Whether numbers were drawn is asked of the generator: what is drawn may seldom change an answer.
         if not torch.equal(state, torch.get_rng_state()):
             raise moving(random=True)
-        if worst_error(again, before) > REPEATABLE:
-            first = model.once(SINGLE, _single(model.module), picks)
-            raise moving(random=worst_error(first, before) > REPEATABLE)
-    return found, (HALVES,) if types.changed else ()
+        if worst_error(again, first) > REPEATABLE:
+            fresh = model.once(FULL, _single(model.module), picks)
+            raise moving(random=worst_error(fresh, first) > REPEATABLE)
+    return replace(model, halves=types.changed)
+
+
+def _require_numbers(module: nn.Module, outputs: Outputs) -> None:
+    for name, value in outputs.items():
+        if not np.isfinite(value).all():
+            raise no_numbers(module, f"output {name}")
 
 
 @contextmanager
@@ -210,18 +230,19 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _require_independent(model: _Eager, anchor: Outputs, size: int, other: int) -> None:
     """Unsupported where the first ``size`` rows, run together, have other answers in groups of ``other`` rows."""
-    rows = min(model.rows, size)
-    found = model.grouped(SINGLE, other, rows=rows)
-    if not _agrees(model, {name: value[:rows] for name, value in anchor.items()}, found, size, rows=rows):
+    together = {name: value[:size] for name, value in anchor.items()}
+    if not _agrees(model, together, model.grouped(model.single, other, rows=min(model.rows, size)), size):
         raise Unsupported(
             "this model cannot take a dynamic batch: its answer to a row depends on the other rows of the batch",
             hint="export with --batch 1, or with the batch size that it is always called with",
         )
 
 
-def _agrees(model: _Eager, anchor: Outputs, exact: Outputs, size: int, *, rows: int | None = None) -> bool:
-    """Whether two runs differ by no more than rounding explains, given how much this model makes of it."""
-    apart = worst_error(anchor, exact)
+def _agrees(model: _Eager, anchor: Outputs, other: Outputs, size: int) -> bool:
+    """Whether the first rows of ``other`` differ from the anchor, run ``size`` at a time, by no more than rounding
+    explains, given how much this model makes of it."""
+    rows = len(next(iter(anchor.values())))
+    apart = worst_error(anchor, {name: value[:rows] for name, value in other.items()})
     if apart <= FLOOR or not np.isfinite(apart):
         return apart <= FLOOR
     return apart <= SLACK * worst_error(model.grouped(JITTERED, size, rows=rows), anchor)

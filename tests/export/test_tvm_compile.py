@@ -16,6 +16,7 @@ pytest.importorskip("tvm")
 import tvm
 from tvm import relax
 
+import edgevit
 from edgevit.artifact.manifest import BatchRange
 from edgevit.errors import ExportFailed, Unsupported
 from edgevit.export.base import Context
@@ -196,3 +197,29 @@ def test_a_build_past_its_time_is_an_export_that_failed(tmp_path: Path) -> None:
             program_of(randomised(Mixed())), tmp_path, precision="fp32", options=TvmOptions(), context=context
         )
     assert not os.listdir(tmp_path)
+
+
+class Attends(nn.Module):
+    """(B, 4, 8) tokens through every form of attention that TVM's own import drops or refuses, to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k = nn.Linear(8, 16), nn.Linear(8, 8)
+        self.register_buffer("bias", torch.randn(4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = 3 * self.q(x).reshape(len(x), 4, 4, 4).transpose(1, 2)
+        k = self.k(x).reshape(len(x), 4, 2, 4).transpose(1, 2)
+        attend = nn.functional.scaled_dot_product_attention
+        grouped = attend(q, k, k, is_causal=True, enable_gqa=True)
+        scaled = attend(q[:, :2], k, k, attn_mask=self.bias, scale=0.9)
+        chosen = attend(q[:, 0], k[:, 0], k[:, 1], attn_mask=self.bias > 0)
+        crossed = attend(q[:, :2, :3], k, k, is_causal=True, scale=0.3, dropout_p=0.0)
+        return grouped.sum((1, 2)) + scaled.sum((1, 2)) + chosen.sum(1) + crossed.sum((1, 2))
+
+
+def test_attention_has_its_mask_its_scale_and_its_groups(tmp_path) -> None:
+    rows = np.random.default_rng(0).standard_normal((16, 4, 8)).astype(np.float32)
+    artifact = edgevit.export(Attends(), "tvm", out=tmp_path / "artifact", inputs={"x": rows}, threads=1)
+    assert artifact.manifest.parity.status == "verified"
