@@ -150,6 +150,7 @@ DEVICE_MODULES = (
     "profiles.environment", "runtimes.tensorrt.device", "runtimes.coreml.device", "runtimes.tvm.device",
     "runtimes.coreml.evaluator", "runtimes.coreml.program", "runtimes.tensorrt.here",
     "runtimes.coreml.here", "runtimes.tvm.here", "benchmark", "profiles.compare", "profiles.gates", "runtimes.openvino",
+    "profiles.outcomes", "profiles.stored", "cgroups",
     *(f"bundle.{path.stem}" for path in (PACKAGE / "bundle").glob("[a-z]*.py")),
     *(f"fleet.{path.parent.name}.{path.stem}" for path in (PACKAGE / "fleet").glob("*/[a-z]*.py")),
 )  # fmt: skip
