@@ -9,7 +9,6 @@ from typing import Any
 from edgevit.errors import EdgeVitError
 from edgevit.export.durations import Took, last
 from edgevit.export.targets import Build, builds
-from edgevit.models import zoo
 from edgevit.request import ExportRequest
 
 REHEARSED = ("artifact", "target", "precision", "options", "folder", "took last time")
@@ -51,21 +50,17 @@ class Intent:
 
 
 def rehearse(request: ExportRequest) -> Iterator[Intent]:
-    """Every target in turn. Raises what the export itself would before it loads the model: for its name."""
+    """Every target in turn. Raises what the export would of its model: an unknown name, files that are not there."""
     found = builds(request)
     if any(isinstance(one, Build) for one in found.values()):
-        _check_name(request.model.source)
+        from edgevit.models.loading.source import check
+
+        check(request.model)
     for target, one in found.items():
         if isinstance(one, EdgeVitError):
             yield Intent(target, error=one)
         else:
             yield Intent(target, one, took=last(request, one.target))
-
-
-def _check_name(model: object) -> None:
-    """UnknownName for one that is not in the zoo. Files and timm's models are looked at when they are loaded."""
-    if isinstance(model, str) and ":" not in model and not model.endswith(".py"):
-        zoo.row(model)
 
 
 def _present(build: Build | None) -> Build:

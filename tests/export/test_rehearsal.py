@@ -58,5 +58,25 @@ def test_errors_are_those_of_the_real_run(tmp_path: Path) -> None:
         (intent,), (outcome,) = rehearse(request), build.exports(request)
         assert type(intent.error) is type(outcome.error) is kind
         assert str(intent.error) == str(outcome.error)
-    with pytest.raises(UnknownName, match="vit_nan"):
-        list(rehearse(ExportRequest(ModelChoice("vit_nan"), ("onnx",), out=tmp_path / "x")))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ModelChoice("vit_nan"),
+        ModelChoice("nowhere.py:build"),
+        ModelChoice("nowhere.py"),
+        ModelChoice("vit_nano", weights="nowhere.safetensors"),
+        ModelChoice("vit_nano", weights="nowhere.safetensors#ema"),
+        ModelChoice("vit_tiny", weights="digits"),
+        ModelChoice("vit_nano", pretrained=True),
+    ],
+)
+def test_a_model_that_is_not_there_is_said_as_in_the_real_run(model: ModelChoice, tmp_path: Path) -> None:
+    request = ExportRequest(model, ("onnx",), out=tmp_path / "x")
+    with pytest.raises(UsageError) as rehearsed:
+        list(rehearse(request))
+    with pytest.raises(UsageError) as real:
+        list(build.exports(request))
+    assert str(rehearsed.value) == str(real.value)
+    assert rehearsed.value.hint == real.value.hint

@@ -70,13 +70,18 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 
     Raises UsageError for a file that is missing, broken, of another kind, or that would have to run code to load.
     """
-    path = Path(path)
-    if not path.exists():
-        raise UsageError(f"no weights at {path}", hint="check the path")
+    path = existing(Path(path))
     content = read_weights(path)
     if not content.sets:
         raise UsageError(f"{path} holds no tensors under names", hint="save model.state_dict()")
     return Checkpoint(content.sets, None if content.meta is None else _parse_meta(content.meta, path))
+
+
+def existing(path: Path) -> Path:
+    """The path of weights that are there; UsageError otherwise."""
+    if not path.exists():
+        raise UsageError(f"no weights at {path}", hint="check the path")
+    return path
 
 
 def _parse_meta(text: str, path: Path) -> CheckpointMeta:

@@ -85,8 +85,8 @@ def look(module: nn.Module, size: Size) -> tuple[int, int | None]:
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
-def _named(name: str) -> tuple[Path, Any]:
-    """The file, and what it calls by the name behind the colon."""
+def file_of(name: str) -> tuple[Path, str]:
+    """The file of ``path/to/file.py:factory``, which is there, and the name behind the colon; UsageError otherwise."""
     file, _, attribute = name.rpartition(":")
     if name.endswith(".py") or not file.endswith(".py") or not attribute:
         raise UsageError(
@@ -96,11 +96,17 @@ def _named(name: str) -> tuple[Path, Any]:
     path = Path(file).resolve()
     if not path.is_file():
         raise UsageError(f"no file {file}", hint="check the path")
+    return path, attribute
+
+
+def _named(name: str) -> tuple[Path, Any]:
+    """The file, and what it calls by the name behind the colon."""
+    path, attribute = file_of(name)
     module = _import_file(path)
     found = getattr(module, attribute, None)
     if found is None:
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UnknownName(f"factory in {file}", attribute, public)
+        raise UnknownName(f"factory in {name.rpartition(':')[0]}", attribute, public)
     if not callable(found):
         raise UsageError(
             f"{name} is {_kind(found)}, not a function that returns a model",

@@ -20,7 +20,7 @@ from edgevit.images import Preprocess
 from edgevit.models import zoo
 from edgevit.models.eager.wrappers import in_float32, plain, unwrapped
 from edgevit.models.loading import file_models, timm_models
-from edgevit.models.loading.checkpoint import Checkpoint, CheckpointMeta, read_checkpoint
+from edgevit.models.loading.checkpoint import Checkpoint, CheckpointMeta, existing, read_checkpoint
 from edgevit.models.loading.fitting import Convert, Taken, load_weights
 from edgevit.models.loading.timm_models import import_timm as import_timm
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
@@ -53,17 +53,33 @@ def create_model(
     )
 
 
-def load(model: ModelChoice) -> nn.Module:
-    """The module that was chosen, in eval mode; one that was given, out of its wrappers. Errors of ``create_model``."""
-    if not isinstance(model.source, str):
-        return plain(model.source.eval())
+def check(model: ModelChoice) -> None:
+    """What can be said of a choice before it is loaded: its name is known, its files are there. Errors of ``load``."""
     name = model.source
+    if not isinstance(name, str):
+        return
     if name.startswith("timm:"):
-        module = _from_timm(name, model)
+        timm_models.import_timm()
     elif model.pretrained:
         raise UsageError(
             f"{name} has no published weights to download", hint="--pretrained is for timm:NAME; use --weights"
         )
+    elif ":" in name or name.endswith(".py"):
+        file_models.file_of(name)
+    else:
+        name = zoo.row(name).name
+    if model.weights is not None:
+        existing(_weights_path(_file_and_set(model.weights)[0], name))
+
+
+def load(model: ModelChoice) -> nn.Module:
+    """The module that was chosen, in eval mode; one that was given, out of its wrappers. Errors of ``create_model``."""
+    if not isinstance(model.source, str):
+        return plain(model.source.eval())
+    check(model)
+    name = model.source
+    if name.startswith("timm:"):
+        module = _from_timm(name, model)
     elif ":" in name or name.endswith(".py"):
         module = _from_file(name, model)
     else:
@@ -221,10 +237,14 @@ class Weights:
 def _weights(asked: ModelChoice, model: str) -> Weights:
     if asked.weights is None:
         return Weights()
-    given, wanted = str(asked.weights), None
-    if "#" in given and not Path(given).exists():
-        given, _, wanted = given.rpartition("#")
+    given, wanted = _file_and_set(asked.weights)
     return Weights(given, wanted, read_checkpoint(_weights_path(given, model)))
+
+
+def _file_and_set(weights: str) -> tuple[str, str | None]:
+    """FILE and KEY of "FILE#KEY"."""
+    file, mark, key = weights.rpartition("#")
+    return (file, key) if mark and not Path(weights).exists() else (weights, None)
 
 
 def _weights_path(weights: str, model: str) -> Path:
