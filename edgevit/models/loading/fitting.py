@@ -16,6 +16,7 @@ from edgevit.errors import UnknownName, UsageError, first_line
 from edgevit.models.loading.places import Place, places, without_wrappers
 from edgevit.models.loading.weights_file import State
 
+_WORD, _NAMES = 200, 12  # characters of a name from a file, and names, that an error shows
 Convert = Callable[[State], State]
 
 
@@ -64,7 +65,9 @@ def load_weights(
     everywhere = list(places(sets, least))
     found = [place for place in everywhere if wanted is None or wanted in (place.name, place.home)]
     if not found:
-        raise UnknownName(f"weights in {path}", wanted or "", sorted({place.name for place in everywhere} - {""}))
+        large = [place for place in everywhere if place.name and len(place.state) >= least]
+        known = [place.name for place in large if not _fit(own, place, converts).problems]
+        raise UnknownName(f"weights in {path}", (wanted or "")[:_WORD], sorted(known, key=len)[:_NAMES])
     large = [place for place in found if len(place.state) >= least]
     fits = _without_strays([_fit(own, place, converts) for place in large or found], wanted)
     whole = _distinct([fit for fit in fits if fit.whole])
@@ -103,7 +106,7 @@ def _fit(own: Mapping[str, tuple[str, Tensor]], place: Place, converts: Sequence
     for convert in converts:
         try:
             state = without_wrappers(convert(dict(place.state)))
-        except (KeyError, ValueError, RuntimeError, AttributeError, IndexError, TypeError):  # not the layout it knows
+        except Exception:  # not the layout that it knows
             continue
         best = min(best, _matched(own, place, state), key=lambda fit: len(fit.problems))
     shared = _shared_prefix(own)
@@ -251,7 +254,7 @@ def _refusal(fit: _Fit, own: Mapping[str, tuple[str, Tensor]], path: str) -> Usa
 
 def _shorten(problems: Sequence[str], limit: int = 4) -> str:
     rest = f"; and {len(problems) - limit} more" if len(problems) > limit else ""
-    return "; ".join(problems[:limit]) + rest
+    return "; ".join(one if len(one) <= _WORD else f"{one[:_WORD]}…" for one in problems[:limit]) + rest
 
 
 def _advice(fit: _Fit, own: Mapping[str, tuple[str, Tensor]]) -> str:

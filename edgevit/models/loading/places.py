@@ -18,7 +18,7 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 _AVERAGED = re.compile(r"(model|net|params?|weights?|state|dict)?(ema|swa)(model|net|params?|weights?|state|dict)?\d*")
 _AVERAGED_WORDS = {"averaged", "average", "avg", "polyak", "shadow"}
 _COUNT = "n_averaged"  # beside the weights of torch.optim.swa_utils.AveragedModel
-_MOST = 256  # prefixes that are tried
+_MOST, _DEEPEST = 256, 12  # prefixes that are tried, and parts of one
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,6 @@ def _prefixes(names: Iterable[str], least: int) -> list[str]:
     counted: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
-        counted.update(".".join(parts[:depth]) + "." for depth in range(1, len(parts)))
+        counted.update(".".join(parts[:depth]) + "." for depth in range(1, min(len(parts), _DEEPEST)))
     found = [prefix for prefix, count in counted.items() if count >= least]
     return ["", *sorted(found, key=lambda prefix: prefix.count("."))[:_MOST]]

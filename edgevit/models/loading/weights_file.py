@@ -69,7 +69,7 @@ def read_weights(path: Path) -> Content:
         return _read_safetensors(path)
     if not head.startswith(b"PK") and _MAGIC not in head[:32] and head[257:262] != b"ustar":  # torch's three formats
         raise _of_another_kind(path, head)
-    content = _read_torch(path)
+    content = _read_torch(path, head)
     text = content.get(METADATA_KEY)
     return Content(dict(_sets(content)), text if isinstance(text, str) else None)
 
@@ -107,8 +107,8 @@ def _read_safetensors(path: Path) -> Content:
 # --- torch -------------------------------------------------------------------------------------------------------
 
 
-def _read_torch(path: Path) -> Mapping[Any, Any]:
-    if zipfile.is_zipfile(path):
+def _read_torch(path: Path, head: bytes) -> Mapping[Any, Any]:
+    if head.startswith(b"PK"):
         _check_archive(path)
     try:
         with torch.serialization.safe_globals(stand_ins()), warnings.catch_warnings():
@@ -125,6 +125,10 @@ def _read_torch(path: Path) -> Mapping[Any, Any]:
 
 def _check_archive(path: Path) -> None:
     """torch.save compresses nothing: an archive that unpacks to more than its size is none of its files."""
+    if not zipfile.is_zipfile(path):
+        raise UsageError(
+            f"{path} cannot be read as a torch checkpoint: its end is missing", hint="is the file complete?"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -141,7 +145,7 @@ def _check_archive(path: Path) -> None:
 
 def _unreadable(path: Path, exc: Exception) -> UsageError:
     said = str(exc)
-    if named := re.search(r"GLOBAL (?P<name>\S+)(?: was not| whose module)", said):
+    if named := re.search(r"GLOBAL (?P<name>\S{1,200})\S*(?: was not| whose module)", said):
         return UsageError(
             f"{path} holds more than tensors ({named['name']}), and loading it would run code from the file", hint=_SAVE
         )

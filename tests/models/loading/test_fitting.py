@@ -139,6 +139,21 @@ def test_a_set_that_is_not_there_is_answered_with_those_that_are():
     assert "model_ema" in caught.value.hint
 
 
+def test_names_without_end_take_neither_the_memory_nor_the_screen():
+    deep = {
+        "a." * 200_000 + "b": torch.ones(1),
+        "x" * 1_000_000: torch.ones(1),
+        **{f"{n}.w": torch.ones(1) for n in range(500)},
+    }
+    with pytest.raises(UsageError) as caught:
+        taken({"": deep})
+    assert len(str(caught.value)) < 1200
+    many = {f"optimizer.state.{n}": {"exp_avg": torch.ones(1)} for n in range(500)}
+    with pytest.raises(UnknownName) as caught:
+        taken({"model": RAW, "model_ema": AVERAGED, **many}, "nothing like it")
+    assert caught.value.hint == "known: model, model_ema"
+
+
 def test_other_things_of_a_trainer_are_no_weights_of_the_model():
     sets = {"optimizer.state.0": {"exp_avg": torch.ones(3)}, "state_dict": RAW, "discriminator": {"w": torch.ones(2)}}
     assert taken(sets) == (1.0, "w.pth", ())
