@@ -42,6 +42,7 @@ class Site:
     ends: tuple[str, ...]
     bundle: Path
     rogue: Bus  # of a node that holds nothing
+    running: Processes
 
     def link(self, who: str) -> Link:
         return Link(connect=self.ends, identity=self.folder / who)
@@ -90,7 +91,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         rogue = open_bus(Link(connect=ends, identity=folder / "rogue"), "node", "rogue")
         patch.setattr(zenoh_bus, "settings", settings)
         stack.callback(rogue.close)
-        yield Site(folder, ends, bundle, rogue)
+        yield Site(folder, ends, bundle, rogue, running)
 
 
 @pytest.fixture
@@ -196,3 +197,19 @@ def test_a_node_does_not_leave_because_another_one_takes_its_name(deployed: Site
         time.sleep(NAMESAKE_S + 2.0)
         with Operator.on(deployed.operator) as operator:
             wait_for(lambda: "n2" in {one.node for one in operator.nodes()})
+
+
+def test_a_candidate_that_is_announced_and_is_none_stops_no_takeover(deployed: Site) -> None:
+    deploy(deployed.bundle, deployed.operator, name="flowers", replace_after_s=1.0)
+    known = deployed.known()
+    lost = next(node for node in ("n3", "n2") if known.given.get(node))
+    with closing(deployed.rogue.announce(NAMES.control("a-node", "1"))):
+        time.sleep(1.0)
+        deployed.running.kill(lost)
+        wait_for(
+            lambda: (
+                {part for node, parts in deployed.known().nodes.items() if node != lost for part in parts}
+                >= set(known.given[lost])
+            ),
+            40,
+        )

@@ -1,9 +1,10 @@
 """Keeps deployments placed while no operator looks: one elected node has the parts of a node that is gone taken over.
 
-Every node announces that it may be the controller; the one of the lowest name is. It acts on the newest order that any
-node knows, with its step raised and more parts on the nodes that the operator named as hosts; it takes nothing away, so
-that a node which comes back serves again what it was given. On both sides of a cut there is one; when the cut heals,
-what was taken over on either side counts, and the one controller that is left tells all of it to all.
+Every node announces that it may be the controller; of those that answer the one of the lowest name is. It acts on the
+newest order that any node knows, with its step raised and more parts on the nodes that the operator named as hosts; it
+takes nothing away, so that a node which comes back serves again what it was given. On both sides of a cut there is one;
+when the cut heals, what was taken over on either side counts, and the one controller that is left tells all of it to
+all.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ LOOK_S = 3.0  # between two looks at a fleet in which nothing changes
 AGAIN_S = 10.0  # before a node hears an order again that it should know
 BANNED_S = 300.0  # that a node which could not take a part is left in peace
 ORDER_S = 600.0
+DOUBTED_S, ANSWERED_S = 60.0, 15.0  # until a candidate is asked again whether it is there
 
 
 class Knows(Protocol):
@@ -53,6 +55,8 @@ class Controller:
         self._me = (node, incarnation)
         self._lock = threading.Lock()
         self._candidates: set[tuple[str, ...]] = set()
+        self._doubted: dict[tuple[str, ...], float] = {}  # candidates that do not answer -> until when they are passed
+        self._answered: dict[tuple[str, ...], float] = {}  # the one that does -> until when it is believed
         self._live: set[tuple[str, ...]] = set()
         self._left: dict[str, float] = {}  # node -> since when it is gone, or was first missed
         self._failing: dict[tuple[str, str, str], float] = {}  # node, revision, part -> since when it could not be had
@@ -78,10 +82,29 @@ class Controller:
         if self._thread.is_alive():
             self._thread.join(3)
 
-    @property
-    def elected(self) -> bool:
+    def _leads(self) -> bool:
+        """Whether this node is elected. Any node can announce a candidate that is none; with identities one counts only
+        if it answers as that node."""
+        while (first := self._first()) != self._me:
+            if self._bus.identity is None or self._answers(first):
+                return False
+            with self._lock:
+                self._doubted[first] = time.monotonic() + DOUBTED_S
+        return True
+
+    def _first(self) -> tuple[str, ...]:
+        now = time.monotonic()
         with self._lock:
-            return min(self._candidates | {self._me}) == self._me
+            return min({one for one in self._candidates if self._doubted.get(one, 0.0) < now} | {self._me})
+
+    def _answers(self, candidate: tuple[str, ...]) -> bool:
+        now = time.monotonic()
+        if self._answered.get(candidate, 0.0) < now:
+            node, incarnation = candidate
+            if all(info.incarnation != incarnation for info in known_infos(self._bus, self._names, node)):
+                return False
+            self._answered = {candidate: now + ANSWERED_S}
+        return True
 
     def _candidate(self, key: str, there: bool) -> None:
         with self._lock:
@@ -103,7 +126,7 @@ class Controller:
             if self._stir.is_set():
                 self._stir.clear()
                 look_at = min(look_at, time.monotonic() + TICK_S)
-            if time.monotonic() < look_at or not self.elected:
+            if time.monotonic() < look_at or not self._leads():
                 continue
             busy = True
             try:

@@ -40,7 +40,6 @@ from edgevit.fleet.bus.messages import (
 from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.transport import Bus, Closer, Question
 from edgevit.images import ImageError, Preprocess, able_formats, decode, encoded_size
-from edgevit.proof.parity import Reference, compare
 from edgevit.runtimes.base import Session, open_session
 
 BUSY, LATE, LEAVING = "busy", "late", "leaving"
@@ -289,6 +288,8 @@ class Engine:
 
 def _prove(session: Session) -> None:
     """The golden inputs must give the golden outputs here; ParityFailed where they do not. It warms the session up."""
+    from edgevit.proof.parity import Reference, compare  # a node that holds nothing does without
+
     manifest = session.artifact.manifest
     reference = Reference(*session.artifact.golden(), manifest.parity.tolerance, manifest.parity.noise)
     found = compare(session, reference, (min(manifest.batch.max, reference.rows),))

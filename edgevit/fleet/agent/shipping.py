@@ -257,7 +257,7 @@ class Puller:
             liars = sorted(filter(self._shunned, self._liars))
             if liars:
                 raise BadArtifact(
-                    f"nobody but {', '.join(liars)} gives {sha256[:12]}…, and what came from there is something else",
+                    f"nobody but {', '.join(liars)} gives {sha256[:12]}…, and the bytes from there are not its",
                     hint="deploy again while the machine with the bundle is reachable",
                 )
             raise FleetError(
