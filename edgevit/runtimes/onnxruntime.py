@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -23,6 +24,7 @@ from edgevit.errors import (
     first_line,
 )
 from edgevit.runtimes.base import LayerTime, Session, module_of
+from edgevit.runtimes.limit import Limit, limit_of
 
 CPU = "CPUExecutionProvider"
 
@@ -80,6 +82,9 @@ class OnnxRuntimeSession(Session):
         self._session = session
         self._options = dict(options)
         self._names = [spec.name for spec in self.outputs]
+        self._how = how = ort.RunOptions()
+        self._limit = Limit(limit_of(artifact.manifest), lambda: setattr(how, "terminate", True))
+        weakref.finalize(self, self._limit.close)
         self.provider = session.get_providers()[0]
         self.words = dict(session.get_modelmeta().custom_metadata_map)
         self.details = {
@@ -92,10 +97,16 @@ class OnnxRuntimeSession(Session):
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if self._session is None:
             raise EdgeVitError(f"the session on {self.artifact.path} was closed", hint="open another one")
+        self._limit.began()
         try:
-            found = self._session.run(self._names, feeds)
+            found = self._session.run(self._names, feeds, self._how)
         except Exception as exc:
+            if self._limit.exceeded:
+                said = f"{self.artifact.path} was stopped: one inference took more than {self._limit.seconds:.0f} s"
+                raise EdgeVitError(said, hint="export it anew, or use a smaller batch") from exc
             raise EdgeVitError(f"ONNX Runtime could not run {self.artifact.path}: {_words(exc)}") from exc
+        finally:
+            self._limit.ended()
         return dict(zip(self._names, found, strict=True))
 
     def layers(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[LayerTime]:
@@ -114,6 +125,7 @@ class OnnxRuntimeSession(Session):
 
     def close(self) -> None:
         self._session = None
+        self._limit.close()
 
 
 class OnnxRuntime:
