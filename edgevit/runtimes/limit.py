@@ -20,8 +20,8 @@ def limit_of(manifest: Manifest) -> float:
 
 
 class Limit:
-    """Calls ``stop`` when an inference between ``began`` and ``ended`` takes longer than ``seconds``. One thread, asleep
-    from the first inference on: a timer for each would cost as much as a small model."""
+    """Calls ``stop`` when an inference between ``began`` and ``ended`` takes longer than ``seconds``. One thread that
+    sleeps from the first inference on: a timer for each would cost as much as a small model."""
 
     def __init__(self, seconds: float, stop: Callable[[], None]) -> None:
         self.seconds, self.exceeded = seconds, False
