@@ -24,7 +24,7 @@ from edgevit.artifact.manifest import SIGNATURE
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.seal import canonical
 from edgevit.errors import BadArtifact, EdgeVitError, UsageError
-from edgevit.foreign import parse_json, read_json
+from edgevit.foreign import parse_json, read_json, read_text
 from edgevit.home import home
 
 if TYPE_CHECKING:
@@ -200,12 +200,12 @@ def _write_private(path: Path, text: str) -> None:
 def _read_private(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    hint = "restore it, or move it away and a new one is made"
+    text = read_text(path, "a signing key", error=EdgeVitError, hint=hint)
     try:
-        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text("ascii").strip()))
-    except (OSError, ValueError) as exc:
-        raise EdgeVitError(
-            f"{path} cannot be read as a signing key: {exc}", hint="restore it, or move it away and a new one is made"
-        ) from exc
+        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text.strip()))
+    except ValueError as exc:
+        raise EdgeVitError(f"{path} cannot be read as a signing key: {exc}", hint=hint) from exc
 
 
 def _trusted() -> dict[str, str]:

@@ -12,6 +12,7 @@ from edgevit.artifact.files import write_atomically
 from edgevit.artifact.opened import Artifact
 from edgevit.disk import writing
 from edgevit.errors import BadArtifact, UsageError
+from edgevit.foreign import read_json
 
 FILE = "benchmark.json"
 FORMAT = 1
@@ -28,11 +29,13 @@ class Ledger:
         if not path.exists():
             return
         try:
-            stored = json.loads(path.read_text("utf-8"))
+            stored = read_json(
+                path, "a record of a benchmark", error=BadArtifact, hint=f"delete {path}, or choose another -o"
+            )
             if stored["format"] == FORMAT:
                 self.exports = dict(stored["exports"])
                 self.rows = {_key(row["model"], row["target"], row["runtime"]): row for row in stored["rows"]}
-        except (OSError, ValueError, KeyError, TypeError) as exc:
+        except (KeyError, TypeError, ValueError) as exc:
             raise BadArtifact(f"{path} cannot be read: {exc}", hint=f"delete {path}, or choose another -o") from exc
 
     def save(self) -> None:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgevit.amounts import BYTES, amount
 from edgevit.bundle.assign import Node, Part
 from edgevit.errors import UnknownName, UsageError
+from edgevit.foreign import read_text
 from edgevit.profiles.stored import Measurement, read
 
 MACS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -140,14 +141,12 @@ def read_fleet(path: Path | str) -> Fleet:
     the nearest one; BadArtifact for a damaged profile.
     """
     path = Path(path)
+    hint = "write one [[node]] for each device"
+    text = read_text(path, "a fleet file", hint=hint)
     try:
-        written = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as exc:
-        raise UsageError(f"there is no fleet file {path}", hint="write one [[node]] for each device") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"{path} cannot be read: {exc}") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise UsageError(f"{path} is not TOML: {exc}") from exc
+        written = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+        raise UsageError(f"{path} is not TOML: {str(exc).splitlines()[0]}", hint=hint) from exc
     for key in written:
         if key != "node":
             raise UnknownName(f"key in {path}", key, ["node"])

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from edgevit.errors import UsageError
+from edgevit.foreign import read_bounded
 
 Array = np.ndarray[Any, Any]
 _PIXELS = 3 * 32 * 32
+_BATCH_BYTES = 1 << 30  # the largest published, train of CIFAR-100, has 155 MB
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,7 @@ def _recognise(folder: Path) -> tuple[_Layout, _Batch, _Names]:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise UsageError(f"{path}: {(exc.strerror or str(exc)).lower()}", hint="is the CIFAR copy complete?") from exc
+    return read_bounded(path, _BATCH_BYTES, "a CIFAR batch", hint="is the CIFAR copy complete?")
 
 
 def _binary_batch(path: Path, layout: _Layout) -> tuple[Array, Array]:

@@ -12,17 +12,21 @@ import numpy as np
 from edgevit.data.labelled import LabelledData, Pixels, Split, from_array
 from edgevit.data.split import part
 from edgevit.errors import UsageError
+from edgevit.foreign import opened
 
 
 def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
     """Arrays ``images`` (N, H, W[, 1 or 3]), uint8 or floats in 0..1, and optional ``labels`` (N,), ``classes``."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with (
+            opened(path, "an .npz", hint="check the path after npz:") as stream,
+            np.load(stream, allow_pickle=False) as file,
+        ):
             arrays = {name: file[name] for name in ("images", "labels", "classes") if name in file}
             names = sorted(file.files)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file", hint="check the path after npz:") from None
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as exc:
+    except MemoryError as exc:
+        raise UsageError(f"{path}: its arrays do not fit into memory", hint="store fewer images in it") from exc
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as exc:
         raise UsageError(
             f"{path}: not a readable .npz of plain arrays ({exc})", hint="write it with numpy.savez"
         ) from exc

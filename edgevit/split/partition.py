@@ -11,16 +11,15 @@ in turn the swap that gains most, until none gains; the best of them is kept.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgevit.errors import UnknownName, UsageError
+from edgevit.foreign import read_json
 from edgevit.split.options import PARTITIONS
 
 Array = npt.NDArray[np.float64]
@@ -80,12 +79,7 @@ def read_partition(path: Path | str, labels: Sequence[str]) -> Partition:
 
 
 def _read_parts(path: Path) -> list[list[str]]:
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise UsageError(f"no partition file at {path}", hint="check the path") from exc
-    except ValueError as exc:
-        raise UsageError(f"{path} is not JSON: {exc}") from exc
+    content = read_json(path, "a partition")
     parts = content.get("parts") if isinstance(content, dict) else None
     if not isinstance(parts, list) or not parts or not all(isinstance(part, list) and part for part in parts):
         raise UsageError(f"{path} holds no partition", hint='write {"parts": [["cat", "dog"], ["car"]]}')

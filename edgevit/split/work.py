@@ -21,6 +21,7 @@ from torch import Tensor
 
 from edgevit.artifact.files import write_atomically
 from edgevit.errors import UsageError
+from edgevit.foreign import read_json
 from edgevit.split.importance import Importance
 
 
@@ -109,10 +110,9 @@ def open_work(folder: Path, recipe: dict[str, Any], *, resume: bool, force: bool
 def _check_same(note: Path, recipe: dict[str, Any]) -> None:
     if not note.is_file():
         raise UsageError(f"nothing to resume: no {note.parent}", hint="start without --resume")
-    try:
-        saved = json.loads(note.read_text())
-    except ValueError as exc:
-        raise UsageError(f"{note} is not the recipe of a split", hint="start over with --force") from exc
+    saved = read_json(note, "the recipe of a split", hint="start over with --force")
+    if not isinstance(saved, dict):
+        raise UsageError(f"{note} is not the recipe of a split", hint="start over with --force")
     wanted = json.loads(json.dumps(recipe))
     differing = sorted(name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name))
     if differing:

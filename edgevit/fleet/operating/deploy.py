@@ -28,6 +28,7 @@ from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.messages import BadMessage, Info, Placement, record
 from edgevit.fleet.bus.names import checked
 from edgevit.fleet.operating.operator import OnProgress, Operator, hosts, unheard
+from edgevit.foreign import TEXT_BYTES, read_bounded
 from edgevit.home import fleet_home
 
 COLUMNS = ("node", "sub-models")
@@ -341,12 +342,13 @@ def _file() -> Path:
 
 
 def _deployed() -> dict[str, Any]:
-    try:
-        return record(_file().read_bytes())
-    except FileNotFoundError:
+    if not _file().exists():
         return {}
-    except (OSError, BadMessage) as exc:
-        raise EdgeVitError(f"{_file()} cannot be read: {exc}", hint="move it away, and deploy again") from exc
+    hint = "move it away, and deploy again"
+    try:
+        return record(read_bounded(_file(), TEXT_BYTES, "a record of deployments", error=EdgeVitError, hint=hint))
+    except BadMessage as exc:
+        raise EdgeVitError(f"{_file()} cannot be read: {exc}", hint=hint) from exc
 
 
 def _remember(placement: Placement, link: Link | None) -> None:

@@ -32,10 +32,12 @@ from edgevit.fleet.trust.certificates import (
     key_sha256,
     new_key,
     pem,
+    read_certificate,
     read_key,
     requested_key,
 )
 from edgevit.fleet.trust.identity import check_times, locked, need_cryptography, shown, utc_now, write_file
+from edgevit.foreign import read_text
 from edgevit.home import fleet_home
 
 if TYPE_CHECKING:
@@ -93,13 +95,8 @@ class Authority:
 
     def issued(self) -> Issued:
         path = self.folder / ISSUED
-        try:
-            text = path.read_text("utf-8")
-        except OSError as exc:
-            raise FleetError(
-                f"{path}, the record of what was issued, cannot be read: {exc.strerror}",
-                hint="restore it from a backup, or begin anew: edgevit fleet ca rotate",
-            ) from exc
+        hint = "restore it from a backup, or begin anew: edgevit fleet ca rotate"
+        text = read_text(path, "the record of what was issued", error=FleetError, hint=hint)
         return parse_versioned(
             text, path, Issued, SCHEMA_VERSION, "CA record", "folder", "begin anew: edgevit fleet ca rotate"
         )
@@ -135,16 +132,15 @@ def alone() -> Iterator[None]:
 
 def open_ca(*, now: datetime | None = None) -> Authority:
     """This user's CA. FleetError when there is none, its files do not belong together, or it is past its end."""
-    from cryptography import x509
 
     need_cryptography()
     folder = ca_folder()
     if not folder.exists():
         raise FleetError(f"there is no fleet CA in {folder}", hint="edgevit fleet ca init, on one machine of the fleet")
     try:
-        certificate = x509.load_pem_x509_certificate((folder / CA_CERTIFICATE).read_bytes())
+        certificate = read_certificate(folder / CA_CERTIFICATE)
         key = read_key(folder / CA_KEY)
-    except (OSError, ValueError, TypeError) as exc:
+    except (UsageError, ValueError, TypeError) as exc:
         raise FleetError(
             f"{folder} is not a CA folder: {exc}", hint="restore it, or edgevit fleet ca init --force"
         ) from exc

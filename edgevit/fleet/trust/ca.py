@@ -8,7 +8,6 @@ their old identity, until their certificates end.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from edgevit.fleet.bus.names import checked
 from edgevit.fleet.trust.authority import CA_KEY, DAYS, ISSUED, Entry, Issued, alone, ca_folder, open_ca, replace_ca
 from edgevit.fleet.trust.certificates import addresses, key_bytes, new_key, pem
 from edgevit.fleet.trust.identity import RECORD, need_cryptography, shown, utc_now, write_identity
+from edgevit.foreign import TEXT_BYTES, read_bounded, read_json
 from edgevit.home import fleet_home
 
 CA_DAYS = 3650.0
@@ -226,8 +226,8 @@ def rotate(days: float = CA_DAYS, *, now: datetime | None = None) -> Rotated:
 def _names(path: Path) -> Issued:
     """The record without its certificates; without names if it cannot be read: a CA must be replaceable in any case."""
     try:
-        issued = Issued.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
+        issued = Issued.model_validate_json(read_bounded(path, TEXT_BYTES, "the record of what was issued"))
+    except (UsageError, ValueError):
         return Issued()
     for entry in issued.nodes.values():
         entry.certificates, entry.key = {}, None
@@ -271,8 +271,8 @@ def _check_out(out: Path, name: str) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        owner = json.loads((out / RECORD).read_text("utf-8"))["name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        owner = read_json(out / RECORD, "the record of an identity")["name"]
+    except (UsageError, KeyError, TypeError):
         owner = None
     if owner != name:
         whose = "not an identity folder" if owner is None else f"the identity of {owner}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevit.errors import FleetError, UsageError
+from edgevit.foreign import read_bounded
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -135,12 +136,22 @@ def key_bytes(key: EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
+PEM_BYTES = 1 << 16
+
+
+def read_certificate(path: Path) -> Certificate:
+    """ValueError unless the file holds a certificate, UsageError where it is no file."""
+    from cryptography import x509
+
+    return x509.load_pem_x509_certificate(read_bounded(path, PEM_BYTES, "a certificate"))
+
+
 def read_key(path: Path) -> EllipticCurvePrivateKey:
-    """ValueError unless the file holds an elliptic-curve key."""
+    """ValueError unless the file holds an elliptic-curve key, UsageError where it is no file."""
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    key = load_pem_private_key(path.read_bytes(), None)
+    key = load_pem_private_key(read_bounded(path, PEM_BYTES, "a key"), None)
     if not isinstance(key, EllipticCurvePrivateKey):
         raise ValueError(f"{path} holds another kind of key")
     return key

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 
 from edgevit import registry
 from edgevit.artifact.files import write_durably
-from edgevit.errors import FleetError
+from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.bus.papers import certified_as, check_role
-from edgevit.fleet.trust.certificates import key_bytes, new_key, read_key
+from edgevit.fleet.trust.certificates import key_bytes, new_key, read_certificate, read_key
+from edgevit.foreign import read_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -78,16 +79,14 @@ def open_identity(folder: Path, *, role: str | None = None, now: datetime | None
 
 
 def _read(folder: Path) -> Identity:
-    from cryptography import x509
     from cryptography.exceptions import InvalidSignature
 
     try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
+        record = read_json(folder / RECORD, "the record of an identity")
         name, role = str(record["name"]), str(record["role"])
-        certificate = x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes())
-        authority = x509.load_pem_x509_certificate((folder / CA).read_bytes())
+        certificate, authority = read_certificate(folder / CERTIFICATE), read_certificate(folder / CA)
         key = read_key(folder / KEY)
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except (UsageError, ValueError, KeyError, TypeError) as exc:
         raise FleetError(f"{folder} is not an identity folder: {exc}", hint=_again("NAME")) from exc
     try:
         certificate.verify_directly_issued_by(authority)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 from edgevit import signing
 from edgevit.errors import BadArtifact, EdgeVitError, FleetError
 from edgevit.fleet.bus.messages import Message, Name, Placement
+from edgevit.foreign import read_json
 
 TRUSTED = "trusted.json"  # in a node's identity folder: operators' public keys, hex -> name
 _DOMAIN = "edgevit placement, signature version 1"
@@ -122,10 +123,11 @@ def trusted_keys(identity: Path | None = None) -> dict[str, str]:
     if identity is None:
         return signing.known_keys()
     path = identity / TRUSTED
-    try:
-        return {str(key): str(name) for key, name in json.loads(path.read_text("utf-8")).items()}
-    except (OSError, ValueError, AttributeError) as exc:
-        raise EdgeVitError(f"{path} cannot be read: {exc}", hint="enroll this node again: edgevit enroll NAME") from exc
+    hint = "enroll this node again: edgevit enroll NAME"
+    found = read_json(path, "a list of trusted keys", error=EdgeVitError, hint=hint)
+    if not isinstance(found, dict):
+        raise EdgeVitError(f"{path} cannot be read: it is no list of trusted keys", hint=hint)
+    return {str(key): str(name) for key, name in found.items()}
 
 
 def _canonical(message: Message, unsigned: set[str]) -> bytes:
