@@ -47,7 +47,8 @@ def filling(path: Path) -> Iterator[None]:
 def in_words(exc: OSError) -> EdgeVitError:
     """One that nobody expected, with the file that it names."""
     where = f"{exc.filename}: " if exc.filename else ""
-    return EdgeVitError(f"{where}{why(exc)}", hint=_NEXT.get(exc.errno or 0))
+    hint = "check its permissions" if exc.errno in (errno.EACCES, errno.EPERM) else _NEXT.get(exc.errno or 0)
+    return EdgeVitError(f"{where}{why(exc)}", hint=hint)
 
 
 def why(exc: OSError) -> str:

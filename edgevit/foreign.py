@@ -117,6 +117,18 @@ def opened(
     raise error(f"{path}: {refusal}", hint=hint or "name another file")
 
 
+def entries(folder: Path, hint: str) -> list[Path]:
+    """What lies in a folder, sorted; UsageError where it is missing, none, or not to be read."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError as exc:
+        raise UsageError(f"{shown(folder)}: no such folder", hint=hint) from exc
+    except NotADirectoryError as exc:
+        raise UsageError(f"{folder}: a file, not a folder", hint=hint) from exc
+    except OSError as exc:
+        raise UsageError(f"{folder}: {why(exc)}", hint=hint) from exc
+
+
 def _without_waiting(path: str, flags: int) -> int:
     """A pipe that nobody writes to is opened at once: it is refused afterwards."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

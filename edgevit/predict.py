@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from edgevit import render
 from edgevit.addresses import shown
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
@@ -148,7 +149,9 @@ def classifier(artifact: Artifact, labels: Sequence[str] | None) -> Artifact:
 def check_labels(labels: Sequence[str] | None, classes: int | str) -> None:
     """UsageError where ``labels`` are of another number."""
     if labels is not None and len(labels) != classes:
-        raise UsageError(f"{len(labels)} labels for {classes} classes", hint="one label per class, in order")
+        raise UsageError(
+            f"{render.counted(len(labels), 'label')} for {classes} classes", hint="one label per class, in order"
+        )
 
 
 def answers(
@@ -162,7 +165,7 @@ def answers(
             try:
                 found = classify(session, Path(file))
             except ImageError as error:
-                name, said = shown(Path(file)), str(error)
+                name, said = shown(Path(file)), str(error) + (f"; {error.hint}" if error.hint else "")
                 yield Failure(name, said if said.startswith(name) else f"{name}: {said}")
                 continue
             yield found or Failure(str(file), f"{file}: the model's output holds NaN or infinity; run edgevit verify")

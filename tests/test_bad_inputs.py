@@ -3,7 +3,10 @@ or a wait."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgevit import cli
+from edgevit.artifact.opened import Artifact
 
 INPUTS: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: None,
@@ -49,7 +53,7 @@ VERBS = {
     "export --data": "export vit_nano -t onnx -o OUT --weights digits --data npz:BAD",
     "export a file": "export BAD.py:make -t onnx -o OUT",
     "train": "train vit_nano -o OUT.safetensors --data folder:BAD",
-    "split --partition": "split vit_edvit --weights digits --parts 2 -o OUT --partition BAD",
+    "split --partition": "split vit_nano --weights digits --parts 2 -o OUT --partition BAD.json",
     "split --weights": "split vit_edvit --parts 2 -o OUT --weights BAD",
     "assign": "assign BAD --fleet BAD",
     "deploy": "deploy BAD",
@@ -85,7 +89,7 @@ def edgevit(
 
 # Of verbs that start a process or load a model first, kinds enough to see which way they read.
 SLOW = ("verify --", "export", "train", "split")
-FEW = ("missing", "a folder", "a pipe", "a device", "bytes of no text", "below a file")
+FEW = ("missing", "a folder", "a pipe", "a link to itself", "bytes of no text", "below a file")
 CASES = [(verb, kind) for verb in VERBS for kind in (FEW if verb.startswith(SLOW) else INPUTS)]
 
 
@@ -107,3 +111,38 @@ def test_a_path_that_is_nothing_to_read_is_one_sentence(verb: str, kind: str, ed
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, said
     assert not (tmp_path / "out").exists()
+
+
+def without_privileges() -> None:
+    """Root obeys permissions as others do: the next program begins without CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; nothing happens where one is not root
+
+
+def test_what_another_user_may_not_read_is_one_sentence(make_artifact, tmp_path: Path) -> None:
+    artifact, closed = make_artifact(), tmp_path / "closed"
+    (closed / "class").mkdir(parents=True)
+    shutil.copy(artifact / "golden/0.png", closed / "x.png")
+    (tmp_path / "file").touch()
+    for path in (closed, tmp_path / "file"):
+        path.chmod(0)
+    for arguments, code in (
+        (("info", closed), 6),
+        (("info", closed / "below"), 6),
+        (("predict", artifact, closed / "x.png"), 1),
+        (("predict", artifact, artifact / "golden/0.png", "--labels", tmp_path / "file"), 2),
+        (("verify", artifact, "--data", f"folder:{closed}"), 2),
+        (("verify", artifact, "--data", f"cifar10:{closed}"), 2),
+        (("verify", artifact, "--data", f"npz:{tmp_path / 'file'}"), 2),
+        (("report", closed), 2),
+        (("assign", artifact, "--fleet", tmp_path / "file"), 2),
+        (("train", "vit_nano", "-o", closed / "a.safetensors"), 2),
+        (("report", artifact, "--format", "md", "-o", closed / "a.md"), 2),
+    ):
+        command = [sys.executable, "-P", "-m", "edgevit.cli", *map(str, arguments)]
+        ran = subprocess.run(command, capture_output=True, text=True, preexec_fn=without_privileges)
+        assert ran.returncode == code, (arguments, ran.stderr)
+        assert sum(line.lower().startswith("error: ") for line in ran.stderr.splitlines()) == 1, ran.stderr
+        assert "internal error" not in ran.stderr
+    closed.chmod(0o755)
+    assert Artifact.open(artifact)

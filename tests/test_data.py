@@ -99,6 +99,26 @@ def test_digits_without_scikit_learn_name_the_pip_line(monkeypatch: pytest.Monke
     assert caught.value.hint == "pip install 'edgevit[data]'"
 
 
+def test_a_file_where_a_folder_is_meant_and_a_circle_of_links(tmp_path: Path) -> None:
+    picture(tmp_path / "set" / "ant" / "deep" / "1.png")
+    (tmp_path / "set" / "ant" / "round").symlink_to(tmp_path / "set" / "ant")
+    os.mkfifo(tmp_path / "set" / "ant" / "pipe.png")
+    assert len(open_data(f"folder:{tmp_path / 'set'}")) == 1
+    for scheme in ("folder", "cifar10"):
+        with pytest.raises(UsageError, match="a file, not a folder"):
+            open_data(f"{scheme}:{tmp_path / 'set/ant/deep/1.png'}")
+
+
+def test_a_cifar_batch_or_an_npz_that_is_no_file_is_never_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "data_batch_1").touch()
+    os.mkfifo(tmp_path / "test_batch")
+    os.mkfifo(tmp_path / "x.npz")
+    with pytest.raises(UsageError, match="test_batch: a named pipe"):
+        open_data(f"cifar10:{tmp_path}", split="held-out")
+    with pytest.raises(UsageError, match=r"x\.npz: a named pipe"):
+        open_data(f"npz:{tmp_path / 'x.npz'}")
+
+
 # --- specs ---------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgevit.errors import UsageError
-from edgevit.foreign import read_bounded
+from edgevit.foreign import entries, read_bounded
 
 Array = np.ndarray[Any, Any]
 _PIXELS = 3 * 32 * 32
@@ -78,8 +78,7 @@ _Names = Callable[[Path, _Layout], tuple[str, ...]]
 
 
 def _recognise(folder: Path) -> tuple[_Layout, _Batch, _Names]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", hint=_HOLDS)
+    entries(folder, _HOLDS)
     for layout in _BINARY:
         if (folder / layout.train[0]).is_file():
             return layout, _binary_batch, _binary_names

@@ -11,24 +11,29 @@ import numpy as np
 from edgevit.data.labelled import Images, LabelledData, Pixels, Split, from_files
 from edgevit.data.split import part
 from edgevit.errors import UsageError
+from edgevit.foreign import entries
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+_HINT = "check the path after folder:"
 _HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
 
 
 def _image_files(folder: Path, *, deep: bool) -> list[Path]:
-    found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(p for p in found if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".") and p.is_file())
+    found: list[Path] = []
+    for path in entries(folder, _HINT):
+        if deep and path.is_dir() and not path.is_symlink():  # a link may lead round in a circle
+            found += _image_files(path, deep=True)
+        elif path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file():
+            found.append(path)
+    return found
 
 
 def _sub_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path for path in entries(folder, _HINT) if path.is_dir() and not path.name.startswith(".")]
 
 
 def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
     """A class per sub-folder; or ``train`` and ``val`` holding those; or images alone, which are unlabelled."""
-    if not path.is_dir():
-        raise UsageError(f"{path}: no such folder", hint="check the path after folder:")
     names = {sub.name for sub in _sub_folders(path)}
     held = [name for name in _HELD_OUT_FOLDERS if name in names]
     if "train" in names and held and names <= {"train", *_HELD_OUT_FOLDERS}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
     try:
         with (
             opened(path, "an .npz", hint="check the path after npz:") as stream,
-            np.load(stream, allow_pickle=False) as file,
+            np.load(_zipped(stream, path), allow_pickle=False) as file,
         ):
             arrays = {name: file[name] for name in ("images", "labels", "classes") if name in file}
             names = sorted(file.files)
@@ -37,6 +37,15 @@ def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
         return part(LabelledData(spec, from_array(images)), split, seed)
     labels, classes = _checked_labels(arrays["labels"], arrays.get("classes"), len(images), path)
     return part(LabelledData(spec, from_array(images), labels, classes), split, seed)
+
+
+def _zipped(stream: BinaryIO, path: Path) -> BinaryIO:
+    """The file, if it begins as an .npz does: numpy takes any other for a pickle, and advises to trust it."""
+    begun = stream.read(2)
+    stream.seek(0)
+    if begun != b"PK":
+        raise UsageError(f"{path}: not a readable .npz of plain arrays", hint="write it with numpy.savez")
+    return stream
 
 
 def read_crops(path: Path, spec: str, split: Split, seed: int) -> LabelledData:

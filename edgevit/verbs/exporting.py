@@ -192,7 +192,9 @@ def verify(
     render.facts(result.facts())
 
 
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False)]
+Images = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False, readable=False)
+]
 Top = Annotated[int, of_output("--top", min=1, help="How many classes to show.")]
 PredictLabels = Annotated[Path | None, of_model("--labels", help="Class names, instead of the artifact's own.")]
 Without = Annotated[

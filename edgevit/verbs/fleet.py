@@ -105,7 +105,7 @@ def logs(
 
 @fleet.command("simulate", short_help="What if: load, latency, accuracy when nodes die.")
 def simulate(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", show_default=False)],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", show_default=False, readable=False)],
     fleet_file: Annotated[Path | None, typer.Option("--fleet", help="A fleet.toml with the devices.")] = None,
     plan: Annotated[Path | None, typer.Option("--plan", help="What edgevit assign wrote.")] = None,
     replicas: Replicas = 1,

@@ -51,7 +51,10 @@ Deployment = Annotated[
     str, typer.Argument(metavar="NAME", help="A deployment: see edgevit fleet status.", show_default=False)
 ]
 Served = Annotated[
-    Path, typer.Argument(metavar="BUNDLE|ARTIFACT", help="A bundle's folder, or an artifact's.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="BUNDLE|ARTIFACT", help="A bundle's folder, or an artifact's.", show_default=False, readable=False
+    ),
 ]
 
 _WHICH: dict[str, tuple[Any, Any]] = {

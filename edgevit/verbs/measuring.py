@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 
 ProfileArtifacts = Annotated[
-    list[Path], typer.Argument(metavar="ARTIFACT", help="One or more artifact folders.", show_default=False)
+    list[Path],
+    typer.Argument(metavar="ARTIFACT", help="One or more artifact folders.", show_default=False, readable=False),
 ]
 Tier = Annotated[
     str, of_measuring("--tier", help="quick (≥ 6 s), standard (≥ 60 s) or publish (5 processes, ≥ 600 s).")
@@ -158,9 +159,10 @@ def _tables(done: Sequence[Outcome]) -> None:
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="An artifact folder.", show_default=False)],
+    first: Annotated[Path, typer.Argument(metavar="A", help="An artifact folder.", show_default=False, readable=False)],
     second: Annotated[
-        Path | None, typer.Argument(metavar="[B]", help="Another; left out with two --runtime.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="[B]", help="Another; left out with two --runtime.", show_default=False, readable=False),
     ] = None,
     runtime: Runtimes = None,
     provider: Provider = None,
@@ -266,7 +268,8 @@ def benchmark(
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Artifacts, or parents of them.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="DIR", help="Artifacts, or parents of them.", show_default=False, readable=False),
     ],
     out: Annotated[
         Path | None,

@@ -37,8 +37,12 @@ ModelName = Annotated[
         autocompletion=model_names,
     ),
 ]
+# Whether a path can be read is not asked of the parser, which would end the command for one of several images.
 ArtifactOrBundle = Annotated[
-    Path, typer.Argument(metavar="ARTIFACT|BUNDLE", help="An artifact's folder, or a bundle's.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="ARTIFACT|BUNDLE", help="An artifact's folder, or a bundle's.", show_default=False, readable=False
+    ),
 ]
 Json = Annotated[bool, of_output("--json", help="Machine-readable output on stdout.")]
 

@@ -246,7 +246,9 @@ def drain(
     render.say(f"{node} holds nothing and takes nothing" if result.drained else f"{node} takes sub-models again")
 
 
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False)]
+Images = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False, readable=False)
+]
 RequireAll = Annotated[bool, of_fleet("--require-all", help="Exit 9 when an answer is degraded.")]
 Top = Annotated[int, of_output("--top", min=1, help="How many classes to show.")]
 Labels = Annotated[Path | None, of_model("--labels", help="Class names, instead of the model's own.")]

@@ -124,7 +124,9 @@ def split(
 
 
 def assign(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What edgevit split wrote.", show_default=False)],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="What edgevit split wrote.", show_default=False, readable=False)
+    ],
     fleet: Annotated[Path, of_splitting("--fleet", help="A fleet.toml with the devices.", show_default=False)],
     replicas: Annotated[
         int, of_fleet("--replicas", min=1, help="Copies of every sub-model, each on another device.")

@@ -110,7 +110,7 @@ def test_an_unknown_key_gets_the_nearest_name(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no fleet file"):
+    with pytest.raises(UsageError, match="no such file or directory"):
         read_fleet(tmp_path / "fleet.toml")
 
 

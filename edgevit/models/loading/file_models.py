@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import io
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.errors import UnknownName, UsageError
+from edgevit.foreign import TEXT_BYTES, read_bounded
 from edgevit.models.loading.visiting import visiting
 from edgevit.models.macs import dry_run
 from edgevit.sizes import Size, as_size
@@ -93,10 +95,9 @@ def file_of(name: str) -> tuple[Path, str]:
             f"{name!r} is neither a model's name nor path/to/file.py:factory",
             hint=f"name the factory: {name}:FUNCTION" if name.endswith(".py") else "edgevit models lists the names",
         )
-    path = Path(file).resolve()
-    if not path.is_file():
+    if not os.path.isfile(file):
         raise UsageError(f"no file {file}", hint="check the path")
-    return path, attribute
+    return Path(file).resolve(), attribute
 
 
 def _named(name: str) -> tuple[Path, Any]:
@@ -118,7 +119,7 @@ def _named(name: str) -> tuple[Path, Any]:
 def _import_file(path: Path) -> ModuleType:
     heard = io.StringIO()
     with visiting(path, f"importing {path}", heard):
-        tree = ast.parse(path.read_bytes(), str(path))
+        tree = ast.parse(read_bounded(path, TEXT_BYTES, "a Python file"), str(path))
         level = max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
         return _run(f"edgevit_model_{path.stem}", path) if level == 0 else _run_in_its_package(path, level)
 

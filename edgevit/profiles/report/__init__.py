@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def report(
     """
     if format not in FORMATS:
         raise UnknownName("report format", format, FORMATS)
-    if out is not None and Path(out).is_dir():
+    if out is not None and os.path.isdir(out):
         raise UsageError(f"{out} is a folder", hint=f"name a file: -o {Path(out) / f'report.{format}'}")
     if out is None:
         return _written(folders, format, title)

@@ -118,7 +118,7 @@ def artifact_folders(folder: Path) -> tuple[list[Path], list[str]]:
     sentences about what could not be looked into or holds none."""
     if not folder.is_dir():
         return [], [f"{folder} is not a folder" + ("" if os.path.lexists(folder) else ": it does not exist")]
-    if (folder / MANIFEST).is_file():
+    if os.path.isfile(folder / MANIFEST):
         return [folder], []
     found: list[Path] = []
     unread: list[OSError] = []
