@@ -90,10 +90,11 @@ def look(module: nn.Module, size: Size) -> tuple[int, int | None]:
 def file_of(name: str) -> tuple[Path, str]:
     """The file of ``path/to/file.py:factory``, which is there, and the name behind the colon; UsageError otherwise."""
     file, _, attribute = name.rpartition(":")
+    bare = name.rstrip(":")
     if name.endswith(".py") or not file.endswith(".py") or not attribute:
         raise UsageError(
             f"{name!r} is neither a model's name nor path/to/file.py:factory",
-            hint=f"name the factory: {name}:FUNCTION" if name.endswith(".py") else "edgevit models lists the names",
+            hint=f"name the factory: {bare}:FUNCTION" if bare.endswith(".py") else "edgevit models lists the names",
         )
     if not os.path.isfile(file):
         raise UsageError(f"no file {file}", hint="check the path")
