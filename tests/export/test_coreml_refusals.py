@@ -9,6 +9,7 @@ from coreml_tiny import RANGE, Vit, build, captured, eager, images, kinds, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import edgevit
 from edgevit.errors import ExportFailed, UnknownName, Unsupported, UsageError
 from edgevit.export.base import Context, parse_options
 from edgevit.export.capture import capture
@@ -131,3 +132,15 @@ def test_packages_are_built_on_linux_and_macos_only(monkeypatch):
     assert here().sentence.startswith("needs")
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     assert here().able
+
+
+def test_one_tensor_under_two_names_is_said(tmp_path):
+    class Twice(nn.Module):
+        def forward(self, x):
+            y = x * 2
+            return {"first": y, "again": y}
+
+    rows = {"x": np.random.default_rng(0).standard_normal((16, 6)).astype(np.float32)}
+    with pytest.raises(Unsupported, match="one tensor one name") as caught:
+        edgevit.export(Twice(), "coreml", out=tmp_path / "twice", inputs=rows, threads=1)
+    assert "return it once" in str(caught.value.hint)

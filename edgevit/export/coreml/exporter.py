@@ -73,12 +73,17 @@ def check_image_input(capture: Capture, options: CoreMlOptions) -> None:
 
 
 def check_names(spec: Any, capture: Capture) -> None:
-    """ExportFailed unless the saved package's inputs and outputs are those of the manifest."""
+    """ExportFailed unless the saved package's inputs and outputs are those of the manifest; Unsupported for twins."""
     for kind, features, specs in (
         ("inputs", spec.description.input, capture.inputs),
         ("outputs", spec.description.output, capture.outputs),
     ):
         found, wanted = [feature.name for feature in features], [one.name for one in specs]
+        if len(set(found)) < len(found):
+            raise Unsupported(
+                "Core ML gives one tensor one name, and this model returns one under several",
+                hint=f"return it once: {', '.join(wanted)} are not all different tensors",
+            )
         if found != wanted:
             raise ExportFailed(
                 f"the package's {kind} are {', '.join(found)}, the model's {', '.join(wanted)}",
