@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgevit.artifact.golden import GOLDEN, GOLDEN_ROWS
 from edgevit.artifact.manifest import MANIFEST
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, ParityFailed
@@ -11,9 +12,14 @@ from edgevit.runtimes.base import Session
 
 
 def golden_reference(artifact: Artifact) -> Reference:
-    """The stored rows, and how far outputs may lie from them."""
+    """The stored rows, and how far outputs may lie from them; BadArtifact unless they are ``GOLDEN_ROWS``."""
     inputs, outputs = artifact.golden()
     parity = artifact.manifest.parity
+    for name, array in {**inputs, **outputs}.items():
+        if len(array) != GOLDEN_ROWS:
+            raise BadArtifact(
+                f"{GOLDEN} in {artifact.path} does not hold {GOLDEN_ROWS} rows of {name}", hint="export anew"
+            )
     return Reference(inputs, outputs, parity.tolerance, parity.noise)
 
 
