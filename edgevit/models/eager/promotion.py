@@ -26,6 +26,7 @@ from edgevit.models.eager.copying import WIDE, copied
 
 Types = Mapping[torch.dtype, torch.dtype]
 _FULL: Types = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_TYPELESS = frozenset({bool, int, float, str, type(None), torch.Size, torch.device, torch.layout, torch.memory_format})
 _CASTS = {"float": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16}  # methods that name their type
 
 
@@ -89,7 +90,17 @@ class _Types:
     changed: bool = field(default=False)
 
     def of(self, value: Any) -> Any:
+        """The arguments of a call, in the types that stand in for theirs."""
+        # Nearly always nothing changes, and to see that by tree_map took longer than the operators of a small model.
+        if all(map(self._stays, value.values() if isinstance(value, dict) else value)):
+            return value
         return tree_map(self._one, value)
+
+    def _stays(self, leaf: Any) -> bool:
+        kind = type(leaf)
+        if kind is Tensor or kind is nn.Parameter:
+            return leaf.dtype not in self.instead
+        return kind in _TYPELESS or (kind in (list, tuple) and all(map(self._stays, leaf)))
 
     def _one(self, leaf: Any) -> Any:
         if isinstance(leaf, torch.dtype) and leaf in self.instead:
@@ -111,7 +122,7 @@ class _InPython(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         cast = _CASTS.get(getattr(func, "__name__", ""))
         if cast is not None and args and isinstance(args[0], Tensor) and not args[0].is_complex():
-            return args[0].to(self.types.of(cast))
+            return args[0].to(*self.types.of((cast,)))
         return func(*self.types.of(args), **self.types.of(kwargs or {}))
 
 

@@ -27,10 +27,11 @@ from edgevit.models.reparam.plan import Plan
 from edgevit.models.reparam.proof import (
     DAMPINGS,
     TOLERANCE,
+    Refusal,
     amplifies_rounding,
     calibrated,
     finite,
-    only_in_float32,
+    in_float64,
     random_inputs,
     randomise,
     relative_error,
@@ -68,10 +69,12 @@ def reparameterize(
     if not prove:
         plan, error = _planned(doubled(model), inputs), None
         result = _settled(plan.root if inputs is None else plan.replay(doubled(model)), model)
-    elif why := _unprovable(model, inputs or ()):
-        plan, error, result = _unfolded(model, why), 0.0, copied(model).eval()
     else:
-        result, plan, error = _proved(model, inputs or ())
+        expected = in_float64(model, inputs or ())
+        if why := _unprovable(model, expected):
+            plan, error, result = _unfolded(model, why), 0.0, copied(model).eval()
+        else:
+            result, plan, error = _proved(model, inputs or (), expected)
     before, after = (sum(p.numel() for p in m.parameters()) for m in (model, result))
     spec = spec_of(model)
     if spec is not None:
@@ -79,11 +82,11 @@ def reparameterize(
     return attach_report(result, ReparamReport(dict(plan.folded), dict(plan.left), before, after, error))
 
 
-def _unprovable(model: nn.Module, inputs: Sequence[Any]) -> str | None:
-    """Why no fold of this model can be proved, or None."""
-    if why := only_in_float32(model, inputs):
-        return f"no fold can be proved, as the model does not run in float64: {why}"
-    if finite(run_whole(doubled(model), inputs)):
+def _unprovable(model: nn.Module, expected: Any) -> str | None:
+    """Why no fold of a model that answers this can be proved, or None."""
+    if isinstance(expected, Refusal):
+        return f"no fold can be proved, as the model does not run in float64: {expected.reason}"
+    if finite(expected):
         return None
     if unsound_weights(model):
         raise no_numbers(model, "on random inputs")
@@ -94,16 +97,14 @@ def _unfolded(model: nn.Module, why: str) -> Plan:
     return Plan(model, None, left=dict.fromkeys(batch_norms(model), why))
 
 
-def _proved(model: nn.Module, inputs: Sequence[Any]) -> tuple[nn.Module, Plan, float]:
+def _proved(model: nn.Module, inputs: Sequence[Any], expected: Any) -> tuple[nn.Module, Plan, float]:
     """Plan on a randomised copy and prove it there, then take the same steps on the actual weights and prove those.
 
     What is handed out is a third copy, which never ran: forward may keep what it computed, here in float64.
     """
     plan, error = _proved_at_random(model, inputs)
-    actual = doubled(model)
-    expected = run_whole(actual, inputs)
-    own = relative_error(expected, run_whole(plan.replay(actual), inputs))
-    del actual, expected
+    own = relative_error(expected, run_whole(plan.replay(doubled(model)), inputs))
+    del expected
     error = max(error, require_equal(own, "its own weights", model, inputs))
     return _settled(plan.replay(doubled(model)), model), plan, error
 

@@ -63,13 +63,20 @@ def run_whole(model: nn.Module, inputs: Sequence[Any]) -> Any:
         raise UsageError(f"the model does not run on {shapes}: {first_line(exc)}", hint=_EXAMPLE) from exc
 
 
-def only_in_float32(model: nn.Module, inputs: Sequence[Any]) -> str | None:
-    """Why the model does not run in float64, where it does run in float32; None where it runs in float64.
+@dataclass(frozen=True)
+class Refusal:
+    """Why a model that runs in float32 does not in float64."""
 
-    UsageError where it runs in neither: then the inputs are wrong.
+    reason: str
+
+
+def in_float64(model: nn.Module, inputs: Sequence[Any]) -> Any:
+    """What a copy of the model answers in float64, or a ``Refusal``.
+
+    UsageError where it does not run in float32 either: then the inputs are wrong.
     """
     try:
-        run(doubled(model), inputs)
+        return run(doubled(model), inputs)
     except Exception as exc:  # a foreign forward may raise anything
         single = copied(model).float().eval()
         narrow = tuple(t.float() if t.is_floating_point() else t.clone() for t in inputs)
@@ -79,8 +86,7 @@ def only_in_float32(model: nn.Module, inputs: Sequence[Any]) -> str | None:
         except Exception as refusal:
             shapes = ", ".join(str(tuple(t.shape)) for t in inputs)
             raise UsageError(f"the model does not run on {shapes}: {first_line(refusal)}", hint=_EXAMPLE) from refusal
-        return first_line(exc)
-    return None
+        return Refusal(first_line(exc))
 
 
 _EXAMPLE = "pass example_inputs= with tensors that the model takes"
