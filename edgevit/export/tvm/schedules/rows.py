@@ -6,7 +6,8 @@ first-level cache.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -28,10 +29,10 @@ from edgevit.export.tvm.schedules.loops import (
     unrolled,
 )
 from edgevit.export.tvm.schedules.machine import Machine
-from edgevit.export.tvm.schedules.stages import COMBINERS, Kernel, Stage, calls, replace_loads, substitute
+from edgevit.export.tvm.schedules.stages import COMBINERS, Axis, Kernel, Stage, calls, replace_loads, substitute
 
-PARTIAL = 4  # vectors of partial results in a reduction: hides the latency of an addition
-WORK = 8  # an element counts as this many multiply-adds
+PARTIAL = 4  # vectors of partial results in a reduction: an addition takes four cycles, and one may start in each
+WORK = 8  # an element counts as this many multiply-adds: it is loaded and stored, and passes several stages
 
 
 def takes(kernel: Kernel) -> bool:
@@ -75,28 +76,41 @@ def _stage(kernel: Kernel, stage: Stage, at: Sequence[Expr], known: dict[Any, An
     value = _resolved(substitute(stage.value, here), known)
     last = stage is kernel.stages[-1]
     if stage.reduced:
-        result = tirx.decl_buffer([index(1)], str(stage.buffer.dtype), f"{stage.buffer.name}_row", scope="local")
-        known[stage.buffer] = result
-        loops = sequence(AllocBuffer(result), _reduction(stage, value, result, machine))
-        return (
-            sequence(loops, BufferStore(stage.buffer, tirx.BufferLoad(result, [index(0)]), list(at))) if last else loops
-        )
-    if len(stage.axes) == len(at):
-        if last:
-            return BufferStore(stage.buffer, approximate(value), list(at))
-        known[stage.buffer] = Stage(stage.buffer, (), value)
-        return None
-    column = stage.axes[-1]
+        return _reduced(stage, value, at if last else None, known, machine)
+    column = stage.axes[-1] if len(stage.axes) > len(at) else None
     if last:
-        body = approximate(value)
-        return across(
-            column.extent,
-            machine,
-            lambda each: BufferStore(stage.buffer, substitute(body, {column.variable: each}), [*at, each]),
-        )
-    if not calls(value):
-        known[stage.buffer] = Stage(stage.buffer, (column,), value)
-        return None
+        return _result(stage, value, at, column, machine)
+    if column is not None and calls(value):
+        return _kept(stage, value, column, known, machine)
+    # arithmetic is cheaper to repeat where it is read than to store and load
+    known[stage.buffer] = Stage(stage.buffer, () if column is None else (column,), value)
+    return None
+
+
+def _reduced(stage: Stage, value: Expr, at: Sequence[Expr] | None, known: dict[Any, Any], machine: Machine) -> Stmt:
+    """A reduction of the row into one number, stored ``at`` the row where it is the kernel's result."""
+    result = tirx.decl_buffer([index(1)], str(stage.buffer.dtype), f"{stage.buffer.name}_row", scope="local")
+    known[stage.buffer] = result
+    loops = sequence(AllocBuffer(result), _reduction(stage, value, result, machine))
+    if at is None:
+        return loops
+    return sequence(loops, BufferStore(stage.buffer, tirx.BufferLoad(result, [index(0)]), list(at)))
+
+
+def _result(stage: Stage, value: Expr, at: Sequence[Expr], column: Axis | None, machine: Machine) -> Stmt:
+    """The kernel's result for the row: one number, or one for each ``column``."""
+    body = approximate(value)
+    if column is None:
+        return BufferStore(stage.buffer, body, list(at))
+    return across(
+        column.extent,
+        machine,
+        lambda each: BufferStore(stage.buffer, substitute(body, {column.variable: each}), [*at, each]),
+    )
+
+
+def _kept(stage: Stage, value: Expr, column: Axis, known: dict[Any, Any], machine: Machine) -> Stmt:
+    """A stage that calls a function (softmax's exp) into memory of the row: it is read twice, and is dear."""
     scratch = tirx.decl_buffer([index(column.size or 1)], str(stage.buffer.dtype), f"{stage.buffer.name}_row")
     known[stage.buffer] = scratch
     body = approximate(value)
@@ -120,32 +134,51 @@ def _resolved(value: Expr, known: Mapping[Any, Any]) -> Expr:
     return replace_loads(value, answer)
 
 
+@dataclass(frozen=True)
+class _Partial:
+    """Partial results of a row's reduction, in ``vectors`` of ``width``: each column belongs to one of them."""
+
+    buffer: Buffer
+    vectors: int
+    width: int
+
+    @property
+    def chunk(self) -> int:
+        return self.vectors * self.width
+
+    def each(self, body: Callable[[Expr], Stmt]) -> Stmt:
+        """``body(slot)`` for all of them, a vector at a time."""
+        return unrolled(self.vectors, lambda vector: lanes(self.width, lambda lane: body(vector * self.width + lane)))
+
+
 def _reduction(stage: Stage, value: Expr, result: Buffer, machine: Machine) -> Stmt:
-    """Partial results in vectors, the columns that are left over one by one, and all of them combined."""
+    """Partial results in vectors, the columns that are left over one by one, and all of them combined.
+
+    Many short sums are also closer to the true one than a single long one: each adds numbers of its own size for longer.
+    """
     axis, combine = stage.reduced[0], COMBINERS[stage.combiner]
-    size = axis.size or 1
     value = approximate(value)
-    width = vector_width(size, machine)
-    chunk = width * min(PARTIAL, size // width)
-    partial = tirx.decl_buffer([index(chunk)], str(result.dtype), "partial", scope="local")
-
-    def at(column: Expr) -> Expr:
-        return substitute(value, {axis.variable: column})
-
-    def vectors(body: Any) -> Stmt:
-        return unrolled(chunk // width, lambda vector: lanes(width, lambda lane: body(vector * width + lane)))
+    partial = _partial(axis.size or 1, str(result.dtype), machine)
 
     def merge(buffer: Buffer, slot: Expr, operand: Expr) -> Stmt:
         return BufferStore(buffer, combine(tirx.BufferLoad(buffer, [index(slot)]), operand), [index(slot)])
 
-    turns = size // chunk
-    whole = loop("k", turns, lambda turn: vectors(lambda slot: merge(partial, slot, at(turn * chunk + slot))))
-    rest = size - turns * chunk
+    def column(buffer: Buffer, slot: Expr, at: Expr) -> Stmt:
+        return merge(buffer, slot, substitute(value, {axis.variable: at}))
+
+    turns, rest = divmod(axis.size or 1, partial.chunk)
+    done = turns * partial.chunk
     return sequence(
-        AllocBuffer(partial),
-        vectors(lambda slot: BufferStore(partial, stage.initial, [slot])),
-        whole,
+        AllocBuffer(partial.buffer),
+        partial.each(lambda slot: BufferStore(partial.buffer, stage.initial, [slot])),
+        loop("k", turns, lambda turn: partial.each(lambda at: column(partial.buffer, at, turn * partial.chunk + at))),
         BufferStore(result, stage.initial, [index(0)]),
-        loop("rest", rest, lambda each: merge(result, index(0), at(turns * chunk + each))) if rest else None,
-        unrolled(chunk, lambda slot: merge(result, index(0), tirx.BufferLoad(partial, [index(slot)]))),
+        loop("rest", rest, lambda each: column(result, index(0), done + each)) if rest else None,
+        unrolled(partial.chunk, lambda at: merge(result, index(0), tirx.BufferLoad(partial.buffer, [index(at)]))),
     )
+
+
+def _partial(size: int, dtype: str, machine: Machine) -> _Partial:
+    width = vector_width(size, machine)
+    vectors = min(PARTIAL, size // width)
+    return _Partial(tirx.decl_buffer([index(vectors * width)], dtype, "partial", scope="local"), vectors, width)
