@@ -15,8 +15,8 @@ from statistics import median
 
 import numpy as np
 
-EARLY_STOP_RISK = 0.01
-CI_RISK = 0.05
+EARLY_STOP_RISK = 0.01  # LoadGen's: its estimates are comparable with ours
+CI_RISK = 0.05  # of the usual 95 % interval
 OUTLIER_MADS = 14.826  # ten standard deviations of a normal distribution, as hyperfine flags them
 NORMAL_MAD = 1.4826  # MAD × this is the standard deviation, for normal samples
 
@@ -27,8 +27,10 @@ def binomial_cdf_terms(n: int, p: float) -> tuple[int, list[float]]:
     What lies ten standard deviations below the mean adds less than 1e-20 and is left out, so that n may be large.
     """
     mean, sd = n * p, math.sqrt(n * p * (1 - p))
+    # ten more on either side: with a small n·p the distribution is skew, and its deviation says too little
     first = max(0, math.floor(mean - 10 * sd - 10))
     last = min(n, math.ceil(mean + 10 * sd + 10))
+    # in logarithms: n! overflows a double from 171 on
     log_n = math.lgamma(n + 1)
     return first, [
         math.exp(log_n - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(p) + (n - k) * math.log1p(-p))
@@ -50,6 +52,7 @@ def largest_below(n: int, p: float, risk: float) -> int:
 
 def early_stop_needs(p: float, risk: float = EARLY_STOP_RISK) -> int:
     """The fewest samples that carry an early-stopping estimate of percentile ``p`` (a fraction): 662 for 0.99."""
+    # t must be 1 at least: P(Bin(n, 1-p) ≤ 1) = pⁿ + n (1-p) pⁿ⁻¹ within the risk, where more than one is expected
     n = 2
     while (1 - p) * n <= 1 or p**n + n * (1 - p) * p ** (n - 1) > risk:
         n += 1
@@ -166,10 +169,12 @@ class Drift:
     @property
     def drifting(self) -> bool:
         """A step of more than 5 %, or a monotone trend that matters (2 %) and is no chance (p < 0.01)."""
+        # A trend is found sooner by its order than a step by its size, but below 2 % of the median it changes no
+        # conclusion, however certain it is.
         return abs(self.step) > 0.05 or (abs(self.trend) > 0.02 and self.significance < 0.01)
 
 
-TREND_WINDOWS = 12
+TREND_WINDOWS = 12  # of three samples at least: enough for Kendall's normal approximation, few enough to be independent
 
 
 def drift(samples: Sequence[float]) -> Drift | None:
@@ -215,7 +220,7 @@ def two_modes(samples: Sequence[float]) -> Modes | None:
     10 % of the samples, their medians are 10 % of the median apart, and the middle third between them is less than
     half as dense as either. Below 30 samples nothing is claimed.
     """
-    if len(samples) < 30:
+    if len(samples) < 30:  # a tenth of fewer is under three samples, which may be chance
         return None
     strays = set(outliers(samples))
     if len(strays) > 0.02 * len(samples):  # too many to be strays: they may be the other mode
@@ -224,9 +229,10 @@ def two_modes(samples: Sequence[float]) -> Modes | None:
     cut = _best_split(ordered)
     low, high = float(np.median(ordered[:cut])), float(np.median(ordered[cut:]))
     share = 1 - cut / len(ordered)
+    # any samples have a best split: it is two modes only where both sides weigh something and are apart …
     if min(share, 1 - share) < 0.1 or high - low < 0.1 * float(np.median(ordered)):
         return None
-    width = (high - low) / 3
+    width = (high - low) / 3  # … and there is a valley between: one broad mode is densest in its middle
     around = [int(np.sum(np.abs(ordered - centre) <= width / 2)) for centre in (low, (low + high) / 2, high)]
     return Modes(low, high, share) if around[1] < 0.5 * min(around[0], around[2]) else None
 
@@ -236,6 +242,7 @@ def _best_split(ordered: np.ndarray[tuple[int], np.dtype[np.float64]]) -> int:
     n = len(ordered)
     left = np.arange(1, n)
     sums = np.cumsum(ordered)[:-1]
+    # least within is most between, as their sum is fixed; and that needs sums only
     between = sums**2 / left + (ordered.sum() - sums) ** 2 / (n - left)
     return int(np.argmax(between)) + 1
 

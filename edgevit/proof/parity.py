@@ -20,7 +20,9 @@ from edgevit.proof.diagnosis import likeliest_cause
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows
 
-CLEAR = 4.0  # times the noise: so far two errors of twice the noise, one on each class, can move a margin
+# Times the noise: a margin is moved by the errors of both its classes, and an error on other images than those that the
+# noise was measured on may be twice as large.
+CLEAR = 4.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Reference:
 
 def batches_to_prove(batch: BatchRange) -> tuple[int, ...]:
     """Both ends and an odd size between them: a graph may hold the traced size without saying so."""
+    # a reshape that holds a batch size is right by chance at its multiples, and shows at an odd size
     odd = next((size for size in range(batch.min + 1, batch.max) if size % 2), batch.max)
     return tuple(sorted({batch.min, odd, batch.max}))
 
@@ -142,7 +145,7 @@ class _Worst:
             self.meaningless.append(f"{self.name} holds NaN or infinity at batch {batch}")
         if self.meaningless or got is None:
             return
-        exact = got.astype(np.float64)
+        exact = got.astype(np.float64)  # float16 outputs overflow when squared for the cosine
         self.max_abs = max(self.max_abs, float(np.abs(exact - self.expected).max(initial=0.0)))
         self.max_rel = max(self.max_rel, error_of(got, self.wanted))
         self.cosine = min(self.cosine, _cosine(exact, self.expected))
@@ -160,7 +163,9 @@ def _cosine(got: Array, expected: Array) -> float:
     """The lowest cosine similarity of any row; two zero rows are alike."""
     a, b = got.reshape(len(got), -1), expected.reshape(len(expected), -1)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    # the divisor is made harmless where it is 0: np.where computes both sides
     alike = np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1.0), (a == b).all(axis=1) * 1.0)
+    # rounding takes equal rows a hair above 1
     return float(np.clip(alike.min(initial=1.0), -1.0, 1.0))
 
 
@@ -192,6 +197,7 @@ def _top1(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits
     noise = max(reference.noise or 0.0, reference.tolerance / NOISE_FACTOR)
     clear = ordered[:, -1] - ordered[:, -2] > CLEAR * noise * np.abs(expected).max()
     top = expected.argmax(axis=1)
+    # at every batch size: a class that is lost at one of them is lost
     same = np.all([got[logits].argmax(axis=1) == top for got in found.values()], axis=0)
     return _Top1(int(clear.sum()), int((same & clear).sum()))
 

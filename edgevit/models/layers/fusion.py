@@ -24,6 +24,7 @@ def fuse_conv_bn(conv: nn.Conv2d, bn: _BatchNorm) -> nn.Conv2d:
     """One convolution equal to ``bn(conv(x))``. Padding is no obstacle: it comes before the convolution."""
     _same_width("convolution's output", conv.out_channels, bn)
     scale, shift = _affine64(bn)
+    # γ (W x + b - μ) / σ + β with scale = γ / σ and shift = β - μ · scale
     return _conv_like(conv, _double(conv.weight) * scale.view(-1, 1, 1, 1), _bias64(conv) * scale + shift)
 
 
@@ -41,6 +42,7 @@ def fuse_bn_conv(bn: _BatchNorm, conv: nn.Conv2d) -> nn.Conv2d:
     per_out = conv.out_channels // conv.groups
     scale = scale.view(conv.groups, -1).repeat_interleave(per_out, dim=0)[:, :, None, None]
     shift = shift.view(conv.groups, -1).repeat_interleave(per_out, dim=0)[:, :, None, None]
+    # without a border every window sees all of its taps, so that the shift of the input is one number for each output
     return _conv_like(conv, weight * scale, _bias64(conv) + (weight * shift).sum(dim=(1, 2, 3)))
 
 
@@ -83,6 +85,7 @@ def expand_groups(weight: Tensor, groups_from: int, groups_to: int) -> Tensor:
     if merged == 1:
         return weight.clone()
     out, width, kh, kw = weight.shape
+    # old group i of a new one reads the i-th part of its inputs: times the identity over (i, part), zeros elsewhere
     blocks = weight.reshape(groups_to, merged, out // groups_from, 1, width, kh, kw)
     eye = torch.eye(merged, dtype=weight.dtype, device=weight.device).view(1, merged, 1, merged, 1, 1, 1)
     return (blocks * eye).reshape(out, merged * width, kh, kw)
@@ -119,6 +122,7 @@ def sum_convs(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
     """
     _require_summable(convs)
     first, groups = convs[0], math.gcd(*(conv.groups for conv in convs))
+    # a 1×1 kernel has no distance between taps: its dilation, whatever it says, forces nothing on the others
     dilations = {conv.dilation for conv in convs if tuple(conv.kernel_size) != (1, 1)}
     dilation = dilations.pop() if len(dilations) == 1 else (1, 1)
     kernels = [expand_groups(_dilated(conv, dilation), conv.groups, groups) for conv in convs]
@@ -223,6 +227,7 @@ def _stats(bn: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 def _affine64(bn: _BatchNorm) -> tuple[Tensor, Tensor]:
     mean, var = _stats(bn)
+    # in float64 from the start: a variance near 0 makes the scale large, and with it any rounding of the root
     scale = torch.rsqrt(_double(var) + bn.eps)
     if bn.affine:
         scale = scale * _double(bn.weight)

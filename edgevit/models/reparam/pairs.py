@@ -21,6 +21,7 @@ from edgevit.models.reparam.plan import Plan
 from edgevit.models.reparam.proof import TOLERANCE, capture, relative_error, run
 
 _SCALE_NAME = re.compile(r"gamma|scale|lambda|^ls", re.IGNORECASE)
+# Classes whose forward is known to normalise and no more; SyncBatchNorm differs from them in training only.
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -39,6 +40,8 @@ def fold_pairs(plan: Plan) -> None:
     for node in graph.calls("batch_norm"):
         _fold_after(plan, graph, node, reasons)
     _fold_scales(plan, graph)
+    # Last: a BatchNorm between two layers folds into the one before it exactly, into the one after it only where
+    # nothing is padded.
     for node in graph.calls("batch_norm"):
         _fold_before(plan, graph, node, reasons)
     _name_branches(plan, graph)
@@ -92,6 +95,7 @@ def _fold_after(plan: Plan, graph: Graph, node: Node, reasons: dict[str, str]) -
     else:
         linear, reason = graph.linear_at(producer)
     if linear is not None and producer is not None:
+        # a convolution's channels are third from the end, with or without a batch; a linear layer's are last
         if axis_after(rank(producer) - (3 if op_name(producer) == "conv2d" else 1), chain) == 1:
             plan.take(partial(fold_norm_after, linear=linear, norm=path), f"{_short(producer)}-bn")
             graph.bypass(node, node.args[0])  # type: ignore[arg-type]
@@ -164,7 +168,7 @@ def _norm_at(plan: Plan, graph: Graph, node: Node) -> tuple[str | None, str]:
         return path, HOOKED
     if node.args[5] is not False:
         return path, "it normalises with the statistics of the batch"
-    if not graph.used_once(path, *node.args[1:5]):
+    if not graph.used_once(path, *node.args[1:5]):  # folded at one place, it would be missing at the other
         return path, "it is used more than once"
     plain = type(module).__module__.startswith("torch.") and isinstance(module, _NORMS)
     if not plain and not isinstance(getattr(module, "act", None), nn.Module):
@@ -199,6 +203,7 @@ def _scale_of(graph: Graph, node: Node) -> tuple[Node, Node, list[Node]] | None:
         if source is None or not isinstance(value, Node) or name is None:
             continue
         shape = source.meta["val"].shape
+        # one axis at most is wider than 1, and nothing is broadcast up: a factor for each channel, not a tensor
         if math.prod(shape) == max(shape, default=0) and value.meta["val"].shape == node.meta["val"].shape:
             return value, source, chain
     return None
@@ -213,6 +218,7 @@ def _linear_under(graph: Graph, node: Node, value: Node, shape_ops: list[Node]) 
     if linear is None:
         return None, reason
     factor = (shape_ops[-1] if shape_ops else next(n for n in node.args if n is not value)).meta["val"].shape  # type: ignore[union-attr]
+    # counted from the end, as broadcasting aligns shapes there
     wide = [len(factor) - axis for axis, size in enumerate(factor) if int(size) > 1]
     channels = axis_after(rank(producer) - (3 if op_name(producer) == "conv2d" else 1), chain)
     if channels is None or wide != [rank(node) - channels]:
@@ -236,7 +242,7 @@ def _runs_without(plan: Plan, owner: str, attribute: str) -> bool:
     module = plan.root.get_submodule(owner)
     calls = capture(plan.root, [owner], plan.inputs)[owner]
     ones, none = copied(module), copied(module)
-    getattr(ones, attribute).data.fill_(1.0)
+    getattr(ones, attribute).data.fill_(1.0)  # what is left once the factor is in the layer before it
     setattr(none, attribute, None)
     try:
         errors = [relative_error(run(ones, c.args, c.kwargs), run(none, c.args, c.kwargs)) for c in calls]

@@ -45,9 +45,11 @@ TANH_UP = (
 )
 TANH_DOWN = (1.0, 0.47013250040672616, 0.027245852120109246, 0.00039386374231505805, 1.2873714421394217e-06)
 EXP = (0.4999999334614275, 0.16666519126984397, 0.041668405780832515, 0.008368898961374232, 0.0013814219103796543)
-EXP_LOW, EXP_HIGH = -104.0, 89.0  # exp is 0 below and infinite above
+EXP_LOW, EXP_HIGH = -104.0, 89.0  # in float32 exp is 0 below and infinite above, and n stays a valid exponent between
 LOG2_E = 1.4426950408889634
-LOG_2_HIGH, LOG_2_LOW = 0.693359375, -2.12194440e-4  # log 2 in two parts, the first exact in few bits
+# Log 2 in two parts (Cody and Waite). The first has 9 bits, so that n times it is exact and x less that loses nothing:
+# with a single part the rounding of n·log 2 would be the error of the result.
+LOG_2_HIGH, LOG_2_LOW = 0.693359375, -2.12194440e-4
 
 
 def approximate(expression: Expr) -> Expr:
@@ -72,7 +74,9 @@ def exponential(x: Expr) -> Expr:
         return _named("r", rest, lambda r: _named("i", tirx.Cast("int32", n), lambda i: finished(r, i)))
 
     def finished(r: Expr, i: Expr) -> Expr:
+        # 1 and r are added last and unrounded: the polynomial's own error counts only where r² is large
         value = _polynomial(EXP, r) * (r * r) + r + _number(1.0)
+        # 2ⁿ from -150 to 128 is no float32 as a whole; two halves are, and their product under- and overflows rightly
         half = tirx.shift_right(i, tirx.const(1, "int32"))
         return value * _power_of_two(half) * _power_of_two(i - half)
 
@@ -80,6 +84,7 @@ def exponential(x: Expr) -> Expr:
 
 
 def _power_of_two(exponent: Expr) -> Expr:
+    # the exponent's bits of a float32 with an empty fraction: one shift where the library would be called
     bits = tirx.shift_left(exponent + tirx.const(127, "int32"), tirx.const(23, "int32"))
     return tirx.reinterpret("float32", bits)
 
@@ -103,6 +108,7 @@ def _odd_ratio(x: Expr, end: float, up: Sequence[float], down: Sequence[float]) 
     def ratio(x: Expr) -> Expr:
         return _named("t", x * x, lambda t: x * _polynomial(up, t) / _polynomial(down, t))
 
+    # near the ends P/Q rounds to just above 1, which no erf or tanh is
     return tirx.max(tirx.min(_named("x", bounded, ratio), _number(1.0)), _number(-1.0))
 
 

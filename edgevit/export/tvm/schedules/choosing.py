@@ -11,7 +11,9 @@ from edgevit.export.tvm.schedules.machine import Machine
 from edgevit.export.tvm.schedules.shape import Shape
 from edgevit.export.tvm.schedules.stages import Stage
 
-CACHED_ROWS = 192 << 10  # bytes of the row operand that a block may hold
+# bytes of the row operand that a block may hold: a second-level cache has 256 KiB or more, and the panel and the
+# results pass through it too
+CACHED_ROWS = 192 << 10
 KNOBS = frozenset({"rows", "vectors", "block", "unroll"})
 
 
@@ -80,8 +82,10 @@ def _tiles(shape: Shape, width: int, machine: Machine) -> list[tuple[int, int]]:
     most = max(1, shape.columns // width)
     found = [
         (rows, vectors)
-        for rows in range(1, min(shape.row_count, 14) + 1)
+        for rows in range(1, min(shape.row_count, 14) + 1)  # what 16 registers hold beside one vector
         for vectors in range(1, min(8, most) + 1)
+        # accumulators, a vector of the panel for each of their columns, and one value of a row in all lanes: one
+        # register more, and the compiler would keep an accumulator in memory, stored and loaded in every step
         if rows * vectors + vectors + 1 <= room
     ]
     return found or [(1, 1)]
@@ -90,14 +94,20 @@ def _tiles(shape: Shape, width: int, machine: Machine) -> list[tuple[int, int]]:
 def _cycles(shape: Shape, anchor: Stage, rows: int, vectors: int, width: int, machine: Machine) -> float:
     """Estimated cycles of all tiles: two fused multiply-adds or two loads in a cycle, four cycles of latency."""
     steps = int(product([axis.size or 64 for axis in anchor.reduced]))
+    # In a product each row's value serves all vectors, and each vector all rows. A depthwise window shares neither: a
+    # load for every cell, and now and then one for its weights.
     reads = rows + vectors if shape.vector is not None else 1.5 * rows * vectors
+    # The slowest of three: arithmetic; loads, a little over half a cycle each, as some straddle a cache line; and, with
+    # fewer than 2 × 4 accumulators, waiting for the multiply-add of the step before.
     step = max(rows * vectors / 2, 0.55 * reads, 4 if rows * vectors < 8 else 0)
+    # Whole tiles are counted, also the moved-back one: that is what a size that does not divide the axis costs.
     tiles = -(-shape.row_count // rows) * -(-shape.columns // (vectors * width))
+    # beside the steps, each accumulator is set and stored, and a tile starts its loops: short reductions feel it
     return tiles * (steps * step + 2 * rows * vectors + 20)
 
 
 def _block(shape: Shape, anchor: Stage, rows: int) -> int:
     """Rows of a block: as many as keep its part of the row operand in the second-level cache."""
     steps = int(product([axis.size or 64 for axis in anchor.reduced]))
-    blocks = -(-shape.row_count * 4 * steps // CACHED_ROWS)
+    blocks = -(-shape.row_count * 4 * steps // CACHED_ROWS)  # then equal ones: a short last block leaves threads idle
     return min(shape.row_count, -(-shape.row_count // blocks // rows) * rows)

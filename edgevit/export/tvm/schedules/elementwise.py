@@ -11,7 +11,7 @@ from edgevit.export.tvm.schedules.loops import Expr, Stmt, index, lanes, loop, m
 from edgevit.export.tvm.schedules.machine import Machine
 from edgevit.export.tvm.schedules.stages import Stage, substitute
 
-WORK = 8  # an element counts as this many multiply-adds
+WORK = 8  # an element counts as this many multiply-adds: a load and a store, nothing of which is in a register already
 
 
 def nest(stage: Stage, value: Expr, machine: Machine) -> Stmt:
@@ -29,6 +29,7 @@ def nest(stage: Stage, value: Expr, machine: Machine) -> Stmt:
 
     work = static(product([axis.extent for axis in stage.axes]))
     kind = ForKind.PARALLEL if machine.parallel(None if work is None else work * WORK) else ForKind.SERIAL
+    # a single line has nothing to divide: its columns are the vectors
     if static(total) == 1 and kind == ForKind.PARALLEL:
         kind = ForKind.SERIAL
     return loop("outer", total, line, kind)
@@ -43,6 +44,7 @@ def across(extent: Any, machine: Machine, body: Any) -> Stmt:
     width = vector_width(size, machine)
 
     def vector(block: Expr) -> Stmt:
+        # moved back instead of a scalar rest: a rest of 7 columns takes as long as 7 vectors
         start = minimum(block * width, size - width) if size % width else block * width
         return lanes(width, lambda lane: body(start + lane))
 

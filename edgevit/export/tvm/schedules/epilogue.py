@@ -13,7 +13,9 @@ from edgevit.export.tvm.schedules.approximate import approximate
 from edgevit.export.tvm.schedules.loops import Buffer, Expr, index
 from edgevit.export.tvm.schedules.stages import Stage, calls, loads
 
-HEAVY = 24  # words of an epilogue from which it is a loop and not written out for every vector
+# words of an epilogue from which it is a loop and not written out for every vector: a bias, a scale and a residual stay
+# below, and any call (erf becomes some thirty operations) is above
+HEAVY = 24
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def alone(anchor: Stage) -> Epilogue:
 def epilogue_of(anchor: Stage, stage: Stage, value: Expr) -> Epilogue | None:
     """How ``stage`` is computed at each point of the reduction; None when the points do not correspond one to one."""
     found = [load for load in loads(value) if load.source.same_as(anchor.buffer)]
+    # a stage that reads the result at two places (a softmax's own row) needs all of it, not one tile
     if not found or any(str(load) != str(found[0]) for load in found):
         return None
     indices = _inverse(anchor, stage, found[0].indices)

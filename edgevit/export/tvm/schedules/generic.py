@@ -43,5 +43,5 @@ def _vectorise(made: Any, last: Any, block: Any, machine: Machine) -> None:
         return
     extent = made.get(last).extent
     size = getattr(extent, "value", None)
-    if size is not None and int(size) % machine.lanes == 0:
+    if size is not None and int(size) % machine.lanes == 0:  # else TVM would put a condition around every lane
         made.vectorize(made.split(last, [None, machine.lanes])[1])

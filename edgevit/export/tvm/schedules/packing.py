@@ -43,6 +43,7 @@ class Packing:
         turned = array.transpose(self.order)
         batch, size = turned.shape[: self.batch], turned.shape[-1]
         flat = turned.reshape(*batch, -1, size)
+        # values stored twice cost less than a shorter last panel, for which every loop would need a second form
         starts = [min(panel * self.columns, size - self.columns) for panel in range(-(-size // self.columns))]
         return np.ascontiguousarray(np.stack([flat[..., at : at + self.columns] for at in starts], axis=-3))
 

@@ -154,7 +154,7 @@ class _Partial:
 def _reduction(stage: Stage, value: Expr, result: Buffer, machine: Machine) -> Stmt:
     """Partial results in vectors, the columns that are left over one by one, and all of them combined.
 
-    Many short sums are also closer to the true one than a single long one: each adds numbers of its own size for longer.
+    Many short sums are also closer to the true sum than one long one, which adds small numbers to a large one.
     """
     axis, combine = stage.reduced[0], COMBINERS[stage.combiner]
     value = approximate(value)

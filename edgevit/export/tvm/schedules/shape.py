@@ -46,13 +46,15 @@ def classify(anchor: Stage, operand: Expr) -> Shape | None:
     if vector is None and not contiguous(operand, column.variable):
         return None
     shared = vector if vector is not None else _smallest_factor(operand)
+    # From the innermost out, as long as the column operand is the same for all of them: only then is a vector of it,
+    # once loaded, good for every row of a tile.
     rows: list[Axis] = []
     for axis in reversed(anchor.axes[:-1]):
         if axis.size is None or (shared is not None and uses(shared, axis.variable)):
             break
         rows.insert(0, axis)
         if vector is None:
-            break
+            break  # a depthwise tile shares its weights only, and one axis has rows enough for that
     return Shape(anchor.axes[: len(anchor.axes) - 1 - len(rows)], tuple(rows), column, vector, scalar)
 
 

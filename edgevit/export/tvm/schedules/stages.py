@@ -105,7 +105,7 @@ def _reduction(store: Any, init: Any, spatial: tuple[Axis, ...], reduced: tuple[
     kind = {"Add": "sum", "Max": "max", "Min": "min"}.get(type(store.value).__name__)
     if kind is None or not isinstance(init, tirx.BufferStore):
         return None
-    first, second = store.value.a, store.value.b
+    first, second = store.value.a, store.value.b  # TVM simplifies sums, and may put the operand first
     if not (isinstance(first, TensorLoad) and first.source.same_as(store.buffer)):
         first, second = second, first
     if not (isinstance(first, TensorLoad) and first.source.same_as(store.buffer)):

@@ -102,8 +102,9 @@ def _split(before: tuple[Stage, ...], readers: tuple[Stage, ...]) -> tuple[list[
 def _cheap(stage: Stage, value: Expr, readers: tuple[Stage, ...]) -> bool:
     """A stage that is only a renaming of what it reads, or is read once by a stage without a reduction."""
     if isinstance(value, TensorLoad):
-        return True
+        return True  # a copy would cost a pass over memory and save nothing
     reading = [reader for reader in readers for load in loads(reader.value) if load.source.same_as(stage.buffer)]
+    # a reduction reads a value once for each of its columns: computed there, it would be computed that often
     return len(reading) <= 1 and not any(reader.reduced for reader in reading)
 
 
@@ -125,12 +126,12 @@ def _epilogue(
     following: tuple[Stage, ...], anchor: Stage, cheap: dict[Any, Stage]
 ) -> tuple[Epilogue, tuple[tuple[Stage, Expr], ...]]:
     """The last of the stages that the tile can be finished by, and the values of those after it."""
-    for end in range(len(following), 0, -1):
+    for end in range(len(following), 0, -1):  # the longest first: what is in the tile needs no pass over memory
         inner = {**cheap, **{each.buffer: each for each in following[: end - 1]}}
         rest = [inlined(each.value, cheap) for each in following[end:]]
         hidden = {anchor.buffer, *(each.buffer for each in following[: end - 1])}
         if any(load.source in hidden for value in rest for load in loads(value)):
-            continue
+            continue  # what stays in registers cannot be read afterwards
         stage = following[end - 1]
         if (epilogue := epilogue_of(anchor, stage, inlined(stage.value, inner))) is not None:
             return epilogue, tuple(zip(following[end:], rest, strict=True))
