@@ -114,9 +114,7 @@ def assign(
     nearest; UsageError for no parts, no nodes, repeated names, more replicas than nodes, or a node whose speed for a
     part is not known; UnknownName for a method.
     """
-    if method not in METHODS:
-        raise UnknownName("placement method", method, METHODS)
-    _check(parts, nodes, replicas)
+    _check(parts, nodes, replicas, method)
     board = _board(parts, nodes, replicas)
     found = _greedy(board) if method == "greedy" else _improved(board)
     if found.stranded is not None:
@@ -124,7 +122,9 @@ def assign(
     return _assignment(found)
 
 
-def _check(parts: Sequence[Part], nodes: Sequence[Node], replicas: int) -> None:
+def _check(parts: Sequence[Part], nodes: Sequence[Node], replicas: int, method: str) -> None:
+    if method not in METHODS:
+        raise UnknownName("placement method", method, METHODS)
     for kind, items in (("part", parts), ("node", nodes)):
         if not items:
             raise UsageError(f"there is no {kind} to place" if kind == "part" else "the fleet has no node")
@@ -260,13 +260,8 @@ def _impossible(parts: Sequence[Part], nodes: Sequence[Node], board: Board, flee
     row = board.stranded
     if row is None:
         raise ValueError("every part is placed")
-    part, need = parts[row], board.memory[row]
-    other = np.ones(len(nodes), dtype=bool)
-    other[board.where[row][board.where[row] >= 0]] = False  # nodes that hold a replica already
-    energy = board.left >= board.macs[row]
-    candidates = other & energy if (other & energy).any() else other
-    nearest = int(np.where(candidates, board.free - need, np.iinfo(np.int64).min).argmax())
-    needed, free = int(need[nearest]), int(board.free[nearest])
+    part, nearest = parts[row], _nearest(board, row)
+    needed, free = int(board.memory[row, nearest]), int(board.free[nearest])
     what = f"a replica of {part.name}" if board.replicas > 1 else part.name
     start = f"{what} fits on no node" if (board.where < 0).all() else f"no room is left for {what}"
     short = f"it needs {needed:,} bytes, and {nodes[nearest].name}, which comes nearest, has {free:,} free"
@@ -280,3 +275,12 @@ def _impossible(parts: Sequence[Part], nodes: Sequence[Node], board: Board, flee
         needed_bytes=needed,
         free_bytes=free,
     )
+
+
+def _nearest(board: Board, row: int) -> int:
+    """The node that lacks least memory for another replica of the part at ``row``; one with the energy, if there is."""
+    other = np.ones(len(board.free), dtype=bool)
+    other[board.where[row][board.where[row] >= 0]] = False  # nodes that hold a replica already
+    energy = board.left >= board.macs[row]
+    candidates = other & energy if (other & energy).any() else other
+    return int(np.where(candidates, board.free - board.memory[row], np.iinfo(np.int64).min).argmax())

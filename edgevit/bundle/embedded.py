@@ -104,10 +104,7 @@ class Fusion:
             raise UsageError("no sub-model answered, so there is nothing to fuse")
         feeds = {PRESENT: np.tile(np.asarray(here, np.float32), (rows, 1))}
         for spec, array in zip(self.features, features, strict=True):
-            shape = (rows, int(spec.shape[-1]))
-            if array is not None and array.shape != shape:
-                raise UsageError(f"{spec.name} must be {shape[0]}×{shape[1]}, got {'×'.join(map(str, array.shape))}")
-            feeds[spec.name] = np.zeros(shape, spec.dtype) if array is None else array.astype(spec.dtype)
+            feeds[spec.name] = _fed(spec, array, rows)
         logits = self.session.artifact.manifest.logits_output()
         if logits is None:
             raise BadArtifact(f"{self.session.artifact.path} has no logits", hint="split anew")
@@ -220,6 +217,16 @@ class BundleSession:
         for index, wanted in enumerate(self._mask(present)):
             if not wanted:
                 absent[index] = LEFT_OUT
+        features, ms = self._ran(image, absent)
+        missing = self._missing(absent)
+        begun = time.perf_counter()
+        logits = self.fusion.fuse(features, len(image))
+        ended = time.perf_counter()
+        ms["fusion"] = (ended - begun) * 1e3
+        return Answer(logits, len(self.names), missing, (ended - started) * 1e3, ms)
+
+    def _ran(self, image: Array, absent: dict[int, str]) -> tuple[list[Array | None], dict[str, float]]:
+        """Features of each part in order, and ms by name; a part that fails is missing, and added to ``absent``."""
         features: list[Array | None] = [None] * len(self.names)
         ms: dict[str, float] = {}
         for index, session in self._sessions.items():
@@ -228,15 +235,10 @@ class BundleSession:
             begun = time.perf_counter()
             try:
                 features[index] = _features(session, image)
-            except Exception as exc:  # a part that fails is missing; the caller's own mistakes were refused above
+            except Exception as exc:  # whatever a runtime raises; the caller's own mistakes were refused before
                 absent[index] = one_line(exc)
             ms[self.names[index]] = (time.perf_counter() - begun) * 1e3
-        missing = self._missing(absent)
-        begun = time.perf_counter()
-        logits = self.fusion.fuse(features, len(image))
-        ended = time.perf_counter()
-        ms["fusion"] = (ended - begun) * 1e3
-        return Answer(logits, len(self.names), missing, (ended - started) * 1e3, ms)
+        return features, ms
 
     def _missing(self, absent: Mapping[int, str]) -> tuple[Missing, ...]:
         parts = self.bundle.manifest.parts
@@ -291,6 +293,16 @@ def target_for(bundle: Bundle, runtime: str | None) -> str:
         if "*" in row.formats or bundle.fusion(target).manifest.target in row.formats:
             return target
     raise Unsupported(f"{runtime} opens none of this bundle's targets ({', '.join(bundle.targets)})")
+
+
+def _fed(spec: TensorSpec, array: Array | None, rows: int) -> Array:
+    """(rows, D) features of one part as the head takes them, zeros where it is absent."""
+    shape = (rows, int(spec.shape[-1]))
+    if array is None:
+        return np.zeros(shape, spec.dtype)
+    if array.shape != shape:
+        raise UsageError(f"{spec.name} must be {shape[0]}×{shape[1]}, got {'×'.join(map(str, array.shape))}")
+    return array.astype(spec.dtype)
 
 
 def _features(session: Session, image: Array) -> Array:

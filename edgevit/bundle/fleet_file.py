@@ -141,6 +141,14 @@ def read_fleet(path: Path | str) -> Fleet:
     the nearest one; BadArtifact for a damaged profile.
     """
     path = Path(path)
+    entries = [_entry(row, index, path) for index, row in enumerate(_written(path), 1)]
+    _check_names(entries, path)
+    nodes = tuple(Node(one.name, one.memory, one.macs_per_s, one.energy, one.link_mbps) for one in entries)
+    return Fleet(path, nodes, {one.name: _profiles(one, path) for one in entries if one.profile is not None})
+
+
+def _written(path: Path) -> list[dict[str, Any]]:
+    """The tables of the file's nodes as they stand there."""
     hint = "write one [[node]] for each device"
     text = read_text(path, "a fleet file", hint=hint)
     try:
@@ -153,10 +161,7 @@ def read_fleet(path: Path | str) -> Fleet:
     rows = written.get("node")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UsageError(f"{path} lists no node", hint=f"begin each device with [[node]], {EXAMPLE}")
-    entries = [_entry(row, index, path) for index, row in enumerate(rows, 1)]
-    _check_names(entries, path)
-    nodes = tuple(Node(one.name, one.memory, one.macs_per_s, one.energy, one.link_mbps) for one in entries)
-    return Fleet(path, nodes, {one.name: _profiles(one, path) for one in entries if one.profile is not None})
+    return rows
 
 
 def _entry(row: Mapping[str, Any], index: int, path: Path) -> _Entry:
@@ -168,18 +173,22 @@ def _entry(row: Mapping[str, Any], index: int, path: Path) -> _Entry:
     try:
         entry = _Entry.model_validate(row)
     except ValidationError as exc:
-        first = exc.errors()[0]
-        key = str(first["loc"][0])
-        if first["type"] == "missing":
-            raise UsageError(f"{who} in {path} has no {key}", hint=EXAMPLE) from exc
-        said = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{key} of {who} in {path}: {said}", hint=EXAMPLE) from exc
+        raise _refused(exc, who, path) from exc
     if entry.macs_per_s is None and entry.profile is None:
         raise UsageError(
             f"{who} in {path} has neither macs_per_s nor profile, so nothing says how fast it is",
             hint='macs_per_s = "6G", or profile = "FOLDER" with what edgevit profile measured on it',
         )
     return entry
+
+
+def _refused(exc: ValidationError, who: str, path: Path) -> UsageError:
+    first = exc.errors()[0]
+    key = str(first["loc"][0])
+    if first["type"] == "missing":
+        return UsageError(f"{who} in {path} has no {key}", hint=EXAMPLE)
+    said = first["msg"].removeprefix("Value error, ")
+    return UsageError(f"{key} of {who} in {path}: {said}", hint=EXAMPLE)
 
 
 def _check_names(entries: Sequence[_Entry], path: Path) -> None:

@@ -137,9 +137,20 @@ def _swap(board: Board, part: int, replica: int) -> Step:
     there = board.where  # (P, R)
     parts = np.arange(len(board.macs))[:, None]
     own, other = board.latency[parts, there], board.latency[part][there]
-    comes, goes = board.memory[part][there], board.memory[parts, there]
+    allowed = _exchangeable(board, part, home)
+    here = board.load[home] - board.latency[part, home] + board.latency[:, home][:, None]
+    slowest = np.where(allowed, np.maximum(here, board.load[there] - own + other), np.inf)
+    at = int(slowest.argmin())
+    back = (at // board.replicas, at % board.replicas)
+    return Step(float(slowest[back]), part, replica, int(there[back]), back)
+
+
+def _exchangeable(board: Board, part: int, home: int) -> Array:
+    """(P, R) whether ``part`` at ``home`` may change places with each replica: room and energy on both sides."""
+    there = board.where
     macs = board.macs[:, None]
-    allowed = (
+    comes, goes = board.memory[part][there], board.memory[np.arange(len(board.macs))[:, None], there]
+    found: Array = (
         (there != home)
         & (board.free[there] + goes >= comes)
         & (board.left[there] + macs >= board.macs[part])
@@ -148,11 +159,7 @@ def _swap(board: Board, part: int, replica: int) -> Step:
         & ~(there == home).any(axis=1)[:, None]  # that part is here already
         & ~np.isin(there, board.where[part])  # this part is there already
     )
-    here = board.load[home] - board.latency[part, home] + board.latency[:, home][:, None]
-    slowest = np.where(allowed, np.maximum(here, board.load[there] - own + other), np.inf)
-    at = int(slowest.argmin())
-    back = (at // board.replicas, at % board.replicas)
-    return Step(float(slowest[back]), part, replica, int(there[back]), back)
+    return found
 
 
 def search(empty: Board, *, below: float = math.inf, tries: int) -> Board:

@@ -192,24 +192,28 @@ def _placed(name: str, artifact: Artifact) -> Part:
 def _fit(bundle: Bundle, parts: Mapping[str, Artifact], fusion: Artifact) -> None:
     """BadArtifact unless the members of one target fit each other and what bundle.json says of them."""
     manifest, where = bundle.manifest, bundle.path
-    preprocess: dict[str, Preprocess] = {}
-    for info, feature in zip(manifest.parts, manifest.features, strict=True):
-        artifact = parts.get(info.name)
-        if artifact is None:
-            continue
-        spec, labels, steps = features_output(artifact), artifact.manifest.labels, artifact.manifest.preprocess
-        if spec is None or spec.shape[1:] != (feature.size,):
-            raise BadArtifact(f"{info.name} in {where} does not give {feature.size} features", hint="split anew")
-        if steps is None or artifact.manifest.image_input() is None or len(artifact.manifest.inputs) != 1:
-            raise BadArtifact(f"{info.name} in {where} does not take one image", hint="split anew")
-        if labels is not None and labels[1:] != info.classes:
-            raise BadArtifact(f"{info.name} in {where} has other classes than {BUNDLE} says", hint="split anew")
-        preprocess[info.name] = steps
+    preprocess = {
+        info.name: _fit_part(parts[info.name], info, feature, where)
+        for info, feature in zip(manifest.parts, manifest.features, strict=True)
+        if info.name in parts
+    }
     first = next(iter(preprocess), None)
     for name, steps in preprocess.items():
         if first is not None and steps != preprocess[first]:
             raise BadArtifact(f"{name} in {where} preprocesses images unlike {first}", hint="split anew")
     _fit_fusion(bundle, fusion)
+
+
+def _fit_part(artifact: Artifact, info: PartInfo, feature: Feature, where: Path) -> Preprocess:
+    """How the part preprocesses images. BadArtifact unless it is what bundle.json says of it."""
+    spec, labels, steps = features_output(artifact), artifact.manifest.labels, artifact.manifest.preprocess
+    if spec is None or spec.shape[1:] != (feature.size,):
+        raise BadArtifact(f"{info.name} in {where} does not give {feature.size} features", hint="split anew")
+    if steps is None or artifact.manifest.image_input() is None or len(artifact.manifest.inputs) != 1:
+        raise BadArtifact(f"{info.name} in {where} does not take one image", hint="split anew")
+    if labels is not None and labels[1:] != info.classes:
+        raise BadArtifact(f"{info.name} in {where} has other classes than {BUNDLE} says", hint="split anew")
+    return steps
 
 
 def _fit_fusion(bundle: Bundle, fusion: Artifact) -> None:
