@@ -45,15 +45,19 @@ def _trained(head: FusionHead, features: Features, options: FusionOptions) -> Fu
             present = draw_present(len(chosen), parts, options.missing, generator)
             logits = head(*(part[chosen] for part in features.parts), present)
             labels = features.labels[chosen]
-            if wanted is None:
-                loss = F.cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
-            else:
-                loss = taught(logits, labels, wanted[chosen], recipe.smoothing)
+            loss = _loss(logits, labels, None if wanted is None else wanted[chosen], recipe.smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             ema.update(head)
     return ema.module  # type: ignore[return-value]
+
+
+def _loss(logits: Tensor, labels: Tensor, wanted: Tensor | None, smoothing: float) -> Tensor:
+    """Of the labels alone, or of the trunk's softened answers ``wanted`` beside them."""
+    if wanted is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    return taught(logits, labels, wanted, smoothing)
 
 
 def draw_present(rows: int, parts: int, missing: float, generator: torch.Generator) -> Tensor:

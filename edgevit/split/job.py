@@ -229,21 +229,28 @@ def check_classes(job: SplitJob, source: Source) -> None:
     spec, classes = spec_of(source.trunk), source.trunk.config.num_classes
     known = spec.labels if spec is not None else None
     if known is not None and set(source.labels) != set(known):
-        absent = [label for label in known if label not in source.labels]
-        strange = [label for label in source.labels if label not in known]
-        what = (
-            f"has no images of {shown(absent)}"
-            if absent
-            else f"has classes that the trunk does not know: {shown(strange)}"
-        )
-        raise UsageError(f"{job.data} {what}", hint=f"the trunk's classes are {shown(list(known))}")
+        raise _other_classes(job, source.labels, known)
     if len(source.labels) != classes:
         raise UsageError(
             f"{job.data} has {len(source.labels)} classes and the trunk {classes}",
             hint="split with the data that the trunk was trained on",
         )
+    _check_images(job, source)
+
+
+def _other_classes(job: SplitJob, labels: Sequence[str], known: Sequence[str]) -> UsageError:
+    absent = [label for label in known if label not in labels]
+    strange = [label for label in labels if label not in known]
+    what = (
+        f"has no images of {shown(absent)}" if absent else f"has classes that the trunk does not know: {shown(strange)}"
+    )
+    return UsageError(f"{job.data} {what}", hint=f"the trunk's classes are {shown(list(known))}")
+
+
+def _check_images(job: SplitJob, source: Source) -> None:
+    """UsageError for a class without images on one side of the split."""
     for side, batches in (("training", source.train), ("held-out", source.held_out)):
-        counts = torch.bincount(batches.labels, minlength=classes)
+        counts = torch.bincount(batches.labels, minlength=len(source.labels))
         if int(counts.min()) == 0:
             missing = [source.labels[int(label)] for label in (counts == 0).nonzero().flatten()]
             raise UsageError(

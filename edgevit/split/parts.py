@@ -40,6 +40,7 @@ from edgevit.split.trunk import load_trunk
 from edgevit.split.work import Work
 from edgevit.train.amp import MixedPrecision
 from edgevit.train.batches import MEMORY_LIMIT, Batches, make_batches
+from edgevit.train.epochs import Progress as Epochs
 from edgevit.train.loop import open_split, training_device
 
 Progress = Callable[[str, float | None], None]
@@ -87,30 +88,12 @@ def make_part(task: PartTask, source: Source, progress: Progress) -> float:
     name, options = f"part-{task.index}", task.job.options
     if task.work.finished(task.index):
         return task.work.load_part(task.index)[1]
-    scores = task.work.load_importance(task.index)
-    if scores is None:
-        progress(f"{name}: importance", None)
-        scores = score(source, task.classes, options.importance, options.images, options.seed + task.index)
-        task.work.save_importance(task.index, scores)
+    scores = _scored(task, source, progress)
     sub = SubModel(prune(source.trunk, scores, task.heads_pruned, len(task.classes)))
     device = torch.device(task.device)
     unfinished = task.work.state(task.index)
-    lesson = Lesson(
-        trunk=source.trunk,
-        classes=task.classes,
-        train=source.train,
-        held_out=source.held_out,
-        mode=options.mode,
-        options=replace(options.retraining, seed=part_seed(options.seed, task.index), resume=unfinished.is_file()),
-        device=device,
-        negatives=options.negatives,
-        tokens=task.work.load_tokens(),
-    )
-
-    def epochs(epoch: int, total: int, loss: float, accuracy: float | None) -> None:
-        measured = "" if accuracy is None else f", accuracy {accuracy:.1%}"
-        progress(f"{name}: epoch {epoch}/{total}{measured}", epoch / total)
-
+    lesson = _lesson(task, source, device, resume=unfinished.is_file())
+    epochs = _telling(name, progress)
     steps = None if options.amp == "no" else MixedPrecision(options.amp, device)
     try:
         averaged, accuracy = retrain(
@@ -120,6 +103,42 @@ def make_part(task: PartTask, source: Source, progress: Progress) -> float:
         raise Interrupted(f"{name}: {exc}", hint=RESUME_HINT) from None
     task.work.save_part(task.index, averaged.state_dict(), accuracy)
     return accuracy
+
+
+def _scored(task: PartTask, source: Source, progress: Progress) -> Importance:
+    """Scores of the trunk's units on the part's classes: those in the work folder, or new ones that are kept there."""
+    scores = task.work.load_importance(task.index)
+    if scores is None:
+        options = task.job.options
+        progress(f"part-{task.index}: importance", None)
+        scores = score(source, task.classes, options.importance, options.images, options.seed + task.index)
+        task.work.save_importance(task.index, scores)
+    return scores
+
+
+def _lesson(task: PartTask, source: Source, device: torch.device, *, resume: bool) -> Lesson:
+    options = task.job.options
+    return Lesson(
+        trunk=source.trunk,
+        classes=task.classes,
+        train=source.train,
+        held_out=source.held_out,
+        mode=options.mode,
+        options=replace(options.retraining, seed=part_seed(options.seed, task.index), resume=resume),
+        device=device,
+        negatives=options.negatives,
+        tokens=task.work.load_tokens(),
+    )
+
+
+def _telling(name: str, progress: Progress) -> Epochs:
+    """What tells ``progress`` how far the retraining of the part is."""
+
+    def epochs(epoch: int, total: int, loss: float, accuracy: float | None) -> None:
+        measured = "" if accuracy is None else f", accuracy {accuracy:.1%}"
+        progress(f"{name}: epoch {epoch}/{total}{measured}", epoch / total)
+
+    return epochs
 
 
 def part_seed(seed: int, part: int) -> int:
@@ -176,12 +195,17 @@ def make_parts(tasks: Sequence[PartTask], source: Source, progress: Progress) ->
     together = min(len(tasks), job.options.jobs or 1)
     if together == 1:
         return [make_part(task, source, progress) for task in tasks]
+    return _in_processes(tasks, together, progress)
+
+
+def _in_processes(tasks: Sequence[PartTask], together: int, progress: Progress) -> list[float]:
+    """Finish the parts in ``together`` processes, each of which reads the data for itself; their accuracies."""
     others = multiprocessing.active_children()
     context = multiprocessing.get_context("spawn")
     news = context.SimpleQueue()
     listener = Thread(target=_listen, args=(news, progress), daemon=True)
     listener.start()
-    threads = job.options.threads or 1
+    threads = tasks[0].job.options.threads or 1
     with ProcessPoolExecutor(together, context, _start_worker, (news, threads)) as pool:
         try:
             found = _collected(pool, tasks)

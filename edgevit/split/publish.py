@@ -96,17 +96,17 @@ def bundle_accuracy(data: str, trunk: float, found: Degradation, labels: Sequenc
         fused=found.fused,
         missing_one=_remaining(found, 1),
         missing_two=_remaining(found, 2),
-        losses=tuple(
-            Loss(
-                missing=_names(case),
-                top1=found.losses[case],
-                suffering=tuple(labels[label] for label in suffering),
-            )
-            for case, suffering in found.suffering.items()
-        ),
+        losses=_losses(found, labels),
         many_missing={
             joined(_names(case)): share for case, share in found.losses.items() if case not in found.suffering
         },
+    )
+
+
+def _losses(found: Degradation, labels: Sequence[str]) -> tuple[Loss, ...]:
+    return tuple(
+        Loss(missing=_names(case), top1=found.losses[case], suffering=tuple(labels[label] for label in suffering))
+        for case, suffering in found.suffering.items()
     )
 
 

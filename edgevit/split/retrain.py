@@ -70,12 +70,19 @@ def retrain(
     ``sub`` answers as ``SubModel`` does; to distil, it must be one. The state is now and then kept in
     ``state_file``, as ``edgevit.train.fit`` does. Errors of ``run_epochs``.
     """
+    held_out = Batches(lesson.held_out.rows, part_labels(lesson.held_out.labels, lesson.classes))
+    run = _run(sub, lesson, held_out, steps or FullPrecision())
+    run_epochs(run, state_file, recipe, progress)
+    averaged = _sub_of(run.ema.module)
+    return averaged, balanced_accuracy(averaged, held_out, lesson.device)
+
+
+def _run(sub: nn.Module, lesson: Lesson, held_out: Batches, steps: Steps) -> Run:
     device = lesson.device
     torch.manual_seed(lesson.options.seed)  # the linear map's start
     student = _student(sub, lesson).to(device)
     train, options = _shown(lesson)
-    held_out = Batches(lesson.held_out.rows, part_labels(lesson.held_out.labels, lesson.classes))
-    run = Run(
+    return Run(
         model=student,
         ema=Ema(student, options.ema),
         optimizer=adamw(student, options),
@@ -87,11 +94,8 @@ def retrain(
         measure=lambda averaged: balanced_accuracy(_sub_of(averaged), held_out, device),
         loss=_distillation(lesson) if lesson.mode == "distil" else _labels_alone(options.smoothing),
         sample=_sampler(lesson),
-        steps=steps or FullPrecision(),
+        steps=steps,
     )
-    run_epochs(run, state_file, recipe, progress)
-    averaged = _sub_of(run.ema.module)
-    return averaged, balanced_accuracy(averaged, held_out, device)
 
 
 def part_labels(labels: Tensor, classes: Sequence[int]) -> Tensor:

@@ -78,9 +78,14 @@ def _why_not(model: Any) -> str | None:
         return "it is distilled, with a second token and classifier"
     if family != "VisionTransformer":
         return f"it is a {family}"
+    return next((reason for reason, true in _extras(model).items() if true), None)
+
+
+def _extras(model: Any) -> dict[str, bool]:
+    """What a timm VisionTransformer may have that ours has not, and whether this one does."""
     block = model.blocks[0]
     attention = getattr(block, "attn", None)
-    extras = {
+    return {
         "its blocks have LayerScale": not isinstance(getattr(block, "ls1", nn.Identity()), nn.Identity),
         "its tokens are pooled, not read from a class token": model.global_pool != "token" or model.cls_token is None,
         "it has register tokens": bool(getattr(model, "num_reg_tokens", 0)),
@@ -94,7 +99,6 @@ def _why_not(model: Any) -> str | None:
             hasattr(attention, "qkv") and hasattr(getattr(block, "mlp", None), "fc1")
         ),
     }
-    return next((reason for reason, true in extras.items() if true), None)
 
 
 def _our_norm(norm: nn.Module) -> bool:

@@ -101,12 +101,21 @@ def run_epochs(run: Run, state_file: Path, recipe: dict[str, Any], progress: Pro
                 save_state(state_file, _state(run, done, loss), recipe)
                 kept, saved_at = done, time.monotonic()
             if progress is not None:
-                measured = done == run.epochs or done % max(1, run.epochs // 10) == 0
-                progress(done, run.epochs, loss, run.measure(run.ema.module) if measured else None)
+                progress(done, run.epochs, loss, _measured(run, done))
     except KeyboardInterrupt:
-        hint = "the same command with --resume goes on from there" if kept else "nothing was kept"
-        raise Interrupted(f"stopped after epoch {kept} of {run.epochs}", hint=hint) from None
+        raise _stopped(run, kept) from None
     return loss
+
+
+def _measured(run: Run, done: int) -> float | None:
+    """Held-out accuracy after the last epoch and ten times on the way; it may take as long as an epoch."""
+    due = done == run.epochs or done % max(1, run.epochs // 10) == 0
+    return run.measure(run.ema.module) if due else None
+
+
+def _stopped(run: Run, kept: int) -> Interrupted:
+    hint = "the same command with --resume goes on from there" if kept else "nothing was kept"
+    return Interrupted(f"stopped after epoch {kept} of {run.epochs}", hint=hint)
 
 
 def _epoch(run: Run, epoch: int) -> float:
@@ -127,7 +136,10 @@ def _epoch(run: Run, epoch: int) -> float:
         if run.options.mixup:
             images, targets = mixed(images, targets, run.options.mixup, generator)
         losses.append(_step(run, images, targets, rows))
-    mean = float(torch.stack(losses).mean())
+    return _finite(run, epoch, float(torch.stack(losses).mean()))
+
+
+def _finite(run: Run, epoch: int, mean: float) -> float:
     if not math.isfinite(mean):
         raise EdgeVitError(
             f"the loss became {mean} in epoch {epoch + 1}",
