@@ -292,15 +292,20 @@ def _labels(artifacts: tuple[Artifact, Artifact], runtimes: tuple[str, str]) -> 
     return (names[0], names[1]) if names[0] != names[1] else (f"{names[0]} (first)", f"{names[1]} (second)")
 
 
-def _notes(
-    artifacts: tuple[Artifact, Artifact], sides: Sequence[Side], answers: Sequence[dict[str, Any]]
-) -> tuple[str, ...]:
-    unverified = {
+def _unverified(artifacts: tuple[Artifact, Artifact]) -> list[str]:
+    """A sentence for each that is unverified, and one for both where an artifact is compared with itself."""
+    found = {
         str(artifact.path): f"{artifact.path} is unverified: {artifact.manifest.parity.reason}"
         for artifact in artifacts
         if artifact.manifest.parity.status == "unverified"
     }
-    found = list(unverified.values())
+    return list(found.values())
+
+
+def _notes(
+    artifacts: tuple[Artifact, Artifact], sides: Sequence[Side], answers: Sequence[dict[str, Any]]
+) -> tuple[str, ...]:
+    found = _unverified(artifacts)
     one, two = sides
     precisions = [answers[0]["sides"][index]["precision"] for index in (0, 1)]
     if precisions[0] != precisions[1]:

@@ -72,7 +72,13 @@ def parse_scenario(
     chosen = name or implied
     if chosen not in NAMES:
         raise UnknownName("scenario", chosen, NAMES)
-    given = {"qps": qps, "bound-ms": bound_ms, "fps": fps, "minutes": minutes}
+    _check_given(chosen, {"qps": qps, "bound-ms": bound_ms, "fps": fps, "minutes": minutes})
+    found: Name = next(known for known in NAMES if known == chosen)
+    return Scenario(found, qps, bound_ms, fps, minutes, STREAMS if chosen == "multi-stream" else 1)
+
+
+def _check_given(chosen: str, given: Mapping[str, float | None]) -> None:
+    """UsageError unless ``given`` are parameters of the scenario, positive, and the one that it needs among them."""
     takes = {"server": {"qps", "bound-ms"}, "paced": {"fps"}, "sustained": {"minutes"}}.get(chosen, set())
     needs = {"server": "qps", "paced": "fps", "sustained": "minutes"}.get(chosen)
     for key, value in given.items():
@@ -84,8 +90,6 @@ def parse_scenario(
             raise UsageError(f"--{key} must be over 0, got {value:g}")
     if needs and given[needs] is None:
         raise UsageError(f"the scenario {chosen} needs --{needs}")
-    found: Name = next(known for known in NAMES if known == chosen)
-    return Scenario(found, qps, bound_ms, fps, minutes, STREAMS if chosen == "multi-stream" else 1)
 
 
 class Pace(Protocol):
@@ -216,6 +220,20 @@ def bound_sentence(samples_ms: Sequence[float], bound_ms: float) -> str:
 
 def by_minute(samples_ms: Sequence[float]) -> list[dict[str, float | int]]:
     """p50 and raw p90 of each minute of back-to-back samples; a last minute of less than 10 s is left out."""
+    return [
+        {
+            "minute": number,
+            "p50_ms": median(part),
+            "p90_ms": statistics.raw_percentile(sorted(part), 0.9),
+            "count": len(part),
+        }
+        for number, part in enumerate(_minutes(samples_ms), 1)
+        if part
+    ]
+
+
+def _minutes(samples_ms: Sequence[float]) -> list[list[float]]:
+    """The samples that began in each minute; none in one that a single sample fills."""
     minutes: list[list[float]] = [[]]
     spent = 0.0
     for sample in samples_ms:
@@ -226,16 +244,7 @@ def by_minute(samples_ms: Sequence[float]) -> list[dict[str, float | int]]:
         spent += sample
     if len(minutes) > 1 and sum(minutes[-1]) < 10e3:
         minutes.pop()
-    return [
-        {
-            "minute": number,
-            "p50_ms": median(part),
-            "p90_ms": statistics.raw_percentile(sorted(part), 0.9),
-            "count": len(part),
-        }
-        for number, part in enumerate(minutes, 1)
-        if part
-    ]
+    return minutes
 
 
 def sustained_sentence(minutes: Sequence[Mapping[str, float | int]]) -> str:

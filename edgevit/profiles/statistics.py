@@ -222,10 +222,7 @@ def two_modes(samples: Sequence[float]) -> Modes | None:
     """
     if len(samples) < 30:  # a tenth of fewer is under three samples, which may be chance
         return None
-    strays = set(outliers(samples))
-    if len(strays) > 0.02 * len(samples):  # too many to be strays: they may be the other mode
-        strays = set()
-    ordered = np.sort([sample for index, sample in enumerate(samples) if index not in strays])
+    ordered = _without_strays(samples)
     cut = _best_split(ordered)
     low, high = float(np.median(ordered[:cut])), float(np.median(ordered[cut:]))
     share = 1 - cut / len(ordered)
@@ -235,6 +232,14 @@ def two_modes(samples: Sequence[float]) -> Modes | None:
     width = (high - low) / 3  # … and there is a valley between: one broad mode is densest in its middle
     around = [int(np.sum(np.abs(ordered - centre) <= width / 2)) for centre in (low, (low + high) / 2, high)]
     return Modes(low, high, share) if around[1] < 0.5 * min(around[0], around[2]) else None
+
+
+def _without_strays(samples: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Ascending, up to 2 % of outliers left out: a single one far away would be the best split of all."""
+    strays = set(outliers(samples))
+    if len(strays) > 0.02 * len(samples):  # too many to be strays: they may be the other mode
+        strays = set()
+    return np.sort([sample for index, sample in enumerate(samples) if index not in strays])
 
 
 def _best_split(ordered: np.ndarray[tuple[int], np.dtype[np.float64]]) -> int:

@@ -42,6 +42,13 @@ class Measurement:
 def read(file: Path) -> Measurement:
     """BadArtifact, in one sentence, when the file is no profile of this format."""
     raw = read_bounded(file, MAX_BYTES, "a profile", error=BadArtifact)
+    stored = _record(file, raw)
+    if sum(process.samples for process in stored.processes) != len(stored.samples_ms):
+        raise BadArtifact(f"{file} is damaged: it does not hold as many samples as its processes took")
+    return Measurement(file, hashlib.sha256(raw).hexdigest(), stored)
+
+
+def _record(file: Path, raw: bytes) -> ProfileRecord:
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError) as exc:
@@ -53,11 +60,8 @@ def read(file: Path) -> Measurement:
             f"{file} is in profile format {found['format']!r}; this edgevit reads {PROFILE_FORMAT}: profile again"
         )
     try:
-        stored = ProfileRecord.model_validate(found)
+        return ProfileRecord.model_validate(found)
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadArtifact(f"{file} is damaged: {where}: {first['msg'].lower()}") from exc
-    if sum(process.samples for process in stored.processes) != len(stored.samples_ms):
-        raise BadArtifact(f"{file} is damaged: it does not hold as many samples as its processes took")
-    return Measurement(file, hashlib.sha256(raw).hexdigest(), stored)

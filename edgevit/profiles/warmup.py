@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -46,11 +47,15 @@ def settled(samples: Sequence[float]) -> bool:
     moved = float(windows.max() / windows.min() - 1)
     if moved <= EQUAL or len(half) < _WINDOWS * _PARTS * _MIN_PART:
         return moved <= EQUAL
+    concordance = sum(int(np.sign(later - earlier)) for earlier, later in combinations(parts, 2))
+    return moved <= min(MAX_MOVE, _noise(parts)) and statistics.kendall_p(concordance, len(parts)) >= _TREND_RISK
+
+
+def _noise(parts: np.ndarray[Any, Any]) -> float:
+    """How far two windows may differ by the scatter of the parts within them alone, as a share of the median."""
     inside = parts.reshape(_WINDOWS, _PARTS)
     scatter = float(inside.var(axis=1, ddof=1).mean()) ** 0.5 / float(np.median(parts))
-    noise = 2 * scatter * (2 / _PARTS) ** 0.5  # of the difference of two windows' means of parts
-    concordance = sum(int(np.sign(later - earlier)) for earlier, later in combinations(parts, 2))
-    return moved <= min(MAX_MOVE, noise) and statistics.kendall_p(concordance, len(parts)) >= _TREND_RISK
+    return float(2 * scatter * (2 / _PARTS) ** 0.5)  # two standard errors of the difference of two means of parts
 
 
 def warm_up(draw: Draw, clock: Clock, *, least_s: float, least_runs: int, cap_s: float) -> tuple[array[int], bool]:

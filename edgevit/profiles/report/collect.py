@@ -88,6 +88,15 @@ class Collection:
         return f"no measurement to show ({'; '.join(reasons)}{more}): edgevit profile {able} makes one"
 
 
+def _nothing(folders: Sequence[Path], problems: Sequence[str]) -> UsageError:
+    where = ", ".join(map(str, folders)) or "no folder"
+    return UsageError(
+        f"no artifact in {where}: {'; '.join(problems) or 'name one'}",
+        hint=f"give artifacts (folders with an {MANIFEST}), or parents of them: edgevit export makes one, edgevit "
+        "profile measures it",
+    )
+
+
 def collect(folders: Sequence[Path]) -> Collection:
     """Rows of every artifact in ``folders``. A folder without one is a problem among others; UsageError, which says it
     of each, when none of them has any."""
@@ -98,12 +107,7 @@ def collect(folders: Sequence[Path]) -> Collection:
         found += here
         problems += wrong
     if not found:
-        where = ", ".join(map(str, folders)) or "no folder"
-        raise UsageError(
-            f"no artifact in {where}: {'; '.join(problems) or 'name one'}",
-            hint=f"give artifacts (folders with an {MANIFEST}), or parents of them: edgevit export makes one, edgevit "
-            "profile measures it",
-        )
+        raise _nothing(folders, problems)
     unique = list({path.resolve(): path for path in found}.values())
     rows: list[Row] = []
     for path, name in zip(unique, _names(unique), strict=True):

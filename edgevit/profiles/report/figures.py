@@ -95,17 +95,7 @@ def trade_off(group: Group, trade: Trade) -> Figure:
     rows = group.rows
     names = short_names(rows)
     ahead = front(rows, p50, trade.worth)
-    data = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "Pareto front",
-            "x": [p50(row) for row in ahead],
-            "y": [trade.value(row) for row in ahead],
-            "line": {"color": "@muted", "width": 1.5, "dash": "dot", "shape": "hv"},
-            "hoverinfo": "skip",
-        }
-    ]
+    data = [_front_line(ahead, trade)]
     for index, (row, name) in enumerate(zip(rows, names, strict=True)):
         side = _side(p50(row), [p50(other) for other in rows]) if len(rows) <= LABELLED else None
         data.append(_point(row, label(name), index, trade, side))
@@ -134,6 +124,18 @@ def _side(value: float, among: Sequence[float]) -> str:
     low, high = min(among), max(among)
     place = (value - low) / (high - low) if high > low else 0.5
     return "right" if place < 0.3 else "left" if place > 0.7 else "center"
+
+
+def _front_line(ahead: Sequence[Row], trade: Trade) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "Pareto front",
+        "x": [p50(row) for row in ahead],
+        "y": [trade.value(row) for row in ahead],
+        "line": {"color": "@muted", "width": 1.5, "dash": "dot", "shape": "hv"},
+        "hoverinfo": "skip",
+    }
 
 
 def _point(row: Row, name: str, index: int, trade: Trade, side: str | None) -> dict[str, Any]:

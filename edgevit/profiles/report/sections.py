@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgevit import render
+from edgevit.artifact.manifest import Manifest
+from edgevit.profiles.record import ProfileRecord
 from edgevit.profiles.report import breakdown, cells, figures
 from edgevit.profiles.report.collect import Collection, Row
 from edgevit.profiles.report.groups import Group, shown
@@ -33,18 +35,15 @@ class Plots:
             "div", class_="plot", role="img", aria_label=drawn[0].said, data_figure=ids[0], style=height, tabindex=-1
         )
         chosen = [
-            tag(
-                "button",
-                name,
-                type="button",
-                data_show=which,
-                data_said=figure.said,
-                aria_pressed=str(not index).lower(),
-            )
+            _button(name, which, figure.said, pressed=not index)
             for index, (name, which, figure) in enumerate(zip(names, ids, drawn, strict=bool(names)))
         ]
         buttons = tag("div", *chosen, class_="choice", role="group", aria_label="What to show") if chosen else None
         return tag("figure", tag("figcaption", caption) if caption else None, buttons, plot)
+
+
+def _button(name: str, shows: str, said: str, *, pressed: bool) -> Markup:
+    return tag("button", name, type="button", data_show=shows, data_said=said, aria_pressed=str(pressed).lower())
 
 
 def trade_offs(found: Collection, groups: Sequence[Group], plots: Plots) -> Markup:
@@ -104,6 +103,12 @@ def measurements(groups: Sequence[Group], plots: Plots) -> Markup:
     return tag("div", *made, class_="grid cards")
 
 
+def _counted(it: ProfileRecord) -> str:
+    """How many samples there are, and of which process."""
+    by_process = f" of {', '.join(str(part.samples) for part in it.processes)} by process"
+    return f"{len(it.samples_ms):,}{by_process if len(it.processes) > 1 else ''}"
+
+
 def _card(row: Row, group: Group, plots: Plots) -> Markup:
     it = row.stored
     if it is None:
@@ -113,9 +118,7 @@ def _card(row: Row, group: Group, plots: Plots) -> Markup:
     if it.unmonitored:
         reasons.append(tag("li", f"unmonitored, so not known to be clean: {', '.join(it.unmonitored)}"))
     facts = {
-        "samples": f"{len(it.samples_ms):,} of {', '.join(str(part.samples) for part in it.processes)} by process"
-        if len(it.processes) > 1
-        else f"{len(it.samples_ms):,}",
+        "samples": _counted(it),
         "load": render.ms(it.load_ms),
         "first inference": render.ms(it.first_ms),
         "inputs": it.inputs,
@@ -154,19 +157,18 @@ def plain_table(columns: Sequence[str], lines: Sequence[Sequence[object]]) -> Ma
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=f"Table by {columns[0]}")
 
 
+BARS = (
+    "A part has one colour in all bars of a model. Timing single layers slows them down, so a bar is longer than the "
+    "latency above; what compares is where the time goes. Bars of different groups were run under different conditions."
+)
+
+
 def layers(found: Collection, groups: Sequence[Group], plots: Plots) -> Markup | None:
     """Stacked bars of each model that has layers, and the same as a table; None when no row has any."""
     letters = {id(row): group.letter for group in groups for row in group.rows}
     models = breakdown.models_with_layers(found.rows)
     if not models:
         return None
-    note = tag(
-        "p",
-        "A part has one colour in all bars of a model. Timing single layers slows them down, so a bar is longer than "
-        "the latency above; what compares is where the time goes. Bars of different groups were run under different "
-        "conditions.",
-        class_="note",
-    )
     made = []
     for model, rows in models.items():
         names = [f"{letters[id(row)]} · {row.name}" for row in rows]
@@ -176,7 +178,7 @@ def layers(found: Collection, groups: Sequence[Group], plots: Plots) -> Markup |
         made.append(
             tag("article", tag("h3", model), place, *(_parts(cut, names) for cut in cuts.values()), class_="wide")
         )
-    return join(note, *made)
+    return join(tag("p", BARS, class_="note"), *made)
 
 
 def _parts(cut: breakdown.Breakdown, names: Sequence[str]) -> Markup:
@@ -227,13 +229,11 @@ def provenance(found: Collection) -> Markup:
     return join(*(_origin(path, rows) for path, rows in seen.items()))
 
 
-def _origin(path: str, rows: Sequence[Row]) -> Markup:
-    manifest = rows[0].manifest
-    if manifest is None:
-        return tag("details", tag("summary", path), tag("p", rows[0].reason))
+def _made(manifest: Manifest) -> dict[str, object]:
+    """How an artifact was made, of what, and how it was proved."""
     weights, parity = manifest.model.weights, manifest.parity
     proof = f"{parity.status}, {parity.images} rows, {parity.runtime}" if parity.runtime else parity.status
-    facts = {
+    return {
         "made by": f"edgevit {manifest.edgevit}, {manifest.created}",
         "model": f"{manifest.model.name} ({manifest.model.source}, {manifest.model.form} form)",
         "weights": weights.origin,
@@ -241,6 +241,13 @@ def _origin(path: str, rows: Sequence[Row]) -> Markup:
         "proof": f"{proof}; {parity.reason}" if parity.reason else proof,
         "built with": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()) or "unknown",
     }
+
+
+def _origin(path: str, rows: Sequence[Row]) -> Markup:
+    manifest = rows[0].manifest
+    if manifest is None:
+        return tag("details", tag("summary", path), tag("p", rows[0].reason))
+    facts = _made(manifest)
     lines = [(name, tag("code", digest)) for name, digest in manifest.files.items()]
     lines += [
         (f"profiles/{row.measurement.file.name}", tag("code", row.measurement.sha256))

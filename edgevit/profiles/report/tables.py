@@ -84,6 +84,10 @@ def _of_file(row: Row) -> dict[str, Any]:
     return {"profile": str(it.file), "profile_sha256": it.sha256} if it else {}
 
 
+def _group_record(group: Group, differs: str) -> dict[str, Any]:
+    return {"letter": group.letter, "key": group.key, "fields": dict(group.fields), "differs": differs or None}
+
+
 def as_json(found: Collection) -> str:
     """``{rows, groups: [{letter, key, fields, differs}], problems}``; ranks only within one group."""
     groups = groups_of(found.rows)
@@ -92,15 +96,7 @@ def as_json(found: Collection) -> str:
         json_text(
             {
                 "rows": [record(row) for row in found.rows],
-                "groups": [
-                    {
-                        "letter": group.letter,
-                        "key": group.key,
-                        "fields": dict(group.fields),
-                        "differs": sentence or None,
-                    }
-                    for group, sentence in zip(groups, apart, strict=False)
-                ],
+                "groups": [_group_record(*each) for each in zip(groups, apart, strict=False)],
                 "problems": list(found.problems),
             }
         )

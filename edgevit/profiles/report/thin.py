@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from edgevit.profiles.statistics import outliers
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 WHOLE = 2000  # samples up to which everything is drawn
 STEPS = 1000  # steps of a thinned distribution: 0.1 % each
@@ -60,13 +63,16 @@ def track(times: Sequence[float], samples: Sequence[float]) -> Track:
     if len(values) <= WHOLE:
         every = values.tolist()
         return Track(True, at.tolist(), every, every, every, points, len(stray))
+    middles, medians, lows, highs = _binned(at, values)
+    return Track(False, middles, medians, lows, highs, points, len(stray))
+
+
+def _binned(at: Floats, values: Floats) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Mean time, and median, least and largest value of each of ``BINS`` groups of neighbours."""
     parts = list(zip(np.array_split(at, BINS), np.array_split(values, BINS), strict=True))
-    return Track(
-        False,
+    return (
         [float(part.mean()) for part, _ in parts],
         [float(np.median(part)) for _, part in parts],
         [float(part.min()) for _, part in parts],
         [float(part.max()) for _, part in parts],
-        points,
-        len(stray),
     )
