@@ -63,13 +63,17 @@ def provider_name(asked: str | None) -> str:
     available = ort.get_available_providers()
     if name in available:
         return name
-    have = ", ".join(found.removesuffix("ExecutionProvider").lower() for found in available)
+    raise _lacking(name, ", ".join(found.removesuffix("ExecutionProvider").lower() for found in available))
+
+
+def _lacking(name: str, have: str) -> EdgeVitError:
+    """What to do about a provider that this build of ONNX Runtime lacks."""
     if wheel := _WHEELS.get(name):
-        raise MissingDependency(
+        return MissingDependency(
             f"this onnxruntime has no {name}; it has {have}",
             hint=f"pip uninstall onnxruntime && pip install {wheel}",
         )
-    raise Unsupported(f"this onnxruntime has no {name}", hint=f"use --provider {have}, or build one that has it")
+    return Unsupported(f"this onnxruntime has no {name}", hint=f"use --provider {have}, or build one that has it")
 
 
 class OnnxRuntimeSession(Session):

@@ -23,6 +23,13 @@ class ParserError:
     said: str
 
 
+def _use_of(code: str) -> str:
+    """What of an operator's use the parser's ``code`` finds fault with."""
+    kind = code.removeprefix("UNSUPPORTED_NODE").strip("_").lower()
+    what = {"attr": "with these attributes", "input": "with these inputs", "datatype": "of this type"}
+    return what.get(kind, "as it is used")
+
+
 def parser_refused(
     errors: Sequence[ParserError], known: Mapping[str, bool], modules: Mapping[str, str], title: str
 ) -> EdgeVitError:
@@ -39,11 +46,9 @@ def parser_refused(
     if not known.get(first.operator, True):
         return Unsupported(f"{title} has no {first.operator}{where}", hint=_OTHER_TARGET)
     if first.code.startswith("UNSUPPORTED"):
-        kind = first.code.removeprefix("UNSUPPORTED_NODE").strip("_").lower()
-        what = {"attr": "with these attributes", "input": "with these inputs", "datatype": "of this type"}.get(kind)
+        used = _use_of(first.code)
         return Unsupported(
-            f"{title} cannot take {first.operator} {what or 'as it is used'}{where}: {_one_line(first.said)}",
-            hint=_OTHER_TARGET,
+            f"{title} cannot take {first.operator} {used}{where}: {_one_line(first.said)}", hint=_OTHER_TARGET
         )
     named = f"{first.operator}{where}: " if first.operator else ""
     return ExportFailed(f"{title} could not read the ONNX graph: {named}{_one_line(first.said)}", hint=_OTHER_TARGET)

@@ -35,6 +35,21 @@ def sm_names(sms: Iterable[int], last: str = "and") -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 
+def _own_sm(flavor: Flavor, asked: tuple[int, ...], gpu: int | None) -> int:
+    """The GPU's, for a flavour that builds on the GPU that its engine is for."""
+    if gpu is None:
+        raise Unsupported(
+            f"needs an NVIDIA GPU: {flavor.title} builds on the GPU that its engine is for",
+            hint="add --option tensorrt.flavor=rtx (pip install tensorrt-rtx): it builds without one",
+        )
+    if asked not in ((), (gpu,)):
+        raise Unsupported(
+            f"{flavor.title} builds for the GPU that is there, SM {sm_name(gpu)}, not for SM {sm_names(asked)}",
+            hint="build on that GPU, or add --option tensorrt.flavor=rtx",
+        )
+    return gpu
+
+
 def choose_sms(flavor: Flavor, asked: tuple[int, ...], gpu: int | None, known: Iterable[int]) -> tuple[int, ...]:
     """What to build for: ``asked``, else the GPU's, else ``WITHOUT_GPU``.
 
@@ -42,17 +57,7 @@ def choose_sms(flavor: Flavor, asked: tuple[int, ...], gpu: int | None, known: I
     Unsupported, with the alternative, for one that cannot be built.
     """
     if not flavor.ahead_of_time:
-        if gpu is None:
-            raise Unsupported(
-                f"needs an NVIDIA GPU: {flavor.title} builds on the GPU that its engine is for",
-                hint="add --option tensorrt.flavor=rtx (pip install tensorrt-rtx): it builds without one",
-            )
-        if asked not in ((), (gpu,)):
-            raise Unsupported(
-                f"{flavor.title} builds for the GPU that is there, SM {sm_name(gpu)}, not for SM {sm_names(asked)}",
-                hint="build on that GPU, or add --option tensorrt.flavor=rtx",
-            )
-        return (gpu,)
+        return (_own_sm(flavor, asked, gpu),)
     chosen = asked or ((gpu,) if gpu is not None else WITHOUT_GPU)
     known = sorted(known)
     if lacking := [sm for sm in chosen if sm not in known]:

@@ -35,12 +35,7 @@ def build_in_worker(job: dict[str, Any]) -> dict[str, Any]:
     worker.report("schedules", None)
     scheduled, notes = schedule(module, target, job["records"])
     worker.report(f"compile {len(kernels(module))} kernels for {target.describe()}", None)
-    try:
-        library = build(scheduled, target)
-    except EdgeVitError:
-        raise
-    except Exception as exc:
-        raise ExportFailed(f"TVM cannot compile the model: {first_line(exc)}", hint="please report this model") from exc
+    library = _compiled(scheduled, target)
     worker.report("link", None)
     link(library, Path(job["library"]), target)
     rows = [origin.record() for origin in origins]
@@ -48,10 +43,24 @@ def build_in_worker(job: dict[str, Any]) -> dict[str, Any]:
     seconds = time.monotonic() - begun
     return {
         "layers": compute_layers(module),
-        "versions": {**{name: metadata.version(name) for name in PACKAGES}, "llvm": str(codegen.llvm_version_major())},
+        "versions": _versions(),
         "notes": [f"compiled for {target.describe()} in {seconds:.1f} s", *notes],
         "lock": target.lock(),
     }
+
+
+def _compiled(scheduled: Any, target: targets.BuildTarget) -> Any:
+    """``compile.build``, with any failure of the compiler's as ExportFailed."""
+    try:
+        return build(scheduled, target)
+    except EdgeVitError:
+        raise
+    except Exception as exc:
+        raise ExportFailed(f"TVM cannot compile the model: {first_line(exc)}", hint="please report this model") from exc
+
+
+def _versions() -> dict[str, str]:
+    return {**{name: metadata.version(name) for name in PACKAGES}, "llvm": str(codegen.llvm_version_major())}
 
 
 def tune_in_worker(job: dict[str, Any]) -> dict[str, Any]:

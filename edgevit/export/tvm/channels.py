@@ -73,7 +73,11 @@ class _Rewrite:
         self.current: Any = None
         self.builder = relax.BlockBuilder()
         self.values: dict[Any, Value | list[Value]] = {}
-        self.rules: Mapping[str, Callable[[Any], Value | list[Value] | None]] = {
+        self.rules = self.by_operator()
+
+    def by_operator(self) -> Mapping[str, Callable[[Any], Value | list[Value] | None]]:
+        """What writes the calls of an operator; None from it, or no rule, leaves a call as it is."""
+        return {
             "relax.nn.conv2d": self.convolution,
             "relax.nn.avg_pool2d": self.pooling,
             "relax.nn.max_pool2d": self.pooling,

@@ -43,14 +43,7 @@ def lower_with_origins(program: torch.export.ExportedProgram, *, baked: bool = F
     module, modules = imported(program, baked=baked)
     module = relax.transform.DecomposeOpsForInference()(module)
     modules = origins.kept(module, modules)
-    module = channels_last(module, modules)
-    legalized = _passes(
-        module,
-        relax.transform.LegalizeOps(dict(legalizations())),
-        relax.transform.AnnotateTIROpPattern(),
-        relax.transform.FoldConstant(),
-        relax.transform.DeadCodeElimination(),
-    )
+    legalized = _legalized(channels_last(module, modules))
     fused = _passes(legalized, relax.transform.FuseOps())
     found = origins.of_kernels(legalized, fused, origins.kept(legalized, modules))
     lowered = _passes(
@@ -62,6 +55,17 @@ def lower_with_origins(program: torch.export.ExportedProgram, *, baked: bool = F
     )
     kernels = [str(call.args[0].name_hint) for call in calls_of(lowered)]
     return mark_constants(lowered), origins.in_order(kernels, found)
+
+
+def _legalized(module: Any) -> Any:
+    """Operators as unscheduled functions, one for each, with what is constant computed."""
+    return _passes(
+        module,
+        relax.transform.LegalizeOps(dict(legalizations())),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.DeadCodeElimination(),
+    )
 
 
 def _passes(module: Any, *passes: Any) -> Any:
@@ -83,15 +87,20 @@ def imported(program: torch.export.ExportedProgram, *, baked: bool) -> tuple[Any
     except EdgeVitError:
         raise
     except Exception as exc:
-        said = str(exc).strip().splitlines()
-        last = next((line for line in said if UNKNOWN_OPERATOR in line), said[-1] if said else type(exc).__name__)
-        if UNKNOWN_OPERATOR in last:
-            raise Unsupported(
-                f"TVM cannot import {last.partition(UNKNOWN_OPERATOR)[2].strip(' []')}",
-                hint="export to onnx, or replace that operator in the model",
-            ) from exc
-        raise ExportFailed(f"TVM cannot import the model: {last[:300]}", hint="export to onnx") from exc
+        raise _refusal(exc) from exc
     return module, origins.of_import(importer.env, baked=baked)
+
+
+def _refusal(exc: Exception) -> EdgeVitError:
+    """What the importer raised as our error: Unsupported where it names an operator that it does not know."""
+    said = str(exc).strip().splitlines()
+    last = next((line for line in said if UNKNOWN_OPERATOR in line), said[-1] if said else type(exc).__name__)
+    if UNKNOWN_OPERATOR in last:
+        return Unsupported(
+            f"TVM cannot import {last.partition(UNKNOWN_OPERATOR)[2].strip(' []')}",
+            hint="export to onnx, or replace that operator in the model",
+        )
+    return ExportFailed(f"TVM cannot import the model: {last[:300]}", hint="export to onnx")
 
 
 def calls_of(module: Any) -> list[Any]:

@@ -57,14 +57,9 @@ class TvmExporter:
         with tempfile.TemporaryDirectory(prefix="edgevit-tvm-") as scratch:
             program = Path(scratch) / PROGRAM
             torch.export.save(capture.program, program)
-            job = {
-                "program": str(program),
-                "library": str(folder / ENTRY),
-                "layers": str(folder / LAYERS),
-                "baked": isinstance(capture.module, Baked),
-                "threads": context.threads,
-                **options.model_dump(),
-            }
+            paths = {"program": str(program), "library": str(folder / ENTRY), "layers": str(folder / LAYERS)}
+            baked = isinstance(capture.module, Baked)
+            job = {**paths, "baked": baked, "threads": context.threads, **options.model_dump()}
             notes = tune(job, context, begun) if options.trials or options.minutes else []
             answer = run_compiler(BUILD, job, context, begun, title="TVM")
         return Built(

@@ -194,26 +194,31 @@ def _mean(builder: Builder, call: Any) -> Expr:
     keep = bool(call.attrs.keepdims)
 
     def compute(x: Any) -> Any:
-        steps = [te.reduce_axis((0, x.shape[axis]), "k") for axis in axes]
-        size: Any = 1
-        for axis in axes:
-            size = size * x.shape[axis]
-        shape = [extent for axis, extent in enumerate(x.shape) if axis not in axes]
-
-        def element(*at: Expr) -> Expr:
-            kept, gone = iter(at), iter(steps)
-            return te.sum(x(*[next(gone) if axis in axes else next(kept) for axis in range(count)]), axis=steps)
-
-        total = te.compute(shape, element, name="total")
+        total, size = _total(x, axes)
         scale = tirx.const(1.0, "float32") / tirx.Cast("float32", size)
         if not keep:
-            return te.compute(shape, lambda *at: total(*at) * scale, name="mean")
+            return te.compute(total.shape, lambda *at: total(*at) * scale, name="mean")
         full = [1 if axis in axes else extent for axis, extent in enumerate(x.shape)]
         return te.compute(
             full, lambda *at: total(*[each for axis, each in enumerate(at) if axis not in axes]) * scale, name="mean"
         )
 
     return builder.call_te(compute, data, primfunc_name_hint="mean", primfunc_attrs={"op_pattern": OPAQUE})
+
+
+def _total(x: Any, axes: list[int]) -> tuple[Any, Expr]:
+    """The sum over ``axes``, which are gone from it, and how many values each sum is of."""
+    steps = [te.reduce_axis((0, x.shape[axis]), "k") for axis in axes]
+    size: Any = 1
+    for axis in axes:
+        size = size * x.shape[axis]
+
+    def element(*at: Expr) -> Expr:
+        kept, gone = iter(at), iter(steps)
+        return te.sum(x(*[next(gone) if axis in axes else next(kept) for axis in range(len(x.shape))]), axis=steps)
+
+    shape = [extent for axis, extent in enumerate(x.shape) if axis not in axes]
+    return te.compute(shape, element, name="total"), size
 
 
 def _layer_norm(builder: Builder, call: Any) -> Expr:

@@ -219,6 +219,18 @@ def spelled(text: str, cores: int) -> BuildTarget:
     text = text.strip()
     if text == "cuda":
         return cuda(cores)
+    config = _plain(_cpu_target(text))
+    arch = triple_arch(str(config.get("mtriple") or codegen.llvm_get_system_triple()))
+    if "mcpu" in config and not codegen.llvm_is_valid_cpu(config["mcpu"], str(config.get("mtriple", ""))):
+        raise UsageError(
+            f"LLVM knows no CPU {config['mcpu']!r} for {arch}",
+            hint="mcpu is LLVM's name, for example cortex-a76 or znver3",
+        )
+    config.setdefault("num-cores", cores)
+    return BuildTarget(config, arch, host=False)
+
+
+def _cpu_target(text: str) -> tvm.target.Target:
     try:
         made = tvm.target.Target(_from_flags(text) if " -" in text else json.loads(text) if text[:1] == "{" else text)
     except Exception as exc:
@@ -228,15 +240,7 @@ def spelled(text: str, cores: int) -> BuildTarget:
             f"the TVM target {made.kind.name} is not one that edgevit builds",
             hint="use an llvm target, or tvm.target=cuda",
         )
-    config = _plain(made)
-    arch = triple_arch(str(config.get("mtriple") or codegen.llvm_get_system_triple()))
-    if "mcpu" in config and not codegen.llvm_is_valid_cpu(config["mcpu"], str(config.get("mtriple", ""))):
-        raise UsageError(
-            f"LLVM knows no CPU {config['mcpu']!r} for {arch}",
-            hint="mcpu is LLVM's name, for example cortex-a76 or znver3",
-        )
-    config.setdefault("num-cores", cores)
-    return BuildTarget(config, arch, host=False)
+    return made
 
 
 def cuda(cores: int) -> BuildTarget:

@@ -125,9 +125,8 @@ def sum_convs(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
     # a 1×1 kernel has no distance between taps: its dilation, whatever it says, forces nothing on the others
     dilations = {conv.dilation for conv in convs if tuple(conv.kernel_size) != (1, 1)}
     dilation = dilations.pop() if len(dilations) == 1 else (1, 1)
-    kernels = [expand_groups(_dilated(conv, dilation), conv.groups, groups) for conv in convs]
-    size = (max(k.shape[2] for k in kernels), max(k.shape[3] for k in kernels))
-    weight = torch.stack([pad_kernel(kernel, size) for kernel in kernels]).sum(dim=0)
+    weight = _summed_kernels(convs, dilation, groups)
+    size = (weight.shape[2], weight.shape[3])
     biases = [_double(conv.bias) for conv in convs if conv.bias is not None]
     total = nn.Conv2d(
         first.in_channels,
@@ -141,6 +140,13 @@ def sum_convs(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
         **_place(first.weight),
     )
     return _fill(total, first.weight, weight, torch.stack(biases).sum(dim=0) if biases else None)
+
+
+def _summed_kernels(convs: Sequence[nn.Conv2d], dilation: tuple[int, ...], groups: int) -> Tensor:
+    """Their kernels at ``dilation`` in as many ``groups``, centred on each other and added, in float64."""
+    kernels = [expand_groups(_dilated(conv, dilation), conv.groups, groups) for conv in convs]
+    size = (max(k.shape[2] for k in kernels), max(k.shape[3] for k in kernels))
+    return torch.stack([pad_kernel(kernel, size) for kernel in kernels]).sum(dim=0)
 
 
 def mean_linear(first: nn.Linear, second: nn.Linear) -> nn.Linear:

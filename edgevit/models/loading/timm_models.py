@@ -85,17 +85,19 @@ def _create(timm: ModuleType, name: str, num_classes: int | None, size: Size | N
     except TypeError as exc:
         raise UsageError(f"timm's {name} does not take {' and '.join(options)}: {exc}") from exc
     except Exception as exc:  # the hub client raises from several packages
-        if not pretrained:
-            raise UsageError(f"timm cannot build {name}: {first_line(exc)}") from exc
-        if "No pretrained weights exist" in str(exc) or "Invalid pretrained tag" in str(exc):
-            raise UsageError(
-                f"timm has no pretrained weights for {name}", hint="drop --pretrained, or use --weights"
-            ) from exc
-        raise EdgeVitError(
-            f"cannot download the weights of {name}: the Hugging Face hub cannot be reached",
-            hint="use --weights FILE, or run once online so that they are kept in the cache",
-        ) from exc
+        raise _not_made(name, exc, pretrained) from exc
     return module
+
+
+def _not_made(name: str, exc: Exception, pretrained: bool) -> EdgeVitError:
+    if not pretrained:
+        return UsageError(f"timm cannot build {name}: {first_line(exc)}")
+    if "No pretrained weights exist" in str(exc) or "Invalid pretrained tag" in str(exc):
+        return UsageError(f"timm has no pretrained weights for {name}", hint="drop --pretrained, or use --weights")
+    return EdgeVitError(
+        f"cannot download the weights of {name}: the Hugging Face hub cannot be reached",
+        hint="use --weights FILE, or run once online so that they are kept in the cache",
+    )
 
 
 @contextmanager
@@ -127,17 +129,22 @@ def _try_size(module: nn.Module, name: str, size: Size) -> None:
         raise UsageError(f"timm's {name} does not take {size[0]}×{size[1]} images: {first_line(error)}") from error
 
 
+def _odd_step(crop: str, crop_pct: float, interpolation: str) -> str | None:
+    """The step of a preprocessing that edgevit does not do, if there is one."""
+    if crop not in ("center", "squash") or (crop == "squash" and crop_pct != 1.0) or crop_pct > 1.0:
+        return f"crop mode {crop!r} at {crop_pct}"
+    if interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
+        return f"{interpolation!r} interpolation"
+    return None
+
+
 def _timm_preprocess(name: str, config: Mapping[str, Any], size: Size) -> Preprocess:
     mean, std = (tuple(float(value) for value in config[key]) for key in ("mean", "std"))
     crop: Any = config.get("crop_mode") or "center"
     crop_pct = float(config.get("crop_pct") or 1.0)
     if len(mean) != 3 or len(std) != 3 or int(config["input_size"][0]) != 3:
         raise Unsupported(f"timm's {name} does not take RGB images", hint="edgevit's preprocessing makes 3 channels")
-    odd = None
-    if crop not in ("center", "squash") or (crop == "squash" and crop_pct != 1.0) or crop_pct > 1.0:
-        odd = f"crop mode {crop!r} at {crop_pct}"
-    elif config["interpolation"] not in ("nearest", "bilinear", "bicubic", "lanczos"):
-        odd = f"{config['interpolation']!r} interpolation"
+    odd = _odd_step(crop, crop_pct, str(config["interpolation"]))
     if odd is not None:
         raise Unsupported(
             f"timm's {name} is preprocessed with {odd}, which edgevit does not do",

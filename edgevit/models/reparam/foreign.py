@@ -107,11 +107,8 @@ def _callable_bare(method: Any) -> bool:
 
 def _proved_method(plan: Plan, path: str, module: nn.Module, calls: list[Call]) -> str | None:
     for method in methods_of(module):
-        if any(map(hooked, module.modules())):
-            plan.left[path] = f"{method}() was not called: {HOOKED}"
-            continue
-        if not calls:
-            plan.left[path] = f"{method}() was not called: the module does not run in this model, so nothing proves it"
+        if why := _untried(module, calls):
+            plan.left[path] = f"{method}() was not called: {why}"
             continue
         trial = copied(module)
         try:
@@ -127,6 +124,13 @@ def _proved_method(plan: Plan, path: str, module: nn.Module, calls: list[Call]) 
             return method
         plan.left[path] = f"{method}() was undone: {reason}"
     return None
+
+
+def _untried(module: nn.Module, calls: list[Call]) -> str | None:
+    """Why no method of ``module`` is called at all, or None."""
+    if any(map(hooked, module.modules())):
+        return HOOKED
+    return None if calls else "the module does not run in this model, so nothing proves it"
 
 
 def _difference(forward: Callable[..., Any], calls: list[Call]) -> str | None:

@@ -49,16 +49,19 @@ def placements(plan: Any) -> list[Placement]:
         op = operation.operator_name.rpartition(".")[2]  # "ios17.conv"
         if op == "const":
             continue
-        found.append(
-            Placement(
-                name=operation.outputs[0].name if operation.outputs else op,
-                op=op,
-                unit=UNKNOWN if usage is None else _unit(usage.preferred_compute_device),
-                supported=() if usage is None else tuple(_unit(one) for one in usage.supported_compute_devices),
-                share=0.0 if cost is None else float(cost.weight),
-            )
-        )
+        found.append(_placement(operation.outputs[0].name if operation.outputs else op, op, usage, cost))
     return found
+
+
+def _placement(name: str, op: str, usage: Any, cost: Any) -> Placement:
+    """``usage`` and ``cost`` as Core ML's plan has them, None where it does not say."""
+    return Placement(
+        name=name,
+        op=op,
+        unit=UNKNOWN if usage is None else _unit(usage.preferred_compute_device),
+        supported=() if usage is None else tuple(_unit(one) for one in usage.supported_compute_devices),
+        share=0.0 if cost is None else float(cost.weight),
+    )
 
 
 def _unit(device: Any) -> str:

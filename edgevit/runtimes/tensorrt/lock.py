@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edgevit.artifact.manifest import Manifest
 from edgevit.artifact.opened import Artifact
@@ -50,21 +51,26 @@ def this_machine(find_gpu: Callable[[], Gpu | None]) -> Machine:
     return Machine(find_gpu(), versions, f"{platform.system()}-{platform.machine()}")
 
 
+def _lock_of(found: Mapping[str, Any]) -> Lock:
+    """KeyError or ValueError for a key that is missing, or no number where one must be."""
+    sms = found["sm"]
+    return Lock(
+        flavor=str(found["flavor"]),
+        version=str(found["version"]),
+        accepts=str(found["accepts"]),
+        sm=tuple(sms) if isinstance(sms, list) else (),
+        platform=str(found["platform"]),
+        cuda_driver=int(str(found["cuda_driver"])),
+        driver=str(found["driver"]),
+        sha256=str(found["sha256"]),
+    )
+
+
 def read_lock(artifact: Artifact) -> Lock:
     """The lock of a TensorRT artifact. BadArtifact when it is incomplete or is not of the engine beside it."""
     found = artifact.manifest.lock
     try:
-        sms = found["sm"]
-        lock = Lock(
-            flavor=str(found["flavor"]),
-            version=str(found["version"]),
-            accepts=str(found["accepts"]),
-            sm=tuple(sms) if isinstance(sms, list) else (),
-            platform=str(found["platform"]),
-            cuda_driver=int(str(found["cuda_driver"])),
-            driver=str(found["driver"]),
-            sha256=str(found["sha256"]),
-        )
+        lock = _lock_of(found)
     except (KeyError, ValueError) as exc:
         raise BadArtifact(f"the lock of {artifact.path} lacks {exc}", hint="export anew") from exc
     if lock.flavor not in FLAVORS or not lock.sm:
@@ -103,6 +109,11 @@ def _mismatch(lock: Lock, machine: Machine, manifest: Manifest) -> EdgeVitError 
             f"needs {flavor.title} {lock.version}{later}, here is {installed}",
             hint=f"pip install {flavor.wheel}=={lock.version}, or rebuild: {rebuild_command(lock, manifest, gpu)}",
         )
+    return _other_machine(lock, machine, manifest, gpu)
+
+
+def _other_machine(lock: Lock, machine: Machine, manifest: Manifest, gpu: Gpu) -> Unsupported | None:
+    """What of the hardware and its driver the engine was not built for."""
     if gpu.sm not in lock.sm:
         return Unsupported(
             f"needs an NVIDIA GPU ({lock.gpus}), here is {gpu.name} (SM {gpu.sm // 10}.{gpu.sm % 10})",
@@ -117,7 +128,7 @@ def _mismatch(lock: Lock, machine: Machine, manifest: Manifest) -> EdgeVitError 
         return Unsupported(
             f"needs an NVIDIA driver {lock.driver} or later (CUDA {_cuda(lock.cuda_driver)}), here is one for CUDA "
             f"{_cuda(gpu.cuda_driver)}",
-            hint=f"update the driver, or install a {flavor.title} for an older CUDA and rebuild: "
+            hint=f"update the driver, or install a {lock.package.title} for an older CUDA and rebuild: "
             f"{rebuild_command(lock, manifest, gpu)}",
         )
     return None
