@@ -11,7 +11,7 @@ from edgevit.artifact.golden import write_golden
 from edgevit.artifact.manifest import BatchRange, Parity, PrecisionReport, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk
-from edgevit.bundle.opened import PartFacts, golden_features
+from edgevit.bundle.opened import BundleFacts, PartFacts, golden_features
 from edgevit.images import Preprocess
 
 SIZES = (5, 3)
@@ -75,14 +75,14 @@ ACCURACY = BundleAccuracy(
     missing_one=Remaining(mean=0.8, worst=0.7, worst_parts=("part-0",)),
     losses=(Loss(missing=("part-0",), top1=0.7), Loss(missing=("part-1",), top1=0.9)),
 )
-FACTS = {
-    "classes": LABELS,
-    "trunk": Trunk(name="vit_edvit", params=1000, macs=9000, bytes=4000, weights=WEIGHTS),
-    "parts": [PartFacts(mine, heads_pruned=1) for mine in CLASSES],
-    "partition": Partition(method="similar", seed=3),
-    "accuracy": ACCURACY,
-    "lineage": Lineage(data="digits", seed=3, commands=("edgevit split vit_edvit --parts 2",)),
-}
+FACTS = BundleFacts(
+    classes=LABELS,
+    trunk=Trunk(name="vit_edvit", params=1000, macs=9000, bytes=4000, weights=WEIGHTS),
+    parts=[PartFacts(mine, heads_pruned=1) for mine in CLASSES],
+    partition=Partition(method="similar", seed=3),
+    accuracy=ACCURACY,
+    lineage=Lineage(data="digits", seed=3, commands=("edgevit split vit_edvit --parts 2",)),
+)
 
 
 def fill(staging: Path) -> None:

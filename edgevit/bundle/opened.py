@@ -255,18 +255,24 @@ def golden_features(parts: Sequence[Artifact]) -> dict[str, Array]:
     return {**rows, PRESENT: np.ones((GOLDEN_ROWS, len(parts)), np.float32)}
 
 
+@dataclass(frozen=True)
+class BundleFacts:
+    """What ``bundle.json`` says that no member does; ``parts`` in the order of features."""
+
+    classes: Sequence[str]
+    trunk: Trunk
+    parts: Sequence[PartFacts]
+    partition: Partition
+    accuracy: BundleAccuracy | None
+    lineage: Lineage
+
+    @property
+    def names(self) -> list[str]:
+        return [f"part-{index}" for index in range(len(self.parts))]
+
+
 def write_bundle(
-    staging: Path,
-    out: Path,
-    *,
-    classes: Sequence[str],
-    trunk: Trunk,
-    parts: Sequence[PartFacts],
-    partition: Partition,
-    accuracy: BundleAccuracy | None,
-    lineage: Lineage,
-    default_target: str | None = None,
-    force: bool = False,
+    staging: Path, out: Path, facts: BundleFacts, *, default_target: str | None = None, force: bool = False
 ) -> Bundle:
     """Write ``bundle.json`` beside the finished artifacts in ``staging``, check it all, rename ``staging`` to ``out``.
 
@@ -277,58 +283,76 @@ def write_bundle(
     Raises BadArtifact when the members do not fit each other, UsageError when one is missing or ``out`` is taken.
     """
     check_vacant(out, force=force, kind="bundle", marker=BUNDLE)
-    names = [f"part-{index}" for index in range(len(parts))]
-    found = {member: _built(staging, member) for member in (*names, "fusion")}
-    targets = sorted(set.intersection(*(set(folders) for folders in found.values())))
-    default = default_target or (targets[0] if len(targets) == 1 else None)
-    if default not in targets:
-        raise UsageError(
-            f"{default or 'no target'} cannot be the default; every member is built for {', '.join(targets) or 'none'}",
-            hint="name the target that a device opens when it is not told which",
-        )
-    manifest = _manifest(
-        edgevit=own_version(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        classes=tuple(classes),
-        default_target=default,
-        trunk=trunk,
-        partition=partition,
-        parts=tuple(
-            PartInfo(name=name, classes=facts.classes, heads_pruned=facts.heads_pruned, **_sizes(found[name], default))
-            for name, facts in zip(names, parts, strict=True)
-        ),
-        fusion=FusionInfo(**_sizes(found["fusion"], default)),
-        features=tuple(
-            Feature(input=f"features_{index}", part=name, size=_feature_size(found[name][default]))
-            for index, name in enumerate(names)
-        ),
-        accuracy=accuracy,
-        lineage=lineage,
-        members={
-            artifact.path.name: content_sha256(artifact) for folders in found.values() for artifact in folders.values()
-        },
-    )
+    found = {member: _built(staging, member) for member in (*facts.names, "fusion")}
+    manifest = _manifest(facts, found, _default(found, default_target))
     write_atomically(staging / BUNDLE, sealed(manifest).model_dump_json(indent=2) + "\n")
     staged = Bundle.open(staging)
-    for target in staged.targets:
-        if not wired(staged.parts(target), staged.fusion(target)):
-            raise BadArtifact(
-                f"the fusion head for {target} was not exported with the parts' golden features as its first rows",
-                hint="export all parts on the same data, and start its inputs with golden_features(parts)",
-            )
+    _check_wired(staged)
     publish(staging, out, force=force)
     return Bundle(out, staged.manifest, staged.sha256, staged.seal)
 
 
-def _manifest(**fields: Any) -> BundleManifest:
-    try:
-        return BundleManifest(**fields)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        place = ".".join(str(step) for step in first["loc"])
+def _default(found: Mapping[str, Mapping[str, Artifact]], asked: str | None) -> str:
+    """The target that a device opens when it is not told which: ``asked``, or the only one of all members."""
+    targets = sorted(set.intersection(*(set(folders) for folders in found.values())))
+    default = asked or (targets[0] if len(targets) == 1 else None)
+    if default is None or default not in targets:
         raise UsageError(
-            f"no bundle can be made of this: {f'{place}: ' if place else ''}{first['msg'].lower()}"
-        ) from exc
+            f"{default or 'no target'} cannot be the default; every member is built for {', '.join(targets) or 'none'}",
+            hint="name the target that a device opens when it is not told which",
+        )
+    return default
+
+
+def _manifest(facts: BundleFacts, found: Mapping[str, Mapping[str, Artifact]], default: str) -> BundleManifest:
+    """What ``facts`` and the members ``found`` (by name, then target) make together; UsageError where they cannot."""
+    built = [artifact for folders in found.values() for artifact in folders.values()]
+    try:
+        return BundleManifest(
+            edgevit=own_version(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            classes=tuple(facts.classes),
+            default_target=default,
+            trunk=facts.trunk,
+            partition=facts.partition,
+            parts=_part_infos(facts, found, default),
+            fusion=FusionInfo(**_sizes(found["fusion"], default)),
+            features=_features(facts, found, default),
+            accuracy=facts.accuracy,
+            lineage=facts.lineage,
+            members={artifact.path.name: content_sha256(artifact) for artifact in built},
+        )
+    except ValidationError as exc:
+        raise _refused(exc) from exc
+
+
+def _part_infos(facts: BundleFacts, found: Mapping[str, Mapping[str, Artifact]], default: str) -> tuple[PartInfo, ...]:
+    return tuple(
+        PartInfo(name=name, classes=part.classes, heads_pruned=part.heads_pruned, **_sizes(found[name], default))
+        for name, part in zip(facts.names, facts.parts, strict=True)
+    )
+
+
+def _features(facts: BundleFacts, found: Mapping[str, Mapping[str, Artifact]], default: str) -> tuple[Feature, ...]:
+    return tuple(
+        Feature(input=f"features_{index}", part=name, size=_feature_size(found[name][default]))
+        for index, name in enumerate(facts.names)
+    )
+
+
+def _refused(exc: ValidationError) -> UsageError:
+    first = exc.errors()[0]
+    place = ".".join(str(step) for step in first["loc"])
+    return UsageError(f"no bundle can be made of this: {f'{place}: ' if place else ''}{first['msg'].lower()}")
+
+
+def _check_wired(bundle: Bundle) -> None:
+    for target in bundle.targets:
+        if not wired(bundle.parts(target), bundle.fusion(target)):
+            raise BadArtifact(
+                f"the fusion head for {target} was not exported with the parts' golden features as its first rows",
+                hint="export all parts on the same data, and start its inputs with golden_features(parts)",
+            )
 
 
 def wired(parts: Sequence[Artifact], fusion: Artifact) -> bool:

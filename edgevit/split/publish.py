@@ -17,7 +17,7 @@ from edgevit.artifact.manifest import Array, WeightsInfo
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.staging import check_vacant, staged
 from edgevit.bundle.manifest import BUNDLE, BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk, joined
-from edgevit.bundle.opened import Bundle, PartFacts, folder_of, golden_features, write_bundle
+from edgevit.bundle.opened import Bundle, BundleFacts, PartFacts, folder_of, golden_features, write_bundle
 from edgevit.disk import filling
 from edgevit.errors import EdgeVitError
 from edgevit.export.rows import MAX_ROWS
@@ -70,21 +70,17 @@ def publish_bundle(
             progress(f"export the sub-models to {target.name}", None)
             _export_all(job, trained, target, staging, several=len(targets) > 1)
         trunk = _trunk_facts(job, trained.trunk, targets[0], staging, progress)
-        return write_bundle(
-            staging,
-            job.out,
-            classes=trained.labels,
-            trunk=trunk,
-            parts=[
-                PartFacts(tuple(trained.labels[label] for label in classes), pruned)
-                for classes, pruned in zip(trained.partition, trained.heads_pruned, strict=True)
-            ],
-            partition=Partition(method=job.options.partition, seed=job.options.seed),
-            accuracy=accuracy,
-            lineage=lineage,
-            default_target=f"{targets[0].name}-{targets[0].precision}",
-            force=job.force,
-        )
+        partition = Partition(method=job.options.partition, seed=job.options.seed)
+        facts = BundleFacts(trained.labels, trunk, _part_facts(trained), partition, accuracy, lineage)
+        default = f"{targets[0].name}-{targets[0].precision}"
+        return write_bundle(staging, job.out, facts, default_target=default, force=job.force)
+
+
+def _part_facts(trained: Trained) -> list[PartFacts]:
+    return [
+        PartFacts(tuple(trained.labels[label] for label in classes), pruned)
+        for classes, pruned in zip(trained.partition, trained.heads_pruned, strict=True)
+    ]
 
 
 def bundle_accuracy(data: str, trunk: float, found: Degradation, labels: Sequence[str], images: int) -> BundleAccuracy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -25,7 +26,7 @@ def bundle(tmp_path: Path) -> Path:
     out = tmp_path / "bundle"
     with staged(out) as staging:
         fill(staging)
-        write_bundle(staging, out, **FACTS)
+        write_bundle(staging, out, FACTS)
     return out
 
 
@@ -157,8 +158,8 @@ def test_several_targets_lie_side_by_side_and_the_default_is_named(tmp_path: Pat
             parts = [part(staging / name, index, precision=precision) for index, name in enumerate(names)]
             fusion(staging / f"fusion-onnx-{precision}", golden_features(parts), precision=precision)
         with pytest.raises(UsageError, match="built for onnx-fp16, onnx-fp32"):
-            write_bundle(staging, out, **FACTS)
-        written = write_bundle(staging, out, default_target="onnx-fp32", **FACTS)
+            write_bundle(staging, out, FACTS)
+        written = write_bundle(staging, out, FACTS, default_target="onnx-fp32")
     assert written.manifest.parts[0].artifact == "part-0-onnx-fp32"
     assert written.targets == ("onnx-fp32", "onnx-fp16")
     assert Bundle.open(out).parts("onnx-fp16")[1].path == out / "part-1-onnx-fp16"
@@ -181,7 +182,7 @@ def test_members_that_do_not_fit_are_never_published(tmp_path: Path, fault, erro
         fill(staging)
         fault(staging)
         with pytest.raises(error, match=said):
-            write_bundle(staging, out, **FACTS)
+            write_bundle(staging, out, FACTS)
     assert not out.exists()
 
 
@@ -200,9 +201,9 @@ def swapped(folder: Path) -> None:
 def test_a_class_of_two_parts_makes_no_bundle(tmp_path: Path) -> None:
     with staged(tmp_path / "bundle") as staging:
         fill(staging)
-        facts = FACTS | {"parts": [PartFacts(("ant", "cat"), 1), PartFacts(("ant",), 1)]}
+        facts = dataclasses.replace(FACTS, parts=[PartFacts(("ant", "cat"), 1), PartFacts(("ant",), 1)])
         with pytest.raises(UsageError, match="share out the classes"):
-            write_bundle(staging, tmp_path / "bundle", **facts)
+            write_bundle(staging, tmp_path / "bundle", facts)
 
 
 def test_only_a_bundle_is_replaced_and_only_when_asked(tmp_path: Path, bundle: Path) -> None:
@@ -212,10 +213,12 @@ def test_only_a_bundle_is_replaced_and_only_when_asked(tmp_path: Path, bundle: P
     with staged(bundle) as staging:
         fill(staging)
         with pytest.raises(UsageError, match="exists already"):
-            write_bundle(staging, bundle, **FACTS)
+            write_bundle(staging, bundle, FACTS)
         with pytest.raises(UsageError, match="is not an edgevit bundle"):
-            write_bundle(staging, tmp_path / "thesis", force=True, **FACTS)
-        new = write_bundle(staging, bundle, force=True, **(FACTS | {"partition": Partition(method="balanced", seed=0)}))
+            write_bundle(staging, tmp_path / "thesis", FACTS, force=True)
+        new = write_bundle(
+            staging, bundle, dataclasses.replace(FACTS, partition=Partition(method="balanced", seed=0)), force=True
+        )
     assert (tmp_path / "thesis" / "thesis.txt").read_text() == "years of work"
     assert Bundle.open(bundle).sha256 == new.sha256 != old
 

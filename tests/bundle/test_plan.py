@@ -120,7 +120,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("plan") / "bundle"
     with staged(out) as staging:
         fill(staging)
-        write_bundle(staging, out, **FACTS)
+        write_bundle(staging, out, FACTS)
     return out
 
 
