@@ -125,7 +125,7 @@ def test_a_missing_or_broken_file_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"none\.json: no such file or directory"):
         read_partition(tmp_path / "none.json", LABELS)
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(UsageError, match="not JSON"):
+    with pytest.raises(UsageError, match=r"broken\.json: not a partition: "):
         read_partition(tmp_path / "broken.json", LABELS)
 
 
