@@ -26,7 +26,7 @@ from edgevit.build import export
 from edgevit.bundle import embedded
 from edgevit.bundle.embedded import BundleSession
 from edgevit.bundle.manifest import BUNDLE, BundleAccuracy, Lineage, Partition, Trunk
-from edgevit.bundle.opened import Bundle, PartFacts, content_sha256, golden_features, write_bundle
+from edgevit.bundle.opened import Bundle, BundleFacts, PartFacts, content_sha256, golden_features, write_bundle
 from edgevit.bundle.proof import prove_in_worker, verify_bundle
 from edgevit.data.source import open_data
 from edgevit.errors import BadArtifact, EdgeVitError, MissingDependency, ParityFailed, Unsupported, UsageError
@@ -101,9 +101,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         inputs = {name: np.concatenate([first, more[name]]) for name, first in golden_features(parts).items()}
         attach_spec(head, spec("tiny fusion", LABELS))
         export(head, "onnx", out=staging / "fusion", inputs=inputs, threads=1)
-        write_bundle(
-            staging,
-            out,
+        facts = BundleFacts(
             classes=LABELS,
             trunk=Trunk(name="tiny", params=50_000, macs=900_000, bytes=200_000, weights=WEIGHTS),
             parts=[PartFacts(mine, heads_pruned=1) for mine in CLASSES],
@@ -111,6 +109,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             accuracy=BundleAccuracy(data="digits", images=len(labels), trunk=0.9, fused=fused),
             lineage=Lineage(data="digits", seed=0, commands=("edgevit split tiny --parts 2",)),
         )
+        write_bundle(staging, out, facts)
     return out
 
 

@@ -20,7 +20,7 @@ from edgevit.artifact.manifest import Array, BatchRange, Parity, PrecisionReport
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.staging import staged
 from edgevit.bundle.manifest import BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk
-from edgevit.bundle.opened import PRESENT, PartFacts, golden_features, write_bundle
+from edgevit.bundle.opened import PRESENT, BundleFacts, PartFacts, golden_features, write_bundle
 from edgevit.images import Preprocess
 
 SIDE, GRID = 16, 4
@@ -86,9 +86,7 @@ def _bundle(
         head, specs = _head(shown, len(labels), made[0].manifest.inputs[0].shape[0])
         _member(staging / "fusion", head, specs, shown, labels, None, None)
         losses = tuple(Loss(missing=(f"part-{index}",), top1=0.7) for index in range(parts))
-        write_bundle(
-            staging,
-            folder,
+        facts = BundleFacts(
             classes=labels,
             trunk=Trunk(name="tiny_fleet", params=1000, macs=10_000, bytes=4000, weights=WEIGHTS),
             parts=[PartFacts(some, heads_pruned=1) for some in mine],
@@ -103,6 +101,7 @@ def _bundle(
             ),
             lineage=Lineage(data="random", seed=0, commands=("tests/fleet/tiny_fleet.py",)),
         )
+        write_bundle(staging, folder, facts)
     return folder
 
 

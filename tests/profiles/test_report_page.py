@@ -266,7 +266,7 @@ def hostile(folder: Path) -> Path:
     record["model"]["weights"]["origin"] = record["edgevit"] = record["created"] = HOSTILE
     record["versions"] = {HOSTILE: HOSTILE}
     record["accuracy"]["data"] = HOSTILE
-    record["target"] = record["precision"] = HOSTILE
+    record["target"] = HOSTILE
     (made / "edgevit.json").write_text(json.dumps(record))
     evil = {"reasons": [HOSTILE], "unmonitored": [HOSTILE], "inputs": HOSTILE, "environment": {HOSTILE: [HOSTILE]}}
     layers = [(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1.0), *blocks(1.0)]
