@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_hold_the_results_is_refused_first(tmp_path: Path) 
     with pytest.raises(UsageError, match="cannot be written"):
         benchmark.run(job(tmp_path / "file"), silent)
     (tmp_path / FILE).write_text("{")
-    with pytest.raises(BadArtifact, match="cannot be read"):
+    with pytest.raises(BadArtifact, match="not a record of a benchmark"):
         benchmark.run(job(tmp_path), silent)
 
 
