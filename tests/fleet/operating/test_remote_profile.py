@@ -337,7 +337,7 @@ def test_an_altered_file_is_not_measured(
     monkeypatch.setattr(profiling, "PATIENCE_S", 1.0)
     monkeypatch.setattr(remote_profile, "pack", lambda path: spoilt(pack(path), artifact))
     found = profile_on(["pi-1"], [artifact])
-    assert "what came from there is something else" in str(found[0].error)  # nobody gives the right bytes
+    assert "the bytes from there are not its" in str(found[0].error)  # nobody gives the right bytes
     assert not (artifact / "profiles").exists()
 
 
