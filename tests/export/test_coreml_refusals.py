@@ -121,11 +121,6 @@ def test_an_unknown_option_is_answered_with_the_nearest():
     assert caught.value.nearest[0] == "compute_units"
 
 
-def test_an_unknown_precision_is_declined(tmp_path):
-    with pytest.raises(Unsupported, match="int8"):
-        build(captured(Vit()), tmp_path, "int8")
-
-
 def test_packages_are_built_on_linux_and_macos_only(monkeypatch):
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     assert not here().able
