@@ -5,7 +5,7 @@ import platform
 import numpy as np
 import pytest
 import torch
-from coreml_tiny import RANGE, Vit, build, captured, eager, images, kinds, run
+from coreml_tiny import RANGE, build, captured, eager, images, kinds, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
