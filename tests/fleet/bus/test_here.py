@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,9 +30,11 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no socke
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGEVIT_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """With a short name, as a user's is: a socket's path may have some hundred characters."""
+    with tempfile.TemporaryDirectory(prefix="edgevit-") as folder:
+        monkeypatch.setenv("EDGEVIT_HOME", f"{folder}/home")
+        yield Path(folder) / "home"
 
 
 @pytest.fixture
