@@ -37,7 +37,7 @@ def test_the_first_screen_prints_what_it_shows(tmp_path: Path) -> None:
             command,
             shell=True,
             cwd=tmp_path,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": path, "EDGEVIT_HOME": str(tmp_path / "home")},  # a newcomer's: no key signs yet
             capture_output=True,
             text=True,
             check=True,
