@@ -13,13 +13,12 @@ host without a GPU). Manifests without a seal were signed without these two.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevit import registry
-from edgevit.artifact.files import write_atomically
+from edgevit.artifact.files import write_atomically, write_private_once
 from edgevit.artifact.manifest import SIGNATURE
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.seal import canonical
@@ -180,21 +179,8 @@ def _private_key() -> Ed25519PrivateKey:
     path = _key_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
-        _write_private(path, Ed25519PrivateKey.generate().private_bytes_raw().hex())
+        write_private_once(path, Ed25519PrivateKey.generate().private_bytes_raw().hex())
     return _read_private(path)
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Never readable by others, never half-written, and the first of two concurrent builds wins."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        stream.write(text + "\n")
-    try:
-        os.link(scratch, path)
-    except FileExistsError:
-        pass
-    finally:
-        scratch.unlink()
 
 
 def _read_private(path: Path) -> Ed25519PrivateKey:

@@ -1,9 +1,11 @@
 """A bundle served by many devices: nodes that hold sub-models, clients that scatter an image and fuse what comes back.
 
-    bus          the seam to the network: seven verbs; zenoh_bus is the only implementation
-    names        the keys of everything that is said on the bus
-    messages     what is said, and its bounds: JSON beside raw tensors, nothing is ever unpickled
-    node         the agent on a device; client: scatter, gather, fuse
+    bus        the seam to the network: seven verbs, the keys and bounds of what is said; nothing is ever unpickled
+    trust      the private CA, identities, signatures
+    agent      a node on a device
+    operating  deploy, look, measure, simulate
+    asking     a client: scatter, gather, fuse
+    gateway    HTTP and the dashboard
 
-Nothing here needs torch.
+Each floor knows those before it. Nothing here needs torch.
 """

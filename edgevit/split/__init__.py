@@ -5,7 +5,6 @@ importance  what a unit of the trunk is worth on the images of some classes
 prune       a dense, smaller transformer of the units worth most
 retrain     a pruned part learns its classes, and to say "none of mine"
 fuse        the head over all parts' features, trained to miss some of them
-assign      which device runs which part
 
-manifest, bundle, embedded, proof, assign, fleet_file and plan run without torch: they are what devices need.
+What devices need of the result is in ``edgevit.bundle``, which needs no torch.
 """

@@ -13,6 +13,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from edgevit.artifact.files import write_private_once
 from edgevit.errors import FleetError
 from edgevit.home import fleet_home
 
@@ -26,7 +27,7 @@ def secret() -> tuple[Path, str]:
     try:
         private_folder(path.parent)
         if not path.exists():
-            _make(path)
+            write_private_once(path, f"{USER}:{secrets.token_hex(32)}")
         mode = path.stat()
         with path.open(encoding="ascii") as file:
             user, _, password = file.read(MOST).strip().partition(":")
@@ -45,16 +46,3 @@ def private_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.name == "posix":
         folder.chmod(0o700)  # PermissionError unless it is this user's
-
-
-def _make(path: Path) -> None:
-    """Never readable by others, never half-written, and the first of two that make it wins."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(f"{USER}:{secrets.token_hex(32)}\n")
-    try:
-        os.link(scratch, path)
-    except FileExistsError:
-        pass
-    finally:
-        scratch.unlink()

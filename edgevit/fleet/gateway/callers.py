@@ -24,7 +24,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edgevit.artifact.files import write_durably
+from edgevit.artifact.files import write_private_once
 from edgevit.home import home
 
 OPEN = ("/v2/health/live", "/v2/health/ready", "/healthz")  # say nothing but whether it works
@@ -128,14 +128,13 @@ def token_file() -> Path:
 
 def own_token() -> str:
     """This user's token, made on first use and readable by nobody else."""
-    try:
-        found = token_file().read_text("ascii").strip()
-    except FileNotFoundError:
-        found = ""
-    if not found:
-        found = secrets.token_hex(32)
-        write_durably(token_file(), f"{found}\n".encode())
-    return found
+    file = token_file()
+    if file.exists() and not file.stat().st_size:  # no token is not a token that everyone knows
+        file.unlink()
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not file.exists():
+        write_private_once(file, secrets.token_hex(32))
+    return file.read_text("ascii").strip()
 
 
 def _same_user(headers: Headers, scope: Scope) -> bool:

@@ -1,0 +1,1 @@
+"""Who may be what in a fleet: the private CA, identities and their renewal, signatures of orders."""
