@@ -1,4 +1,5 @@
-"""CPU time that Linux grants this process and denies it: the quotas of its control groups, version 1 and 2.
+"""What Linux grants this process and denies it: the quotas of CPU time and the limits of memory of its control groups,
+version 1 and 2.
 
 A container's ``--cpus``, a pod's limit and systemd's ``CPUQuota`` are all one: so much CPU time in every period, for
 all processes of a group and of the groups inside it. Who has used it up is stopped until the next period begins.
@@ -44,32 +45,39 @@ def throttled(root: Path = ROOT) -> Throttled | None:
     )
 
 
-def groups(root: Path = ROOT) -> tuple[Path, ...] | None:
-    """Folders of the groups whose quotas count, the innermost first; none on a kernel without groups, None where the
+def memory_left(root: Path = ROOT) -> int | None:
+    """Bytes that this process may still take, by the tightest of the groups around it; None without a limit, or where
+    none can be read."""
+    found = [left for folder in groups(root, "memory") or () if (left := _memory_left(folder)) is not None]
+    return min(found, default=None)
+
+
+def groups(root: Path = ROOT, controller: str = "cpu") -> tuple[Path, ...] | None:
+    """Folders of the groups whose limits count, the innermost first; none on a kernel without groups, None where the
     process is in groups that are not to be seen."""
     mounts, own = _text(root / "proc/self/mountinfo"), _text(root / "proc/self/cgroup")
     if mounts is None:
         return None
     paths = dict(line.split(":", 2)[1:] for line in (own or "").splitlines() if line.count(":") >= 2)
-    first = next((names for names in paths if "cpu" in names.split(",")), None)
+    first = next((names for names in paths if controller in names.split(",")), None)
     if first is None and "" not in paths:
         return ()
-    # in a mixed system the processor is governed by one version alone: the first where it lists the controller
+    # in a mixed system a controller belongs to one version alone: the first where that lists it
     kind, path = ("cgroup", paths[first]) if first is not None else ("cgroup2", paths[""])
-    for top, mounted in _mounts(mounts, kind):
+    for top, mounted in _mounts(mounts, kind, controller):
         leaf = root / mounted.lstrip("/") / _below(path, top)
         return tuple(_upwards(leaf, root / mounted.lstrip("/")))
     return None
 
 
-def _mounts(mountinfo: str, kind: str) -> Iterable[tuple[str, str]]:
-    """(group that is the top, where it is mounted) of the hierarchies that govern the processor."""
+def _mounts(mountinfo: str, kind: str, controller: str) -> Iterable[tuple[str, str]]:
+    """(group that is the top, where it is mounted) of the hierarchies of this controller."""
     for line in mountinfo.splitlines():
         place, _, system = line.partition(" - ")
         words, said = place.split(), system.split()
         if len(words) < 5 or len(said) < 3 or said[0] != kind:
             continue
-        if kind == "cgroup2" or "cpu" in said[2].split(","):
+        if kind == "cgroup2" or controller in said[2].split(","):
             yield _plain(words[3]), _plain(words[4])
 
 
@@ -103,8 +111,20 @@ def _quota(folder: Path) -> float | None:
     return int(time) / int(period) if int(period) else None
 
 
-def _stat(folder: Path) -> dict[str, int]:
-    lines = [line.split() for line in (_text(folder / "cpu.stat") or "").splitlines()]
+def _memory_left(folder: Path) -> int | None:
+    """Files that nothing reads any more are counted as used, but make room at once."""
+    for limit, used, idle in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        bound, taken = ((_text(folder / name) or "").strip() for name in (limit, used))
+        if bound.isdigit() and taken.isdigit():
+            return max(0, int(bound) - int(taken) + _stat(folder, "memory.stat").get(idle, 0))
+    return None
+
+
+def _stat(folder: Path, name: str = "cpu.stat") -> dict[str, int]:
+    lines = [line.split() for line in (_text(folder / name) or "").splitlines()]
     return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit()}
 
 

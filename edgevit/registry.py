@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any, Literal
 
+from edgevit.engines import apple
 from edgevit.errors import EdgeVitError, MissingDependency, UnknownName
 
 Kind = Literal["exporter", "runtime"]
@@ -102,7 +103,7 @@ EXPORTERS: Mapping[str, Row] = {
         "edgevit.export.coreml.exporter:CoreMlExporter",
         "edgevit[export,coreml]",
         ("coremltools", "torch"),
-        "Core ML mlprogram package, fp16 or fp32, for iOS 16 and macOS 13 or later",
+        f"Core ML mlprogram package, fp16 or fp32, for {apple.RUNS_ON}",
         here="edgevit.export.coreml.here:here",
     ),
     "tvm": Row(

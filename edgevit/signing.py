@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevit import registry
-from edgevit.artifact.files import write_atomically, write_private_once
+from edgevit.artifact.files import write_atomically, write_durably, write_private_once
 from edgevit.artifact.manifest import SIGNATURE
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.seal import canonical
@@ -208,4 +208,4 @@ def _trusted() -> dict[str, str]:
 def _write_trusted(keys: Mapping[str, str]) -> None:
     path = home() / "keys" / "trusted.json"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomically(path, json.dumps(dict(keys), indent=2) + "\n")
+    write_durably(path, (json.dumps(dict(keys), indent=2) + "\n").encode())  # whatever the umask: this user's alone

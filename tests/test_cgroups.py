@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgevit import cgroups, cpu
-from edgevit.cgroups import Throttled, groups, quota, throttled
+from edgevit.cgroups import Throttled, groups, memory_left, quota, throttled
 
 SECOND = "29 23 0:26 {top} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n"
 FIRST = "33 32 0:29 {top} /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
@@ -153,3 +153,26 @@ def test_a_process_in_a_real_group_knows_its_quota_and_that_it_was_stopped(group
     ((verdict, evidence),) = found["doubts"]
     assert verdict == "THROTTLED"
     assert evidence.startswith("the CPU quota of 0.02 cores stopped the process in ")
+
+
+def test_the_memory_that_is_left_is_the_tightest_groups_and_idle_files_make_room(tmp_path: Path) -> None:
+    files = {
+        "pod__memory.max": "5000\n", "pod__memory.current": "4000\n", "pod__memory.stat": "anon 9\ninactive_file 500\n",
+        "pod__app__memory.max": "max\n", "pod__app__memory.current": "3000\n",
+    }  # fmt: skip
+    assert memory_left(machine(tmp_path, SECOND.format(top="/"), "0::/pod/app\n", **files)) == 1500
+
+
+def test_memory_of_version_1_has_a_hierarchy_of_its_own(tmp_path: Path) -> None:
+    files = {
+        "memory__m__memory.limit_in_bytes": "5000\n", "memory__m__memory.usage_in_bytes": "6000\n",
+        "memory__memory.limit_in_bytes": "9223372036854771712\n", "memory__memory.usage_in_bytes": "7000\n",
+        "cpu,cpuacct__q__memory.limit_in_bytes": "1\n",
+    }  # fmt: skip
+    own = "9:memory:/m\n4:cpu,cpuacct:/q\n0::/user.slice\n"
+    assert memory_left(machine(tmp_path, MEMORY + FIRST.format(top="/"), own, **files)) == 0
+
+
+def test_without_a_limit_of_memory_there_is_none(tmp_path: Path) -> None:
+    assert memory_left(machine(tmp_path, SECOND.format(top="/"), "0::/\n", **{"cgroup.procs": ""})) is None
+    assert memory_left(tmp_path / "nothing") is None

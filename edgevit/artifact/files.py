@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgevit.artifact.claim import beside
@@ -27,18 +30,27 @@ def hash_tree(folder: Path) -> dict[str, str]:
     }
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A scratch file beside ``path``, which replaces it when the block ends well: a reader sees the old one or the new
+    one, never a part. Whatever writes it, others may read it as they may any new file: mkstemp and safetensors would
+    hide theirs from the other users of a shared folder."""
+    scratch = beside(path, f"{os.getpid()}-{secrets.token_hex(4)}")
+    os.close(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    mode = stat.S_IMODE(scratch.stat().st_mode)  # the umask's, which cannot be asked for without setting it
+    try:
+        yield scratch
+        scratch.chmod(mode)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a small text file so that a reader sees the old or the new one, never a part. A byte of a file name that is
     no text is written as JSON and people can read it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=beside(path, "").name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(text)
-        Path(name).chmod(0o644)  # mkstemp's 0600 would hide the file from the other users of a shared folder
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replaced(path) as scratch, scratch.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+        stream.write(text)
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -48,8 +49,8 @@ def staged(out: Path) -> Iterator[Path]:
     for stale in out.parent.glob(f"{glob.escape(prefix)}*"):
         if not _alive(stale.name.removeprefix(prefix).partition("-")[0]):
             shutil.rmtree(stale, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f"{prefix}{os.getpid()}-"))
-    scratch.chmod(0o755)
+    scratch = out.parent / f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+    scratch.mkdir()  # not mkdtemp, whose folder other users could not enter
     try:
         yield scratch
     finally:
@@ -70,7 +71,9 @@ def _alive(pid: str) -> bool:
 
 
 def publish(scratch: Path, out: Path, *, force: bool = True) -> None:
-    """Rename a finished scratch folder to ``out``, replacing what is there; UsageError without ``force``."""
+    """Rename a finished scratch folder to ``out``, replacing what is there; UsageError without ``force``. Whoever may
+    enter it may read all that is in it."""
+    _opened_alike(scratch)
     if not os.path.lexists(out):
         scratch.rename(out)
         return
@@ -85,6 +88,15 @@ def publish(scratch: Path, out: Path, *, force: bool = True) -> None:
         old.rmdir()
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _opened_alike(folder: Path) -> None:
+    """Give everything below ``folder`` its permissions: some converters make files that only this user can read."""
+    whole = stat.S_IMODE(folder.stat().st_mode)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+            path.chmod(whole if runs else whole & 0o666)
 
 
 def failed_name(out: Path) -> Path:

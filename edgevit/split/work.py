@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from edgevit.artifact.files import write_atomically
+from edgevit.artifact.files import replaced, write_atomically
 from edgevit.errors import UsageError
 from edgevit.foreign import read_json
 from edgevit.split.importance import Importance
@@ -124,9 +124,8 @@ def _check_same(note: Path, recipe: dict[str, Any]) -> None:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
-    scratch = path.with_name(f".{path.name}.half")
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, scratch, about)
-    scratch.replace(path)
+    with replaced(path) as scratch:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, scratch, about)
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

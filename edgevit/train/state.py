@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edgevit.artifact.claim import beside
+from edgevit.artifact.files import replaced
 from edgevit.errors import UsageError
 
 
@@ -22,12 +21,8 @@ def resume_path(out: Path) -> Path:
 def save_state(path: Path, state: dict[str, Any], recipe: dict[str, Any]) -> None:
     """Replace ``path`` in one step, so that a run killed while saving still has its last state."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = beside(path, str(os.getpid()))
-    try:
+    with replaced(path) as scratch:
         torch.save({**state, "recipe": json.dumps(recipe, sort_keys=True)}, scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def load_state(path: Path, recipe: dict[str, Any]) -> dict[str, Any]:

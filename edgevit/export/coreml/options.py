@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from edgevit.engines import apple
 from edgevit.export.base import Options
 
 ComputeUnits = Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"]
@@ -14,8 +15,9 @@ ComputeUnits = Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"]
 class CoreMlOptions(Options):
     """Options of the Core ML target."""
 
-    ios: Literal["16", "17", "18"] = Field(
-        default="17", description="oldest iOS that runs the package (with macOS 13, 14, 15); 18 keeps attention whole"
+    ios: apple.Ios = Field(
+        default=apple.USUAL,
+        description=f"oldest iOS that runs the package ({apple.IN_PAIRS}); 18 keeps attention whole",
     )
     compute_units: ComputeUnits = Field(
         default="all", description="what the runtime uses by default: all, cpu_only, cpu_and_gpu or cpu_and_ne"

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from edgevit import registry
+from edgevit import cgroups, registry
 from edgevit.cpu import arch, checked_threads, usable_cores
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.agent.controller import Controller
@@ -109,7 +109,7 @@ class Node:
         self.memory_bytes = options.memory_bytes or available_memory() // 2
         self.names = Names(options.link.cluster)
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.runtimes = tuple(name for name, row in registry.rows("runtime").items() if not row.missing())
+        self.runtimes = tuple(name for name, row in registry.rows("runtime").items() if row.on_this_machine().able)
         self._elders: dict[
             str, float
         ] = {}  # incarnations of our name that began before ours -> since when they are seen
@@ -238,15 +238,13 @@ def resident_bytes() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that could be had now: what the kernel thinks, within this control group's limit."""
+    """Bytes that could be had now: what the kernel thinks, within the limits of this process's control groups."""
     found = []
     with contextlib.suppress(OSError, ValueError):
         text = Path("/proc/meminfo").read_text()
         found.append(int(re.findall(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)[0]) * 1024)
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        found.append(int(limit) - int(used))
+    if (left := cgroups.memory_left()) is not None:
+        found.append(left)
     if not found:
         with contextlib.suppress(ValueError, AttributeError, OSError):
             found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)

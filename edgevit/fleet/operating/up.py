@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgevit import render
 from edgevit.errors import FleetError, UsageError
+from edgevit.fleet.agent.node import available_memory
 from edgevit.fleet.agent.release import pack
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.bus.names import Names
@@ -29,14 +30,16 @@ def fleet_up(path: Path | str, nodes: int = 4, *, replicas: int = 1, say: Callab
     """Start nodes called node-1, node-2, … on this machine, deploy ``path`` on them, and stay until Ctrl-C.
 
     ``say`` is told when it is ready, and what to type next. A node process that ends is told too, and not started
-    again: the others answer, degraded, until ``edgevit node`` is started under that name.
+    again: the others answer, degraded, until ``edgevit node`` is started under that name. Half of the memory that is
+    free now is shared out among them, as much as a node that is alone on its machine gives.
 
     FleetError when a node does not start, and what ``deploy`` raises.
     """
     if replicas > nodes:
         raise UsageError(f"{replicas} replicas need as many nodes, and there are {nodes}", hint="more --nodes")
     pack(path)  # what is wrong with it is said before anything is started
-    with _told_to_end(), _nodes([f"node-{i}" for i in range(1, nodes + 1)]) as running:
+    share = max(1, available_memory() // 2 // nodes)
+    with _told_to_end(), _nodes([f"node-{i}" for i in range(1, nodes + 1)], share) as running:
         _wait_live(running)
         say(deploy(path, replicas=replicas).summary())
         say(
@@ -62,12 +65,12 @@ def _how(code: int) -> str:
 
 
 @contextmanager
-def _nodes(names: Sequence[str]) -> Iterator[Mapping[str, subprocess.Popen[bytes]]]:
-    """Node processes by name, all ended with SIGTERM in the end."""
+def _nodes(names: Sequence[str], memory_bytes: int) -> Iterator[Mapping[str, subprocess.Popen[bytes]]]:
+    """Node processes by name, each with so much memory to give, all ended with SIGTERM in the end."""
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in names:
-            running[name] = _started(name)
+            running[name] = _started(name, memory_bytes)
         yield running
     finally:
         for process in running.values():
@@ -80,9 +83,9 @@ def _nodes(names: Sequence[str]) -> Iterator[Mapping[str, subprocess.Popen[bytes
                 process.wait()
 
 
-def _started(name: str) -> subprocess.Popen[bytes]:
+def _started(name: str, memory_bytes: int) -> subprocess.Popen[bytes]:
     """A node that writes its log lines to a file of its own."""
-    command = [sys.executable, "-P", "-m", "edgevit.cli", "node", "--name", name]
+    command = [sys.executable, "-P", "-m", "edgevit.cli", "node", "--name", name, "--memory", str(memory_bytes)]
     with _log(name).open("wb") as log:
         return subprocess.Popen(
             command,

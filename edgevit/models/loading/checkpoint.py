@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -11,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from edgevit.artifact.claim import beside
+from edgevit.artifact.files import replaced
 from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 from edgevit.models.loading.weights_file import METADATA_CHARS, METADATA_KEY, State, read_weights
@@ -52,17 +51,13 @@ def save_checkpoint(path: Path | str, state_dict: Mapping[str, Tensor], meta: Ch
     path.parent.mkdir(parents=True, exist_ok=True)
     # safetensors refuses tensors that share memory or are strided
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state_dict.items()}
-    scratch = beside(path, str(os.getpid()))
-    try:
+    with replaced(path) as scratch:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
 
             save_file(state, scratch, metadata={"format": "pt", METADATA_KEY: meta.model_dump_json()})
         else:
             torch.save({"state_dict": state, METADATA_KEY: meta.model_dump_json()}, scratch)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 
+from edgevit.engines import apple
 from edgevit.registry import Here
-
-MACOS = {"16": 13, "17": 14, "18": 15}  # iOS of a package -> the macOS that came with it
 
 
 def here() -> Here:
     """Core ML itself."""
     if platform.system() != "Darwin":
-        return Here(False, f"needs macOS {MACOS['16']} or later")
+        return Here(False, f"{apple.needs()}, or {apple.MACOS[apple.OLDEST]} for packages with ios={apple.OLDEST}")
     return Here(
         True, f"Core ML of macOS {platform.mac_ver()[0]}: CPU, GPU and Neural Engine; untested by us on any Mac"
     )
@@ -26,7 +25,7 @@ def here_reference() -> Here:
 
 def lacking(options: Mapping[str, object]) -> str | None:
     """What a package built with these exporter options needs and this machine has not, "needs macOS 14 or later"."""
-    wanted = MACOS.get(str(options.get("ios", "17")), max(MACOS.values()))
-    if platform.system() == "Darwin" and int(platform.mac_ver()[0].partition(".")[0] or 0) >= wanted:
+    ios = str(options.get("ios", apple.USUAL))
+    if platform.system() == "Darwin" and int(platform.mac_ver()[0].partition(".")[0] or 0) >= apple.wanted(ios):
         return None
-    return f"needs macOS {wanted} or later"
+    return apple.needs(ios)

@@ -16,7 +16,10 @@ from fleet.tiny_fleet import make_bundle
 from waiting import wait_for
 
 from edgevit.errors import BadArtifact, FleetError, UsageError
+from edgevit.fleet.agent.node import available_memory
 from edgevit.fleet.asking.infer import Inference, infer_images
+from edgevit.fleet.bus.link import Link
+from edgevit.fleet.operating.status import status
 from edgevit.fleet.operating.up import fleet_up
 
 PARTS = 3
@@ -84,6 +87,9 @@ def test_nodes_come_up_one_is_killed_and_comes_back_and_ctrl_c_ends_them(
         assert f"edgevit infer {bundle}" in read_until(up, "ready")
         whole = here(bundle)
         assert (whole.where, whole.answer.answered) == ("fleet", PARTS)
+        given = {row.memory_bytes for row in status(Link()).nodes}
+        assert len(given) == 1, "they share alike"
+        assert 0 < PARTS * given.pop() <= available_memory(), "more than there is was promised"
 
         pids = [pid_of(home, f"node-{index}") for index in range(1, PARTS + 1)]
         os.kill(pids[1], signal.SIGKILL)
