@@ -31,6 +31,7 @@ from edgevit.disk import filling
 from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Built, Context, Progress, silent
 from edgevit.export.durations import remember
+from edgevit.export.prepared import Prepared, way_of
 from edgevit.export.rehearsal import REHEARSED as REHEARSED
 from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
@@ -40,8 +41,6 @@ from edgevit.request import ExportRequest, Form, ModelChoice, image_sides, parse
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from edgevit.export.prepare import Prepared
 
 PROOF = "edgevit.proof.parity"
 _OVERFLOW = 1e30  # stands for a noise that is no number, which JSON has no word for
@@ -215,18 +214,15 @@ def _all_tried(
     prover: worker.Waiting | None,
     progress_for: Callable[[str], Progress],
 ) -> Iterator[Outcome]:
-    from edgevit.export.prepare import prepare
-    from edgevit.models.threads import torch_threads
-
-    started = time.perf_counter()
-    with torch_threads(request.threads):
-        prepared = prepare(request, progress_for("prepare"))
+    way, started = way_of(request.model), time.perf_counter()
+    with way.threads(request.threads):
+        prepared = way.prepare(request, progress_for("prepare"))
     shared = time.perf_counter() - started
     for name, one in found.items():
         if isinstance(one, EdgeVitError):
             yield Outcome(name, error=one)
         else:
-            with torch_threads(request.threads):
+            with way.threads(request.threads):
                 outcome = _tried(prepared, one, shared, progress_for(name), prover)
             yield outcome
 
@@ -302,10 +298,7 @@ def build_target(
 
 
 def _noise(prepared: Prepared, target: Target, built: Built) -> float:
-    from edgevit.export.reference import noise
-
-    kept = built.precision.kept_fp32
-    found = noise(prepared.capture.module, prepared.rows.inputs, prepared.reference, target.precision, kept)
+    found = prepared.noise(target.precision, built.precision.kept_fp32)
     return found if math.isfinite(found) else _OVERFLOW
 
 

@@ -12,9 +12,10 @@ from importlib import import_module, metadata
 from typing import Any, Literal
 
 from edgevit.engines import apple
-from edgevit.errors import EdgeVitError, MissingDependency, UnknownName
+from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported
 
 Kind = Literal["exporter", "runtime"]
+Format = Literal["torch", "onnx"]  # what a model is given as: to be traced by torch, or as an ONNX file
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Row:
               It imports nothing heavy. Without it, installed packages are enough.
     carries_code  opening its artifacts runs code of their builder's: they are signed, and opened if the key is known
     can_profile   False for a reference evaluator, whose time means nothing
+    onnx          for an exporter: the distributions that it needs to build from an ONNX file; none where it takes none
+    no_onnx       why it takes none
     """
 
     name: str
@@ -48,23 +51,39 @@ class Row:
     here: str = ""
     carries_code: bool = False
     can_profile: bool = True
+    onnx: tuple[str, ...] = ()
+    no_onnx: str = "it is built from PyTorch"
 
-    def missing(self) -> tuple[str, ...]:
+    @property
+    def formats_taken(self) -> tuple[Format, ...]:
+        """What an exporter builds from."""
+        return ("torch", "onnx") if self.onnx else ("torch",)
+
+    def needs(self, format: Format = "torch") -> tuple[str, ...]:
+        """The distributions that it needs, for models of a format. Unsupported for one that it does not take."""
+        if format not in self.formats_taken:
+            raise Unsupported(
+                f"{self.name} takes no ONNX file: {self.no_onnx}",
+                hint="give the model as PyTorch (edgevit export --help says how)",
+            )
+        return self.onnx if format == "onnx" else self.packages
+
+    def missing(self, format: Format = "torch") -> tuple[str, ...]:
         """The needed distributions that are not installed here."""
-        return absent(self.packages)
+        return absent(self.needs(format))
 
-    def load(self) -> Any:
-        """The class behind ``path``.
+    def load(self, format: Format = "torch") -> Any:
+        """The class behind ``path``, for models of a format.
 
-        Raises MissingDependency with the pip line when a needed package is absent; a package that is installed but
-        broken keeps its own error.
+        Raises MissingDependency with the pip line when a needed package is absent, Unsupported for a format that it
+        does not take; a package that is installed but broken keeps its own error.
         """
-        need(self.name, self.packages, self.install)
+        need(self.name, self.needs(format), self.install)
         return _named(self.path)
 
-    def on_this_machine(self) -> Here:
-        """Whether it works here, and what it can do or lacks."""
-        if missing := self.missing():
+    def on_this_machine(self, format: Format = "torch") -> Here:
+        """Whether it works here, for models of a format, and what it can do or lacks."""
+        if missing := self.missing(format):
             return Here(False, f"needs {', '.join(missing)}")
         found: Here = _named(self.here)() if self.here else Here(True, self.summary)
         return found
@@ -265,6 +284,7 @@ def describe() -> list[dict[str, Any]]:
                     "can_profile": kind == "runtime" and here.able and row.can_profile,
                     "reason": None if here.able else here.sentence,
                     "install": f"pip install '{row.install}'",
+                    "takes": list(row.formats_taken) if kind == "exporter" else [],
                     "summary": row.summary,
                     "here": here.sentence,
                 }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import UnknownName, Unsupported, UsageError
+from edgevit.registry import Format
 from edgevit.sizes import as_size
 
 if TYPE_CHECKING:
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 
 Form = Literal["deploy", "train"]
 ONE = BatchRange(min=1, max=1)
+_IR_VERSIONS, _AFTER_IR = 64, (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)  # tags of the other fields of a model
 
 
 @dataclass(frozen=True)
 class ModelChoice:
     """Which model, with which weights.
 
-    source      a zoo name, timm:NAME, path/to/file.py:factory, or a module, which has its weights already
+    source      a zoo name, timm:NAME, path/to/file.py:factory, an ONNX file, or a module; the last two have their
+                weights already
     classes     None: those of the weights, else the model's own
     image_size  height, width; None likewise
     Raises UsageError for what contradicts itself.
@@ -47,6 +50,11 @@ class ModelChoice:
             raise UsageError(f"the number of classes must be 1 or more, got {self.classes}")
         if self.image_size is not None:
             as_size(self.image_size)
+
+    @property
+    def format(self) -> Format:
+        """Whether torch traces it, or an ONNX file holds it."""
+        return "onnx" if isinstance(self.source, str) and is_onnx(Path(self.source)) else "torch"
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,21 @@ def of_record(record: Mapping[str, Any]) -> ExportRequest:
     )
 
 
+def is_onnx(path: Path) -> bool:
+    """Whether a path means an ONNX file: by its name, or by how the file that is there begins."""
+    if path.suffix.lower() == ".onnx":
+        return True
+    try:
+        if path.suffix == ".py" or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            tag, version, after = (*file.read(3), 0, 0, 0)[:3]
+    except (OSError, ValueError):
+        return False
+    # The first field of a model is its IR version, a small number; then come its producer or its operator sets.
+    return tag == 0x08 and 0 < version < _IR_VERSIONS and after in _AFTER_IR
+
+
 def image_sides(size: Any) -> tuple[int, int] | None:
     """Height and width of an image size given as one side or both, in whatever holds them."""
     if size is None:
@@ -130,10 +153,12 @@ def parse_batch(batch: int | str) -> BatchRange:
     return BatchRange(min=found[0], max=found[1])
 
 
-def resolve_targets(names: Sequence[str]) -> tuple[str, ...]:
-    """The targets asked for, in order, without repeats; 'all' is every one that this machine can build."""
+def resolve_targets(names: Sequence[str], format: Format = "torch") -> tuple[str, ...]:
+    """The targets asked for, in order, without repeats; 'all' is every one that this machine can build from models of
+    a format."""
     if "all" in names:
-        able = tuple(name for name, row in registry.rows("exporter").items() if row.on_this_machine().able)
+        rows = registry.rows("exporter").items()
+        able = tuple(name for name, row in rows if format in row.formats_taken and row.on_this_machine(format).able)
         if not able:
             raise Unsupported("this machine can build no target", hint="edgevit targets says what each of them needs")
         return able

@@ -14,6 +14,7 @@ from edgevit.artifact.manifest import Array, BatchRange, PrecisionReport, Tensor
 from edgevit.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import torch
 
 
@@ -66,6 +67,22 @@ class Capture:
 
 
 @dataclass(frozen=True)
+class Graph:
+    """A model that came as an ONNX file, as every exporter receives it that takes one.
+
+    model    float32 graph of standard operators, ends pinned and named as in the specs; exporters edit a clone
+    inputs, outputs, batch, calibration, metadata  as of a ``Capture``
+    """
+
+    model: ir.Model
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch: BatchRange
+    calibration: Mapping[str, Array]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Built:
     """What a finished build says about itself."""
 
@@ -77,22 +94,26 @@ class Built:
 
 
 Own = TypeVar("Own", bound=Options)
+Taken = TypeVar("Taken", contravariant=True, bound=Capture | Graph)
 
 
-class Exporter(Protocol[Own]):
-    """One target. ``precisions`` names what it can build, the default first; ``options`` is its own subclass."""
+class Exporter(Protocol[Own, Taken]):
+    """One target. ``precisions`` names what it can build, the default first; ``options`` is its own subclass.
+
+    An exporter whose registry row takes ONNX files is given a ``Graph`` for those, else a ``Capture``.
+    """
 
     name: str
     precisions: tuple[str, ...]
     options: type[Own]
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: Own, context: Context) -> Built:
+    def write(self, capture: Taken, folder: Path, *, precision: str, options: Own, context: Context) -> Built:
         """Build into ``folder`` (exists, empty). ``precision`` is one of its own and ``options`` are of its own class:
         who calls has checked both. Raises Unsupported, ExportFailed."""
         ...
 
 
-def parse_options(exporter: Exporter[Own], given: Mapping[str, Any]) -> Own:
+def parse_options(exporter: Exporter[Own, Any], given: Mapping[str, Any]) -> Own:
     """``given`` as the exporter's own options object; UnknownName with the nearest key, UsageError for a bad value."""
     for key in given:
         if key not in exporter.options.model_fields:
@@ -104,7 +125,7 @@ def parse_options(exporter: Exporter[Own], given: Mapping[str, Any]) -> Own:
         raise UsageError(f"{exporter.name}.{first['loc'][0]}: {first['msg'].lower()}") from exc
 
 
-def load_exporter(name: str) -> Exporter[Any]:
-    """A ready exporter for a target name."""
-    exporter: Exporter[Any] = registry.row("exporter", name).load()()
+def load_exporter(name: str, format: registry.Format = "torch") -> Exporter[Any, Any]:
+    """A ready exporter for a target name, and for models of a format. The errors of ``registry.Row.load``."""
+    exporter: Exporter[Any, Any] = registry.row("exporter", name).load(format)()
     return exporter

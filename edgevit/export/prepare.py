@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from edgevit.artifact.manifest import Accuracy, ModelInfo, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
+from edgevit.export.accuracy import measure_accuracy
 from edgevit.export.base import Capture, Progress, silent
 from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture
-from edgevit.export.reference import Answers, answers
-from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, measure_accuracy, tensor_rows
+from edgevit.export.prepared import Prepared
+from edgevit.export.reference import answers, logits_of, noise
+from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, tensor_rows
 from edgevit.images import Preprocess
+from edgevit.models.loading.source import check as check
 from edgevit.models.loading.source import load, state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize
 from edgevit.models.spec import ModelSpec, spec_of
+from edgevit.models.threads import torch_threads
 from edgevit.registry import own_version
 from edgevit.request import ExportRequest
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """A model ready for any target: captured, with the float64 outputs of its source form on the same rows.
-
-    reference  what the source form answers to ``rows``, in float64
-    notes      what was assumed or chosen when the model was loaded, and of its answers, in sentences
-    """
-
-    request: ExportRequest
-    info: ModelInfo
-    capture: Capture
-    rows: Rows
-    reference: Answers
-    preprocess: Preprocess | None
-    labels: tuple[str, ...] | None
-    reparam: ReparamSummary | None
-    accuracy: Accuracy | None
-    notes: tuple[str, ...] = ()
+threads = torch_threads  # of a ``Way``, as ``check`` is
 
 
 def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
@@ -61,12 +48,17 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     form, reparam = _formed(source, rows, request)
     say("trace", None)
     captured = _captured(form, spec, preprocess, rows, request)
+
+    def level(precision: str, keep_fp32: Collection[str]) -> float:
+        return noise(captured.module, rows.inputs, reference, precision, keep_fp32)
+
     return Prepared(
         request=request,
         info=_model_info(source, form, spec, rows, request),
         capture=captured,
         rows=rows,
         reference=reference,
+        noise=level,
         preprocess=_stored_preprocess(preprocess, request),
         labels=_labels(spec, request),
         reparam=reparam,
@@ -200,4 +192,4 @@ def _accuracy(
     if preprocess is None or data is None or request.inputs is not None:
         return None
     say(f"accuracy on {data}", None)
-    return measure_accuracy(source, data, preprocess, spec.num_classes, _labels(spec, request))
+    return measure_accuracy(logits_of(source), data, preprocess, spec.num_classes, _labels(spec, request))

@@ -27,6 +27,7 @@ from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import EdgeVitError, Unsupported
 from edgevit.export.capture import Baked, run, unbaked
+from edgevit.export.prepared import Answers, Outputs, head
 from edgevit.models.eager.copying import copied, deep
 from edgevit.models.eager.faults import moving, no_numbers
 from edgevit.models.eager.outputs import named_outputs
@@ -41,25 +42,6 @@ DEPENDENT = "an answer depends on the other rows of its batch: proved at batch {
 SLACK = 30.0  # a float64 run this many times further off than rounding explains is of another function
 
 Inputs = Mapping[str, Array]
-Outputs = Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the eager model answers.
-
-    outputs   by name, for all rows; float64 but where the model answers with integers or booleans
-    golden    the same of the first rows alone: another answer where it depends on the other rows of a batch
-    group     how many rows were run at once
-    computed  the precision that they were computed in, "float64" or "float32"
-    notes     sentences for the record: why not float64, that answers depend on their batch
-    """
-
-    outputs: Outputs
-    golden: Outputs
-    group: int
-    computed: str = "float64"
-    notes: tuple[str, ...] = ()
 
 
 def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, classifier: bool = False) -> Answers:
@@ -108,9 +90,15 @@ def noise(
     return max(worst_error(model.grouped(way, reference.group), reference.outputs) for way in ways)
 
 
-def head(outputs: Outputs) -> Outputs:
-    """The golden rows."""
-    return {name: value[:GOLDEN_ROWS] for name, value in outputs.items()}
+def logits_of(module: nn.Module) -> Callable[[Array], Array | None]:
+    """Rows of images -> the float32 model's logits, None where it has none."""
+    copy = copied(module)  # the module itself is never run: its forward may keep what it computes
+
+    def answer(rows: Array) -> Array | None:
+        logits = named_outputs(run(copy, (torch.from_numpy(rows),)), classifier=True).get("logits")
+        return None if logits is None else np.asarray(logits.numpy())
+
+    return answer
 
 
 def worst_error(got: Outputs, want: Outputs) -> float:

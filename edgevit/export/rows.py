@@ -1,29 +1,25 @@
-"""Real rows: what a model is traced, scanned and proved on, and its accuracy where the data has labels."""
+"""Real rows: what a model is traced, scanned and proved on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
 from edgevit.artifact.golden import GOLDEN_ROWS
-from edgevit.artifact.manifest import Accuracy, Array
-from edgevit.data.classes import class_indices
+from edgevit.artifact.manifest import Array
 from edgevit.data.source import open_data
 from edgevit.errors import UsageError
-from edgevit.export.capture import run
 from edgevit.images import Preprocess, shrink
-from edgevit.models.eager.copying import copied
-from edgevit.models.eager.outputs import named_outputs
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MIN_ROWS, MAX_ROWS = 16, 32
 DEFAULT_DATA = "samples"
-ACCURACY_IMAGES = 2000
 GOLDEN_SIDE = 512  # pixels: photos are shrunk to it, since four of them travel in every artifact
-_CHUNK = 50
 
 
 @dataclass(frozen=True)
@@ -86,31 +82,3 @@ def tensor_rows(module: nn.Module, inputs: Mapping[str, Array]) -> Rows:
         raise UsageError(f"inputs have {min(short.values())} rows; a proof needs {MIN_ROWS} real ones")
     ordered = {name: np.ascontiguousarray(inputs[name][:MAX_ROWS]) for name in names if name in inputs}
     return Rows(ordered, "given inputs")
-
-
-def measure_accuracy(
-    module: nn.Module,
-    data: str,
-    preprocess: Preprocess,
-    classes: int | None,
-    labels: tuple[str, ...] | None = None,
-) -> Accuracy | None:
-    """Top-1 of the eager float32 model on the held-out part; None where the labels are not this model's classes, as
-    those of a whole data set are not a sub-model's."""
-    held = open_data(data, split="held-out")
-    if held.labels is None or classes is None or len(held) == 0:
-        return None
-    if len(held) > ACCURACY_IMAGES:
-        held = held.take(np.linspace(0, len(held) - 1, ACCURACY_IMAGES).round().astype(np.int64))
-    try:
-        wanted = class_indices(held, labels, classes)
-    except UsageError:
-        return None
-    right, module = 0, copied(module)  # the module itself is never run: its forward may keep what it computes
-    for start in range(0, len(held), _CHUNK):
-        outputs = run(module, (torch.from_numpy(preprocess.batch(list(held.images[start : start + _CHUNK]))),))
-        logits = named_outputs(outputs, classifier=True).get("logits")
-        if logits is None:
-            return None
-        right += int((logits.argmax(1).numpy() == wanted[start : start + _CHUNK]).sum())
-    return Accuracy(data=data, top1=right / len(held), images=len(held))

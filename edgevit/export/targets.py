@@ -11,6 +11,7 @@ from edgevit.artifact.staging import check_vacant
 from edgevit.errors import EdgeVitError, UnknownName
 from edgevit.export.base import Exporter, Options, load_exporter, parse_options
 from edgevit.precisions import precision_row
+from edgevit.registry import Format
 from edgevit.request import ExportRequest
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Target:
     """One exporter with everything it was asked for, checked."""
 
-    exporter: Exporter[Any]
+    exporter: Exporter[Any, Any]
     precision: str
     options: Options
 
@@ -47,7 +48,7 @@ def builds(request: ExportRequest) -> dict[str, Build | EdgeVitError]:
     found: dict[str, Build | EdgeVitError] = {}
     for name in request.targets:
         try:
-            target = choose(name, request.precision, request.options.get(name, {}))
+            target = choose(name, request.precision, request.options.get(name, {}), request.model.format)
             out = folder_of(request, target)
             check_vacant(out, force=request.force)
         except EdgeVitError as error:
@@ -57,12 +58,17 @@ def builds(request: ExportRequest) -> dict[str, Build | EdgeVitError]:
     return found
 
 
-def choose(name: str, precision: str | None = None, options: Mapping[str, Any] | None = None) -> Target:
+def choose(
+    name: str,
+    precision: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    format: Format = "torch",
+) -> Target:
     """The exporter, its precision (default: its first) and its options, all checked before any work is done.
 
-    Raises MissingDependency, UnknownName and UsageError.
+    Raises MissingDependency, UnknownName, UsageError, and Unsupported for a format of models that it does not take.
     """
-    exporter = load_exporter(name)
+    exporter = load_exporter(name, format)
     chosen = precision or exporter.precisions[0]
     if chosen not in exporter.precisions:
         raise UnknownName(f"precision of {name}", chosen, exporter.precisions)

@@ -94,10 +94,10 @@ def export(
     from edgevit.predict import read_labels
     from edgevit.request import ExportRequest, ModelChoice, image_sides, parse_batch, resolve_targets, split_options
 
-    names = resolve_targets(target)
+    chosen = ModelChoice(model, weights, pretrained, classes, image_sides(image_size))
+    names = resolve_targets(target, chosen.format)
     request = ExportRequest(
-        ModelChoice(model, weights, pretrained, classes, image_sides(image_size)),
-        names, precision, parse_batch(batch), split_options(option or (), names), form=cast("Any", form),
+        chosen, names, precision, parse_batch(batch), split_options(option or (), names), form=cast("Any", form),
         bake_preprocess=bake_preprocess, labels=read_labels(labels), data=data, out=out, parent="all" in target,
         force=force, verify=verify, require_verified=require_verified, threads=threads, timeout_s=timeout,
     )  # fmt: skip

@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from edgevit.build import export
-from edgevit.export.rows import measure_accuracy
+from edgevit.export.accuracy import measure_accuracy
+from edgevit.export.reference import logits_of
 from edgevit.images import Preprocess
 from edgevit.models.spec import ModelSpec, attach_spec
 from edgevit.proof.verify import verify
@@ -36,10 +37,10 @@ def insects(tmp_path: Path) -> str:
 
 
 def test_a_perfect_model_is_perfect_whatever_the_order_of_its_classes(insects: str) -> None:
-    found = measure_accuracy(Bright(), insects, STEPS, 2, ("bee", "ant"))
+    found = measure_accuracy(logits_of(Bright()), insects, STEPS, 2, ("bee", "ant"))
     assert found is not None
     assert (found.top1, found.images) == (1.0, 16)
-    wrong = measure_accuracy(Bright(), insects, STEPS, 2, ("ant", "bee"))
+    wrong = measure_accuracy(logits_of(Bright()), insects, STEPS, 2, ("ant", "bee"))
     assert wrong is not None
     assert wrong.top1 == 0.0
 
@@ -54,5 +55,5 @@ def test_export_records_the_accuracy_that_verify_measures(insects: str, tmp_path
 
 
 def test_a_model_of_other_classes_has_no_accuracy_on_the_data(insects: str) -> None:
-    assert measure_accuracy(Bright(), insects, STEPS, 2, ("none of mine", "bee")) is None
-    assert measure_accuracy(Bright(), insects, STEPS, 3) is None
+    assert measure_accuracy(logits_of(Bright()), insects, STEPS, 2, ("none of mine", "bee")) is None
+    assert measure_accuracy(logits_of(Bright()), insects, STEPS, 3) is None
