@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -319,7 +319,7 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
     captured = prepared.capture
     return Manifest(
         edgevit=registry.own_version(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         target=target.name,
         precision=target.precision,
         options=target.options.model_dump(),

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,6 +70,18 @@ def parse_json(text: str) -> Any:
         return json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
     except RecursionError as exc:
         raise ValueError("its JSON is nested too deeply") from exc
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML document; ValueError for what is none, or nests too deeply to be meant."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(text)
+    except RecursionError as exc:
+        raise ValueError("its TOML is nested too deeply") from exc
 
 
 def _no_number(name: str) -> Any:

@@ -29,6 +29,11 @@ from edgevit.errors import EdgeVitError, UnknownName, WorkerFailed
 
 _TAIL_LINES = 40
 _EXIT = None  # what the queue of lines ends with
+# what -P does, which Python 3.10 has not; the working dir goes first, as it may hold a runpy.py
+_SAFE_PATH = """import sys
+del sys.path[0]
+import runpy
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)"""
 _PROGRESS = "edgevit-progress "  # how lines begin that report progress
 
 
@@ -79,17 +84,16 @@ def wait(*modules: str) -> Iterator[Waiting]:
             yield waiting
 
 
+def program(module: str, *arguments: str) -> list[str]:
+    """The command that runs ``module`` in this Python as ``python -m`` does, but never imports from the working dir."""
+    if sys.version_info >= (3, 11):
+        return [sys.executable, "-P", "-m", module, *arguments]
+    return [sys.executable, "-c", _SAFE_PATH, module, *arguments]
+
+
 def _start(result_file: Path, modules: Sequence[str]) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "edgevit.worker",
-        str(result_file),
-        *modules,
-    ]  # -P: never import from the working dir
     return subprocess.Popen(
-        command,
+        program("edgevit.worker", str(result_file), *modules),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -236,7 +240,7 @@ def revive(error: Mapping[str, Any]) -> EdgeVitError:
 def _with_note(error: EdgeVitError, note: str) -> EdgeVitError:
     """The worker's own traceback or last lines, where EDGEVIT_DEBUG=1 asks for them."""
     if note and os.environ.get("EDGEVIT_DEBUG"):
-        error.add_note(note)
+        vars(error)["__notes__"] = [note]  # as add_note does, which Python 3.10 has not
     return error
 
 

@@ -10,14 +10,25 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from edgevit.artifact.claim import beside
 from edgevit.artifact.manifest import MANIFEST, SIGNATURE
 
+_CHUNK = 1 << 20
+
 
 def sha256_of(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of_stream(stream)
+
+
+def sha256_of_stream(stream: BinaryIO) -> str:
+    """The hex SHA-256 of what is left to read; hashlib.file_digest is not in Python 3.10."""
+    found = hashlib.sha256()
+    while data := stream.read(_CHUNK):
+        found.update(data)
+    return found.hexdigest()
 
 
 def hash_tree(folder: Path) -> dict[str, str]:

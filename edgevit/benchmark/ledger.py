@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class Ledger:
         """Note that an export begins, and give the time since which an artifact found there is of this request."""
         entry = self.exports.get(_key(model, target))
         if entry is None or entry["request"] != request:
-            started = datetime.now(UTC).isoformat(timespec="seconds")
+            started = datetime.now(timezone.utc).isoformat(timespec="seconds")
             entry = self.exports[_key(model, target)] = {"request": dict(request), "started": started}
         self.save()
         return str(entry["started"])

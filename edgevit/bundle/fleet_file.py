@@ -13,7 +13,6 @@ Sizes take B, kB, MB, GB, KiB, MiB, GiB or a plain number of bytes; MACs take k,
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgevit.amounts import BYTES, amount
 from edgevit.bundle.assign import Node, Part
 from edgevit.errors import UnknownName, UsageError
-from edgevit.foreign import read_text
+from edgevit.foreign import parse_toml, read_text
 from edgevit.profiles.stored import Measurement, read
 
 MACS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -152,8 +151,8 @@ def _written(path: Path) -> list[dict[str, Any]]:
     hint = "write one [[node]] for each device"
     text = read_text(path, "a fleet file", hint=hint)
     try:
-        written = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+        written = parse_toml(text)
+    except ValueError as exc:
         raise UsageError(f"{path} is not TOML: {str(exc).splitlines()[0]}", hint=hint) from exc
     for key in written:
         if key != "node":

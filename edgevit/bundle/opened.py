@@ -17,7 +17,7 @@ import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +310,7 @@ def _manifest(facts: BundleFacts, found: Mapping[str, Mapping[str, Artifact]], d
     try:
         return BundleManifest(
             edgevit=own_version(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             classes=tuple(facts.classes),
             default_target=default,
             trunk=facts.trunk,

@@ -11,7 +11,7 @@ import platform
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def remember(request: ExportRequest, target: Target, seconds: float) -> None:
     """Keep what one target took. Modules are not kept: they have no name to ask by."""
     if not isinstance(request.model.source, str):
         return
-    took = Took(round(seconds, 1), datetime.now(UTC).isoformat(timespec="seconds"))
+    took = Took(round(seconds, 1), datetime.now(timezone.utc).isoformat(timespec="seconds"))
     kept = {**_stored(), _key(request, target): asdict(took)}
     newest = dict(sorted(kept.items(), key=_when)[-KEPT:])
     with suppress(OSError):

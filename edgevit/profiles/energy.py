@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol
+
+from typing_extensions import Self
 
 from edgevit.profiles.environment import read
 from edgevit.profiles.monitors.base import Doubt, Reading, Series

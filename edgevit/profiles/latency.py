@@ -300,7 +300,7 @@ def _run(answer: dict[str, Any]) -> Run:
 
 def save(measured: Profile, folder: Path, now: datetime.datetime | None = None) -> Profile:
     """Write profiles/<utc>-<runtime>-<tier>.json; a folder that cannot be written is a note, not the end."""
-    stamp = (now or datetime.datetime.now(datetime.UTC)).strftime("%Y%m%dT%H%M%S%fZ")
+    stamp = (now or datetime.datetime.now(datetime.timezone.utc)).strftime("%Y%m%dT%H%M%S%fZ")
     path = folder / "profiles" / f"{stamp}-{measured.conditions.runtime}-{measured.conditions.tier}.json"
     try:
         path.parent.mkdir(exist_ok=True)

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
+from typing_extensions import Self
 
 from edgevit import registry, signing
 from edgevit.artifact.manifest import Array, TensorSpec

@@ -9,7 +9,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -100,15 +100,13 @@ def taking(
 ) -> Callable[..., None]:
     """``called`` with the parameters of ``verb``, and ``options`` (name -> type, default) before its ``--json``;
     ``instead_of`` is the parameter that it makes of them."""
-    hints = get_type_hints(verb, include_extras=True)
-    signature = inspect.signature(verb)
-    typed = {name: one.replace(annotation=hints[name]) for name, one in signature.parameters.items()}
-    own = [one for name, one in typed.items() if name not in (instead_of, "json")]
+    signature = inspect.signature(verb, eval_str=True)
+    own = [one for name, one in signature.parameters.items() if name not in (instead_of, "json")]
     added = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
         for name, (kind, default) in options.items()
     ]
-    last = [one for name, one in typed.items() if name == "json"]
+    last = [one for name, one in signature.parameters.items() if name == "json"]
     parameters = [*own, *added, *last]
     functools.update_wrapper(called, verb)
     vars(called)["__signature__"] = signature.replace(parameters=parameters)

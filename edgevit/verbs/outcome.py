@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ def show_error(error: EdgeVitError, *, subject: str | None = None) -> None:
         import traceback
 
         traceback.print_exception(error)
+        if sys.version_info < (3, 11):  # whose tracebacks have no notes
+            print(*getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
     render.fail(f"error: {f'{subject}: ' if subject else ''}{error}")
     if error.hint:
         render.fail(f"  next: {error.hint}")

@@ -10,12 +10,14 @@ import json
 import os
 import selectors
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from typing_extensions import Self
+
+from edgevit import worker
 from edgevit.export.tvm.targets import BuildTarget
 from edgevit.export.tvm.tuning_search import Choice
 
@@ -103,7 +105,7 @@ class Measurer:
         if self._child is None:
             threads = str(self._threads)
             self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", CHILD],
+                worker.program(CHILD),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # LLVM and TVM complain there about choices that do not fit

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -108,7 +108,7 @@ class Node:
         self.incarnation = f"{time.time_ns() // 1_000_000:012x}-{secrets.token_hex(4)}"
         self.memory_bytes = options.memory_bytes or available_memory() // 2
         self.names = Names(options.link.cluster)
-        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.runtimes = tuple(name for name, row in registry.rows("runtime").items() if row.on_this_machine().able)
         self._elders: dict[
             str, float

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from edgevit.artifact.files import sha256_of, sync_folder, write_durably
+from edgevit.artifact.files import sha256_of, sha256_of_stream, sync_folder, write_durably
 from edgevit.artifact.staging import publish, staged
 from edgevit.errors import BadArtifact, FleetError
 from edgevit.home import fleet_home
@@ -68,7 +68,7 @@ class Store:
         """Check the pulled file and give it its name; BadArtifact, and it is gone, when its content is another."""
         part, path = self.part(sha256), self.root / sha256
         with part.open("rb+") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+            found = sha256_of_stream(stream)
             os.fsync(stream.fileno())
         if found != sha256:
             part.unlink()

@@ -30,7 +30,7 @@ ANSWER_S = 2.0  # for them
 AGAIN_S, LAST_S = 1.0, 30.0  # until they are asked for again, at first and at most
 SAID = 200  # characters of a node's refusal that are kept
 
-_ids = itertools.count(int.from_bytes(os.urandom(7)))  # below 2 ** 56, so that 16 hex digits always do
+_ids = itertools.count(int.from_bytes(os.urandom(7), "big"))  # below 2 ** 56, so that 16 hex digits always do
 
 
 class FleetClient:

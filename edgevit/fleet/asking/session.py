@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import numpy as np
+from typing_extensions import Self
 
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact

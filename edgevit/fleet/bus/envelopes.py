@@ -63,7 +63,7 @@ def sealed_question(seals: Seals, to: Papers, key: str, content: bytes, meta: Me
     nonce = os.urandom(NONCE)
     box = seals.for_questions(to, asking=True).encrypt(nonce, content + meta, key.encode())
     own = seals.own.der
-    return nonce, b"".join((SEALED, len(own).to_bytes(2), own, to.mark, nonce, box))
+    return nonce, b"".join((SEALED, len(own).to_bytes(2, "big"), own, to.mark, nonce, box))
 
 
 def opened_question(seals: Seals, key: str, beside: Meta) -> Opened | None:
@@ -82,7 +82,7 @@ def sealed_answer(
 ) -> tuple[bytes, bytes]:
     """The bytes of an answer to the question of that nonce, and what goes beside them."""
     mine = os.urandom(NONCE)
-    inside = b"".join((bytes([refused]), len(meta).to_bytes(4), meta, payload))
+    inside = b"".join((bytes([refused]), len(meta).to_bytes(4, "big"), meta, payload))
     return seal.encrypt(mine, inside, nonce + key.encode()), SEALED + mine
 
 
@@ -151,14 +151,14 @@ def _answer(key: str, said: bytes, payload: bytes, meta: bytes, by: str) -> Answ
 
 def _piece(data: bytes, width: int) -> tuple[bytes, bytes]:
     """A piece that begins with its length, and the rest; BadMessage where it is cut short."""
-    end = width + int.from_bytes(data[:width])
+    end = width + int.from_bytes(data[:width], "big")
     if len(data) < max(end, width):
         raise BadMessage("a message that is cut short")
     return data[width:end], data[end:]
 
 
 def _with_length(pieces: Iterable[bytes]) -> list[bytes]:
-    return [len(piece).to_bytes(2) + piece for piece in pieces]
+    return [len(piece).to_bytes(2, "big") + piece for piece in pieces]
 
 
 def _digest(pieces: Iterable[Payload]) -> bytes:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any, TextIO
 
 from edgevit.fleet.bus.messages import BadMessage, record
@@ -105,7 +105,7 @@ class Log:
 
     def _record(self, line: _Line) -> dict[str, Any]:
         at, level, event, fields = line
-        when = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")
+        when = datetime.fromtimestamp(at, timezone.utc).isoformat(timespec="microseconds")
         return {"at": when, "node": self.node, "level": level, "event": event, **fields}
 
     def _write(self) -> None:

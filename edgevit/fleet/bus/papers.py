@@ -6,7 +6,7 @@ Their subject (CN) is the role, which Zenoh's rules go by; their first alternati
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ class Papers:
 
     def good(self) -> bool:
         """Whether it is neither too early nor too late for it."""
-        return self.begins - SKEW <= datetime.now(UTC) <= self.ends
+        return self.begins - SKEW <= datetime.now(timezone.utc) <= self.ends
 
     def speaks_for(self, name: str | None) -> bool:
         """Whether it may answer as ``name``, or where no name is asked for: a node as itself, an operator as any."""

@@ -6,11 +6,11 @@ on while it arrives, and when too many arrive at a time the slowest of the clien
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 
+from anyio import CancelScope, current_time
 from starlette.requests import ClientDisconnect, Request
 
 ARRIVING_BYTES = 4  # times the longest body: what all that arrive may hold together
@@ -35,7 +35,7 @@ class Gone(Exception):
 class _Arriving:
     client: str
     began: float
-    ends: asyncio.Timeout
+    ends: CancelScope
     pieces: list[bytes] = field(default_factory=list)
     size: int = 0
     crowded_out: bool = False
@@ -56,21 +56,21 @@ class Bodies:
         said = request.headers.get("content-length", "0")
         if said.isdecimal() and int(said) > self.limit:
             raise self._too_long()
-        now = asyncio.get_running_loop().time()
-        one = _Arriving(request.client.host if request.client else "", now, asyncio.timeout(self.seconds))
+        now = current_time()
+        one = _Arriving(request.client.host if request.client else "", now, CancelScope(deadline=now + self.seconds))
         self._arriving.append(one)
         try:
-            async with one.ends:
+            with one.ends:
                 if len(self._arriving) > self.most:
                     self._make_room()
                 await self._fill(one, request)
-        except TimeoutError as exc:
-            why = "others were waiting" if one.crowded_out else f"it did not arrive within {self.seconds:g} s"
-            raise Refused(408, f"the body was given up: {why}", CLOSE) from exc
         except ClientDisconnect as exc:
             raise Gone from exc
         finally:
             self._arriving.remove(one)
+        if one.ends.cancel_called:
+            why = "others were waiting" if one.crowded_out else f"it did not arrive within {self.seconds:g} s"
+            raise Refused(408, f"the body was given up: {why}", CLOSE)
         return b"".join(one.pieces)
 
     async def _fill(self, one: _Arriving, request: Request) -> None:
@@ -98,7 +98,7 @@ class Bodies:
         slowest.crowded_out = True
         slowest.pieces.clear()
         slowest.size = 0
-        slowest.ends.reschedule(0.0)
+        slowest.ends.cancel()
 
 
 def inflated(body: bytes, encoding: str | None, limit: int) -> bytes:

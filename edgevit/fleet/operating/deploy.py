@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -359,7 +359,7 @@ def _remember(placement: Placement, link: Link | None) -> None:
         "epoch": placement.epoch,
         "cluster": (link or Link()).cluster,
         "nodes": {node: list(parts) for node, parts in placement.nodes.items()},
-        "deployed": datetime.now(UTC).isoformat(timespec="seconds"),
+        "deployed": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     _write({**others, placement.revision: here})
 

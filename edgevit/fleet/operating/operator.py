@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import Self
 
 from edgevit.errors import FleetError, UnknownName
 from edgevit.fleet.agent.known import Known, known_infos, known_orders

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +195,7 @@ class _Asking:
         if it.files != dict(Artifact.open(path).manifest.files):
             raise FleetError(f"{node} measured another artifact than {path}")
         folder = path / "profiles" if self.out is None else self.out / node
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%fZ")
         name = f"{stamp}-{it.runtime}-{it.tier}-{node}.json"
         kept = folder / (name if self.out is None else f"{path.name}-{name}")
         try:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgevit import render
+from edgevit import render, worker
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.agent.node import available_memory
 from edgevit.fleet.agent.release import pack
@@ -85,7 +84,7 @@ def _nodes(names: Sequence[str], memory_bytes: int) -> Iterator[Mapping[str, sub
 
 def _started(name: str, memory_bytes: int) -> subprocess.Popen[bytes]:
     """A node that writes its log lines to a file of its own."""
-    command = [sys.executable, "-P", "-m", "edgevit.cli", "node", "--name", name, "--memory", str(memory_bytes)]
+    command = worker.program("edgevit.cli", "node", "--name", name, "--memory", str(memory_bytes))
     with _log(name).open("wb") as log:
         return subprocess.Popen(
             command,

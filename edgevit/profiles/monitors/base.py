@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Protocol
+
+from typing_extensions import Self
 
 PERIOD_S = 0.4  # 2.5 Hz: often enough to see a throttle of half a second
 Reading = dict[str, float]

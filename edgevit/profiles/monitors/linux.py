@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import ClassVar, Self
+from typing import ClassVar
+
+from typing_extensions import Self
 
 from edgevit import cgroups
 from edgevit.cpu import allowed_cores, cpu_quota

@@ -10,7 +10,9 @@ import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
+
+from typing_extensions import Self
 
 from edgevit.profiles.monitors.base import Doubt, Reading, Series, throttled
 

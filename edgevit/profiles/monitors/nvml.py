@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import sys
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
+
+from typing_extensions import Self
 
 from edgevit.profiles.monitors.base import Doubt, Reading, Series, throttled
 

@@ -8,7 +8,9 @@ there is nothing to do are not throttling and are not looked at.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
+
+from typing_extensions import Self
 
 from edgevit.profiles.environment import read
 from edgevit.profiles.monitors.base import Doubt, Reading, Series, throttled

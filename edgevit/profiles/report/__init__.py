@@ -52,7 +52,7 @@ def _render(format: str) -> Callable[[Collection, str | None], str]:
     if format == "html":
         from edgevit.profiles.report.page import render
 
-        return lambda found, title: render(found, title=title, now=datetime.datetime.now(datetime.UTC))
+        return lambda found, title: render(found, title=title, now=datetime.datetime.now(datetime.timezone.utc))
     from edgevit.profiles.report.tables import as_json, comma_separated, markdown
 
     writers: Mapping[str, Callable[[Collection], str]] = {"md": markdown, "csv": comma_separated, "json": as_json}

@@ -88,7 +88,8 @@ def gather_nd(x: Array, indices: Array, batch_dims: int = 0, validate_indices: b
     own = np.moveaxis(indices, -1, 0)
     for axis, one in enumerate(own):
         _check_indices("gather_nd", one, x.shape[batch_dims + axis], validate_indices)
-    return np.asarray(x[(*shared, *own)])
+    where = (*shared, *own)
+    return np.asarray(x[where])
 
 
 def _check_indices(name: str, indices: Array, side: int, validate: bool | None) -> None:

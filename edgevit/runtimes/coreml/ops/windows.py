@@ -42,7 +42,8 @@ class Windows:
     def taps(self, padded: Array) -> Iterator[Array]:
         """For each tap, in row-major order, the view (…, *out) of the elements under it."""
         for tap in itertools.product(*(range(size) for size in self.kernel)):
-            yield padded[(Ellipsis, *self._under(tap))]
+            under = (Ellipsis, *self._under(tap))
+            yield padded[under]
 
     def _under(self, tap: Sequence[int]) -> Iterator[Any]:
         for place, dilation, stride, count in zip(tap, self.dilations, self.strides, self.out, strict=True):
