@@ -86,9 +86,8 @@ def wait(*modules: str) -> Iterator[Waiting]:
 
 def program(module: str, *arguments: str) -> list[str]:
     """The command that runs ``module`` in this Python as ``python -m`` does, but never imports from the working dir."""
-    if sys.version_info >= (3, 11):
-        return [sys.executable, "-P", "-m", module, *arguments]
-    return [sys.executable, "-c", _SAFE_PATH, module, *arguments]
+    how = ["-P", "-m"] if sys.version_info >= (3, 11) else ["-c", _SAFE_PATH]
+    return [sys.executable, *how, module, *arguments]
 
 
 def _start(result_file: Path, modules: Sequence[str]) -> subprocess.Popen[str]:
