@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -34,7 +37,7 @@ def stderr() -> Console:
     """A console for progress and advice."""
     from rich.console import Console
 
-    return Console(file=unguarded(sys.stderr), highlight=False, emoji=False, soft_wrap=True)
+    return Console(file=unguarded(_VOICE.stderr or sys.stderr), highlight=False, emoji=False, soft_wrap=True)
 
 
 LOUDNESS = {
@@ -45,10 +48,12 @@ LOUDNESS = {
 
 @dataclass
 class _Voice:
-    """How much is said on stderr: ``level`` is "" or one of ``LOUDNESS``; ``since`` the start, as time.monotonic()."""
+    """How much is said on stderr: ``level`` is "" or one of ``LOUDNESS``; ``since`` the start, as time.monotonic();
+    ``stderr`` where it is said while ``sys.stderr`` is left to others."""
 
     level: str = ""
     since: float = field(default_factory=time.monotonic)
+    stderr: TextIO | None = None
 
 
 _VOICE = _Voice()
@@ -150,6 +155,25 @@ def progress(title: str) -> Iterator[Progress]:
         shown.add_task(printable(title), total=None)
         yield shown
     detail(f"{title}: done")
+
+
+@contextmanager
+def overheard() -> Iterator[None]:
+    """What torch, a converter or the model's own code prints and logs meanwhile is no data and no word of ours: it is
+    shown on stderr with ``--verbose``, and else nowhere. What ends the work is raised, and said by us."""
+    loud = _VOICE.level == "verbose"
+    heard = sys.stderr if loud else io.StringIO()
+    before, logged = _VOICE.stderr, logging.root.manager.disable
+    _VOICE.stderr = before or sys.stderr
+    try:
+        with redirect_stdout(heard), redirect_stderr(heard), warnings.catch_warnings():
+            if not loud:
+                logging.disable(logging.CRITICAL)  # torch's handlers keep the stream that they were made with
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        _VOICE.stderr = before
+        logging.disable(logged)
 
 
 class Stages:

@@ -108,7 +108,7 @@ def _exported(request: ExportRequest, json: bool) -> None:
     from edgevit import build
 
     model, outcomes, said = request.model.source, [], set()
-    with render.progress(f"export {model}") as shown:
+    with render.progress(f"export {model}") as shown, render.overheard():
         for outcome in build.exports(request, lambda name: render.Stages(shown, f"{model} → {name}")):
             outcomes.append(outcome)
             for note in outcome.notes:
@@ -178,7 +178,8 @@ def verify(
         if together:
             result = verify_bundle(artifact, **opening)
         else:
-            result = run(artifact, against=against, options=options, **opening)
+            with render.overheard():  # with --against source the model's own code runs
+                result = run(artifact, against=against, options=options, **opening)
     except EdgeVitError as exc:
         if failed := getattr(exc, "verification", None):
             if json:

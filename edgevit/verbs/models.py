@@ -136,7 +136,7 @@ def train(
     from edgevit import train as training
 
     options = TrainOptions(**asked)
-    with render.progress(f"training {model}") as shown:
+    with render.progress(f"training {model}") as shown, render.overheard():
         result = training.fit(model, data, out, options=options, progress=render.Epochs(shown, model))
     if json:
         render.emit_json(result.record())
@@ -172,7 +172,7 @@ def quickstart(
     registry.need_torch("quickstart")
     from edgevit.quickstart import run
 
-    with render.progress("quickstart") as shown:
+    with render.progress("quickstart") as shown, render.overheard():
         story = run(out, threads=threads, progress=render.Stages(shown, "quickstart"))
     if json:
         render.emit_json(story.record())

@@ -112,7 +112,7 @@ def split(
         SplitOptions(**asked), targets=tuple(target or ("onnx",)), precision=precision, verify=verify, resume=resume,
         force=force,
     )  # fmt: skip
-    with render.progress(f"splitting {model}") as shown:
+    with render.progress(f"splitting {model}") as shown, render.overheard():
         result = splitting.run_split(request, render.Stages(shown, f"{model} → {parts} parts"))
     if json:
         render.emit_json(result.record())
