@@ -36,7 +36,8 @@ from edgevit.export.rehearsal import REHEARSED as REHEARSED
 from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
 from edgevit.precisions import tolerance_for
-from edgevit.proof.parity import Reference, batches_to_prove, write_reference
+from edgevit.proof.parity import batches_to_prove
+from edgevit.proof.reference import Reference, write_reference
 from edgevit.request import ExportRequest, Form, ModelChoice, image_sides, parse_batch
 
 if TYPE_CHECKING:
@@ -364,6 +365,7 @@ def proof(prepared: Prepared, folder: Path, pending: Parity, prover: worker.Wait
             "reference": str(rows),
             "tolerance": pending.tolerance,
             "noise": pending.noise,
+            "bounds": {name: bound.model_dump() for name, bound in pending.bounds.items()},
             "batches": batches_to_prove(prepared.capture.batch),
             "threads": prepared.request.threads,
         }

@@ -119,8 +119,29 @@ class OutputParity(_Model):
     """Differences of one output from the float64 reference, over all compared rows."""
 
     max_abs: Error
-    max_rel: Error = Field(description="max abs error / max abs reference")
+    max_rel: Error = Field(
+        description="max abs error / max abs reference; of integers and booleans the share that differs, "
+        "of those whose decision is clear of noise where that is known"
+    )
     cosine: float = Field(description="the lowest cosine similarity of any row")
+    clear: Fraction | None = Field(
+        default=None, description="share of the values whose decision, or rank, no noise explains away"
+    )
+    changed: Fraction | None = Field(
+        default=None, description="share of all values that differ, or whose rank does, clear or not"
+    )
+
+
+class OutputBound(_Model):
+    """How far one output may lie from the reference."""
+
+    tolerance: float = Field(gt=0, description="bound on max_rel, 10 × noise, within the precision's limits")
+    noise: Error | None = Field(default=None, description="max_rel of the eager model in this precision")
+    decided: bool = Field(
+        default=False,
+        description="golden.npz says which values are clear of noise, and only those must agree; noise and tolerance "
+        "are then of the margins that they were decided by",
+    )
 
 
 class Parity(_Model):
@@ -137,8 +158,9 @@ class Parity(_Model):
     top1_rows: int | None = Field(default=None, ge=0, description="rows whose margin exceeds 4 × the noise")
     tolerance: float = Field(gt=0, description="bound on max_rel, 10 × noise, within the precision's limits")
     noise: Error | None = Field(
-        default=None, description="max_rel of the eager model in this precision against float64"
+        default=None, description="max_rel of the eager model in this precision against float64, the worst output's"
     )
+    bounds: dict[str, OutputBound] = Field(default={}, description="of each output; without: tolerance, of all")
     images: int = Field(default=0, ge=0, description="rows compared")
     batches: tuple[int, ...] = Field(default=(), description="batch sizes that were proved")
     runtime: str | None = None

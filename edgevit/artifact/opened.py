@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
 from edgevit.artifact.files import sha256_of, write_atomically
-from edgevit.artifact.golden import GOLDEN, GOLDEN_BYTES, PICTURES, UNREADABLE, read_golden
-from edgevit.artifact.manifest import MANIFEST, Array, Manifest, Parity, parse_manifest
+from edgevit.artifact.golden import CLEAR, GOLDEN, GOLDEN_BYTES, PICTURES, UNREADABLE, read_golden
+from edgevit.artifact.manifest import MANIFEST, Array, Manifest, Parity, TensorSpec, parse_manifest
 from edgevit.artifact.mistaken import mistaken
 from edgevit.artifact.private import private_copy, require_hash
 from edgevit.artifact.seal import Seal, seal_of, sealed
@@ -121,13 +121,28 @@ class Artifact:
 
     def golden(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Inputs and reference outputs of the golden pair, by name; ``GOLDEN_ROWS`` rows each, as the specs say."""
+        found = self._golden([*self.manifest.inputs, *self.manifest.outputs])
+        inputs, outputs = self.manifest.inputs, self.manifest.outputs
+        return {spec.name: found[spec.name] for spec in inputs}, {spec.name: found[spec.name] for spec in outputs}
+
+    def golden_clear(self) -> dict[str, Array]:
+        """Of outputs that are decided: True for the values of their golden rows that no noise explains away."""
+        bounds = self.manifest.parity.bounds
+        decided = [spec for spec in self.manifest.outputs if spec.name in bounds and bounds[spec.name].decided]
+        if not decided:
+            return {}
+        found = self._golden([spec.model_copy(update={"name": CLEAR + spec.name, "dtype": "bool"}) for spec in decided])
+        return {spec.name: found[CLEAR + spec.name] for spec in decided}
+
+    def _golden(self, specs: Iterable[TensorSpec]) -> dict[str, Array]:
+        """Those arrays of the golden pair; BadArtifact unless the file has its hash and they are as the specs say."""
         data = self._bytes(GOLDEN, GOLDEN_BYTES)
         try:
-            pair = read_golden(data, self.manifest.inputs), read_golden(data, self.manifest.outputs)
+            found = read_golden(data, specs)
         except UNREADABLE as exc:
             raise BadArtifact(f"{GOLDEN} in {self.path} cannot be read: {exc}", hint="export anew") from exc
         self._require(GOLDEN, data)
-        return pair
+        return found
 
     def golden_images(self) -> list[Path]:
         """The pictures the golden input rows were made from, in row order; empty for models that take no image."""
@@ -148,7 +163,7 @@ class Artifact:
         """The same artifact with its parity record replaced on disk, in one rename; a seal is renewed. The tolerance
         and the noise that it comes from stay: only the builder can measure them, and a signature covers them."""
         kept = self.manifest.parity
-        parity = parity.model_copy(update={"tolerance": kept.tolerance, "noise": kept.noise})
+        parity = parity.model_copy(update={"tolerance": kept.tolerance, "noise": kept.noise, "bounds": kept.bounds})
         manifest = self.manifest.model_copy(update={"parity": parity})
         if self.seal != "none":
             self.check_seal()

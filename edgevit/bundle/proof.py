@@ -27,7 +27,8 @@ from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, UsageError
 from edgevit.precisions import precision_row
 from edgevit.proof.accuracy import AccuracyCheck, spread, too_far, top_shares
 from edgevit.proof.labelled import MAX_IMAGES, held_out_from
-from edgevit.proof.parity import Reference, judge
+from edgevit.proof.parity import judge
+from edgevit.proof.reference import Reference
 from edgevit.proof.verify import TIMEOUT_S, Verification, verify
 
 GAIN = 10.0  # what the fusion head may make of its inputs' errors, relative to the largest logit

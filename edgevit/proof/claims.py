@@ -33,15 +33,24 @@ def contradiction(manifest: Manifest) -> str | None:
 
 
 def _tolerance(manifest: Manifest) -> str | None:
-    parity, highest = manifest.parity, precision_row(manifest.precision).ceiling
-    if parity.tolerance > highest * _ROUNDING:
-        return f"allows an error of {parity.tolerance:.1e}; {manifest.precision} allows {highest:.0e} at most"
-    due = highest / UNMEASURED if parity.noise is None else tolerance_for(parity.noise, manifest.precision)
-    if parity.tolerance > due * _ROUNDING:
-        noise = "no noise at all" if parity.noise is None else f"a noise of {parity.noise:.1e}"
-        return f"allows an error of {parity.tolerance:.1e}; {noise} allows {due:.1e}"
+    parity = manifest.parity
+    own = {f" of {name}": (bound.tolerance, bound.noise) for name, bound in parity.bounds.items()}
+    for whose, (tolerance, noise) in {"": (parity.tolerance, parity.noise), **own}.items():
+        if said := _too_wide(whose, tolerance, noise, manifest.precision):
+            return said
     if parity.status == "verified" and parity.max_rel is not None and parity.max_rel > parity.tolerance:
         return f"is verified with an error of {parity.max_rel:.1e}, which is more than its tolerance"
+    return None
+
+
+def _too_wide(whose: str, tolerance: float, noise: float | None, precision: str) -> str | None:
+    highest = precision_row(precision).ceiling
+    if tolerance > highest * _ROUNDING:
+        return f"allows an error{whose} of {tolerance:.1e}; {precision} allows {highest:.0e} at most"
+    due = highest / UNMEASURED if noise is None else tolerance_for(noise, precision)
+    if tolerance > due * _ROUNDING:
+        measured = "no noise at all" if noise is None else f"a noise of {noise:.1e}"
+        return f"allows an error{whose} of {tolerance:.1e}; {measured} allows {due:.1e}"
     return None
 
 

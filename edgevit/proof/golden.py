@@ -7,7 +7,8 @@ from edgevit.artifact.manifest import MANIFEST
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, ParityFailed
 from edgevit.proof.claims import contradiction
-from edgevit.proof.parity import Reference, compare
+from edgevit.proof.parity import compare
+from edgevit.proof.reference import Reference
 from edgevit.runtimes.base import Session
 
 
@@ -20,7 +21,7 @@ def golden_reference(artifact: Artifact) -> Reference:
             raise BadArtifact(
                 f"{GOLDEN} in {artifact.path} does not hold {GOLDEN_ROWS} rows of {name}", hint="export anew"
             )
-    return Reference(inputs, outputs, parity.tolerance, parity.noise)
+    return Reference(inputs, outputs, parity.tolerance, parity.noise, parity.bounds, artifact.golden_clear())
 
 
 def require_believable(artifact: Artifact) -> None:

@@ -12,43 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifact.manifest import Array, BatchRange, OutputParity, Parity
+from edgevit.artifact.manifest import Array, BatchRange, OutputBound, OutputParity, Parity
 from edgevit.artifact.opened import Artifact
-from edgevit.errors import ParityFailed, UsageError
-from edgevit.precisions import NOISE_FACTOR, error_of
+from edgevit.errors import ParityFailed
+from edgevit.precisions import NOISE_FACTOR
 from edgevit.proof.diagnosis import likeliest_cause
+from edgevit.proof.differences import Differences
+from edgevit.proof.ranked import matched, ranks_of
+from edgevit.proof.reference import Reference, read_reference
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows
 
 # Times the noise: a margin is moved by the errors of both its classes, and an error on other images than those that the
 # noise was measured on may be twice as large.
 CLEAR = 4.0
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the outputs are compared with: n rows of every input, and the outputs they must give.
-
-    tolerance   bound on max abs error / max abs reference of every output
-    noise       what the tolerance comes from, when known
-    UsageError unless all arrays have the same rows, one or more, there is an output, and the tolerance is a number.
-    """
-
-    inputs: Mapping[str, Array]
-    outputs: Mapping[str, Array]
-    tolerance: float
-    noise: float | None = None
-
-    def __post_init__(self) -> None:
-        counts = {len(array) if array.ndim else 0 for array in (*self.inputs.values(), *self.outputs.values())}
-        if not self.inputs or not self.outputs or len(counts) != 1 or 0 in counts:
-            raise UsageError("a reference needs inputs and outputs with the same number of rows, at least one")
-        if not 0 < self.tolerance < float("inf"):
-            raise UsageError(f"a tolerance must be a positive number, got {self.tolerance}")
-
-    @property
-    def rows(self) -> int:
-        return len(next(iter(self.inputs.values())))
 
 
 def batches_to_prove(batch: BatchRange) -> tuple[int, ...]:
@@ -63,8 +40,16 @@ def compare(session: Session, reference: Reference, batches: Sequence[int]) -> P
     try:
         found = {batch: run_rows(session, reference.inputs, batch) for batch in batches}
     except ParityFailed as exc:
-        judged = Parity(status="failed", tolerance=reference.tolerance, noise=reference.noise, images=reference.rows)
-        return judged.model_copy(update={"reason": str(exc), "runtime": session.runtime, "batches": tuple(batches)})
+        return Parity(
+            status="failed",
+            reason=str(exc),
+            tolerance=reference.tolerance,
+            noise=reference.noise,
+            bounds=dict(reference.bounds),
+            images=reference.rows,
+            batches=tuple(batches),
+            runtime=session.runtime,
+        )
     logits = session.artifact.manifest.logits_output()
     parity = judge(found, reference, logits.name if logits else None, session.runtime)
     if parity.status != "failed":
@@ -93,15 +78,16 @@ def judge(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits
 
     Figures that would be NaN or infinite are left out; ``reason`` says why.
     """
+    found, ranked = _in_order(found, reference)
     figures: dict[str, OutputParity] = {}
     problems: list[str] = []
     for name, expected in reference.outputs.items():
-        worst = _Worst(name, expected)
+        worst = Differences(name, expected, reference.bound(name), reference.clear.get(name))
         for batch, got in found.items():
             worst.take(batch, got.get(name))
-        problems += worst.judged(reference.tolerance)
+        problems += worst.problems()
         if not worst.meaningless:
-            figures[name] = OutputParity(max_abs=worst.max_abs, max_rel=worst.max_rel, cosine=worst.cosine)
+            figures[name] = worst.figures().model_copy(update=ranked.get(name, {}))
     whole = len(figures) == len(reference.outputs)
     top1 = None
     if logits in figures:
@@ -117,6 +103,7 @@ def judge(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits
         top1_rows=top1.clear if top1 else None,
         tolerance=reference.tolerance,
         noise=reference.noise,
+        bounds=dict(reference.bounds),
         images=reference.rows,
         batches=tuple(found),
         runtime=runtime,
@@ -124,49 +111,21 @@ def judge(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits
     )
 
 
-class _Worst:
-    """The largest differences of one output so far. ``meaningless`` holds what makes a comparison impossible."""
-
-    def __init__(self, name: str, wanted: Array) -> None:
-        self.name, self.wanted, self.expected = name, wanted, wanted.astype(np.float64)
-        self.max_abs = self.max_rel = 0.0
-        self.cosine = 1.0
-        self.meaningless: list[str] = []
-        if not np.isfinite(self.expected).all():
-            self.meaningless.append(f"the reference of {name} itself holds NaN or infinity")
-
-    def take(self, batch: int, got: Array | None) -> None:
-        """Account for the outputs at one batch size."""
-        if got is None:
-            self.meaningless.append(f"there is no output {self.name}")
-        elif got.shape != self.expected.shape:
-            self.meaningless.append(f"{self.name} has shape {got.shape}, not {self.expected.shape}, at batch {batch}")
-        elif not np.isfinite(got).all():
-            self.meaningless.append(f"{self.name} holds NaN or infinity at batch {batch}")
-        if self.meaningless or got is None:
-            return
-        exact = got.astype(np.float64)  # float16 outputs overflow when squared for the cosine
-        self.max_abs = max(self.max_abs, float(np.abs(exact - self.expected).max(initial=0.0)))
-        self.max_rel = max(self.max_rel, error_of(got, self.wanted))
-        self.cosine = min(self.cosine, _cosine(exact, self.expected))
-
-    def judged(self, tolerance: float) -> list[str]:
-        """The problems of this output, as sentences."""
-        if self.meaningless or self.max_rel <= tolerance:
-            return self.meaningless
-        if self.wanted.dtype.kind in "biu":
-            return [f"{self.name} differs in {self.max_rel:.2%} of its values, tolerance {tolerance:.2%}"]
-        return [f"{self.name} differs by {self.max_rel:.2g} of its largest value, tolerance {tolerance:.2g}"]
-
-
-def _cosine(got: Array, expected: Array) -> float:
-    """The lowest cosine similarity of any row; two zero rows are alike."""
-    a, b = got.reshape(len(got), -1), expected.reshape(len(expected), -1)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    # the divisor is made harmless where it is 0: np.where computes both sides
-    alike = np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1.0), (a == b).all(axis=1) * 1.0)
-    # rounding takes equal rows a hair above 1
-    return float(np.clip(alike.min(initial=1.0), -1.0, 1.0))
+def _in_order(
+    found: Mapping[int, Mapping[str, Array]], reference: Reference
+) -> tuple[Mapping[int, Mapping[str, Array]], dict[str, dict[str, float]]]:
+    """The outputs with their ranks in the reference's order, and by output how many of these were clear, or moved."""
+    ranks = ranks_of(reference.outputs)
+    sorted_out = {batch: matched(got, reference, ranks) for batch, got in found.items()} if ranks else {}
+    done = {batch: one for batch, one in sorted_out.items() if one is not None}
+    if ranks is None or not done:
+        return found, {}
+    shares = {
+        "clear": min(float(one.clear.mean()) for one in done.values()),
+        "changed": max(float(one.moved.mean()) for one in done.values()),
+    }
+    ordered = {batch: done[batch].outputs if batch in done else got for batch, got in found.items()}
+    return ordered, dict.fromkeys(ranks.members, shares)
 
 
 @dataclass(frozen=True)
@@ -190,11 +149,11 @@ def _top1(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits
 
     The tolerance is ten times the noise, so that an error within it could still turn such a row.
     """
-    expected = reference.outputs[logits].astype(np.float64)
+    expected, bound = reference.outputs[logits].astype(np.float64), reference.bound(logits)
     if expected.ndim != 2 or expected.shape[1] < 2 or reference.outputs[logits].dtype.kind != "f":
         return _Top1(0, 0)
     ordered = np.sort(expected, axis=1)
-    noise = max(reference.noise or 0.0, reference.tolerance / NOISE_FACTOR)
+    noise = max(bound.noise or 0.0, bound.tolerance / NOISE_FACTOR)
     clear = ordered[:, -1] - ordered[:, -2] > CLEAR * noise * np.abs(expected).max()
     top = expected.argmax(axis=1)
     # at every batch size: a class that is lost at one of them is lost
@@ -203,26 +162,13 @@ def _top1(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits
 
 
 def compare_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
-    """Worker target. ``payload``: artifact, runtime, threads, provider, reference (an .npz of ``in.NAME`` and
-    ``out.NAME`` arrays), tolerance, noise, batches. Returns a Parity as JSON."""
-    with np.load(Path(payload["reference"]), allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    reference = Reference(
-        {name[3:]: array for name, array in arrays.items() if name.startswith("in.")},
-        {name[4:]: array for name, array in arrays.items() if name.startswith("out.")},
-        payload["tolerance"],
-        payload["noise"],
-    )
+    """Worker target. ``payload``: artifact, runtime, threads, provider, reference (what ``write_reference``
+    wrote), tolerance, noise, bounds, batches. Returns a Parity as JSON."""
+    bounds = {name: OutputBound.model_validate(bound) for name, bound in payload["bounds"].items()}
+    reference = read_reference(Path(payload["reference"]), payload["tolerance"], payload["noise"], bounds)
     artifact = Artifact.open(payload["artifact"])
     with open_session(
         artifact, payload.get("runtime"), threads=payload["threads"], provider=payload.get("provider")
     ) as session:
         parity = compare(session, reference, payload["batches"])
     return parity.model_dump(mode="json")
-
-
-def write_reference(path: Path, reference: Reference) -> None:
-    """The .npz that ``compare_in_worker`` reads."""
-    inputs = {f"in.{name}": array for name, array in reference.inputs.items()}
-    outputs = {f"out.{name}": array for name, array in reference.outputs.items()}
-    np.savez(path, **inputs, **outputs)  # type: ignore[arg-type]

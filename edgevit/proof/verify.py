@@ -21,7 +21,8 @@ from edgevit.proof.claims import undecided, unsupported, who_vouches, words_diff
 from edgevit.proof.diagnosis import preprocessing_differs
 from edgevit.proof.golden import golden_reference, require_believable
 from edgevit.proof.labelled import MAX_IMAGES, held_out, logits_on, preprocessed
-from edgevit.proof.parity import Reference, batches_to_prove, compare
+from edgevit.proof.parity import batches_to_prove, compare
+from edgevit.proof.reference import Reference
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows
 

@@ -19,7 +19,8 @@ def margins_of(decide: Callable[[Tensor], Tensor], scores: Tensor = SCORES) -> T
     with Margins() as margins:
         result = decide(scores.clone())
         found = margins.of(result)
-    assert found is not None and found.shape == result.shape
+    assert found is not None
+    assert found.shape == result.shape
     return found
 
 

@@ -12,7 +12,8 @@ from edgevit.artifact.manifest import BatchRange, Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import UsageError
 from edgevit.precisions import tolerance_for
-from edgevit.proof.parity import Reference, batches_to_prove, compare, judge, write_reference
+from edgevit.proof.parity import batches_to_prove, compare, judge
+from edgevit.proof.reference import Reference, write_reference
 from edgevit.runtimes.base import open_session
 
 EXPECTED = np.array([[5.0, 1.0, 0.0], [0.0, 4.0, 1.0]])
@@ -236,6 +237,7 @@ def test_a_worker_compares_what_was_written_for_it(make_artifact, tmp_path) -> N
         "reference": str(tmp_path / "reference.npz"),
         "tolerance": 1e-5,
         "noise": 1e-7,
+        "bounds": {"logits": {"tolerance": 1e-5, "noise": 1e-7, "decided": False}},
         "batches": [1, 3, 4],
         "threads": 1,
     }
@@ -244,3 +246,4 @@ def test_a_worker_compares_what_was_written_for_it(make_artifact, tmp_path) -> N
     assert parity.status == "verified"
     assert parity.batches == (1, 3, 4)
     assert parity.noise == 1e-7
+    assert parity.bounds["logits"].tolerance == 1e-5

@@ -288,10 +288,10 @@ class Engine:
 
 def _prove(session: Session) -> None:
     """The golden inputs must give the golden outputs here; ParityFailed where they do not. It warms the session up."""
-    from edgevit.proof.parity import Reference, compare  # a node that holds nothing does without
+    from edgevit.proof.golden import golden_reference  # a node that holds nothing does without
+    from edgevit.proof.parity import compare
 
-    manifest = session.artifact.manifest
-    reference = Reference(*session.artifact.golden(), manifest.parity.tolerance, manifest.parity.noise)
+    manifest, reference = session.artifact.manifest, golden_reference(session.artifact)
     found = compare(session, reference, (min(manifest.batch.max, reference.rows),))
     if found.status == "failed":
         raise ParityFailed(
