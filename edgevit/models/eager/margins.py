@@ -32,8 +32,8 @@ _MOVES = _operators(
 )
 # What makes one value of several: it may change with any of them.
 _JOINS = _operators(
-    "bitwise_and bitwise_or bitwise_xor bitwise_not logical_and logical_or logical_xor logical_not gt ge lt le eq ne add"
-    " sub rsub mul div remainder floor_divide neg clamp clamp_min clamp_max minimum maximum where"
+    "bitwise_and bitwise_or bitwise_xor bitwise_not logical_and logical_or logical_xor logical_not gt ge lt le eq ne"
+    " add sub rsub mul div remainder floor_divide neg clamp clamp_min clamp_max minimum maximum where"
 )
 _LOOKUPS = _operators("_to_copy embedding gather index")
 _REDUCES = _operators("all any amax amin sum")
