@@ -21,7 +21,7 @@ from edgevit.export.tensorrt.layers import (
 from edgevit.export.tensorrt.options import TensorRtOptions, check_flavor_has
 from edgevit.export.tensorrt.progress import Phases, make_monitor
 from edgevit.export.tensorrt.refusals import ParserError, build_refused, parser_refused
-from edgevit.export.tensorrt.targets import choose_sms, parse_sms, sm_names
+from edgevit.export.tensorrt.targets import JETSONS, choose_sms, parse_sms, sm_names
 
 TENSORRT, RTX = FLAVORS["tensorrt"], FLAVORS["rtx"]
 
@@ -89,6 +89,21 @@ def test_tensorrt_builds_only_for_the_gpu_that_is_there() -> None:
     assert "flavor=rtx" in caught.value.hint
     with pytest.raises(Unsupported, match=r"SM 9\.0, not for SM 8\.6"):
         choose_sms(TENSORRT, (86,), 90, [])
+
+
+def test_for_a_jetson_no_flavour_builds_elsewhere_and_the_hint_says_where() -> None:
+    assert choose_sms(TENSORRT, (), 87, []) == (87,)
+    known = known_capabilities(RTX)
+    assert not set(JETSONS) & set(known)
+    for flavor, gpu in ((RTX, None), (RTX, 89), (TENSORRT, None), (TENSORRT, 89)):
+        with pytest.raises(Unsupported, match="GPU|SM") as caught:
+            choose_sms(flavor, (87,), gpu, known)
+        assert "Jetson Orin" in caught.value.hint, (flavor, gpu)
+        assert "jetson.md" in caught.value.hint
+        assert "flavor=rtx" not in caught.value.hint
+    with pytest.raises(Unsupported, match=r"SM 8\.7") as caught:  # on the Jetson itself
+        choose_sms(RTX, (), 87, known)
+    assert "flavor=tensorrt" in caught.value.hint
 
 
 def test_what_only_tensorrt_has_is_taken_there(tmp_path) -> None:

@@ -9,6 +9,8 @@ from edgevit.engines.nvidia import Flavor
 from edgevit.errors import Unsupported
 
 WITHOUT_GPU = (86, 89, 120)  # the desktop and laptop RTX generations: Ampere, Ada, Blackwell
+# TensorRT-RTX knows none of them: ComputeCapability of 1.7.1 has 7.5, 8.0, 8.6, 8.9, 12.0 and 12.1, for desktop GPUs
+JETSONS = {72: "Jetson Xavier", 87: "Jetson Orin", 101: "Jetson Thor", 110: "Jetson Thor"}
 
 
 def parse_sms(text: str) -> tuple[int, ...]:
@@ -35,17 +37,26 @@ def sm_names(sms: Iterable[int], last: str = "and") -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 
+def _elsewhere(asked: Iterable[int], otherwise: str) -> str:
+    """The next step for capabilities that are not built for here: ``otherwise``, but for a Jetson's."""
+    board = next((JETSONS[sm] for sm in asked if sm in JETSONS), None)
+    if board is None:
+        return otherwise
+    return f"for a {board} export -t onnx here, and build the engine on it (docs/how-to/jetson.md)"
+
+
 def _own_sm(flavor: Flavor, asked: tuple[int, ...], gpu: int | None) -> int:
     """The GPU's, for a flavour that builds on the GPU that its engine is for."""
     if gpu is None:
+        other = "add --option tensorrt.flavor=rtx (pip install tensorrt-rtx): it builds without one"
         raise Unsupported(
             f"needs an NVIDIA GPU: {flavor.title} builds on the GPU that its engine is for",
-            hint="add --option tensorrt.flavor=rtx (pip install tensorrt-rtx): it builds without one",
+            hint=_elsewhere(asked, other),
         )
     if asked not in ((), (gpu,)):
         raise Unsupported(
             f"{flavor.title} builds for the GPU that is there, SM {sm_name(gpu)}, not for SM {sm_names(asked)}",
-            hint="build on that GPU, or add --option tensorrt.flavor=rtx",
+            hint=_elsewhere(asked, "build on that GPU, or add --option tensorrt.flavor=rtx"),
         )
     return gpu
 
@@ -61,6 +72,7 @@ def choose_sms(flavor: Flavor, asked: tuple[int, ...], gpu: int | None, known: I
     chosen = asked or ((gpu,) if gpu is not None else WITHOUT_GPU)
     known = sorted(known)
     if lacking := [sm for sm in chosen if sm not in known]:
-        other = "use --option tensorrt.flavor=tensorrt on that GPU" if not asked else f"it knows SM {sm_names(known)}"
-        raise Unsupported(f"{flavor.title} does not build for SM {sm_names(lacking)}", hint=other)
+        there = "use --option tensorrt.flavor=tensorrt on that GPU"
+        hint = _elsewhere(asked, f"it knows SM {sm_names(known)}") if asked else there
+        raise Unsupported(f"{flavor.title} does not build for SM {sm_names(lacking)}", hint=hint)
     return chosen
