@@ -10,7 +10,7 @@ OLDEST := --python-version 3.10 --disable-error-code no-any-return
 # Bytecode is kept even where the environment says not to: the tests start a thousand processes of the same modules.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: venv quickstart test lint format schema zoo clean
+.PHONY: venv quickstart test lint format schema zoo dist clean
 
 venv: $(STAMP)
 
@@ -48,6 +48,10 @@ schema: venv
 # Counts what zoo.json lacks. To count a model anew, take it out there first.
 zoo: venv
 	$(BIN)/python -m edgevit.models.counting
+
+# The wheel and the source of the commit, the same bytes each time; then a trial in an environment without this tree.
+dist: venv
+	$(BIN)/python .ci/dist.py
 
 clean:
 	rm -rf $(VENV) artifacts build dist *.egg-info

@@ -96,7 +96,7 @@ def test_for_a_jetson_no_flavour_builds_elsewhere_and_the_hint_says_where() -> N
     known = known_capabilities(RTX)
     assert not set(JETSONS) & set(known)
     for flavor, gpu in ((RTX, None), (RTX, 89), (TENSORRT, None), (TENSORRT, 89)):
-        with pytest.raises(Unsupported, match="GPU|SM") as caught:
+        with pytest.raises(Unsupported, match=r"GPU|SM") as caught:
             choose_sms(flavor, (87,), gpu, known)
         assert "Jetson Orin" in caught.value.hint, (flavor, gpu)
         assert "jetson.md" in caught.value.hint
