@@ -71,6 +71,60 @@ def test_a_result_that_a_wider_value_reads_is_kept_first() -> None:
     assert_close(run([x, w, wide], output, [a, b, c]), torch.sigmoid(double(a) @ double(b)) * double(c))
 
 
+def squared(x: Any) -> Any:
+    """x · (x + 1): reads its operand twice, so that the operand is kept in memory."""
+    return te.compute(x.shape, lambda *at: x(*at) * (x(*at) + tirx.const(1.0, "float32")))
+
+
+def test_values_kept_one_after_the_other_are_not_computed_from_themselves() -> None:
+    """24 columns are no whole number of 16 lanes, and TVM gives the second value the memory of the first."""
+    x = tensor("x", 6, 24)
+    a = values(6, 24)
+    one = double(a) * (double(a) + 1)
+    two = one * (one + 1)
+    assert_close(run([x], squared(squared(squared(x))), [a]), two * (two + 1))
+
+
+@pytest.mark.parametrize("columns", [24, 40, 23])
+def test_what_follows_a_gate_is_not_computed_twice_in_place(columns: int) -> None:
+    x, w, wide, rest = tensor("x", 1, 12), tensor("w", 12, columns), tensor("y", 9, columns), tensor("r", 9, columns)
+    gate = operators.matmul(x, w)
+    gated = te.compute((9, columns), lambda m, n: tirx.sigmoid(gate[0, n]) * wide[m, n])
+    output = squared(
+        squared(te.compute((9, columns), lambda m, n: gated[m, n] * tirx.const(0.5, "float32") + rest[m, n]))
+    )
+    a, b, c, d = values(1, 12), values(12, columns, seed=1), values(9, columns, seed=2), values(9, columns, seed=3)
+    first = torch.sigmoid(double(a) @ double(b)) * double(c) * 0.5 + double(d)
+    second = first * (first + 1)
+    assert_close(run([x, w, wide, rest], output, [a, b, c, d]), second * (second + 1))
+
+
+@pytest.mark.parametrize("columns", [24, 40])
+def test_a_tile_is_not_finished_over_the_values_that_it_is_finished_with(columns: int) -> None:
+    """What is kept before the product has the shape of its result, and is read for the last time beside it."""
+    x, w, y = tensor("x", 9, 12), tensor("w", 12, columns), tensor("y", 9, columns)
+    kept, product = squared(y), operators.matmul(x, w)
+    mixed = te.compute((9, columns), lambda m, n: product[m, n] + kept[m, n] * kept[m, n])
+    output = te.compute((9, columns), lambda m, n: mixed[m, n] * mixed[8 - m, n])
+    a, b, c = values(9, 12), values(12, columns, seed=1), values(9, columns, seed=2)
+    twice = double(c) * (double(c) + 1)
+    wanted = double(a) @ double(b) + twice**2
+    assert_close(run([x, w, y], output, [a, b, c]), wanted * wanted.flip(0))
+
+
+@pytest.mark.parametrize("columns", [24, 40])
+def test_values_kept_for_a_row_are_not_computed_from_themselves(columns: int) -> None:
+    x = tensor("x", 6, columns)
+    one = te.compute(x.shape, lambda *at: tirx.sigmoid(x(*at)))
+    two = te.compute(x.shape, lambda *at: tirx.tanh(one(*at)))
+    k = te.reduce_axis((0, columns), "k")
+    total = te.compute((6,), lambda m: te.sum(two[m, k], axis=k))
+    output = te.compute(x.shape, lambda m, n: two[m, n] * total[m])
+    a = values(6, columns)
+    wanted = torch.tanh(torch.sigmoid(double(a)))
+    assert_close(run([x], output, [a]), wanted * wanted.sum(1, keepdim=True))
+
+
 CONVOLUTIONS = [
     # size, channels in, out, kernel, stride, padding, dilation, groups
     (9, 3, 5, 3, 2, 1, 1, 1),

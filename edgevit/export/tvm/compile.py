@@ -43,9 +43,16 @@ def lower_with_origins(program: torch.export.ExportedProgram, *, baked: bool = F
     module, modules = imported(program, baked=baked)
     module = relax.transform.DecomposeOpsForInference()(module)
     modules = origins.kept(module, modules)
-    legalized = _legalized(channels_last(module, modules))
-    fused = _passes(legalized, relax.transform.FuseOps())
+    legalized, fused, lowered = fused_kernels(channels_last(module, modules))
     found = origins.of_kernels(legalized, fused, origins.kept(legalized, modules))
+    kernels = [str(call.args[0].name_hint) for call in calls_of(lowered)]
+    return lowered, origins.in_order(kernels, found)
+
+
+def fused_kernels(module: Any) -> tuple[Any, Any, Any]:
+    """Relax operators as one unscheduled function for each, those grouped, and each group as one function."""
+    legalized = _legalized(module)
+    fused = _passes(legalized, relax.transform.FuseOps())
     lowered = _passes(
         fused,
         relax.transform.FuseTIR(),
@@ -53,8 +60,7 @@ def lower_with_origins(program: torch.export.ExportedProgram, *, baked: bool = F
         relax.transform.RewriteDataflowReshape(),
         relax.transform.DeadCodeElimination(),
     )
-    kernels = [str(call.args[0].name_hint) for call in calls_of(lowered)]
-    return mark_constants(lowered), origins.in_order(kernels, found)
+    return legalized, fused, mark_constants(lowered)
 
 
 def _legalized(module: Any) -> Any:

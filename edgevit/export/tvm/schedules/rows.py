@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.tirx import AllocBuffer, BufferStore, ForKind
 
 from edgevit.export.tvm.schedules.approximate import approximate
-from edgevit.export.tvm.schedules.elementwise import across, vector_width
+from edgevit.export.tvm.schedules.elementwise import across, reads, vector_width
 from edgevit.export.tvm.schedules.loops import (
     Buffer,
     Expr,
@@ -106,16 +106,21 @@ def _result(stage: Stage, value: Expr, at: Sequence[Expr], column: Axis | None, 
         column.extent,
         machine,
         lambda each: BufferStore(stage.buffer, substitute(body, {column.variable: each}), [*at, each]),
+        once=False,
     )
 
 
 def _kept(stage: Stage, value: Expr, column: Axis, known: dict[Any, Any], machine: Machine) -> Stmt:
     """A stage that calls a function (softmax's exp) into memory of the row: it is read twice, and is dear."""
     scratch = tirx.decl_buffer([index(column.size or 1)], str(stage.buffer.dtype), f"{stage.buffer.name}_row")
+    earlier = [each for each in known.values() if not isinstance(each, Stage) and int(each.shape[0]) > 1]
     known[stage.buffer] = scratch
     body = approximate(value)
     fill = across(
-        column.extent, machine, lambda each: BufferStore(scratch, substitute(body, {column.variable: each}), [each])
+        column.extent,
+        machine,
+        lambda each: BufferStore(scratch, substitute(body, {column.variable: each}), [each]),
+        once=reads(value, earlier),
     )
     return sequence(AllocBuffer(scratch), fill)
 

@@ -82,8 +82,9 @@ def _write_elementwise(kernel: Kernel, machine: Machine) -> Stmt:
         tuple(stage for stage in kernel.stages if not any(stage is each for each in results)), tuple(results)
     )
     values = [*kept, *((stage, inlined(stage.value, cheap)) for stage in results)]
-    body = [elementwise.nest(stage, value, machine) for stage, value in values]
-    return sequence(*[AllocBuffer(stage.buffer) for stage, _ in kept], *body)
+    made = [stage.buffer for stage, _ in kept]
+    body = [elementwise.nest(stage, value, machine, made) for stage, value in values]
+    return sequence(*[AllocBuffer(each) for each in made], *body)
 
 
 def _split(before: tuple[Stage, ...], readers: tuple[Stage, ...]) -> tuple[list[tuple[Stage, Expr]], dict[Any, Stage]]:
@@ -118,24 +119,45 @@ def _tiled(kernel: Kernel) -> Tiled | None:
     shape = classify(anchor, operand)
     if shape is None:
         return None
-    epilogue, after = _epilogue(kernel.stages[at[0] + 1 :], anchor, cheap)
+    epilogue, after = _epilogue(kernel.stages[at[0] + 1 :], anchor, cheap, [stage.buffer for stage, _ in before])
     return Tiled(kernel, anchor, operand, shape, tuple(before), epilogue, after)
 
 
 def _epilogue(
-    following: tuple[Stage, ...], anchor: Stage, cheap: dict[Any, Stage]
+    following: tuple[Stage, ...], anchor: Stage, cheap: dict[Any, Stage], scratch: list[Any]
 ) -> tuple[Epilogue, tuple[tuple[Stage, Expr], ...]]:
-    """The last of the stages that the tile can be finished by, and the values of those after it."""
+    """The last of the stages that the tile can be finished by, and those after it that go to memory, with values."""
     for end in range(len(following), 0, -1):  # the longest first: what is in the tile needs no pass over memory
         inner = {**cheap, **{each.buffer: each for each in following[: end - 1]}}
-        rest = [inlined(each.value, cheap) for each in following[end:]]
+        rest = _after(following[end:], cheap)
         hidden = {anchor.buffer, *(each.buffer for each in following[: end - 1])}
-        if any(load.source in hidden for value in rest for load in loads(value)):
+        if any(load.source in hidden for _, value in rest for load in loads(value)):
             continue  # what stays in registers cannot be read afterwards
         stage = following[end - 1]
-        if (epilogue := epilogue_of(anchor, stage, inlined(stage.value, inner))) is not None:
-            return epilogue, tuple(zip(following[end:], rest, strict=True))
-    return alone(anchor), tuple((each, inlined(each.value, cheap)) for each in following)
+        value = inlined(stage.value, inner)
+        if rest and elementwise.reads(value, scratch):
+            continue  # the tile's own result may lie where that was: cells that are computed twice would read it
+        if (epilogue := epilogue_of(anchor, stage, value)) is not None:
+            return epilogue, rest
+    return alone(anchor), _after(following, cheap)
+
+
+def _after(stages: tuple[Stage, ...], cheap: dict[Any, Stage]) -> tuple[tuple[Stage, Expr], ...]:
+    """Which of the ``stages`` behind a tile go to memory: not one that is read once, by one with as many points."""
+    passing = dict(cheap)
+    found = []
+    for stage in stages:
+        value = inlined(stage.value, passing)
+        reading = [each for each in stages for load in loads(each.value) if load.source.same_as(stage.buffer)]
+        if len(reading) == 1 and _extents(reading[0]) == _extents(stage):
+            passing[stage.buffer] = stage
+        else:
+            found.append((stage, value))
+    return tuple(found)
+
+
+def _extents(stage: Stage) -> list[str]:
+    return [str(axis.extent) for axis in stage.axes]
 
 
 def _write_tiled(tiled: Tiled, machine: Machine, given: Mapping[str, int] | None) -> Any:
@@ -153,8 +175,8 @@ def _write_tiled(tiled: Tiled, machine: Machine, given: Mapping[str, int] | None
         made += [tiled.epilogue.buffer, *(stage.buffer for stage, _ in tiled.after[:-1])]
     body = sequence(
         *[AllocBuffer(buffer) for buffer in made],
-        *[elementwise.nest(stage, value, machine) for stage, value in tiled.before],
+        *[elementwise.nest(stage, value, machine, made) for stage, value in tiled.before],
         tile.nest(reduction),
-        *[elementwise.nest(stage, value, machine) for stage, value in tiled.after],
+        *[elementwise.nest(stage, value, machine, made) for stage, value in tiled.after],
     )
     return _function(kernel, body, parameters, **attributes)
