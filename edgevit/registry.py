@@ -1,7 +1,8 @@
-"""Which targets can be built and which runtimes can run them: inert rows, imported only when used.
+"""Which targets can be built, which runtimes can run them, and whose models can be taken: inert rows, imported only
+when used.
 
-A third party adds a row from its own package with an entry point in the group ``edgevit.exporters`` or
-``edgevit.runtimes`` whose object is a ``Row``. A plug-in cannot take the name of a built-in.
+A third party adds a row from its own package with an entry point in the group ``edgevit.exporters``,
+``edgevit.runtimes`` or ``edgevit.sources`` whose object is a ``Row``. A plug-in cannot take the name of a built-in.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal
 from edgevit.engines import apple
 from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported
 
-Kind = Literal["exporter", "runtime"]
+Kind = Literal["exporter", "runtime", "source"]
 Format = Literal["torch", "onnx"]  # what a model is given as: to be traced by torch, or as an ONNX file
 
 
@@ -28,9 +29,11 @@ class Here:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One target or runtime.
+    """One target, runtime or source of models.
 
-    path      ``module:attribute`` of the Exporter or Runtime class
+    name      of a source: the prefix of its models' names, "timm" of timm:resnet18
+    path      ``module:attribute`` of the Exporter or Runtime class; of a source, the function that makes its models
+              (``edgevit.models.loading.published.Maker``)
     install   what ``pip install`` needs to make it work, e.g. ``edgevit[export]``
     packages  the distributions it needs, "a|b" where either will do; ``edgevit targets`` shows the first one's version
     formats   for a runtime: the targets whose artifacts it opens, the preferred runtime of a target first in the table
@@ -202,6 +205,23 @@ RUNTIMES: Mapping[str, Row] = {
     ),
 }
 
+SOURCES: Mapping[str, Row] = {
+    "timm": Row(
+        "timm",
+        "edgevit.models.loading.timm_models:timm_model",
+        "edgevit[timm]",
+        ("timm",),
+        "timm's models, its hub's and those of a folder",
+    ),
+    "torchvision": Row(
+        "torchvision",
+        "edgevit.models.loading.torchvision_models:torchvision_model",
+        "edgevit[torchvision]",
+        ("torchvision",),
+        "torchvision's image models",
+    ),
+}
+
 
 def version_of(package: str) -> str | None:
     """The installed version of a distribution (of the first that is there, for "a|b"), or None."""
@@ -238,7 +258,7 @@ def need_torch(what: str) -> None:
 
 def rows(kind: Kind) -> dict[str, Row]:
     """Built-in rows, then those of installed plug-ins."""
-    found = dict(EXPORTERS if kind == "exporter" else RUNTIMES)
+    found = dict({"exporter": EXPORTERS, "runtime": RUNTIMES, "source": SOURCES}[kind])
     for point in metadata.entry_points(group=f"edgevit.{kind}s"):
         if point.name in found:
             continue
@@ -256,7 +276,7 @@ def row(kind: Kind, name: str) -> Row:
     """The row called ``name``; UnknownName with the nearest names otherwise."""
     known = rows(kind)
     if name not in known:
-        raise UnknownName("target" if kind == "exporter" else "runtime", name, known)
+        raise UnknownName("target" if kind == "exporter" else kind, name, known)
     return known[name]
 
 

@@ -99,13 +99,13 @@ class BatchRange(_Model):
 class WeightsInfo(_Model):
     """Where the weights came from. ``state_sha256`` is of the loaded state dict: a rebuilt source can be checked."""
 
-    origin: str = Field(description="a path, 'digits', 'timm pretrained', or 'random (seed 0)'")
+    origin: str = Field(description="a path, 'digits', 'timm pretrained' and the like, or 'random (seed 0)'")
     state_sha256: Sha256
 
 
 class ModelInfo(_Model):
     name: str
-    source: Literal["zoo", "timm", "file", "module"]
+    source: str = Field(pattern=r"^[\w-]+$", description="zoo, file, module, or the library it is of: timm, hf, …")
     form: Literal["train", "deploy"]
     task: Literal["classifier", "tensors"]
     image_size: tuple[int, int] | None

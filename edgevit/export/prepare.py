@@ -19,7 +19,7 @@ from edgevit.export.prepared import Prepared
 from edgevit.export.reference import answers, logits_of, noise
 from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, tensor_rows
 from edgevit.images import Preprocess
-from edgevit.models.loading.source import check as check
+from edgevit.models.loading.choice import check as check
 from edgevit.models.loading.source import load, state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize

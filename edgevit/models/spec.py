@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
@@ -17,6 +16,7 @@ _ATTRIBUTE = "edgevit_spec"
 class ModelSpec:
     """Facts about a loaded model.
 
+    source   "zoo", "file", "module", or the prefix of the library that it is of: "timm"
     channels of an image that the model takes
     origin   where the weights came from: a path (with "#ema" behind it where the file held others too), "digits",
              "timm pretrained", "random (seed 0)"
@@ -26,7 +26,7 @@ class ModelSpec:
     """
 
     name: str
-    source: Literal["zoo", "timm", "file", "module"]
+    source: str
     image_size: tuple[int, int] | None
     preprocess: Preprocess | None
     num_classes: int | None

@@ -93,8 +93,8 @@ def _created(artifact: Artifact) -> nn.Module:
     """The model as its name and weights give it; classes and image size are asked for only where they differ, because
     not every factory takes them."""
     model = artifact.manifest.model
-    pretrained = model.weights.origin == "timm pretrained"
-    weights = _weights(model.weights.origin)
+    pretrained = model.weights.origin == f"{model.source} pretrained"
+    weights = None if pretrained else _weights(model.weights.origin)
     module = create_model(model.name, weights=weights, pretrained=pretrained)
     spec = spec_of(module)
     other_classes = model.classes is not None and spec is not None and spec.num_classes not in (None, model.classes)
@@ -112,7 +112,7 @@ def _created(artifact: Artifact) -> nn.Module:
 
 def _weights(origin: str) -> str | None:
     """The weights argument behind a recorded origin. ViTs resized at load carry a note in brackets behind it."""
-    if origin in (RANDOM, "timm pretrained"):
+    if origin == RANDOM:
         return None
     noted = origin.endswith(")") and not Path(origin).exists()
     return (origin.rpartition(" (")[0] or origin) if noted else origin

@@ -118,7 +118,6 @@ def test_a_factory_that_takes_no_arguments_is_rebuilt(make_artifact, tmp_path) -
 def test_a_note_behind_the_weights_is_not_part_of_their_path(tmp_path) -> None:
     odd = tmp_path / "mine (1).safetensors"
     assert _weights(RANDOM) is None
-    assert _weights("timm pretrained") is None
     assert _weights("digits (position embedding resized)") == "digits"
     odd.touch()
     assert _weights(str(odd)) == str(odd)

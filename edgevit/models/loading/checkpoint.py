@@ -13,6 +13,7 @@ from torch import Tensor
 from edgevit.artifact.files import replaced
 from edgevit.errors import UsageError
 from edgevit.images import Preprocess
+from edgevit.models.loading.choice import existing
 from edgevit.models.loading.weights_file import METADATA_CHARS, METADATA_KEY, State, read_weights
 
 Side = Annotated[int, Field(ge=1, le=1 << 14)]
@@ -70,13 +71,6 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     if not content.sets:
         raise UsageError(f"{path} holds no tensors under names", hint="save model.state_dict()")
     return Checkpoint(content.sets, None if content.meta is None else _parse_meta(content.meta, path))
-
-
-def existing(path: Path) -> Path:
-    """The path of weights that are there; UsageError otherwise."""
-    if not path.exists():
-        raise UsageError(f"no weights at {path}", hint="check the path")
-    return path
 
 
 def _parse_meta(text: str, path: Path) -> CheckpointMeta:

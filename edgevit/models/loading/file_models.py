@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import inspect
 import io
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from edgevit.errors import UnknownName, UsageError
 from edgevit.foreign import TEXT_BYTES, read_bounded
+from edgevit.models.loading.choice import file_of
 from edgevit.models.loading.visiting import visiting
 from edgevit.models.macs import dry_run
 from edgevit.sizes import Size, as_size
@@ -85,20 +85,6 @@ def look(module: nn.Module, size: Size) -> tuple[int, int | None]:
 
 
 # --- the file ----------------------------------------------------------------------------------------------------
-
-
-def file_of(name: str) -> tuple[Path, str]:
-    """The file of ``path/to/file.py:factory``, which is there, and the name behind the colon; UsageError otherwise."""
-    file, _, attribute = name.rpartition(":")
-    bare = name.rstrip(":")
-    if name.endswith(".py") or not file.endswith(".py") or not attribute:
-        raise UsageError(
-            f"{name!r} is neither a model's name nor path/to/file.py:factory",
-            hint=f"name the factory: {bare}:FUNCTION" if bare.endswith(".py") else "edgevit models lists the names",
-        )
-    if not os.path.isfile(file):
-        raise UsageError(f"no file {file}", hint="check the path")
-    return Path(file).resolve(), attribute
 
 
 def _named(name: str) -> tuple[Path, Any]:

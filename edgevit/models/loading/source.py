@@ -1,4 +1,5 @@
-"""From a model's name to a ready module: zoo name, ``timm:NAME`` or ``path/to/file.py:factory``, with weights.
+"""From a model's name to a ready module: zoo name, ``timm:NAME`` and the like, or ``path/to/file.py:factory``, with
+weights.
 
 Weights fit a model completely or not at all: every mismatch is named, and nothing is loaded.
 """
@@ -9,19 +10,22 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from edgevit import registry
 from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 from edgevit.models import zoo
 from edgevit.models.eager.wrappers import in_float32, plain, unwrapped
-from edgevit.models.loading import file_models, timm_models
-from edgevit.models.loading.checkpoint import Checkpoint, CheckpointMeta, existing, read_checkpoint
+from edgevit.models.loading import file_models
+from edgevit.models.loading.checkpoint import Checkpoint, CheckpointMeta, read_checkpoint
+from edgevit.models.loading.choice import check, file_and_set, named, weights_path
 from edgevit.models.loading.fitting import Convert, Taken, load_weights
+from edgevit.models.loading.published import Maker, Wanted
 from edgevit.models.loading.timm_models import import_timm as import_timm
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
 from edgevit.request import ModelChoice, image_sides
@@ -45,7 +49,8 @@ def create_model(
     ``weights`` is a file (safetensors or torch's, by its content; our keys or timm's, in whatever wrapper) or the name
     of weights that the package ships ("digits"); without it they are random from seed 0, the same on every call.
     Averaged weights are taken before others; "FILE#KEY" says which of a file's sets. What a checkpoint of ours says
-    about classes, image size, labels and preprocessing holds unless given here; ``pretrained`` is for ``timm:`` names.
+    about classes, image size, labels and preprocessing holds unless given here; ``pretrained`` is for libraries'
+    models, as timm's.
     Raises UnknownName, UsageError, MissingDependency, EdgeVitError (no network).
     """
     return load(
@@ -53,37 +58,18 @@ def create_model(
     )
 
 
-def check(model: ModelChoice) -> None:
-    """What can be said of a choice before it is loaded: its name is known, its files are there. Errors of ``load``."""
-    name = model.source
-    if not isinstance(name, str):
-        return
-    if name.startswith("timm:"):
-        timm_models.import_timm()
-    elif model.pretrained:
-        raise UsageError(
-            f"{name} has no published weights to download", hint="--pretrained is for timm:NAME; use --weights"
-        )
-    elif ":" in name or name.endswith(".py"):
-        file_models.file_of(name)
-    else:
-        name = zoo.row(name).name
-    if model.weights is not None:
-        existing(_weights_path(_file_and_set(model.weights)[0], name))
-
-
 def load(model: ModelChoice) -> nn.Module:
     """The module that was chosen, in eval mode; one that was given, out of its wrappers. Errors of ``create_model``."""
     if not isinstance(model.source, str):
         return plain(model.source.eval())
     check(model)
-    name = model.source
-    if name.startswith("timm:"):
-        module = _from_timm(name, model)
-    elif ":" in name or name.endswith(".py"):
+    source, name = named(model.source)
+    if source == "zoo":
+        module = _from_zoo(name, model)
+    elif source == "file":
         module = _from_file(name, model)
     else:
-        module = _from_zoo(name, model)
+        module = _from_library(registry.row("source", source), name, model)
     return module.eval()
 
 
@@ -157,21 +143,23 @@ def _with_meta(spec: ModelSpec, meta: CheckpointMeta | None) -> ModelSpec:
     return replace(spec, labels=meta.labels, data=meta.data, accuracy=meta.accuracy)
 
 
-# --- timm and files ----------------------------------------------------------------------------------------------
+# --- libraries and files -----------------------------------------------------------------------------------------
 
 
-def _from_timm(name: str, asked: ModelChoice) -> nn.Module:
-    weights = _weights(asked, name)
+def _from_library(row: registry.Row, name: str, asked: ModelChoice) -> nn.Module:
+    written = f"{row.name}:{name}"
+    weights = _weights(asked, written)
     meta = weights.meta
+    make: Maker = row.load()
     classes = asked.classes or (meta.num_classes if meta else None)
     with _seeded():
-        model = timm_models.timm_model(name.removeprefix("timm:"), classes, asked.image_size, asked.pretrained)
+        model = make(Wanted(name, classes, asked.image_size, asked.pretrained))
     taken = weights.into(model.module, *([model.from_original] if model.from_original else ()))
-    origin = "timm pretrained" if asked.pretrained else taken.origin
+    origin = f"{row.name} pretrained" if asked.pretrained else taken.origin
     labels = model.labels if origin != RANDOM else None
     spec = ModelSpec(
-        name, "timm", model.image_size, model.preprocess, model.num_classes,
-        labels=labels, origin=origin, notes=taken.notes,
+        written, row.name, model.image_size, model.preprocess, model.num_classes,
+        labels=labels, origin=origin, notes=(*model.notes, *taken.notes),
     )  # fmt: skip
     if meta is not None and meta.labels is None:
         meta = meta.model_copy(update={"labels": labels})
@@ -237,31 +225,8 @@ class Weights:
 def _weights(asked: ModelChoice, model: str) -> Weights:
     if asked.weights is None:
         return Weights()
-    given, wanted = _file_and_set(asked.weights)
-    return Weights(given, wanted, read_checkpoint(_weights_path(given, model)))
-
-
-def _file_and_set(weights: str) -> tuple[str, str | None]:
-    """FILE and KEY of "FILE#KEY"."""
-    file, mark, key = weights.rpartition("#")
-    return (file, key) if mark and not Path(weights).exists() else (weights, None)
-
-
-def _weights_path(weights: str, model: str) -> Path:
-    """A file as given, or a bare name such as "digits" that stands for weights shipped with the package."""
-    if Path(weights).suffix or "/" in weights or Path(weights).exists():
-        return Path(weights)
-    if weights in zoo.shipped_weights(model):
-        return Path(str(resources.files("edgevit.models") / "weights" / f"{model}-{weights}.safetensors"))
-    having = [name for name in zoo.ZOO if weights in zoo.shipped_weights(name)]
-    if having:
-        raise UsageError(
-            f"the package ships no {weights!r} weights for {model}",
-            hint=f"they exist for {', '.join(having)}; or make your own with edgevit train",
-        )
-    raise UsageError(
-        f"no weights at {weights}", hint="give a file of safetensors or torch, or train with edgevit train"
-    )
+    given, wanted = file_and_set(asked.weights)
+    return Weights(given, wanted, read_checkpoint(weights_path(given, model)))
 
 
 # --- small things ------------------------------------------------------------------------------------------------

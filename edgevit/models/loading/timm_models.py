@@ -5,44 +5,36 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
-from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported, UsageError, first_line
+from edgevit import registry
+from edgevit.errors import EdgeVitError, UnknownName, Unsupported, UsageError, first_line
 from edgevit.images import Preprocess
+from edgevit.models.loading.published import (
+    OWN_FILE,
+    Published,
+    Wanted,
+    hub_patience,
+    no_network,
+    odd_step,
+    require_size,
+)
 from edgevit.models.loading.torchvision_ops import declare_torchvision_ops
-from edgevit.models.macs import dry_run
 from edgevit.sizes import Size
-
-
-@dataclass(frozen=True)
-class TimmModel:
-    """A timm model and what its own pretrained config says. ``from_original`` maps an original repository's keys."""
-
-    module: nn.Module
-    image_size: Size
-    preprocess: Preprocess
-    num_classes: int | None
-    labels: tuple[str, ...] | None
-    from_original: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None
 
 
 @cache
 def import_timm() -> ModuleType:
     """The timm package. MissingDependency, with the pip line, where it is not installed."""
-    try:
-        metadata.version("timm")
-    except metadata.PackageNotFoundError as exc:
-        raise MissingDependency("timm is not installed", hint="pip install 'edgevit[timm]'") from exc
+    row = registry.SOURCES["timm"]
+    registry.need("timm:NAME", row.packages, row.install)
     # Read by huggingface_hub when it is imported: an unreachable hub must answer soon.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
@@ -50,37 +42,29 @@ def import_timm() -> ModuleType:
     return import_module("timm")
 
 
-def timm_model(name: str, num_classes: int | None, image_size: Size | None, pretrained: bool) -> TimmModel:
-    """Build ``name`` with timm; weights are random unless ``pretrained``.
-
-    Raises UnknownName, UsageError, Unsupported (preprocessing that edgevit cannot follow), EdgeVitError (no network).
-    """
-    timm = import_timm()
+def timm_model(wanted: Wanted) -> Published:
+    """A ``Maker``."""
+    timm, name = import_timm(), wanted.name
     if not name.partition("/")[0].startswith(("hf-hub:", "hf_hub:", "local-dir:")) and not timm.is_model(name):
         raise UnknownName("timm model", name, timm.list_models(), hint=_near(name, timm.list_models()))
-    module = _create(timm, name, num_classes, image_size, pretrained)
+    module = _create(timm, wanted)
     config = import_module("timm.data").resolve_model_data_config(module)
-    size = image_size or (int(config["input_size"][1]), int(config["input_size"][2]))
-    if image_size is not None:
-        _try_size(module, name, size)
+    size = wanted.image_size or (int(config["input_size"][1]), int(config["input_size"][2]))
+    if wanted.image_size is not None:
+        require_size(module, f"timm's {name}", size)
     classes = int(getattr(module, "num_classes", 0)) or None
-    return TimmModel(
-        module,
-        size,
-        _timm_preprocess(name, config, size),
-        classes,
-        _imagenet_names(module, classes),
-        _original_keys(module),
-    )
+    preprocess = _timm_preprocess(name, config, size)
+    return Published(module, size, preprocess, classes, _imagenet_names(module, classes), _original_keys(module))
 
 
-def _create(timm: ModuleType, name: str, num_classes: int | None, size: Size | None, pretrained: bool) -> nn.Module:
-    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+def _create(timm: ModuleType, wanted: Wanted) -> nn.Module:
+    name, size, pretrained = wanted.name, wanted.image_size, wanted.pretrained
+    options: dict[str, Any] = {} if wanted.num_classes is None else {"num_classes": wanted.num_classes}
     config: dict[str, Any] = getattr(timm.get_pretrained_cfg(name, allow_unregistered=True), "to_dict", dict)()
     if size is not None and size != tuple(config.get("input_size", ())[1:]) and config.get("fixed_input_size"):
         options["img_size"] = size
     try:
-        with _patience() if pretrained else nullcontext():
+        with hub_patience() if pretrained else nullcontext():
             module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as exc:
         raise UsageError(f"timm's {name} does not take {' and '.join(options)}: {exc}") from exc
@@ -94,48 +78,7 @@ def _not_made(name: str, exc: Exception, pretrained: bool) -> EdgeVitError:
         return UsageError(f"timm cannot build {name}: {first_line(exc)}")
     if "No pretrained weights exist" in str(exc) or "Invalid pretrained tag" in str(exc):
         return UsageError(f"timm has no pretrained weights for {name}", hint="drop --pretrained, or use --weights")
-    return EdgeVitError(
-        f"cannot download the weights of {name}: the Hugging Face hub cannot be reached",
-        hint="use --weights FILE, or run once online so that they are kept in the cache",
-    )
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Weights from the local cache alone when the hub cannot be reached; its client would retry for a minute."""
-    constants: Any = import_module("huggingface_hub.constants")
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _reachable(url: str) -> bool:
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
-    except urllib.error.HTTPError:
-        return True  # it answered
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _try_size(module: nn.Module, name: str, size: Size) -> None:
-    """UsageError unless the model takes images of ``size``; tried without data."""
-    error = dry_run(module, size)
-    if isinstance(error, Exception):
-        raise UsageError(f"timm's {name} does not take {size[0]}×{size[1]} images: {first_line(error)}") from error
-
-
-def _odd_step(crop: str, crop_pct: float, interpolation: str) -> str | None:
-    """The step of a preprocessing that edgevit does not do, if there is one."""
-    if crop not in ("center", "squash") or (crop == "squash" and crop_pct != 1.0) or crop_pct > 1.0:
-        return f"crop mode {crop!r} at {crop_pct}"
-    if interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
-        return f"{interpolation!r} interpolation"
-    return None
+    return no_network(name)
 
 
 def _timm_preprocess(name: str, config: Mapping[str, Any], size: Size) -> Preprocess:
@@ -144,11 +87,11 @@ def _timm_preprocess(name: str, config: Mapping[str, Any], size: Size) -> Prepro
     crop_pct = float(config.get("crop_pct") or 1.0)
     if len(mean) != 3 or len(std) != 3 or int(config["input_size"][0]) != 3:
         raise Unsupported(f"timm's {name} does not take RGB images", hint="edgevit's preprocessing makes 3 channels")
-    odd = _odd_step(crop, crop_pct, str(config["interpolation"]))
+    odd = odd_step({"crop": crop, "crop_pct": crop_pct, "interpolation": str(config["interpolation"])})
     if odd is not None:
         raise Unsupported(
             f"timm's {name} is preprocessed with {odd}, which edgevit does not do",
-            hint="build it in a file of yours (path/to/file.py:factory) and attach the preprocessing that you want",
+            hint=OWN_FILE,
         )
     return Preprocess(
         size=size,
