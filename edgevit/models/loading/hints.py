@@ -47,12 +47,9 @@ def factories_of(file: Path) -> list[str]:
     """Functions and classes of a Python file that may make a model, in its order; none where it cannot be read."""
     with suppress(SyntaxError, ValueError, UsageError):
         body = ast.parse(read_bounded(file, TEXT_BYTES, "a Python file")).body
-        return [node.name for node in body if _makes(node)][:_LISTED]
+        named = [node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        return [name for name in named if not name.startswith("_")][:_LISTED]
     return []
-
-
-def _makes(node: ast.stmt) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
 
 
 def _thing(path: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgevit.errors import EdgeVitError, UsageError, first_line
-from edgevit.images import Preprocess
+from edgevit.images import Preprocess, Triple
 from edgevit.models.macs import dry_run
 from edgevit.sizes import Size
 
@@ -63,6 +63,12 @@ def require_size(module: nn.Module, name: str, size: Size) -> None:
     error = dry_run(module, size)
     if isinstance(error, Exception):
         raise UsageError(f"{name} does not take {size[0]}×{size[1]} images: {first_line(error)}") from error
+
+
+def triple(values: Sequence[float]) -> Triple:
+    """One number for each of red, green and blue."""
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def crop_share(crop: int, resized: int) -> float:

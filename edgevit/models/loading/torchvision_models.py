@@ -30,6 +30,7 @@ from edgevit.models.loading.published import (
     odd_step,
     reachable,
     require_size,
+    triple,
 )
 from edgevit.models.loading.torchvision_ops import declare_torchvision_ops
 from edgevit.sizes import Size
@@ -173,7 +174,7 @@ def _preprocess(name: str, steps: Any, size: Size) -> Preprocess:
     odd = odd_step({"crop": "center", "crop_pct": crop_pct, "interpolation": interpolation})
     if odd is not None:
         raise Unsupported(f"torchvision's {name} is preprocessed with {odd}, which edgevit does not do", hint=OWN_FILE)
-    mean, std = (tuple(map(float, values)) for values in (steps.mean, steps.std))
+    mean, std = triple(steps.mean), triple(steps.std)
     return Preprocess(size=size, mean=mean, std=std, crop_pct=crop_pct, interpolation=interpolation)
 
 
