@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from edgevit import registry, render, signing, worker
 from edgevit.artifact.claim import check_room, claimed
 from edgevit.artifact.files import hash_tree, write_atomically
-from edgevit.artifact.golden import GOLDEN_ROWS, write_golden
+from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS, write_golden
 from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
-from edgevit.artifact.manifest import Array, Manifest, Parity
+from edgevit.artifact.manifest import Array, Manifest, OutputBound, Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.seal import sealed
 from edgevit.artifact.staging import check_vacant, failed_name, publish, staged
@@ -31,7 +31,7 @@ from edgevit.disk import filling
 from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Built, Context, Progress, silent
 from edgevit.export.durations import remember
-from edgevit.export.prepared import Prepared, way_of
+from edgevit.export.prepared import Noise, Prepared, way_of
 from edgevit.export.rehearsal import REHEARSED as REHEARSED
 from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
@@ -280,17 +280,15 @@ def build_target(
             prepared.capture, scratch, precision=target.precision, options=target.options, context=context
         )
         say("noise of the precision", None)
-        level = _noise(prepared, target, built)
-        write_golden(scratch, golden_arrays(prepared), list(prepared.rows.pixels[:GOLDEN_ROWS]))
-        pending = Parity(
-            status="unverified", reason="not verified yet", tolerance=_tolerance(level, target), noise=level
-        )
+        levels = prepared.noise(target.precision, built.precision.kept_fp32)
+        write_golden(scratch, golden_arrays(prepared, levels), list(prepared.rows.pixels[:GOLDEN_ROWS]))
+        pending = _pending(_bounds(levels, target.precision))
         manifest = make_manifest(prepared, target, built, hash_tree(scratch), pending)
         _write_manifest(scratch, manifest)
         if registry.row("exporter", target.name).carries_code or signing.has_key():
             signing.sign(scratch)
         say("prove", None)
-        manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending, prover)})
+        manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending, levels, prover)})
         _write_manifest(scratch, manifest)
         if manifest.parity.status == "failed":
             raise _kept_aside(scratch, out, manifest)
@@ -298,21 +296,34 @@ def build_target(
     return Artifact.open(out)
 
 
-def _noise(prepared: Prepared, target: Target, built: Built) -> float:
-    found = prepared.noise(target.precision, built.precision.kept_fp32)
-    return found if math.isfinite(found) else _OVERFLOW
+def _bounds(levels: Mapping[str, Noise], precision: str) -> dict[str, OutputBound]:
+    """How far each output may lie from the reference."""
+    found = {}
+    for name, level in levels.items():
+        noise = level.error if math.isfinite(level.error) else _OVERFLOW
+        tolerance = tolerance_for(noise, precision)
+        found[name] = OutputBound(tolerance=tolerance, noise=noise, decided=level.margin is not None)
+    return found
 
 
-def _tolerance(level: float, target: Target) -> float:
-    return tolerance_for(level, target.precision)
+def _pending(bounds: Mapping[str, OutputBound]) -> Parity:
+    return Parity(
+        status="unverified",
+        reason="not verified yet",
+        tolerance=max(bound.tolerance for bound in bounds.values()),
+        noise=max(bound.noise or 0.0 for bound in bounds.values()),
+        bounds=dict(bounds),
+    )
 
 
-def golden_arrays(prepared: Prepared) -> dict[str, Array]:
-    """The first rows of every input and of the reference outputs, in the types of the specs."""
+def golden_arrays(prepared: Prepared, levels: Mapping[str, Noise]) -> dict[str, Array]:
+    """The first rows of every input and of the reference outputs, in the types of the specs, and which values of those
+    that were decided are clear of noise."""
     arrays = {name: array[:GOLDEN_ROWS] for name, array in prepared.rows.inputs.items()}
+    golden = prepared.reference.golden
     for spec in prepared.capture.outputs:
-        arrays[spec.name] = prepared.reference.golden[spec.name].astype(spec.dtype)
-    return arrays
+        arrays[spec.name] = golden.outputs[spec.name].astype(spec.dtype)
+    return arrays | {CLEAR_OF + name: found for name, found in golden.clear(levels).items()}
 
 
 def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[str, str], parity: Parity) -> Manifest:
@@ -352,13 +363,23 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     write_atomically(folder / MANIFEST_FILE, sealed(manifest).model_dump_json(indent=2) + "\n")
 
 
-def proof(prepared: Prepared, folder: Path, pending: Parity, prover: worker.Waiting | None = None) -> Parity:
+def proof(
+    prepared: Prepared,
+    folder: Path,
+    pending: Parity,
+    levels: Mapping[str, Noise],
+    prover: worker.Waiting | None = None,
+) -> Parity:
     """Parity of the built folder, found in a worker process; unverified, with the reason, where it cannot run here."""
     if not prepared.request.verify:
         return pending.model_copy(update={"reason": "not verified: --no-verify"})
     with tempfile.TemporaryDirectory(prefix="edgevit-proof-") as scratch:
         rows = Path(scratch) / "rows.npz"
-        reference = Reference(prepared.rows.inputs, prepared.reference.outputs, pending.tolerance, pending.noise)
+        answers = prepared.reference.whole
+        clear = answers.clear(levels)
+        reference = Reference(
+            prepared.rows.inputs, answers.outputs, pending.tolerance, pending.noise, pending.bounds, clear
+        )
         write_reference(rows, reference)
         payload = {
             "artifact": str(folder),

@@ -23,6 +23,7 @@ from edgevit.errors import (
     WorkerFailed,
 )
 from edgevit.export.prepare import Prepared, prepare
+from edgevit.export.prepared import Run
 from edgevit.export.targets import choose
 from edgevit.registry import Row
 from edgevit.request import ExportRequest, ModelChoice
@@ -117,14 +118,14 @@ def test_the_reference_is_the_source_before_re_parameterisation(prepared: Prepar
     source = Small().double().eval()
     with torch.no_grad():
         expected = source(torch.from_numpy(prepared.rows.inputs["image"]).double()).numpy()
-    np.testing.assert_allclose(prepared.reference.outputs["logits"], expected, rtol=1e-12)
+    np.testing.assert_allclose(prepared.reference.whole.outputs["logits"], expected, rtol=1e-12)
 
 
 def with_wrong_reference(prepared: Prepared) -> Prepared:
     from dataclasses import replace
 
-    wrong = {name: value + 0.1 for name, value in prepared.reference.outputs.items()}
-    return replace(prepared, reference=replace(prepared.reference, outputs=wrong))
+    wrong = {name: value + 0.1 for name, value in prepared.reference.whole.outputs.items()}
+    return replace(prepared, reference=replace(prepared.reference, whole=Run(wrong)))
 
 
 def test_a_wrong_artifact_is_kept_aside_with_its_numbers(prepared: Prepared, tmp_path: Path) -> None:

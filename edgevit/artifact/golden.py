@@ -19,7 +19,7 @@ GOLDEN_ROWS = 4
 GOLDEN_BYTES = 1 << 32  # of all rows together, and of a picture
 PICTURES = tuple(f"golden/{row}.png" for row in range(GOLDEN_ROWS))
 
-CLEAR = "clear:"  # before an output's name: which of its values no noise explains away
+CLEAR_OF = "clear:"  # before an output's name: which of its values no noise explains away
 
 _HEADER = 1 << 16  # bytes before the values of an array
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from edgevit.artifact.files import sha256_of, write_atomically
-from edgevit.artifact.golden import CLEAR, GOLDEN, GOLDEN_BYTES, PICTURES, UNREADABLE, read_golden
+from edgevit.artifact.golden import CLEAR_OF, GOLDEN, GOLDEN_BYTES, PICTURES, UNREADABLE, read_golden
 from edgevit.artifact.manifest import MANIFEST, Array, Manifest, Parity, TensorSpec, parse_manifest
 from edgevit.artifact.mistaken import mistaken
 from edgevit.artifact.private import private_copy, require_hash
@@ -131,8 +131,10 @@ class Artifact:
         decided = [spec for spec in self.manifest.outputs if spec.name in bounds and bounds[spec.name].decided]
         if not decided:
             return {}
-        found = self._golden([spec.model_copy(update={"name": CLEAR + spec.name, "dtype": "bool"}) for spec in decided])
-        return {spec.name: found[CLEAR + spec.name] for spec in decided}
+        found = self._golden(
+            [spec.model_copy(update={"name": CLEAR_OF + spec.name, "dtype": "bool"}) for spec in decided]
+        )
+        return {spec.name: found[CLEAR_OF + spec.name] for spec in decided}
 
     def _golden(self, specs: Iterable[TensorSpec]) -> dict[str, Array]:
         """Those arrays of the golden pair; BadArtifact unless the file has its hash and they are as the specs say."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,7 @@ from edgevit.export.accuracy import measure_accuracy
 from edgevit.export.base import Capture, Progress, silent
 from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture
-from edgevit.export.prepared import Prepared
+from edgevit.export.prepared import Noise, Prepared
 from edgevit.export.reference import answers, logits_of, noise
 from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, tensor_rows
 from edgevit.images import Preprocess
@@ -49,7 +49,7 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     say("trace", None)
     captured = _captured(form, spec, preprocess, rows, request)
 
-    def level(precision: str, keep_fp32: Collection[str]) -> float:
+    def level(precision: str, keep_fp32: Collection[str]) -> Mapping[str, Noise]:
         return noise(captured.module, rows.inputs, reference, precision, keep_fp32)
 
     return Prepared(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Accuracy, Array, ModelInfo, ReparamSummary
 from edgevit.export.base import Capture, Graph, Progress
 from edgevit.images import Preprocess
+from edgevit.precisions import clear_of_noise
 from edgevit.registry import Format
 from edgevit.request import ExportRequest, ModelChoice
 
@@ -25,18 +26,55 @@ Outputs = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
+class Noise:
+    """Of one output, when its model is computed in a precision.
+
+    error   max abs error / max abs reference, where clear of noise; of whole numbers that were decided, as ``margin``
+    margin  how far the margins move that it was decided by, None where it has none
+    """
+
+    error: float
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a model answered to some rows.
+
+    outputs  by name
+    margins  of those that were decided, or picked by what was: how far each value is from being another
+    """
+
+    outputs: Outputs
+    margins: Outputs = field(default_factory=dict)
+
+    def head(self, rows: int = GOLDEN_ROWS) -> Run:
+        """The first rows, those of the golden pair."""
+        return Run(*({name: value[:rows] for name, value in found.items()} for found in (self.outputs, self.margins)))
+
+    def clear(self, levels: Mapping[str, Noise]) -> dict[str, Array]:
+        """Which values no noise explains away, of the outputs that have margins."""
+        noises = {name: level.margin for name, level in levels.items()}
+        return {
+            name: clear_of_noise(margins, noise)
+            for name, margins in self.margins.items()
+            if (noise := noises.get(name)) is not None
+        }
+
+
+@dataclass(frozen=True)
 class Answers:
     """What the model itself answers.
 
-    outputs   by name, for all rows; float64 but where the model answers with integers or booleans
-    golden    the same of the first rows alone: another answer where it depends on the other rows of a batch
+    whole     to all rows; float64 but where the model answers with integers or booleans
+    golden    to the first rows alone: another answer where it depends on the other rows of a batch
     group     how many rows were run at once
     computed  the precision that they were computed in, "float64" or "float32"
     notes     sentences for the record: why not float64, that answers depend on their batch
     """
 
-    outputs: Outputs
-    golden: Outputs
+    whole: Run
+    golden: Run
     group: int
     computed: str = "float64"
     notes: tuple[str, ...] = ()
@@ -48,7 +86,7 @@ class Prepared:
 
     capture    what exporters receive
     reference  what the source form answers to ``rows``: in float64, or as the notes say
-    noise      precision, paths kept in float32 -> error of the source computed so, against the reference
+    noise      precision, paths kept in float32 -> by output, how far the source computed so is from the reference
     notes      what was assumed or chosen when the model was loaded, and of its answers, in sentences
     """
 
@@ -57,17 +95,12 @@ class Prepared:
     capture: Capture | Graph
     rows: Rows
     reference: Answers
-    noise: Callable[[str, Collection[str]], float]
+    noise: Callable[[str, Collection[str]], Mapping[str, Noise]]
     preprocess: Preprocess | None
     labels: tuple[str, ...] | None
     reparam: ReparamSummary | None
     accuracy: Accuracy | None
     notes: tuple[str, ...] = ()
-
-
-def head(outputs: Outputs) -> Outputs:
-    """The golden rows."""
-    return {name: value[:GOLDEN_ROWS] for name, value in outputs.items()}
 
 
 # What each format's module has: prepare(request, progress), check(model) and threads(count).

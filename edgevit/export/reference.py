@@ -13,7 +13,7 @@ keeps stays unrounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,12 +27,13 @@ from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import EdgeVitError, Unsupported
 from edgevit.export.capture import Baked, run, unbaked
-from edgevit.export.prepared import Answers, Outputs, head
+from edgevit.export.prepared import Answers, Noise, Outputs, Run
 from edgevit.models.eager.copying import copied, deep
 from edgevit.models.eager.faults import moving, no_numbers
+from edgevit.models.eager.margins import Margins
 from edgevit.models.eager.outputs import named_outputs
 from edgevit.models.eager.promotion import doubled, in_full, promoted
-from edgevit.precisions import FLOOR, error_of, precision_row
+from edgevit.precisions import FLOOR, clear_of_noise, error_of, precision_row, whole_numbers
 
 CHUNK = 8
 ANCHORED = 4  # rows, at least, that the float64 run must agree on with the model as it is
@@ -63,31 +64,58 @@ def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, classifier:
             why = str(exc)
             continue
         if _agrees(model, anchor, exact, size):
-            _require_numbers(module, exact)
+            _require_numbers(module, exact.outputs)
             notes = model.notes if group == fast else (*model.notes, DEPENDENT.format(size))
-            golden = head(exact) if group == fast else model.golden(DOUBLE, group)
+            golden = exact.head() if group == fast else model.golden(DOUBLE, group)
             return Answers(exact, golden, group, "float64", notes)
         why = "what it computes there is something else"
     single = model.grouped(model.single, size)
-    _require_numbers(module, single)
+    _require_numbers(module, single.outputs)
     notes = (*model.notes, f"the reference is the eager model in float32, as it cannot be had in float64: {why}")
     return Answers(single, model.golden(model.single, size), size, "float32", notes)
 
 
 def noise(
     module: nn.Module, inputs: Inputs, reference: Answers, precision: str, keep_fp32: Collection[str] = ()
-) -> float:
-    """The error of the eager model in ``precision``, the worst output's. UnknownName for a precision without a row.
+) -> dict[str, Noise]:
+    """How far each output of the eager model in ``precision`` is from the reference. UnknownName for a precision
+    without a row.
 
     ``keep_fp32`` are the paths of modules that an fp16 build computes in float32. A float32 reference has float32's
     own rounding on its side, which counts too.
     """
-    half = precision_row(precision).emulation == "rounded to fp16"
-    model = _Eager(module, inputs, "logits" in reference.outputs, HALVES in reference.notes)
+    half, whole = precision_row(precision).emulation == "rounded to fp16", reference.whole
+    model = _Eager(module, inputs, "logits" in whole.outputs, HALVES in reference.notes, decides=bool(whole.margins))
     ways = [_rounded_way(frozenset(keep_fp32)) if half else model.single]
     if reference.computed == "float32":
         ways.append(JITTERED)
-    return max(worst_error(model.grouped(way, reference.group), reference.outputs) for way in ways)
+    runs = [model.grouped(way, reference.group) for way in ways]
+    return {name: _noise_of(name, runs, whole) for name in whole.outputs}
+
+
+def _noise_of(name: str, runs: Sequence[Run], want: Run) -> Noise:
+    """The largest of one output, over all runs."""
+    if name not in want.margins:
+        return Noise(max(_error(run, want, name) for run in runs))
+    margin = max(_moved(run, want, name) for run in runs)
+    if whole_numbers(want.outputs[name]):
+        return Noise(margin, margin)
+    clear = clear_of_noise(want.margins[name], margin)
+    return Noise(max(_error(run, want, name, clear) for run in runs), margin)
+
+
+def _moved(got: Run, want: Run, name: str) -> float:
+    """How far margins moved: one that turned its decision went by nothing and out on the other side."""
+    if name not in got.margins or got.margins[name].shape != want.margins[name].shape:
+        return float("inf")
+    here, there = got.margins[name].astype(np.float64), want.margins[name].astype(np.float64)
+    finite = np.isfinite(here) & np.isfinite(there)  # what nothing can change has no margin to move
+    same = got.outputs[name] == want.outputs[name]
+    return float(np.abs(np.where(same, here, -here) - there).max(initial=0.0, where=finite))
+
+
+def _error(got: Run, want: Run, name: str, clear: Array | None = None) -> float:
+    return error_of(got.outputs[name], want.outputs[name], clear) if name in got.outputs else float("inf")
 
 
 def logits_of(module: nn.Module) -> Callable[[Array], Array | None]:
@@ -101,11 +129,12 @@ def logits_of(module: nn.Module) -> Callable[[Array], Array | None]:
     return answer
 
 
-def worst_error(got: Outputs, want: Outputs) -> float:
-    """The error of the worst output; inf where one is missing."""
-    if set(got) != set(want):
+def apart(got: Run, want: Run) -> float:
+    """The error of the worst output, where no decision hangs in the balance; inf where one is missing."""
+    if set(got.outputs) != set(want.outputs):
         return float("inf")
-    return max((error_of(got[name], expected) for name, expected in want.items()), default=0.0)
+    clear = {name: clear_of_noise(margins, FLOOR) for name, margins in want.margins.items()}
+    return max((_error(got, want, name, clear.get(name)) for name in want.outputs), default=0.0)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -141,13 +170,15 @@ JITTERED = _Way(_single, torch.float32, lambda module: _jittered())
 class _Eager:
     """A module and the rows it is asked about. Runs are of copies of both: forward may edit either.
 
-    ``halves`` says that forward asks for half precision: watching every operator for that costs small models dear.
+    ``halves`` says that forward asks for half precision, ``decides`` that outputs were decided somewhere: watching
+    every operator for either costs small models dear.
     """
 
     module: nn.Module
     inputs: Inputs
     classifier: bool
     halves: bool = True
+    decides: bool = True
 
     @property
     def single(self) -> _Way:
@@ -161,45 +192,49 @@ class _Eager:
     def rows(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def grouped(self, way: _Way, group: int, *, rows: int | None = None, module: nn.Module | None = None) -> Outputs:
+    def grouped(self, way: _Way, group: int, *, rows: int | None = None, module: nn.Module | None = None) -> Run:
         """Outputs of the first ``rows``, ``group`` at a time, the last group filled up with the first rows again."""
         rows, module = rows or self.rows, module or way.made(self.module)
         picked = (np.arange(start, start + group) % rows for start in range(0, rows, group))
         with way.mode(module), _seeded(0):
             parts = [self.once(way, module, picks) for picks in picked]
-        return {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
+        return _joined(parts).head(rows)
 
-    def once(self, way: _Way, module: nn.Module, picks: Array) -> Outputs:
+    def once(self, way: _Way, module: nn.Module, picks: Array) -> Run:
         taken = (torch.from_numpy(np.array(array[picks])) for array in self.inputs.values())
         arguments = tuple(value.to(way.dtype) if value.is_floating_point() else value for value in taken)
-        with deep():
+        with deep(), Margins() if self.decides else nullcontext() as margins:
             found = named_outputs(run(module, arguments), self.classifier)
-        return {name: value.detach().numpy() for name, value in found.items()}
+            known = {name: margins.of(value) for name, value in found.items()} if margins else {}
+        return Run(
+            {name: value.detach().numpy() for name, value in found.items()},
+            {name: margin.numpy() for name, margin in known.items() if margin is not None},
+        )
 
-    def golden(self, way: _Way, group: int) -> Outputs:
+    def golden(self, way: _Way, group: int) -> Run:
         """What ``verify`` finds for the golden rows: it runs them alone, so that they fill their batch themselves."""
         return self.grouped(way, group, rows=min(GOLDEN_ROWS, self.rows))
 
 
 def _steady(model: _Eager, size: int) -> _Eager:
-    """``model``, knowing whether it asks for half precision, from two calls with the first ``size`` rows.
+    """``model``, knowing whether it asks for half precision and decides, from two calls with the first ``size`` rows.
 
     Raises unless its answers are numbers, and the same both times.
     """
     module, picks = _single(model.module), np.arange(size) % model.rows
     with in_full() as types, _seeded(0):
         first = model.once(FULL, module, picks)
-    _require_numbers(model.module, first)
+    _require_numbers(model.module, first.outputs)
     with in_full(), _seeded(1):
         state = torch.get_rng_state()
         again = model.once(FULL, module, picks)
         # Whether numbers were drawn is asked of the generator: what is drawn may seldom change an answer.
         if not torch.equal(state, torch.get_rng_state()):
             raise moving(random=True)
-        if worst_error(again, first) > REPEATABLE:
+        if apart(again, first) > REPEATABLE:
             fresh = model.once(FULL, _single(model.module), picks)
-            raise moving(random=worst_error(fresh, first) > REPEATABLE)
-    return replace(model, halves=types.changed)
+            raise moving(random=apart(fresh, first) > REPEATABLE)
+    return replace(model, halves=types.changed, decides=bool(first.margins))
 
 
 def _require_numbers(module: nn.Module, outputs: Outputs) -> None:
@@ -216,24 +251,32 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _require_independent(model: _Eager, anchor: Outputs, size: int, other: int) -> None:
+def _require_independent(model: _Eager, anchor: Run, size: int, other: int) -> None:
     """Unsupported where the first ``size`` rows, run together, have other answers in groups of ``other`` rows."""
-    together = {name: value[:size] for name, value in anchor.items()}
-    if not _agrees(model, together, model.grouped(model.single, other, rows=min(model.rows, size)), size):
+    rows = min(model.rows, size)
+    if not _agrees(model, anchor.head(size), model.grouped(model.single, other, rows=rows), size):
         raise Unsupported(
             "this model cannot take a dynamic batch: its answer to a row depends on the other rows of the batch",
             hint="export with --batch 1, or with the batch size that it is always called with",
         )
 
 
-def _agrees(model: _Eager, anchor: Outputs, other: Outputs, size: int) -> bool:
+def _agrees(model: _Eager, anchor: Run, other: Run, size: int) -> bool:
     """Whether the first rows of ``other`` differ from the anchor, run ``size`` at a time, by no more than rounding
     explains, given how much this model makes of it."""
-    rows = len(next(iter(anchor.values())))
-    apart = worst_error(anchor, {name: value[:rows] for name, value in other.items()})
-    if apart <= FLOOR or not np.isfinite(apart):
-        return apart <= FLOOR
-    return apart <= SLACK * worst_error(model.grouped(JITTERED, size, rows=rows), anchor)
+    rows = len(next(iter(anchor.outputs.values())))
+    found = apart(other.head(rows), anchor)
+    if found <= FLOOR or not np.isfinite(found):
+        return found <= FLOOR
+    return found <= SLACK * apart(model.grouped(JITTERED, size, rows=rows), anchor)
+
+
+def _joined(parts: Sequence[Run]) -> Run:
+    first = parts[0]
+    return Run(
+        {name: np.concatenate([part.outputs[name] for part in parts]) for name in first.outputs},
+        {name: np.concatenate([part.margins[name] for part in parts]) for name in first.margins},
+    )
 
 
 class _Jitter(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgevit.artifact.manifest import Array, OutputBound, OutputParity
-from edgevit.precisions import error_of
+from edgevit.precisions import error_of, whole_numbers
 
 
 class Differences:
@@ -18,16 +18,13 @@ class Differences:
         self.name, self.wanted, self.bound = name, wanted, bound
         self.expected = wanted.astype(np.float64)
         self.clear = clear
+        self.discrete = wanted.dtype.kind in "biu" or (clear is not None and whole_numbers(wanted))
         self.max_abs = self.max_rel = 0.0
         self.cosine = 1.0
         self.changed = np.zeros(len(wanted) if wanted.ndim else 0, np.int64)  # per row, at the worst batch size
         self.meaningless: list[str] = []
         if not np.isfinite(self.expected).all():
             self.meaningless.append(f"the reference of {name} itself holds NaN or infinity")
-
-    @property
-    def discrete(self) -> bool:
-        return self.wanted.dtype.kind in "biu" or self.clear is not None
 
     def take(self, batch: int, got: Array | None) -> None:
         """Account for the outputs at one batch size."""
@@ -48,9 +45,9 @@ class Differences:
             self.changed = np.maximum(self.changed, other)
 
     def _error(self, got: Array) -> float:
-        if self.clear is None:
-            return error_of(got, self.wanted)
-        return float((got != self.wanted)[self.clear].mean()) if self.clear.any() else 0.0
+        if self.discrete and self.clear is not None:
+            return float((got != self.wanted)[self.clear].mean()) if self.clear.any() else 0.0
+        return error_of(got, self.wanted, self.clear)
 
     def problems(self) -> list[str]:
         """What is wrong with this output, as sentences."""
@@ -66,14 +63,12 @@ class Differences:
         return [f"{self.name} differs in {round(self.max_rel * count):,} of {count:,} values that are clear of noise"]
 
     def _allowed(self) -> float:
-        return self.bound.tolerance if self.clear is None else 0.0
+        return 0.0 if self.discrete and self.clear is not None else self.bound.tolerance
 
     def figures(self) -> OutputParity:
         """The record of this output."""
-        clear = changed = None
-        if self.discrete:
-            clear = None if self.clear is None else float(self.clear.mean()) if self.clear.size else 1.0
-            changed = float(self.changed.sum() / self.wanted.size) if self.wanted.size else 0.0
+        clear = None if self.clear is None else float(self.clear.mean()) if self.clear.size else 1.0
+        changed = float(self.changed.sum() / max(1, self.wanted.size)) if self.discrete else None
         return OutputParity(
             max_abs=self.max_abs, max_rel=self.max_rel, cosine=self.cosine, clear=clear, changed=changed
         )

@@ -15,17 +15,13 @@ import numpy as np
 from edgevit.artifact.manifest import Array, BatchRange, OutputBound, OutputParity, Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import ParityFailed
-from edgevit.precisions import NOISE_FACTOR
+from edgevit.precisions import NOISE_FACTOR, clear_of_noise
 from edgevit.proof.diagnosis import likeliest_cause
 from edgevit.proof.differences import Differences
 from edgevit.proof.ranked import matched, ranks_of
 from edgevit.proof.reference import Reference, read_reference
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows
-
-# Times the noise: a margin is moved by the errors of both its classes, and an error on other images than those that the
-# noise was measured on may be twice as large.
-CLEAR = 4.0
 
 
 def batches_to_prove(batch: BatchRange) -> tuple[int, ...]:
@@ -82,7 +78,8 @@ def judge(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits
     figures: dict[str, OutputParity] = {}
     problems: list[str] = []
     for name, expected in reference.outputs.items():
-        worst = Differences(name, expected, reference.bound(name), reference.clear.get(name))
+        clear = None if name in ranked else reference.clear.get(name)  # ranks were matched, and need no excuse
+        worst = Differences(name, expected, reference.bound(name), clear)
         for batch, got in found.items():
             worst.take(batch, got.get(name))
         problems += worst.problems()
@@ -153,8 +150,8 @@ def _top1(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits
     if expected.ndim != 2 or expected.shape[1] < 2 or reference.outputs[logits].dtype.kind != "f":
         return _Top1(0, 0)
     ordered = np.sort(expected, axis=1)
-    noise = max(bound.noise or 0.0, bound.tolerance / NOISE_FACTOR)
-    clear = ordered[:, -1] - ordered[:, -2] > CLEAR * noise * np.abs(expected).max()
+    margins = (ordered[:, -1] - ordered[:, -2]) / (np.abs(expected).max() or 1.0)
+    clear = clear_of_noise(margins, max(bound.noise or 0.0, bound.tolerance / NOISE_FACTOR))
     top = expected.argmax(axis=1)
     # at every batch size: a class that is lost at one of them is lost
     same = np.all([got[logits].argmax(axis=1) == top for got in found.values()], axis=0)

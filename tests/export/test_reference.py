@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from edgevit.artifact.manifest import BatchRange
 from edgevit.errors import ExportFailed, ParityFailed, UnknownName, Unsupported
-from edgevit.export.reference import Answers, answers, noise
+from edgevit.export.prepared import Answers
+from edgevit.export.reference import answers
+from edgevit.export.reference import noise as levels
 from edgevit.precisions import error_of
 
 ONE, RANGE = BatchRange(min=1, max=1), BatchRange(min=1, max=4)
@@ -44,13 +46,18 @@ def expected(module: nn.Module, inputs: dict[str, np.ndarray] | None = None) -> 
         return module.eval()(torch.from_numpy((inputs or rows())["x"].copy())).numpy()
 
 
+def noise(*asked) -> float:
+    """Of the worst output."""
+    return max(level.error for level in levels(*asked).values())
+
+
 def test_the_reference_is_the_model_in_float64_on_every_row() -> None:
     module = net()
     found = answers(module, rows(), ONE)
     exact = module.double()(torch.from_numpy(rows()["x"]).double()).detach().numpy()
-    assert found.outputs["output"].dtype == np.float64
-    np.testing.assert_allclose(found.outputs["output"], exact, rtol=1e-12)
-    np.testing.assert_array_equal(found.golden["output"], found.outputs["output"][:4])
+    assert found.whole.outputs["output"].dtype == np.float64
+    np.testing.assert_allclose(found.whole.outputs["output"], exact, rtol=1e-12)
+    np.testing.assert_array_equal(found.golden.outputs["output"], found.whole.outputs["output"][:4])
     assert (found.computed, found.notes) == ("float64", ())
 
 
@@ -120,10 +127,10 @@ def test_a_model_that_names_float32_has_a_float64_reference_all_the_same(change)
     module = Net(change)
     found = answers(module, rows(), ONE)
     assert (found.computed, found.notes) == ("float64", ())
-    assert error_of(expected(Net(change)), found.outputs["output"]) < 1e-6
+    assert error_of(expected(Net(change)), found.whole.outputs["output"]) < 1e-6
     # Had any operator rounded to float32, the reference would not tell two inputs apart that differ by less.
     moved = {"x": np.nextafter(rows()["x"], np.float32(9))}
-    assert 0 < error_of(answers(module, moved, ONE).outputs["output"], found.outputs["output"]) < 1e-5
+    assert 0 < error_of(answers(module, moved, ONE).whole.outputs["output"], found.whole.outputs["output"]) < 1e-5
     assert module.seen == {}
 
 
@@ -168,7 +175,7 @@ def test_where_float64_is_not_the_model_float32_is_the_reference_with_its_own_ro
     found = answers(module, rows(), ONE)
     assert found.computed == "float32"
     assert why in found.notes[0]
-    np.testing.assert_allclose(found.outputs["output"], expected(module), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.whole.outputs["output"], expected(module), rtol=1e-5, atol=1e-6)
     assert 1e-9 < noise(module, rows(), found, "fp32") < 1e-5
     assert 1e-4 < noise(module, rows(), found, "fp16") < 1e-2
 
@@ -186,7 +193,7 @@ def test_a_forward_that_edits_its_input_leaves_the_rows_as_they_are() -> None:
     found = answers(Edits(), inputs, ONE)
     noise(Edits(), inputs, found, "fp16")
     np.testing.assert_array_equal(inputs["x"], rows()["x"])
-    np.testing.assert_allclose(found.outputs["output"], expected(Edits()), rtol=1e-5)
+    np.testing.assert_allclose(found.whole.outputs["output"], expected(Edits()), rtol=1e-5)
 
 
 class Mixes(nn.Module):
@@ -200,10 +207,10 @@ class Mixes(nn.Module):
 def test_an_answer_that_depends_on_the_other_rows_is_taken_at_the_batch_that_is_built(size: int) -> None:
     found = answers(Mixes(), rows(), BatchRange(min=size, max=size))
     first = rows()["x"][:size]
-    np.testing.assert_allclose(found.outputs["output"][: len(first)], first - first.mean(0), atol=1e-6)
+    np.testing.assert_allclose(found.whole.outputs["output"][: len(first)], first - first.mean(0), atol=1e-6)
     assert "depends on the other rows" in found.notes[0]
     alone = rows()["x"][np.arange(size) % 4]  # how verify fills a batch from the four golden rows
-    np.testing.assert_allclose(found.golden["output"][:size], (alone - alone.mean(0))[:4], atol=1e-6)
+    np.testing.assert_allclose(found.golden.outputs["output"][:size], (alone - alone.mean(0))[:4], atol=1e-6)
 
 
 def test_a_dynamic_batch_is_refused_where_answers_depend_on_it() -> None:
@@ -255,7 +262,7 @@ def test_broken_weights_are_named() -> None:
 def test_infinity_in_an_answer_is_the_model_s_own() -> None:
     module = Net(lambda self, x: x.masked_fill(x > 1.5, float("-inf")).exp())
     module.head = nn.Identity()
-    assert np.isfinite(answers(module, rows(), ONE).outputs["output"]).all()  # a mask with -inf in it is no fault
+    assert np.isfinite(answers(module, rows(), ONE).whole.outputs["output"]).all()  # a mask with -inf in it is no fault
     module.change = lambda self, x: x.masked_fill(torch.arange(32) == 3, float("-inf"))
     with pytest.raises(ParityFailed, match="the model itself answers NaN or infinity: output output"):
         answers(module, rows(), ONE)
@@ -280,8 +287,60 @@ def test_integers_and_booleans_are_answers_too() -> None:
     module.head = nn.Identity()
     module.forward = lambda x: {"label": x.argmax(1), "on": x > 0}
     found = answers(module, rows(), ONE)
-    assert [value.dtype for value in found.outputs.values()] == [np.int64, np.bool_]
-    assert noise(module, rows(), found, "fp32") == 0.0
+    assert [value.dtype for value in found.whole.outputs.values()] == [np.int64, np.bool_]
+    assert noise(module, rows(), found, "fp32") < 1e-7
+
+
+def test_a_decision_is_clear_where_its_margin_exceeds_what_the_precision_moves() -> None:
+    class Segments(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body = nn.Linear(32, 32)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            scores = self.body(x).reshape(-1, 4, 8)
+            return {"logits": scores, "labels": scores.argmax(1), "whole": (scores > 0).float()}
+
+    found = answers(Segments(), rows(), ONE)
+    assert set(found.whole.margins) == {"labels", "whole"}
+    shares = {}
+    for precision in ("fp32", "fp16"):
+        level = levels(Segments(), rows(), found, precision)
+        assert level["labels"].error == level["labels"].margin
+        assert level["logits"].margin is None
+        shares[precision] = found.whole.clear(level)["labels"].mean()
+    assert 0.9 < shares["fp16"] < shares["fp32"] <= 1.0
+
+
+def test_what_was_picked_by_a_decision_is_measured_where_the_decision_is_clear() -> None:
+    module = Net(lambda self, x: x)
+
+    def forward(x: Tensor) -> dict[str, Tensor]:
+        scores = torch.cat([x[:, :4], x[:, :1] + 1e-9 * x[:, 4:5].double().to(x.dtype)], 1)  # the last ties the first
+        best = scores.topk(3).indices
+        return {
+            "scores": scores.topk(3).values,
+            "picked": (torch.arange(5.0)[None].to(x) * 10 + x[:, :1]).gather(1, best),
+        }
+
+    module.forward = forward
+    found = answers(module, rows(), ONE)
+    assert found.computed == "float64"
+    assert levels(module, rows(), found, "fp32")["picked"].error < 1e-6
+
+
+def test_a_pixel_that_changes_with_the_order_of_sums_makes_no_random_model() -> None:
+    module = Net(lambda self, x: x)
+    calls = []
+
+    def forward(x: Tensor) -> Tensor:
+        calls.append(0)
+        scores = torch.stack([x, x * (1 + 1e-7 * (len(calls) % 2))], 1)
+        return scores.argmax(1)
+
+    module.forward = forward
+    assert answers(module, rows(), ONE).whole.outputs["output"].dtype == np.int64
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------
@@ -301,7 +360,7 @@ def test_emulated_half_is_as_noisy_as_torch_half() -> None:
     found = taken(module)
     emulated = noise(module, rows(), found, "fp16")
     half = module.half()(torch.from_numpy(rows()["x"]).half()).float().detach().numpy()
-    real = error_of(half, found.outputs["output"])
+    real = error_of(half, found.whole.outputs["output"])
     assert real / 4 < emulated < real * 4
 
 

@@ -171,12 +171,13 @@ def _best(result: Tensor, named: Named, *, sign: int = 1) -> Tensor:
 
 
 def _ranked(result: tuple[Tensor, Tensor], named: Named) -> tuple[None, Tensor]:
-    """Of topk and sort: how far the neighbours in the order are."""
-    values, axis = result[0], named["dim"]
-    never = torch.full_like(values.narrow(axis, 0, 1), math.inf)
-    gaps = torch.cat([never, values.diff(dim=axis).abs(), never], axis)
-    count = values.shape[axis]
-    return None, _share(torch.minimum(gaps.narrow(axis, 0, count), gaps.narrow(axis, 1, count)), named["self"])
+    """Of topk and sort: how far the neighbours in the order are, the first that was left out among them."""
+    scores, axis, count = named["self"], named["dim"], result[0].shape[named["dim"]]
+    largest = bool(named.get("largest", named.get("descending")))
+    ordered = scores.topk(min(count + 1, scores.shape[axis]), axis, largest).values
+    never = torch.full_like(ordered.narrow(axis, 0, 1), math.inf)
+    gaps = torch.cat([never, ordered.diff(dim=axis).abs(), never], axis)
+    return None, _share(torch.minimum(gaps.narrow(axis, 0, count), gaps.narrow(axis, 1, count)), scores)
 
 
 def _rounded(_: Tensor, named: Named) -> Tensor:
