@@ -31,6 +31,8 @@ def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:
         shown = ", ".join(manifest.labels[:4])
         yield "labels", f"{len(manifest.labels)}: {shown}{', …' if len(manifest.labels) > 4 else ''}"
     yield "parity", parity_sentence(manifest.parity)
+    for decisions in manifest.parity.decisions():
+        yield "", decisions
     if manifest.accuracy:
         yield "accuracy", manifest.accuracy.sentence("source model")
     yield from _inside(manifest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -165,6 +166,14 @@ class Parity(_Model):
     batches: tuple[int, ...] = Field(default=(), description="batch sizes that were proved")
     runtime: str | None = None
     outputs: dict[str, OutputParity] = {}
+
+    def decisions(self) -> Iterator[str]:
+        """A sentence for every output that was decided or ranked: how much of it no noise explains away."""
+        for name, figures in self.outputs.items():
+            if figures.clear is None:
+                continue
+            changed = "none" if not figures.changed else f"{figures.changed:.4%}"
+            yield f"{name}: {figures.clear:.2%} is clear of noise, all of it agrees; of all values {changed} differ"
 
     def record(self) -> dict[str, Any]:
         """The object ``parity`` of every ``--json``: the fields outside scripts rely on."""

@@ -105,13 +105,14 @@ def _noise_of(name: str, runs: Sequence[Run], want: Run) -> Noise:
 
 
 def _moved(got: Run, want: Run, name: str) -> float:
-    """How far margins moved: one that turned its decision went by nothing and out on the other side."""
+    """How far margins moved: one that turned its decision went by nothing and out on the other side. Of values that
+    were only picked nothing says which decision they are of."""
     if name not in got.margins or got.margins[name].shape != want.margins[name].shape:
         return float("inf")
     here, there = got.margins[name].astype(np.float64), want.margins[name].astype(np.float64)
     finite = np.isfinite(here) & np.isfinite(there)  # what nothing can change has no margin to move
-    same = got.outputs[name] == want.outputs[name]
-    return float(np.abs(np.where(same, here, -here) - there).max(initial=0.0, where=finite))
+    turned = whole_numbers(want.outputs[name]) & (got.outputs[name] != want.outputs[name])
+    return float(np.abs(np.where(turned, -here, here) - there).max(initial=0.0, where=finite))
 
 
 def _error(got: Run, want: Run, name: str, clear: Array | None = None) -> float:

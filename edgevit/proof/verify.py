@@ -212,6 +212,8 @@ class _Checks:
             f"golden pair: error {self.parity.max_rel:.1e} of the largest output, tolerance "
             f"{self.parity.tolerance:.1e}, batch {', '.join(map(str, self.parity.batches))}, on {session.runtime}"
         )
+        for sentence in self.parity.decisions():
+            self.say(sentence)
 
     def preprocessing(self) -> None:
         """The golden images, preprocessed here, must be the golden inputs."""

@@ -160,3 +160,15 @@ def test_a_reference_is_read_as_it_was_written(tmp_path) -> None:
     assert np.array_equal(found.clear["labels"], CLEAR)
     assert np.array_equal(found.outputs["labels"], LABELS)
     assert (found.bound("scores").tolerance, found.bound("other").tolerance) == (1e-5, 1e-3)
+
+
+def test_what_was_decided_or_ranked_is_said_in_words() -> None:
+    got = np.where(CLEAR, LABELS, (LABELS + 1) % 3)
+    parity = judged(
+        {"labels": got, "logits": np.ones((2, 3))},
+        {"labels": LABELS, "logits": np.ones((2, 3))},
+        clear={"labels": CLEAR},
+    )
+    assert list(parity.decisions()) == [
+        "labels: 75.00% is clear of noise, all of it agrees; of all values 25.0000% differ"
+    ]
