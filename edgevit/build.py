@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 PROOF = "edgevit.proof.parity"
 _OVERFLOW = 1e30  # stands for a noise that is no number, which JSON has no word for
 PROOF_TIMEOUT_S = 1800.0
+NOT_PROVED = "not verified: --no-verify"
 COLUMNS = ("artifact", "target", "precision", "size", "seconds", "parity", "max rel. error", "tolerance")
 
 
@@ -53,7 +54,8 @@ COLUMNS = ("artifact", "target", "precision", "size", "seconds", "parity", "max 
 class Outcome:
     """What became of one target: an artifact, an error, or (with ``require_verified``) both.
 
-    seconds   of its build and of the preparation that all targets share, as if it had been built alone
+    seconds   that were waited for it. The preparation that all targets share is counted once, with the first that has
+              an artifact, so that they add up to the time of the command
     notes     what a user should be told although it is no error
     """
 
@@ -100,7 +102,7 @@ class Outcome:
             manifest.precision,
             render.si(artifact.size_bytes(), "B"),
             f"{self.seconds:.1f}",
-            parity.status,
+            f"{parity.status}: --no-verify" if parity.reason == NOT_PROVED else parity.status,
             "—" if parity.max_rel is None else f"{parity.max_rel:.1e}",
             f"{parity.tolerance:.1e}",
         )
@@ -173,9 +175,10 @@ def exports(request: ExportRequest, progress_for: Callable[[str], Progress] = la
     ``progress_for`` is given "prepare", then each target. Raises only what concerns all targets: errors of loading and
     preparing the model, which is not done when no target can be built.
     """
+    started = time.perf_counter()
     with contextlib.ExitStack() as claims:
         found = {name: _claimed(one, request, claims) for name, one in builds(request).items()}
-        yield from _built(found, request, progress_for)
+        yield from _built(found, request, progress_for, started)
 
 
 def _claimed(one: Build | EdgeVitError, request: ExportRequest, claims: contextlib.ExitStack) -> Build | EdgeVitError:
@@ -191,7 +194,10 @@ def _claimed(one: Build | EdgeVitError, request: ExportRequest, claims: contextl
 
 
 def _built(
-    found: Mapping[str, Build | EdgeVitError], request: ExportRequest, progress_for: Callable[[str], Progress]
+    found: Mapping[str, Build | EdgeVitError],
+    request: ExportRequest,
+    progress_for: Callable[[str], Progress],
+    started: float,
 ) -> Iterator[Outcome]:
     if not any(isinstance(one, Build) for one in found.values()):
         yield from (Outcome(name, error=error) for name, error in found.items() if isinstance(error, EdgeVitError))
@@ -200,7 +206,7 @@ def _built(
         # The first proof's process starts now, and has imported its engine by the time there is something to prove.
         first = next(one for one in found.values() if isinstance(one, Build))
         prover = stack.enter_context(worker.wait(PROOF, *_engine(first))) if request.verify else None
-        yield from _all_tried(request, found, prover, progress_for)
+        yield from _all_tried(request, found, prover, progress_for, started)
 
 
 def _engine(build: Build) -> tuple[str, ...]:
@@ -214,17 +220,20 @@ def _all_tried(
     found: Mapping[str, Build | EdgeVitError],
     prover: worker.Waiting | None,
     progress_for: Callable[[str], Progress],
+    started: float,
 ) -> Iterator[Outcome]:
-    way, started = way_of(request.model), time.perf_counter()
+    way = way_of(request.model)
     with way.threads(request.threads):
         prepared = way.prepare(request, progress_for("prepare"))
-    shared = time.perf_counter() - started
+    left = shared = time.perf_counter() - started
     for name, one in found.items():
         if isinstance(one, EdgeVitError):
             yield Outcome(name, error=one)
         else:
             with way.threads(request.threads):
                 outcome = _tried(prepared, one, shared, progress_for(name), prover)
+            if outcome.artifact:
+                outcome, left = replace(outcome, seconds=outcome.seconds + left), 0.0
             yield outcome
 
 
@@ -235,9 +244,9 @@ def _tried(
     try:
         artifact = build_target(prepared, build.target, build.out, progress, prover)
     except EdgeVitError as error:
-        return Outcome(name, error=error, notes=_notes(prepared))
-    seconds = shared + time.perf_counter() - started
-    remember(prepared.request, build.target, seconds)
+        return Outcome(name, error=error, seconds=time.perf_counter() - started, notes=_notes(prepared))
+    seconds = time.perf_counter() - started
+    remember(prepared.request, build.target, shared + seconds)
     return _judged(prepared, Outcome(name, artifact, seconds=seconds, notes=_notes(prepared)))
 
 
@@ -255,7 +264,10 @@ def _judged(prepared: Prepared, outcome: Outcome) -> Outcome:
     if parity.status != "unverified":
         return outcome
     if not prepared.request.require_verified:
-        return replace(outcome, notes=(*outcome.notes, f"{outcome.subject}: unverified: {parity.reason}"))
+        said = f"unverified: {parity.reason}"
+        if not prepared.request.verify:
+            said = f"nothing proves that it computes its model (--no-verify); edgevit verify {artifact.path} proves it"
+        return replace(outcome, notes=(*outcome.notes, f"{outcome.subject}: {said}"))
     hint = f"run edgevit verify {artifact.path} where it can run"
     return replace(outcome, error=ParityFailed(f"unverified: {parity.reason}", hint=hint))
 
@@ -287,7 +299,8 @@ def build_target(
         _write_manifest(scratch, manifest)
         if registry.row("exporter", target.name).carries_code or signing.has_key():
             signing.sign(scratch)
-        say("prove", None)
+        if prepared.request.verify:
+            say("prove", None)
         manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending, levels, prover)})
         _write_manifest(scratch, manifest)
         if manifest.parity.status == "failed":
@@ -372,7 +385,7 @@ def proof(
 ) -> Parity:
     """Parity of the built folder, found in a worker process; unverified, with the reason, where it cannot run here."""
     if not prepared.request.verify:
-        return pending.model_copy(update={"reason": "not verified: --no-verify"})
+        return pending.model_copy(update={"reason": NOT_PROVED})
     with tempfile.TemporaryDirectory(prefix="edgevit-proof-") as scratch:
         rows = Path(scratch) / "rows.npz"
         answers = prepared.reference.whole

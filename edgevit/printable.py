@@ -25,9 +25,10 @@ def printable_lines(text: str) -> str:
     return _LINES.sub(_escaped, text)
 
 
-def as_json(value: Any, *, ascii_only: bool = False) -> str:
-    """``value`` as JSON that is valid UTF-8 and moves no terminal; NaN and infinity become null: JSON has neither."""
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=ascii_only, allow_nan=False)
+def as_json(value: Any, *, ascii_only: bool = False, indent: int | None = 2) -> str:
+    """``value`` as JSON that is valid UTF-8 and moves no terminal, on one line without ``indent``; NaN and infinity
+    become null: JSON has neither."""
+    text = json.dumps(_finite(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
     return _LINES.sub(_json_escaped, text)
 
 

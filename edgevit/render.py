@@ -8,9 +8,10 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
 
 from edgevit.errors import UsageError
@@ -109,6 +110,26 @@ def emit_json(value: Any) -> None:
 
 def _unicode(stream: TextIO) -> bool:
     return str(getattr(stream, "encoding", None) or "").lower().startswith("utf")
+
+
+def tell(event: str, sentence: str, **fields: Any) -> None:
+    """What happens in a verb that goes on until it is ended, as a line of advice."""
+    say(sentence)
+
+
+def tell_json(event: str, sentence: str = "", **fields: Any) -> None:
+    """The same for ``--json``: an object a line on stdout, ``{"at", "event", "text", …}``, seen at once."""
+    record = {"at": datetime.now(timezone.utc).isoformat(), "event": event, "text": sentence, **fields}
+    print(as_json(record, ascii_only=not _unicode(sys.stdout), indent=None), flush=True)
+
+
+Tell = Callable[..., None]
+"""``tell(event, sentence, **fields)``: ``tell`` or ``tell_json``."""
+
+
+def telling(json: bool) -> Tell:
+    """How a verb that goes on tells what happens."""
+    return tell_json if json else tell
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:

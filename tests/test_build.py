@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,21 @@ def test_an_unproved_artifact_is_an_error_only_where_proof_is_required(tmp_path:
         assert result.artifact is not None
         assert result.artifact.manifest.parity.reason == "not verified: --no-verify"
         assert (result.error is not None) is required
+
+
+def test_the_seconds_of_all_targets_add_up_to_what_was_waited(tmp_path: Path) -> None:
+    request = ExportRequest(DIGITS, ("onnx", "coreml"), out=tmp_path, verify=False, threads=1)
+    started = time.perf_counter()
+    first, second = build.exports(request)
+    waited = time.perf_counter() - started
+    assert first.seconds + second.seconds == pytest.approx(waited, rel=0.05, abs=0.3)
+    assert min(first.seconds, second.seconds) > 0
+
+
+def test_an_export_that_was_not_to_be_proved_says_so_in_the_table_and_in_words(tmp_path: Path) -> None:
+    stages: list[str] = []
+    request = ExportRequest(DIGITS, ("onnx",), out=tmp_path / "x", verify=False, threads=1)
+    (only,) = build.exports(request, lambda _: lambda stage, share: stages.append(stage))
+    assert only.row()[build.COLUMNS.index("parity")] == "unverified: --no-verify"
+    assert any("nothing proves that it computes its model (--no-verify)" in note for note in only.notes)
+    assert "prove" not in stages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -50,16 +51,19 @@ def ca_serve(
     identity: IdentityDir = None,
     insecure: Insecure = False,
     cluster: Cluster = "default",
+    json: Json = False,
 ) -> None:
     """Renew the certificates of whoever asks and is not revoked, until Ctrl-C.
 
     Example: edgevit fleet ca serve --listen tls/0.0.0.0:7448
     """
     from edgevit.fleet.agent.ending import until_told
+    from edgevit.fleet.bus.logs import Log
     from edgevit.fleet.trust.serving import serve_ca
 
     with until_told() as stop:
-        serve_ca(link_of(listen, connect, identity, insecure, cluster), stop=stop)
+        log = Log("ca", sys.stdout if json else None)
+        serve_ca(link_of(listen, connect, identity, insecure, cluster), stop=stop, log=log)
 
 
 @ca.command("rotate", short_help="A new CA; the old one's certificates end now.")

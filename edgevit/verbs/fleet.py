@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +67,7 @@ def nodes(link: Any, json: Json = False) -> None:
 def top(
     link: Any,
     every: Annotated[str, typer.Option("--every", help="How often, e.g. 500ms.")] = "1s",
+    json: Json = False,
 ) -> None:
     """The status, again and again, until Ctrl-C.
 
@@ -74,10 +76,13 @@ def top(
     from edgevit.fleet.operating import status as module
     from edgevit.fleet.operating.rows import COLUMNS
 
-    render.live(
-        (COLUMNS, list(found.rows()), list(found.lines()))
-        for found in module.top(link, every_s=seconds("--every", every))
-    )
+    frames = module.top(link, every_s=seconds("--every", every))
+    if json:
+        with suppress(KeyboardInterrupt):
+            for found in frames:
+                render.tell_json("status", " ".join(found.lines()), nodes=found.record())
+        return
+    render.live((COLUMNS, list(found.rows()), list(found.lines())) for found in frames)
 
 
 @fleet.command("logs", short_help="The newest log lines of all nodes.")
@@ -139,6 +144,7 @@ def up(
     path: Served,
     count: Annotated[int, typer.Option("--nodes", min=1, help="Node processes to start.")] = 4,
     replicas: Replicas = 1,
+    json: Json = False,
 ) -> None:
     """Start nodes on this machine, deploy a bundle on them, and stay until Ctrl-C: for a first try.
 
@@ -146,4 +152,4 @@ def up(
     """
     from edgevit.fleet.operating.up import fleet_up
 
-    fleet_up(path, count, replicas=replicas)
+    fleet_up(path, count, replicas=replicas, tell=render.telling(json))

@@ -39,23 +39,31 @@ def keys_show(json: Json = False) -> None:
 
 @keys.command("trust", short_help="Open artifacts signed by this key from now on.")
 def keys_trust(
-    key: PublicKey, name: Annotated[str, typer.Option("--name", help="Whose key it is.")] = "a trusted builder"
+    key: PublicKey,
+    name: Annotated[str, typer.Option("--name", help="Whose key it is.")] = "a trusted builder",
+    json: Json = False,
 ) -> None:
     """Open artifacts signed by this key from now on.
 
     Example: edgevit keys trust KEY --name build-server
     """
     _signing().trust_key(key, name)
+    if json:
+        render.emit_json({"key": key, "name": name, "trusted": True})
+        return
     render.say(f"artifacts signed by {key[:16]}… ({name}) are opened here from now on")
 
 
 @keys.command("forget", short_help="Trust this key no longer.")
-def keys_forget(key: PublicKey) -> None:
+def keys_forget(key: PublicKey, json: Json = False) -> None:
     """Trust this key no longer.
 
     Example: edgevit keys forget KEY
     """
     _signing().forget_key(key)
+    if json:
+        render.emit_json({"key": key, "trusted": False})
+        return
     render.say(f"{key[:16]}… is trusted no longer")
 
 

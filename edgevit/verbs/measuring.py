@@ -275,7 +275,10 @@ def report(
         Path | None,
         of_output("-o", "--out", help="File to write. Default: report.html; stdout for md, csv and json."),
     ] = None,
-    format: Annotated[str, of_output("--format", help="html, md, csv or json.")] = "html",
+    format: Annotated[
+        str | None, of_output("--format", help="html, md, csv or json. Default: html; json with --json.")
+    ] = None,
+    json: Json = False,
 ) -> None:
     """Write the newest measurements of all artifacts as one self-contained page, or as a table.
 
@@ -283,11 +286,16 @@ def report(
     """
     from edgevit.profiles.report import report as write
 
+    if json and not out and format not in (None, "json"):
+        raise UsageError(f"--json and --format {format} contradict each other", hint="write that to a file: -o FILE")
+    format = format or ("json" if json and not out else "html")
     written = write(folders, out or (Path("report.html") if format == "html" else None), format)
-    if isinstance(written, Path):
-        render.say(f"written: {written}")
-    else:
+    if not isinstance(written, Path):
         print(written, end="")
+    elif json:
+        render.emit_json({"written": str(written), "format": format, "bytes": written.stat().st_size})
+    else:
+        render.say(f"written: {written}")
 
 
 VERBS = (

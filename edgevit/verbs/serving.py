@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,6 +61,7 @@ def node(
     cluster: Cluster = "default",
     router_only: RouterOnly = False,
     wan: Wan = False,
+    json: Json = False,
 ) -> None:
     """Be a node: hold the sub-models that are deployed here, and answer with them. Ctrl-C withdraws it.
 
@@ -81,6 +83,7 @@ def node(
             metrics=metrics,
             trust=trust,
             macs_per_s=None if macs_per_s is None else _rate(macs_per_s),
+            events=sys.stdout if json else None,
         )
     )
 
@@ -105,6 +108,7 @@ def router(
     insecure: Insecure = False,
     cluster: Cluster = "default",
     wan: Wan = False,
+    json: Json = False,
 ) -> None:
     """Be a site's router: nodes and clients --connect to it, and routers to each other. Ctrl-C ends it.
 
@@ -112,7 +116,7 @@ def router(
     """
     from edgevit.fleet.agent.router import run_router
 
-    run_router(link_of(listen, connect, identity, insecure, cluster, wan, mode="router"))
+    run_router(link_of(listen, connect, identity, insecure, cluster, wan, mode="router"), tell=render.telling(json))
 
 
 @linked
@@ -133,6 +137,7 @@ def serve(
     allow_host: Annotated[
         list[str] | None, of_running("--allow-host", metavar="NAME", help="A name browsers know it by; repeat.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Serve a bundle or an artifact over HTTP: KServe's protocol at /v2, /metrics, /healthz, and a dashboard at /.
 
@@ -143,7 +148,7 @@ def serve(
     run(
         path, host=host, port=port, link=link, where=_where(where),
         deadline_s=seconds("--deadline", deadline), in_flight=in_flight, runtime=runtime, threads=threads, trust=trust,
-        private=private, allow_hosts=allow_host or (),
+        private=private, allow_hosts=allow_host or (), tell=render.telling(json),
     )  # fmt: skip
 
 

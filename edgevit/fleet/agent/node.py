@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from edgevit import cgroups, registry
 from edgevit.cpu import arch, checked_threads, usable_cores
@@ -62,6 +62,7 @@ class NodeOptions:
     metrics       HOST:PORT for Prometheus
     trust         open code-carrying formats although no known key signed them
     macs_per_s    that placement may reckon with; default: unknown
+    events        where its log lines go; default: stderr
     """
 
     name: str | None = None
@@ -73,6 +74,7 @@ class NodeOptions:
     metrics: str | None = None
     trust: bool = False
     macs_per_s: float | None = None
+    events: TextIO | None = None
 
 
 def run_node(options: NodeOptions) -> None:
@@ -83,7 +85,7 @@ def run_node(options: NodeOptions) -> None:
     """
     _check(options)
     with until_told() as stop, claimed(options) as name:
-        log = Log(name)
+        log = Log(name, options.events)
         logging.getLogger("edgevit.fleet").addHandler(Heard(log))
         node = Node(options, name, log)
         try:

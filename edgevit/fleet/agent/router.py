@@ -6,11 +6,11 @@ as the system lets it have open files; with an identity it lets each role do wha
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from dataclasses import replace
 
+from edgevit import render
 from edgevit.fleet.agent.ending import until_told
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.trust.renewing_bus import open_renewing_bus
@@ -18,10 +18,8 @@ from edgevit.fleet.trust.renewing_bus import open_renewing_bus
 if sys.platform != "win32":
     import resource
 
-log = logging.getLogger("edgevit.fleet")
 
-
-def run_router(link: Link, stop: threading.Event | None = None) -> None:
+def run_router(link: Link, stop: threading.Event | None = None, tell: render.Tell = render.tell) -> None:
     """Route until SIGINT or SIGTERM, or until ``stop`` is set. In the main thread; errors as of ``open_bus``.
 
     Its certificate is renewed while the fleet's CA serves; the links then come up anew.
@@ -29,11 +27,14 @@ def run_router(link: Link, stop: threading.Event | None = None) -> None:
     _allow_files()
     with until_told(stop) as over:
         bus = open_renewing_bus(replace(link, mode="router"), "router")
-        log.info("routing on %s", ", ".join(link.listen))
+        tell(
+            "ready", f"routing on {', '.join(link.listen) or 'this machine'}; Ctrl-C ends it", listen=list(link.listen)
+        )
         try:
             over.wait()
         finally:
             bus.close()
+            tell("ended", "ended")
 
 
 def _allow_files() -> None:

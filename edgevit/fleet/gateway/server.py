@@ -6,7 +6,7 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ def serve(
     trust: bool = False,
     private: bool = False,
     allow_hosts: Sequence[str] = (),
-    say: Callable[[str], None] = render.say,
+    tell: render.Tell = render.tell,
 ) -> None:
     """Serve a bundle or an artifact over HTTP until Ctrl-C or SIGTERM. ``port`` 0 takes a free one.
 
@@ -65,7 +65,7 @@ def serve(
         model: Answering
         if reached is None:
             if where is None:
-                say(f"no node serves {path}: running it in this process")
+                tell("embedded", f"no node serves {path}: running it in this process")
             model = embedded(found, name=called, runtime=runtime, threads=threads, trust=trust)
         else:
             model = FleetModel(reached, called)
@@ -77,10 +77,14 @@ def serve(
         gateway = Gateway(model, watch=watch, bounds=bounds, callers=callers)
         stack.callback(gateway.close)
         if not _loopback(host):
-            say(f"nothing is encrypted, and whoever reaches {host} can {'ask' if private else 'use this model'}")
+            tell(
+                "open", f"nothing is encrypted, and whoever reaches {host} can {'ask' if private else 'use this model'}"
+            )
         if private or not _loopback(host):
-            say(f"what is not for everyone takes the token in {token_file()}")
-        say(f"{called} ({model.where}) on {_url(host, listening)}   dashboard /   metrics /metrics   Ctrl-C ends it")
+            tell("token", f"what is not for everyone takes the token in {token_file()}", file=str(token_file()))
+        url = _url(host, listening)
+        sentence = f"{called} ({model.where}) on {url}   dashboard /   metrics /metrics   Ctrl-C ends it"
+        tell("ready", sentence, model=called, where=model.where, url=url)
         run(gateway, listening)
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,10 +25,10 @@ END_S = 5.0  # for a node to answer what waits and leave
 LOOK_S = 0.25
 
 
-def fleet_up(path: Path | str, nodes: int = 4, *, replicas: int = 1, say: Callable[[str], None] = render.say) -> None:
+def fleet_up(path: Path | str, nodes: int = 4, *, replicas: int = 1, tell: render.Tell = render.tell) -> None:
     """Start nodes called node-1, node-2, … on this machine, deploy ``path`` on them, and stay until Ctrl-C.
 
-    ``say`` is told when it is ready, and what to type next. A node process that ends is told too, and not started
+    ``tell`` is told when it is ready, and what to type next. A node process that ends is told too, and not started
     again: the others answer, degraded, until ``edgevit node`` is started under that name. Half of the memory that is
     free now is shared out among them, as much as a node that is alone on its machine gives.
 
@@ -40,22 +40,25 @@ def fleet_up(path: Path | str, nodes: int = 4, *, replicas: int = 1, say: Callab
     share = max(1, available_memory() // 2 // nodes)
     with _told_to_end(), _nodes([f"node-{i}" for i in range(1, nodes + 1)], share) as running:
         _wait_live(running)
-        say(deploy(path, replicas=replicas).summary())
-        say(
+        deployed = deploy(path, replicas=replicas)
+        tell("deployed", deployed.summary(), deployment=deployed.record())
+        sentence = (
             f"ready: {nodes} nodes. In another terminal: edgevit infer {path} IMAGE, edgevit fleet status,"
             f" edgevit serve {path}; Ctrl-C here ends the nodes"
         )
+        tell("ready", sentence, nodes=list(running))
         with suppress(KeyboardInterrupt):
-            _watch(dict(running), say)
+            _watch(dict(running), tell)
 
 
-def _watch(running: dict[str, subprocess.Popen[bytes]], say: Callable[[str], None]) -> None:
+def _watch(running: dict[str, subprocess.Popen[bytes]], tell: render.Tell) -> None:
     """Until no node is left."""
     while running:
         for name, process in tuple(running.items()):
             if process.poll() is not None:
                 del running[name]
-                say(f"{name} has ended ({_how(process.returncode)}); edgevit node --name {name} starts it again")
+                sentence = f"{name} has ended ({_how(process.returncode)}); edgevit node --name {name} starts it again"
+                tell("node ended", sentence, node=name, code=process.returncode)
         time.sleep(LOOK_S)
 
 
