@@ -220,6 +220,13 @@ SOURCES: Mapping[str, Row] = {
         ("torchvision",),
         "torchvision's image models",
     ),
+    "hf": Row(
+        "hf",
+        "edgevit.models.loading.hf_models:hf_model",
+        "edgevit[hf]",
+        ("transformers",),
+        "transformers' image models, by hub id or folder",
+    ),
 }
 
 
