@@ -20,7 +20,8 @@ from edgevit.models.loading.file_models import look
 from edgevit.models.loading.hf_pictures import prepared_by
 from edgevit.models.loading.published import OWN_FILE, Published, Wanted, hub_patience, no_network, require_size
 from edgevit.models.loading.torchvision_ops import declare_torchvision_ops
-from edgevit.sizes import Size, as_size
+from edgevit.request import image_sides
+from edgevit.sizes import Size
 
 _SIDE = 224  # of pictures for a model whose files name no size
 
@@ -181,7 +182,7 @@ def _unloaded(name: str, exc: Exception, where: dict[str, Any]) -> EdgeVitError:
 def _size_of(config: Any) -> Size:
     """The size that the model itself is made for."""
     size = getattr(config, "image_size", None)
-    return tuple(as_size(size if size is not None else _SIDE))
+    return image_sides(size if size is not None else _SIDE) or (_SIDE, _SIDE)
 
 
 def _options(model: nn.Module, config: Any, size: Size) -> dict[str, Any]:
