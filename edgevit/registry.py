@@ -7,10 +7,12 @@ A third party adds a row from its own package with an entry point in the group `
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from edgevit.engines import apple
 from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported
@@ -245,6 +247,36 @@ def own_version() -> str:
     return version_of("edgevit") or "unknown"
 
 
+def pip_line(requirement: str) -> str:
+    """What installs "edgevit[tvm]", or another package, here: from where this edgevit came from (PEP 610), which is an
+    index only where pip says nothing of it."""
+    name, bracket, extras = requirement.partition("[")
+    origin = _origin() if name == "edgevit" else {}
+    url = str(origin.get("url", ""))
+    if not url:
+        return f"pip install '{requirement}'" if bracket else f"pip install {requirement}"
+    if origin.get("dir_info", {}).get("editable"):
+        return f"pip install -e '{unquote(urlsplit(url).path)}{bracket}{extras}'"
+    revision = origin.get("vcs_info", {})
+    source = f"{revision['vcs']}+{url}@{revision['commit_id']}" if revision else url
+    return f"pip install '{requirement} @ {source}'"
+
+
+def newer_line() -> str:
+    """How to come by a newer edgevit."""
+    url = _origin().get("url")
+    return f"install a newer edgevit here (this one came from {url})" if url else "pip install -U edgevit"
+
+
+def _origin() -> dict[str, Any]:
+    """What pip wrote of where edgevit came from; nothing for an index, or for a folder that was never installed."""
+    try:
+        found = metadata.distribution("edgevit").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return {}
+    return dict(json.loads(found)) if found else {}
+
+
 def absent(packages: tuple[str, ...]) -> tuple[str, ...]:
     """Those of ``packages`` that are not installed here, "a|b" by its first name."""
     return tuple(package.partition("|")[0] for package in packages if version_of(package) is None)
@@ -253,9 +285,7 @@ def absent(packages: tuple[str, ...]) -> tuple[str, ...]:
 def need(what: str, packages: tuple[str, ...], install: str) -> None:
     """MissingDependency with the pip line unless every distribution is installed."""
     if missing := absent(packages):
-        raise MissingDependency(
-            f"{what} needs {', '.join(missing)}, not installed here", hint=f"pip install '{install}'"
-        )
+        raise MissingDependency(f"{what} needs {', '.join(missing)}, not installed here", hint=pip_line(install))
 
 
 def need_torch(what: str) -> None:
@@ -310,7 +340,7 @@ def describe() -> list[dict[str, Any]]:
                     "can_run": kind == "runtime" and here.able,
                     "can_profile": kind == "runtime" and here.able and row.can_profile,
                     "reason": None if here.able else here.sentence,
-                    "install": f"pip install '{row.install}'",
+                    "install": pip_line(row.install),
                     "takes": list(row.formats_taken) if kind == "exporter" else [],
                     "summary": row.summary,
                     "here": here.sentence,

@@ -14,6 +14,7 @@ from edgevit.artifact.manifest import Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.staging import check_vacant, publish, staged
 from edgevit.errors import BadArtifact, UsageError
+from edgevit.registry import newer_line
 
 
 def edit(folder: Path, **fields: object) -> None:
@@ -74,7 +75,7 @@ def test_a_newer_schema_is_refused_with_the_upgrade_line(make_artifact) -> None:
     edit(folder, schema_version=2, something_new={})
     with pytest.raises(BadArtifact, match="schema 2") as caught:
         Artifact.open(folder)
-    assert caught.value.hint == "pip install -U edgevit"
+    assert caught.value.hint == newer_line()
 
 
 def test_an_unknown_field_is_named(make_artifact) -> None:

@@ -28,6 +28,7 @@ from edgevit.errors import (
 )
 from edgevit.profiles import latency
 from edgevit.profiles.gates import Figure
+from edgevit.registry import pip_line
 from edgevit.request import ExportRequest, ModelChoice, parse_batch, split_options
 
 PLUGIN = Path(__file__).parent / "plugins" / "bench"
@@ -120,7 +121,7 @@ def test_every_runtime_that_was_named_has_its_row(rows: list[Row]) -> None:
 def test_failures_are_rows_with_their_reason_and_the_others_go_on(rows: list[Row]) -> None:
     absent = by(rows, "absent").error
     assert isinstance(absent, MissingDependency)
-    assert absent.hint == "pip install 'edgevit[absent]'"
+    assert absent.hint == pip_line("edgevit[absent]")
     crashed = by(rows, "crashing").error
     assert isinstance(crashed, ExportFailed)
     assert "SIGSEGV" in str(crashed)

@@ -16,6 +16,7 @@ from edgevit.data import digits, labelled
 from edgevit.data.source import open_data
 from edgevit.data.split import stratified_split
 from edgevit.errors import EdgeVitError, UnknownName, UsageError
+from edgevit.registry import pip_line
 
 
 def picture(path: Path, value: int = 100, size: tuple[int, int] = (12, 10)) -> None:
@@ -96,7 +97,7 @@ def test_digits_without_scikit_learn_name_the_pip_line(monkeypatch: pytest.Monke
     with pytest.raises(EdgeVitError, match="scikit-learn") as caught:
         open_data("digits")
     assert caught.value.exit_code == 3
-    assert caught.value.hint == "pip install 'edgevit[data]'"
+    assert caught.value.hint == pip_line("edgevit[data]")
 
 
 def test_a_file_where_a_folder_is_meant_and_a_circle_of_links(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from edgevit.artifact.manifest import Manifest
 
@@ -42,3 +43,19 @@ def test_the_index_lists_every_page_of_the_docs() -> None:
 def test_the_published_schema_is_the_manifest_s() -> None:
     published = json.loads((ROOT / "docs/reference/manifest.schema.json").read_text())
     assert published == Manifest.model_json_schema(), "run: make schema"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_installs_edgevit_from_a_clone_or_from_the_wheel_of_this_version(page: Path) -> None:
+    text = page.read_text()
+    from_an_index = r"pip install\s[^`\n]*(?<![/\w])edgevit(?:\[|['\s`]|$)"  # where there is none yet
+    assert not re.findall(from_an_index, text, re.MULTILINE)
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert set(re.findall(r"edgevit-(\d[\w.]*?)-py3-none-any\.whl", text)) <= {version}
+
+
+def test_the_page_on_installing_names_every_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    page = (ROOT / "docs/how-to/install.md").read_text()
+    table = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert table == set(extras) - {"dev"}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from edgevit import registry
@@ -25,10 +27,47 @@ def test_a_row_without_its_package_says_the_pip_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(registry, "EXPORTERS", {"x": row})
     with pytest.raises(MissingDependency, match="a-package-that-is-not") as caught:
         load_exporter("x")
-    assert caught.value.hint == "pip install 'edgevit[x]'"
+    assert caught.value.hint == registry.pip_line("edgevit[x]")
     (record,) = (found for found in registry.describe() if found["kind"] == "exporter")
     assert record["available"] is record["can_build"] is False
     assert record["reason"] == "needs a-package-that-is-not"
+
+
+class _Installed:
+    """A distribution with what pip writes of where it came from (PEP 610)."""
+
+    def __init__(self, url: str | None, **more: object) -> None:
+        self.found = None if url is None else json.dumps({"url": url, **more})
+
+    def read_text(self, name: str) -> str | None:
+        assert name == "direct_url.json"
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("came", "line"),
+    [
+        (_Installed(None), "pip install 'edgevit[tvm]'"),
+        (
+            _Installed("file:///w/edgevit-0.1.0-py3-none-any.whl", archive_info={}),
+            "pip install 'edgevit[tvm] @ file:///w/edgevit-0.1.0-py3-none-any.whl'",
+        ),
+        (_Installed("file:///a/my%20tree", dir_info={"editable": True}), "pip install -e '/a/my tree[tvm]'"),
+        (_Installed("file:///a/tree", dir_info={}), "pip install 'edgevit[tvm] @ file:///a/tree'"),
+        (
+            _Installed("https://host/e.git", vcs_info={"vcs": "git", "commit_id": "abc"}),
+            "pip install 'edgevit[tvm] @ git+https://host/e.git@abc'",
+        ),
+    ],
+    ids=["an index", "a wheel", "an editable tree", "a tree", "git"],
+)
+def test_an_extra_is_installed_from_where_edgevit_came_from(
+    came: _Installed, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry.metadata, "distribution", lambda name: came)
+    assert registry.pip_line("edgevit[tvm]") == line
+    assert registry.pip_line("a-plugin") == "pip install a-plugin"
+    assert (registry.newer_line() == "pip install -U edgevit") == (came.found is None)
 
 
 def test_the_preferred_runtime_of_onnx_is_onnxruntime_and_the_reference_comes_last() -> None:
@@ -42,7 +81,7 @@ def test_describe_has_a_record_for_every_row_and_a_pip_line(monkeypatch: pytest.
     assert set(records) >= {("onnx", "exporter"), ("onnxruntime", "runtime"), ("torch", "runtime")}
     torch, onnxruntime = records["torch", "runtime"], records["onnxruntime", "runtime"]
     assert (torch["available"], torch["can_run"], torch["reason"]) == (False, False, "needs torch")
-    assert torch["install"] == "pip install 'edgevit[export]'"
+    assert torch["install"] == registry.pip_line("edgevit[export]")
     assert (onnxruntime["available"], onnxruntime["can_run"], onnxruntime["can_build"]) == (True, True, False)
 
 

@@ -14,6 +14,7 @@ from edgevit.errors import BadArtifact, UnknownName
 from edgevit.foreign import parse_json
 from edgevit.images import Preprocess
 from edgevit.precisions import precision_row
+from edgevit.registry import newer_line
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "edgevit.json"
@@ -289,7 +290,7 @@ def parse_versioned(
     if version > newest:
         raise BadArtifact(
             f"{file.parent} has {kind} schema {version}; this edgevit reads up to {newest}",
-            hint="pip install -U edgevit",
+            hint=newer_line(),
         )
     try:
         return schema.model_validate_json(text)

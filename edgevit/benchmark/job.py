@@ -62,7 +62,7 @@ def refusal(kind: registry.Kind, name: str) -> EdgeVitError | None:
     here = row.on_this_machine()
     if here.able:
         return None
-    install = f"pip install '{row.install}'"
+    install = registry.pip_line(row.install)
     return MissingDependency(here.sentence, hint=install) if row.missing() else Unsupported(here.sentence)
 
 

@@ -26,7 +26,7 @@ def digits() -> LabelledData:
         table = _table(gzip.decompress(file.read_bytes()))
     except (OSError, EOFError, ValueError, zlib.error) as exc:
         raise UsageError(
-            f"the installed scikit-learn has no digits that can be read ({exc})", hint="pip install -U 'edgevit[data]'"
+            f"the installed scikit-learn has no digits that can be read ({exc})", hint="pip install -U scikit-learn"
         ) from exc
     grey = np.rint(table[:, :-1].reshape(-1, SIDE, SIDE) * (255 / LEVELS)).astype(np.uint8)
     labels = table[:, -1].astype(np.int64)

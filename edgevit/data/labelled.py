@@ -13,6 +13,7 @@ import numpy as np
 
 from edgevit.errors import MissingDependency
 from edgevit.images import decode
+from edgevit.registry import pip_line
 
 Pixels = np.ndarray[Any, Any]
 Split = Literal["all", "train", "held-out"]
@@ -94,7 +95,5 @@ def installed_at(package: str, distribution: str, what: str) -> Path:
     """The folder of an installed package, found without importing it."""
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise MissingDependency(
-            f"{what} come with {distribution}, not installed here", hint="pip install 'edgevit[data]'"
-        )
+        raise MissingDependency(f"{what} come with {distribution}, not installed here", hint=pip_line("edgevit[data]"))
     return Path(next(iter(found.submodule_search_locations)))

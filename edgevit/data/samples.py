@@ -40,7 +40,7 @@ def samples() -> LabelledData:
     }
     photos = [path for package, name in _PHOTOS if (path := roots[package] / name).is_file()]
     if len(photos) < 9:  # some are too low for four corners
-        raise UsageError("the installed scikit-image bundles too few photos", hint="pip install -U 'edgevit[data]'")
+        raise UsageError("the installed scikit-image bundles too few photos", hint="pip install -U scikit-image")
     pixels = [decode(path) for path in photos]
     crops = [corner for which in range(4) for photo in pixels if (corner := _corner(photo, which)) is not None]
     return LabelledData("samples", from_arrays(crops))

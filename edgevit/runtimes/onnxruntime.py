@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -69,10 +70,10 @@ def provider_name(asked: str | None) -> str:
 def _lacking(name: str, have: str) -> EdgeVitError:
     """What to do about a provider that this build of ONNX Runtime lacks."""
     if wheel := _WHEELS.get(name):
-        return MissingDependency(
-            f"this onnxruntime has no {name}; it has {have}",
-            hint=f"pip uninstall onnxruntime && pip install {wheel}",
-        )
+        hint = f"pip uninstall onnxruntime && pip install {wheel}"
+        if wheel == "onnxruntime-gpu" and platform.machine() == "aarch64":
+            hint += "; on a Jetson as docs/how-to/jetson.md says"  # PyPI's wheels are not for its GPU
+        return MissingDependency(f"this onnxruntime has no {name}; it has {have}", hint=hint)
     return Unsupported(f"this onnxruntime has no {name}", hint=f"use --provider {have}, or build one that has it")
 
 

@@ -17,6 +17,7 @@ from report_rows import artifact, blocks, gallery, measure, run, samples
 
 from edgevit.errors import MissingDependency
 from edgevit.profiles.report import report
+from edgevit.registry import pip_line
 
 HOSTILE = "\"'><img src=x onerror=alert(1)></script><script>alert(2)</script>&lt;b&gt;"
 
@@ -305,7 +306,7 @@ def test_without_the_plotting_library_the_pip_line_is_shown(tmp_path: Path, monk
     monkeypatch.setattr(registry, "version_of", lambda package: None)
     with pytest.raises(MissingDependency, match="plotly") as caught:
         report([artifact(tmp_path / "a")], tmp_path / "r.html")
-    assert caught.value.hint == "pip install 'edgevit[report]'"
+    assert caught.value.hint == pip_line("edgevit[report]")
     assert str(report([tmp_path], format="md")).startswith("# edgevit report")
 
 

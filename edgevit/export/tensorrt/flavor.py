@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgevit.engines.nvidia import FLAVORS, Flavor, Name, Version
 from edgevit.errors import MissingDependency
-from edgevit.registry import version_of
+from edgevit.registry import pip_line, version_of
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,5 @@ def choose_flavor(asked: str, version_of: Version = version_of) -> Flavor:
         (flavor,) = candidates
         raise MissingDependency(f"{flavor.title} is not installed here", hint=f"pip install {flavor.wheel}")
     raise MissingDependency(
-        "neither TensorRT nor TensorRT-RTX is installed here", hint="pip install 'edgevit[export,tensorrt]'"
+        "neither TensorRT nor TensorRT-RTX is installed here", hint=pip_line("edgevit[export,tensorrt]")
     )

@@ -52,7 +52,8 @@ def _spans() -> Spans | None:
         log.warning("OTEL_TRACES_EXPORTER is %s: edgevit sends spans by otlp only", exporter)
         return None
     if missing := registry.absent(_NEEDS):
-        log.warning("no spans are sent: %s is not installed: pip install 'edgevit[otel]'", missing[0])
+        install = registry.pip_line("edgevit[otel]")
+        log.warning("no spans are sent: %s is not installed: %s", missing[0], install)
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor

@@ -83,6 +83,7 @@ def serve(
         if private or not _loopback(host):
             tell("token", f"what is not for everyone takes the token in {token_file()}", file=str(token_file()))
         url = _url(host, listening)
+        listening.listen(128)  # whoever reads the address may ask at once, and waits until the server takes it
         sentence = f"{called} ({model.where}) on {url}   dashboard /   metrics /metrics   Ctrl-C ends it"
         tell("ready", sentence, model=called, where=model.where, url=url)
         run(gateway, listening)

@@ -29,6 +29,7 @@ from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, parse
 from edgevit.fleet.bus.transport import gather
 from edgevit.fleet.operating.operator import Operator
 from edgevit.profiles.outcomes import Outcome
+from edgevit.registry import newer_line
 
 if TYPE_CHECKING:
     from edgevit.profiles.scenarios import Scenario
@@ -191,7 +192,7 @@ class _Asking:
         pulled = Puller(self.operator.bus, self.operator.names, self.store).pull(state.result, state.bytes)
         it = read(pulled).stored
         if it.lacks():
-            raise FleetError(f"{node} runs another edgevit, whose result lacks figures", hint="pip install -U edgevit")
+            raise FleetError(f"{node} runs another edgevit, whose result lacks figures", hint=newer_line())
         if it.files != dict(Artifact.open(path).manifest.files):
             raise FleetError(f"{node} measured another artifact than {path}")
         folder = path / "profiles" if self.out is None else self.out / node

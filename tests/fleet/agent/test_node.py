@@ -327,7 +327,7 @@ def test_without_zenoh_the_pip_line_is_told(home, monkeypatch) -> None:
     monkeypatch.setattr("edgevit.registry.version_of", lambda package: None if "zenoh" in package else "1")
     with pytest.raises(MissingDependency) as caught:
         run_node(NodeOptions(name="a"))
-    assert caught.value.hint == "pip install 'edgevit[fleet]'"
+    assert caught.value.hint == registry.pip_line("edgevit[fleet]")
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from edgevit.fleet.asking.where import reach
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.operating.deploy import deploy
 from edgevit.fleet.operating.node_logs import logs
+from edgevit.registry import pip_line
 
 DEADLINE_S = 10.0
 IMAGE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
@@ -152,7 +153,7 @@ def test_a_package_that_is_missing_is_said_once_and_answers_go_on(
     finally:
         tracing._spans.cache_clear()
     (said,) = caplog.records
-    assert "pip install 'edgevit[otel]'" in said.getMessage()
+    assert pip_line("edgevit[otel]") in said.getMessage()
 
 
 def test_the_command_sends_its_spans_to_a_collector(
