@@ -11,15 +11,16 @@ import gc
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgevit import render
 from edgevit.disk import in_words
-from edgevit.errors import EdgeVitError
+from edgevit.errors import EdgeVitError, UsageError
 from edgevit.terminal import guard
-from edgevit.verbs import authority, exporting, fleet, keys, measuring, models, serving, splitting
+from edgevit.verbs import authority, exporting, fleet, keys, measuring, models, serving, settings, splitting
 from edgevit.verbs.help import Verbs
 from edgevit.verbs.outcome import show_error
 
@@ -50,9 +51,14 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Defaults of options, instead of edgevit.toml's.")
+    ] = None,
+    no_config: Annotated[bool, typer.Option("--no-config", help="Read no edgevit.toml.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help=render.LOUDNESS["quiet"])] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help=render.LOUDNESS["verbose"])] = False,
 ) -> None:
@@ -61,6 +67,10 @@ def root(
     for level, given in (("quiet", quiet), ("verbose", verbose)):
         if given:
             render.speak(level)
+    if config and no_config:
+        raise UsageError("--config and --no-config contradict each other", hint="give one of them")
+    if not no_config and not {"-h", "--help"} & {*sys.argv}:
+        settings.load(context, config)
 
 
 def main() -> None:

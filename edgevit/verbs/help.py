@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from edgevit import render
+from edgevit.verbs import settings
 
 Function = TypeVar("Function", bound=Callable[..., None])
 FLAT = 8  # options that a page lists without headings
@@ -81,6 +82,7 @@ def _heard(verb: Callable[..., None]) -> Callable[..., None]:
         for level in render.LOUDNESS:
             if given.pop(level):
                 render.speak(level)
+        settings.said(aloud=bool(given.get("dry_run")))
         verb(**given)
 
     return taking(verb, _LOUDNESS, called)
