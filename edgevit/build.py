@@ -57,6 +57,7 @@ class Outcome:
     seconds   that were waited for it. The preparation that all targets share is counted once, with the first that has
               an artifact, so that they add up to the time of the command
     notes     what a user should be told although it is no error
+    reused    what an earlier export had found out, by name
     """
 
     subject: str
@@ -64,6 +65,7 @@ class Outcome:
     error: EdgeVitError | None = None
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """The object that ``edgevit export --json`` lists, of a target that has an artifact."""
@@ -91,6 +93,7 @@ class Outcome:
         yield f"{self.subject}: made with {versions}; options {options or 'none'}"
         yield f"{self.subject}: compute layers {layers or 'not counted'}; weights {manifest.model.weights.origin}"
         yield f"{self.subject}: noise of {manifest.precision} {noise}, batches proved {batches}"
+        yield f"{self.subject}: as an earlier export found: {', '.join(self.reused) or 'nothing'}"
 
     def row(self) -> tuple[str, ...]:
         """Cells of ``COLUMNS``."""
@@ -132,6 +135,7 @@ def export(
     inputs: Mapping[str, Array] | None = None,
     threads: int | None = None,
     timeout_s: float | None = None,
+    cache: bool = True,
     progress: Progress = silent,
 ) -> Artifact:
     """Build ``target`` from a model (a name, or a module), prove that it computes the same, and publish it at ``out``.
@@ -157,6 +161,7 @@ def export(
         verify=verify,
         threads=threads,
         timeout_s=timeout_s,
+        cache=cache,
     )
     return artifact(request, progress)
 
@@ -247,7 +252,10 @@ def _tried(
         return Outcome(name, error=error, seconds=time.perf_counter() - started, notes=_notes(prepared))
     seconds = time.perf_counter() - started
     remember(prepared.request, build.target, shared + seconds)
-    return _judged(prepared, Outcome(name, artifact, seconds=seconds, notes=_notes(prepared)))
+    done = Outcome(
+        name, artifact, seconds=seconds, notes=_notes(prepared), reused=tuple(dict.fromkeys(prepared.reused))
+    )
+    return _judged(prepared, done)
 
 
 def _notes(prepared: Prepared) -> tuple[str, ...]:

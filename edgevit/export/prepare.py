@@ -13,16 +13,18 @@ from edgevit.artifact.manifest import Accuracy, ModelInfo, ReparamSummary, Weigh
 from edgevit.errors import UsageError
 from edgevit.export.accuracy import measure_accuracy
 from edgevit.export.base import Capture, Progress, silent
+from edgevit.export.cache.findings import ACCURACY, ANSWERS, MACS, NOISE
+from edgevit.export.cache.fold import folded
+from edgevit.export.cache.recall import Recall, recall_for
 from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture
-from edgevit.export.prepared import Noise, Prepared
+from edgevit.export.prepared import Answers, Noise, Prepared
 from edgevit.export.reference import answers, logits_of, noise
 from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, tensor_rows
 from edgevit.images import Preprocess
 from edgevit.models.loading.choice import check as check
 from edgevit.models.loading.source import load, state_sha256
 from edgevit.models.macs import count_macs, count_params
-from edgevit.models.reparam import reparameterize
 from edgevit.models.spec import ModelSpec, spec_of
 from edgevit.models.threads import torch_threads
 from edgevit.registry import own_version
@@ -36,25 +38,27 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     say("load the model", None)
     source = load(request.model)
     spec = _spec(source, request)
+    recall = recall_for(request, spec.source)
     preprocess = _preprocess(spec, request)
     say("real rows", None)
     rows = _rows(source, spec, preprocess, request)
     say("float64 reference", None)
     baking = preprocess if request.bake_preprocess else None
     asked = source if baking is None else baked(source, baking)
-    reference = answers(asked, rows.inputs, request.batch, classifier=spec.num_classes is not None)
+    reference = _reference(asked, spec, rows, request, recall)
     if request.form == "deploy":
         say("re-parameterise, with proof", None)
-    form, reparam = _formed(source, rows, request)
+    form, reparam = _formed(source, rows, request, recall)
     say("trace", None)
     captured = _captured(form, spec, preprocess, rows, request)
 
     def level(precision: str, keep_fp32: Collection[str]) -> Mapping[str, Noise]:
-        return noise(captured.module, rows.inputs, reference, precision, keep_fp32)
+        asked = (captured.module, rows.inputs, reference, precision, sorted(keep_fp32))
+        return recall.found(NOISE, asked, lambda: noise(*asked))
 
     return Prepared(
         request=request,
-        info=_model_info(source, form, spec, rows, request),
+        info=_model_info(source, form, spec, rows, request, recall),
         capture=captured,
         rows=rows,
         reference=reference,
@@ -62,8 +66,9 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         preprocess=_stored_preprocess(preprocess, request),
         labels=_labels(spec, request),
         reparam=reparam,
-        accuracy=_accuracy(source, spec, preprocess, request, say),
+        accuracy=_accuracy(source, spec, preprocess, request, recall, say),
         notes=(*spec.notes, *reference.notes),
+        reused=recall.reused,
     )
 
 
@@ -126,16 +131,26 @@ def _rows(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, req
     return image_rows(request.data or spec.data or DEFAULT_DATA, stored, max(MIN_ROWS, request.batch.max))
 
 
-def _formed(source: nn.Module, rows: Rows, request: ExportRequest) -> tuple[nn.Module, ReparamSummary | None]:
+def _reference(asked: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRequest, recall: Recall) -> Answers:
+    classifier = spec.num_classes is not None
+    return recall.found(
+        ANSWERS,
+        (asked, rows.inputs, request.batch, classifier),
+        lambda: answers(asked, rows.inputs, request.batch, classifier=classifier),
+    )
+
+
+def _formed(
+    source: nn.Module, rows: Rows, request: ExportRequest, recall: Recall
+) -> tuple[nn.Module, ReparamSummary | None]:
     """The module in the form that is exported, and the proof of the re-parameterisation."""
     if request.form == "train":
         return source, None
     example = None
     if request.inputs is not None:
         example = [torch.from_numpy(array[:2].copy()) for array in rows.inputs.values()]
-    deploy = reparameterize(source, example_inputs=example)
-    summary: ReparamSummary = deploy.reparam_report.summary()  # type: ignore[union-attr, operator]
-    return deploy, summary
+    deploy, report = folded(source, example, recall)
+    return deploy, report.summary()
 
 
 def _captured(
@@ -167,11 +182,11 @@ def _labels(spec: ModelSpec, request: ExportRequest) -> tuple[str, ...] | None:
     return labels
 
 
-def _model_info(source: nn.Module, form: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRequest) -> ModelInfo:
-    if spec.image_size is not None:
-        macs = count_macs(form, spec.image_size)
-    else:
-        macs = count_macs(form, inputs=[torch.from_numpy(array[:1].copy()) for array in rows.inputs.values()])
+def _model_info(
+    source: nn.Module, form: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRequest, recall: Recall
+) -> ModelInfo:
+    size = spec.image_size
+    inputs = None if size else [torch.from_numpy(array[:1].copy()) for array in rows.inputs.values()]
     return ModelInfo(
         name=spec.name,
         source=spec.source,
@@ -180,16 +195,28 @@ def _model_info(source: nn.Module, form: nn.Module, spec: ModelSpec, rows: Rows,
         image_size=spec.image_size,
         classes=spec.num_classes,
         params=count_params(form),
-        macs=macs,
+        macs=recall.found(MACS, (form, size, inputs), lambda: count_macs(form, size, inputs=inputs)),
         weights=WeightsInfo(origin=spec.origin, state_sha256=state_sha256(source)),
     )
 
 
 def _accuracy(
-    source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, request: ExportRequest, say: Progress
+    source: nn.Module,
+    spec: ModelSpec,
+    preprocess: Preprocess | None,
+    request: ExportRequest,
+    recall: Recall,
+    say: Progress,
 ) -> Accuracy | None:
     data = request.data or spec.data
     if preprocess is None or data is None or request.inputs is not None:
         return None
     say(f"accuracy on {data}", None)
-    return measure_accuracy(logits_of(source), data, preprocess, spec.num_classes, _labels(spec, request))
+    return measure_accuracy(
+        logits_of(source),
+        data,
+        preprocess,
+        spec.num_classes,
+        _labels(spec, request),
+        lambda decided, made, holds: recall.found(ACCURACY, (source, *decided), made, holds),
+    )

@@ -5,7 +5,7 @@ Free of torch: an ONNX file needs none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -88,6 +88,7 @@ class Prepared:
     reference  what the source form answers to ``rows``: in float64, or as the notes say
     noise      precision, paths kept in float32 -> by output, how far the source computed so is from the reference
     notes      what was assumed or chosen when the model was loaded, and of its answers, in sentences
+    reused     what an earlier export had found out, by name; ``noise`` may add to it
     """
 
     request: ExportRequest
@@ -101,6 +102,7 @@ class Prepared:
     reparam: ReparamSummary | None
     accuracy: Accuracy | None
     notes: tuple[str, ...] = ()
+    reused: Sequence[str] = ()
 
 
 # What each format's module has: prepare(request, progress), check(model) and threads(count).

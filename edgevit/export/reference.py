@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -121,10 +122,10 @@ def _error(got: Run, want: Run, name: str, clear: Array | None = None) -> float:
 
 def logits_of(module: nn.Module) -> Callable[[Array], Array | None]:
     """Rows of images -> the float32 model's logits, None where it has none."""
-    copy = copied(module)  # the module itself is never run: its forward may keep what it computes
+    copy = cache(lambda: copied(module))  # the module itself is never run: its forward may keep what it computes
 
     def answer(rows: Array) -> Array | None:
-        logits = named_outputs(run(copy, (torch.from_numpy(rows),)), classifier=True).get("logits")
+        logits = named_outputs(run(copy(), (torch.from_numpy(rows),)), classifier=True).get("logits")
         return None if logits is None else np.asarray(logits.numpy())
 
     return answer

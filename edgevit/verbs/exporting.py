@@ -14,6 +14,7 @@ from edgevit.verbs.help import of_data, of_model, of_output, of_running, of_targ
 from edgevit.verbs.options import (
     ArtifactOrBundle,
     Batch,
+    Cache,
     Classes,
     Data,
     ExporterOptions,
@@ -83,6 +84,7 @@ def export(
     require_verified: RequireVerified = False,
     threads: Threads = None,
     timeout: Timeout = None,
+    cache: Cache = True,
     dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
@@ -100,6 +102,7 @@ def export(
         chosen, names, precision, parse_batch(batch), split_options(option or (), names), form=cast("Any", form),
         bake_preprocess=bake_preprocess, labels=read_labels(labels), data=data, out=out, parent="all" in target,
         force=force, verify=verify, require_verified=require_verified, threads=threads, timeout_s=timeout,
+        cache=cache,
     )  # fmt: skip
     (_rehearsed if dry_run else _exported)(request, json)
 

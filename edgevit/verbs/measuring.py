@@ -15,6 +15,7 @@ from edgevit.verbs.help import of_fleet, of_measuring, of_output, of_running, of
 from edgevit.verbs.links import linked
 from edgevit.verbs.options import (
     Batch,
+    Cache,
     Classes,
     Data,
     ExporterOptions,
@@ -234,6 +235,7 @@ def benchmark(
     fail_if: BenchmarkFailIf = None,
     threads: Threads = None,
     timeout: Timeout = None,
+    cache: Cache = True,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -248,7 +250,7 @@ def benchmark(
     asked = ExportRequest(
         ModelChoice(models[0], weights, pretrained, classes, image_sides(image_size)),
         names, precision, parse_batch(batch), split_options(option or (), names),
-        data=data, out=out, threads=threads, timeout_s=timeout, force=force,
+        data=data, out=out, threads=threads, timeout_s=timeout, cache=cache, force=force,
     )  # fmt: skip
     everywhere = not target or "all" in target
     job = benchmarking.BenchmarkJob(

@@ -118,6 +118,9 @@ Timeout = Annotated[
     float | None, of_running("--timeout", min=1, help="Seconds that a target's native compiler may take.")
 ]
 Verify = Annotated[bool, of_data("--verify/--no-verify", help="Prove every artifact equal to its model.")]
+Cache = Annotated[
+    bool, of_running("--cache/--no-cache", help="Use and keep what does not change while model and data are the same.")
+]
 Force = Annotated[bool, of_output("--force", help="Replace what is at the output path.")]
 Data = Annotated[
     str | None,
