@@ -69,7 +69,7 @@ class Row:
         if format not in self.formats_taken:
             raise Unsupported(
                 f"{self.name} takes no ONNX file: {self.no_onnx}",
-                hint="give the model as PyTorch (edgevit export --help says how)",
+                hint="give the model as PyTorch (edgevit export --help says how), or build -t onnx",
             )
         return self.onnx if format == "onnx" else self.packages
 
@@ -105,6 +105,8 @@ ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxr
 TENSORRTS = "tensorrt|tensorrt-cu13|tensorrt-cu12|tensorrt-rtx|tensorrt-rtx-cu13|tensorrt-rtx-cu12"
 CUDA_PYTHONS = "cuda-bindings|cuda-python"
 
+ONNX_FILE = ("onnx", "onnxscript", "|".join(ONNXRUNTIMES))  # what reads an ONNX file, rewrites it and answers for it
+
 EXPORTERS: Mapping[str, Row] = {
     "onnx": Row(
         "onnx",
@@ -112,6 +114,7 @@ EXPORTERS: Mapping[str, Row] = {
         "edgevit[export]",
         ("onnx", "onnxscript", "torch"),
         "ONNX graph, fp32 or fp16, for ONNX Runtime and most other engines",
+        onnx=ONNX_FILE,
     ),
     "tensorrt": Row(
         "tensorrt",
@@ -121,6 +124,7 @@ EXPORTERS: Mapping[str, Row] = {
         "TensorRT-RTX engine built without a GPU, or TensorRT (untested by us) on one; fp32 or fp16",
         here="edgevit.export.tensorrt.here:here",
         carries_code=True,
+        onnx=(TENSORRTS, *ONNX_FILE, "cryptography"),
     ),
     "coreml": Row(
         "coreml",

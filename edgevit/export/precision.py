@@ -1,8 +1,7 @@
 """Which parts of a model may be computed in fp16: activation ranges on real rows, and the plan that follows.
 
-fp16 holds magnitudes up to 65,504 and keeps full precision only down to 6.1e-5. LayerNormalization, softmax and
-means are always kept in float32 (they sum squares, exponentials or whole maps); everything else stays in float32 only
-where the scan or the weights say so. See docs/explanation/precision.md.
+LayerNormalization, softmax and means are always kept in float32 (they sum squares, exponentials or whole maps);
+everything else stays in float32 only where the scan or the weights say so. See docs/explanation/precision.md.
 """
 
 from __future__ import annotations
@@ -17,12 +16,7 @@ from torch import Tensor, fx, nn
 
 from edgevit.export.base import Capture
 from edgevit.export.capture import NORMALISE, Baked, program_module, take_rows, unbaked
-
-FP16_MAX = 65504.0
-FP16_SMALLEST_NORMAL = 2.0**-14
-SAFETY = 4.0  # rows that were not scanned reach further than those that were
-RANGE_LIMIT = FP16_MAX / SAFETY
-WEIGHT_ERROR = 2.0**-10  # relative L2 error of rounding weights; 2**-12 is usual, more means underflow
+from edgevit.export.fp16 import MEAN, NORMALISATION, RANGE_LIMIT, SOFTMAX, PrecisionPlan, out_of_range, weight_trouble
 
 _SDPA = torch.ops.aten.scaled_dot_product_attention.default
 _NORMS = (
@@ -51,23 +45,6 @@ class ActivationRanges:
     by_node: Mapping[str, float]
     module_of: Mapping[str, str]
     rows: int
-
-
-@dataclass(frozen=True)
-class PrecisionPlan:
-    """What fp16 must leave alone.
-
-    modules   module path -> why every node of that module itself (not of its children) stays in float32
-    operators module path, with "(softmax)" or "(mean)" where it is not the whole module -> why single operators do
-    """
-
-    modules: Mapping[str, str]
-    operators: Mapping[str, str]
-
-    def kept(self) -> dict[str, str]:
-        """Both together, for the report; a module kept whole is named once."""
-        both = {**self.operators, **self.modules}
-        return {f"model{path}" if path[:1] in ("", " ") else path: reason for path, reason in both.items()}
 
 
 def scan_activations(capture: Capture) -> ActivationRanges:
@@ -131,8 +108,7 @@ def plan_fp16(capture: Capture, ranges: ActivationRanges) -> PrecisionPlan:
     graph = program_module(capture.program).graph
     for node in graph.nodes:
         for path in _paths_out_of_range(node, ranges):
-            reason = f"activations reach {ranges.by_node[node.name]:.3g}, fp16 is kept below {RANGE_LIMIT:,.0f}"
-            modules.setdefault(path, reason)
+            modules.setdefault(path, out_of_range(ranges.by_node[node.name]))
     modules |= weights_outside_fp16(capture.module)
     modules = {unbaked(path) if baked else path: reason for path, reason in modules.items()}
     operators = _operators_kept(graph.nodes)
@@ -152,11 +128,7 @@ def _paths_out_of_range(node: fx.Node, ranges: ActivationRanges) -> list[str]:
 
 def _operators_kept(nodes: Iterable[fx.Node]) -> dict[str, str]:
     kept: dict[str, str] = {}
-    kinds = (
-        (_NORMS, "", "normalisation: sums of squares"),
-        (_SOFTMAX, " (softmax)", "softmax: exponentials"),
-        (_MEANS, " (mean)", "mean over many values"),
-    )
+    kinds = ((_NORMS, *NORMALISATION), (_SOFTMAX, *SOFTMAX), (_MEANS, *MEAN))
     for node in nodes:
         for operators, mark, reason in kinds:
             if node.target in operators:
@@ -169,17 +141,8 @@ def weights_outside_fp16(module: nn.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, child in module.named_modules():
         for name, value in [*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)]:
-            if value.is_floating_point() and value.numel() and (reason := _weight_trouble(name, value.detach())):
+            if not value.is_floating_point() or not value.numel():
+                continue
+            if reason := weight_trouble(name, value.detach().float().numpy()):
                 found[path] = reason
     return found
-
-
-def _weight_trouble(name: str, value: Tensor) -> str | None:
-    single = value.float()
-    biggest = float(single.abs().max())
-    if biggest > FP16_MAX:
-        return f"{name} reaches {biggest:.3g}, beyond fp16"
-    error = float((single - single.half().float()).norm() / single.norm().clamp_min(1e-30))
-    if error > WEIGHT_ERROR:
-        return f"{name} loses {error:.1%} to underflow in fp16"
-    return None

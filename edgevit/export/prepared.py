@@ -106,7 +106,7 @@ class Prepared:
 
 
 # What each format's module has: prepare(request, progress), check(model) and threads(count).
-_WAYS: Mapping[Format, str] = {"torch": "edgevit.export.prepare"}
+_WAYS: Mapping[Format, str] = {"torch": "edgevit.export.prepare", "onnx": "edgevit.export.from_onnx.prepare"}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from edgevit.artifact.manifest import BatchRange
 from edgevit.export.capture import capture
 from edgevit.export.onnx.attention import plain_batched_transpose, separate_qkv
-from edgevit.export.onnx.graph import build_graph, tidy
+from edgevit.export.onnx.graph import tidy
 from edgevit.export.onnx.rewrites import (
     REWRITES,
     Rewrite,
@@ -29,6 +29,7 @@ from edgevit.export.onnx.rewrites import (
 from edgevit.export.onnx.selection import pick_token_early
 from edgevit.export.onnx.shapes import resolve_shapes
 from edgevit.export.onnx.tokens import flatten_tokens
+from edgevit.export.onnx.traced import build_graph
 
 TOKENS, WIDTH = 6, 16
 

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from edgevit.artifact.manifest import BatchRange
 from edgevit.export.capture import bake_preprocess, capture
-from edgevit.export.precision import RANGE_LIMIT, plan_fp16, scan_activations, weights_outside_fp16
+from edgevit.export.fp16 import RANGE_LIMIT
+from edgevit.export.precision import plan_fp16, scan_activations, weights_outside_fp16
 from edgevit.images import Preprocess
 
 ONE = BatchRange(min=1, max=1)

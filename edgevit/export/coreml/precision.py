@@ -21,7 +21,8 @@ from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, program_module, unbaked
 from edgevit.export.coreml.convert import Selector, handle_of
 from edgevit.export.coreml.program import Source
-from edgevit.export.precision import RANGE_LIMIT, ActivationRanges, module_path, plan_fp16, scan_activations
+from edgevit.export.fp16 import RANGE_LIMIT
+from edgevit.export.precision import ActivationRanges, module_path, plan_fp16, scan_activations
 
 COMPUTE = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum", "scaled_dot_product_attention"})
 _MEANS = frozenset({torch.ops.aten.mean.dim, torch.ops.aten.mean.default, torch.ops.aten.adaptive_avg_pool2d.default})

@@ -1,20 +1,24 @@
-"""The ONNX target: one file that a bare onnxruntime session opens, fp32 or strongly typed fp16."""
+"""The ONNX target: one file that a bare onnxruntime session opens, fp32 or strongly typed fp16.
+
+It is made from a captured program, or from another ONNX file: then without torch.
+"""
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 from pydantic import Field
 
+from edgevit import registry
 from edgevit.artifact.manifest import PrecisionReport
 from edgevit.errors import ExportFailed, first_line
-from edgevit.export.base import Built, Capture, Context, Options
-from edgevit.export.onnx.graph import build_graph, name_nodes, separate_outputs, tidy
+from edgevit.export.base import Built, Capture, Context, Graph, Options
+from edgevit.export.fp16 import PrecisionPlan
+from edgevit.export.onnx.graph import name_nodes, separate_outputs, tidy
 from edgevit.export.onnx.half import COMPUTE, count_compute, is_island, to_half
-from edgevit.export.precision import plan_fp16, scan_activations
+from edgevit.registry import ONNX_FILE
 
 ENTRY = "model.onnx"
 EXTERNAL = "model.onnx.data"
@@ -33,25 +37,52 @@ class OnnxOptions(Options):
 
 
 class OnnxExporter:
-    """Captured program -> ``model.onnx``."""
+    """Captured program, or an ONNX file's graph -> ``model.onnx``."""
 
     name = "onnx"
     precisions = ("fp32", "fp16")
     options = OnnxOptions
 
-    def write(self, capture: Capture, folder: Path, *, precision: str, options: OnnxOptions, context: Context) -> Built:
+    def write(
+        self, capture: Capture | Graph, folder: Path, *, precision: str, options: OnnxOptions, context: Context
+    ) -> Built:
         """Build, check and save. Raises Unsupported, ExportFailed."""
-        model = build_graph(capture, options.opset, optimize=options.optimize)
-        report = lower_precision(model, capture) if precision == "fp16" else _full_precision(model)
+        model = _graph(capture, options)
+        report = lower_precision(model, _plan(capture)) if precision == "fp16" else _full_precision(model)
         separate_outputs(model, [spec.name for spec in capture.outputs])
         save(model, folder, options.external_limit)
-        versions = {name: metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnx-ir")}
-        return Built(entry=ENTRY, precision=report, versions=versions, notes=tuple(_notes(model, options)))
+        return Built(entry=ENTRY, precision=report, versions=_versions(capture), notes=tuple(_notes(model)))
 
 
-def lower_precision(model: ir.Model, capture: Capture) -> PrecisionReport:
-    """Convert to fp16 but for what the activation scan keeps, and prove by counting that it was done."""
-    plan = plan_fp16(capture, scan_activations(capture))
+def _graph(capture: Capture | Graph, options: OnnxOptions) -> ir.Model:
+    if isinstance(capture, Graph):
+        from edgevit.export.from_onnx.graph import write_graph
+
+        return write_graph(capture, options.opset if "opset" in options.model_fields_set else None, options.optimize)
+    from edgevit.export.onnx.traced import build_graph
+
+    return build_graph(capture, options.opset, optimize=options.optimize)
+
+
+def _plan(capture: Capture | Graph) -> PrecisionPlan:
+    if isinstance(capture, Graph):
+        from edgevit.export.from_onnx.precision import plan_graph
+
+        return plan_graph(capture)
+    from edgevit.export.precision import plan_fp16, scan_activations
+
+    return plan_fp16(capture, scan_activations(capture))
+
+
+def _versions(capture: Capture | Graph) -> dict[str, str]:
+    """Of what took part; whichever ONNX Runtime it was, its distribution is called as the registry's row has it."""
+    took = ONNX_FILE if isinstance(capture, Graph) else ("torch", "onnx", "onnxscript")
+    found = {name.partition("|")[0]: registry.version_of(name) for name in (*took, "onnx-ir")}
+    return {name: version for name, version in found.items() if version}
+
+
+def lower_precision(model: ir.Model, plan: PrecisionPlan) -> PrecisionReport:
+    """Convert to fp16 but for what the plan keeps, and prove by counting that it was done."""
     planned = sum(node.op_type in COMPUTE and not is_island(node, plan.modules) for node in model.graph.all_nodes())
     to_half(model, plan.modules)
     tidy(model)
@@ -69,9 +100,9 @@ def _full_precision(model: ir.Model) -> PrecisionReport:
     return PrecisionReport(requested="fp32", layers=count_compute(model))
 
 
-def _notes(model: ir.Model, options: OnnxOptions) -> list[str]:
+def _notes(model: ir.Model) -> list[str]:
     written = any(node.op_type == "Erf" for node in model.graph.all_nodes())
-    if options.opset < GELU_OPSET and written:
+    if model.opset_imports[""] < GELU_OPSET and written:
         return [f"GELU is written out with Erf: it is one operator from opset {GELU_OPSET} on"]
     return []
 

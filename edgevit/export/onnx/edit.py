@@ -28,6 +28,16 @@ def scalar_of(value: ir.Value | None) -> float | None:
     return None if array is None else float(array.reshape(()))
 
 
+def copied(model: ir.Model) -> ir.Model:
+    """A copy to edit. onnx_ir's own shares the types of values with its original, and they are changed in place."""
+    copy = model.clone()
+    for node in copy.graph.all_nodes():
+        for value in node.outputs:
+            if isinstance(value.type, ir.TensorType):
+                value.type = ir.TensorType(value.type.dtype)
+    return copy
+
+
 def shape_of(value: ir.Value | None) -> list[int | str] | None:
     """Sides of a value, symbols as their names; None when unknown."""
     if value is None or value.shape is None:

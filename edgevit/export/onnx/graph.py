@@ -1,4 +1,4 @@
-"""From a captured program to an ``onnx_ir`` graph with named ends, readable nodes and nothing superfluous."""
+"""An ``onnx_ir`` graph with named ends, readable nodes and nothing superfluous, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -8,89 +8,23 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import onnx_ir as ir
-import torch
 from onnx_ir.passes import common as passes
 
-from edgevit.errors import ExportFailed, Unsupported, first_line
-from edgevit.export.base import Capture
-from edgevit.export.capture import Baked, unbaked
-from edgevit.export.legalise import rewritten
-from edgevit.export.legalise.scatter import SCATTER_REDUCE, SCATTER_RULE
+from edgevit.export.base import Capture, Graph
 from edgevit.export.onnx import rewrites
 
-RULES = {SCATTER_REDUCE: SCATTER_RULE}  # ONNX has no scattered mean; torch.onnx writes another function for it
 NO_MODULE = "_empty_nn_module_stack"  # how torch's word for "no module made this node" begins
 SCOPES = "pkg.torch.onnx.name_scopes"
 MODULE = "edgevit.module"  # our own key: the path of the PyTorch module a node came from
 _KEPT_METADATA = (SCOPES, "pkg.torch.onnx.class_hierarchy", MODULE)
 
 
-def build_graph(capture: Capture, opset: int, *, optimize: bool) -> ir.Model:
-    """The program as ONNX: inputs and outputs named as in the capture, the dynamic axis called "batch".
-
-    Raises Unsupported for an operator that ONNX or its exporter lacks, ExportFailed for anything else.
-    """
-    model = _convert(capture, opset)
-    _name_ends(model, capture)
-    mark_modules(model, baked=isinstance(capture.module, Baked))
-    tidy(model)
-    if optimize:
-        rewrites.apply_all(model)
-        tidy(model)
-    name_nodes(model)
-    model.metadata_props.update(capture.metadata)
-    model.producer_name, model.graph.name = "edgevit", capture.metadata.get("model", "model")
-    return model
-
-
-def _convert(capture: Capture, opset: int) -> ir.Model:
-    try:
-        with _quiet(), _unparsed(), torch.no_grad():
-            program = torch.onnx.export(
-                rewritten(capture.program, RULES),
-                (),
-                dynamo=True,
-                opset_version=opset,
-                input_names=[spec.name for spec in capture.inputs],
-                output_names=[spec.name for spec in capture.outputs],
-                optimize=True,
-                verbose=False,
-            )
-    except Exception as exc:
-        cause = _deepest(exc)
-        if "No decompositions" in str(cause) or "DispatchError" in type(cause).__name__:
-            raise Unsupported(
-                f"ONNX has no form of an operator of this model: {first_line(cause)}",
-                hint="rewrite that operator, or choose another target",
-            ) from exc
-        raise ExportFailed(f"torch.onnx cannot convert the model: {first_line(cause)}") from exc
-    if program is None:
-        raise ExportFailed("torch.onnx returned no model")
-    model: ir.Model = program.model
-    found = model.opset_imports.get("")
-    if found != opset:
-        raise Unsupported(
-            f"this model cannot be written in opset {opset}; torch.onnx stops at {found}",
-            hint=f"use --option onnx.opset={found}",
-        )
-    return model
-
-
-def _deepest(exc: BaseException) -> BaseException:
-    """The innermost cause: torch.onnx wraps the useful sentence in pages of advice."""
-    seen = exc
-    while (inner := seen.__cause__ or seen.__context__) is not None:
-        seen = inner
-    return seen
-
-
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.onnx prints progress and logs advice for its own developers."""
+def quiet() -> Iterator[None]:
+    """Converters print progress and log advice for their own developers."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -101,37 +35,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-class _Signature:
-    """What onnxscript would have parsed from a function's source: its domain without that, anything else with it."""
-
-    def __init__(self, function: Any, parse: Callable[[Any], Any]) -> None:
-        self.domain = function.opset.domain
-        self._function, self._parse = function, parse
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parse(self._function), name)
-
-
-@contextlib.contextmanager
-def _unparsed() -> Iterator[None]:
-    """onnxscript parses the source of its 500 functions whenever they are listed, to say in which domain each is, which
-    nobody asks: half a second of every export."""
-    from onnxscript._internal import values
-
-    traced = getattr(values, "TracedOnnxFunction", None)
-    parsed = getattr(traced, "function_ir", None)
-    if not isinstance(parsed, property) or parsed.fget is None:  # another onnxscript: then it takes that time
-        yield
-        return
-    parse = parsed.fget
-    setattr(traced, "function_ir", property(lambda function: _Signature(function, parse)))  # noqa: B010
-    try:
-        yield
-    finally:
-        setattr(traced, "function_ir", parsed)  # noqa: B010
-
-
-def _name_ends(model: ir.Model, capture: Capture) -> None:
+def name_ends(model: ir.Model, capture: Capture | Graph) -> None:
     """Names as in the capture; the batch symbol, whatever torch called it, is "batch" everywhere."""
     ends = [
         *zip(model.graph.inputs, capture.inputs, strict=True),
@@ -169,15 +73,15 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def mark_modules(model: ir.Model, *, baked: bool = False) -> None:
-    """Write each node's module path under ``MODULE``; drop what names files of the build host."""
+def mark_modules(model: ir.Model, path: Callable[[str], str] | None = None) -> None:
+    """Write each node's module path under ``MODULE``, as ``path`` has it; drop what names files of the build host."""
     for node in model.graph.all_nodes():
-        node.metadata_props[MODULE] = unbaked(_scope(node)) if baked else _scope(node)
+        node.metadata_props[MODULE] = path(scope(node)) if path else scope(node)
         for key in [key for key in node.metadata_props if key not in _KEPT_METADATA]:
             del node.metadata_props[key]
 
 
-def _scope(node: ir.Node) -> str:
+def scope(node: ir.Node) -> str:
     """The innermost module path in torch's own list of scopes; its last entry is the operator."""
     try:
         scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
@@ -192,6 +96,17 @@ def module_of(node: ir.Node) -> str:
     return str(node.metadata_props.get(MODULE, ""))
 
 
+def finish(model: ir.Model, metadata: Mapping[str, str], *, optimize: bool) -> None:
+    """Tidy, rewritten (``optimize``), its nodes named, and saying what it is."""
+    tidy(model)
+    if optimize:
+        rewrites.apply_all(model)
+        tidy(model)
+    name_nodes(model)
+    model.metadata_props.update(metadata)
+    model.producer_name, model.graph.name = "edgevit", metadata.get("model", "model")
+
+
 def tidy(model: ir.Model) -> None:
     """Constants as initializers, one copy of each; no Identity, no unused node or initializer; in order."""
     steps = (
@@ -203,7 +118,7 @@ def tidy(model: ir.Model) -> None:
         passes.RemoveUnusedOpsetsPass(),
         passes.TopologicalSortPass(),
     )
-    with _quiet():
+    with quiet():
         for step in steps:
             step(model)
 

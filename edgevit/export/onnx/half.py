@@ -10,9 +10,9 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
+from edgevit.export.fp16 import FP16_MAX, FP16_SMALLEST_NORMAL
 from edgevit.export.onnx.edit import scalar_of
 from edgevit.export.onnx.graph import MODULE, module_of
-from edgevit.export.precision import FP16_MAX, FP16_SMALLEST_NORMAL
 
 F32, F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 # Sums over many values, exponentials, squares: fp16 loses or overflows here whatever the activations are.
@@ -23,7 +23,7 @@ ISLAND_OPERATORS = frozenset(
         *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceProd"),
     }
 )
-_FLOAT32_ONLY_INPUTS = {"Resize": (1, 2)}  # roi, scales
+FLOAT32_ONLY_INPUTS = {"Resize": (1, 2)}  # roi, scales
 COMPUTE = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Attention", "Einsum"})
 
 
@@ -35,7 +35,7 @@ def to_half(model: ir.Model, keep: Collection[str]) -> None:
     for node in list(graph):
         wanted = F32 if is_island(node, keep) else F16
         for index, value in enumerate(node.inputs):
-            fixed = index in _FLOAT32_ONLY_INPUTS.get(node.op_type, ())
+            fixed = index in FLOAT32_ONLY_INPUTS.get(node.op_type, ())
             if value is not None and value.dtype in (F32, F16):
                 node.replace_input_with(index, _as(value, F32 if fixed else wanted, node, casts))
         _type_outputs(node, wanted)

@@ -11,7 +11,7 @@ from typing import Any
 from edgevit.artifact.files import sha256_of
 from edgevit.artifact.manifest import BatchRange, PrecisionReport, TensorSpec
 from edgevit.engines.nvidia import Flavor, find_gpu
-from edgevit.export.base import Built, Capture, Context
+from edgevit.export.base import Built, Capture, Context, Graph
 from edgevit.export.compiler import run_compiler
 from edgevit.export.onnx import ENTRY as ONNX_FILE
 from edgevit.export.onnx import OnnxExporter, OnnxOptions
@@ -36,7 +36,7 @@ class TensorRtExporter:
     options = TensorRtOptions
 
     def write(
-        self, capture: Capture, folder: Path, *, precision: str, options: TensorRtOptions, context: Context
+        self, capture: Capture | Graph, folder: Path, *, precision: str, options: TensorRtOptions, context: Context
     ) -> Built:
         """Build in a worker process. Raises Unsupported, ExportFailed, MissingDependency, UsageError."""
         begun = time.monotonic()

@@ -1,0 +1,193 @@
+"""What the file answers as it is, in ONNX Runtime, float32, without graph optimisation: the reference of its artifacts.
+
+There is no float64 to compare with, so the reference has float32's own rounding. Its noise is what rounding errors made
+on purpose (a unit in the last place of every result) and ONNX Runtime's own optimisations do to the answers; the
+tolerance is ten times that, as for every artifact.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import ModelProto
+
+from edgevit import registry, worker
+from edgevit.artifact.golden import GOLDEN_ROWS
+from edgevit.artifact.manifest import Accuracy, Array, BatchRange
+from edgevit.cpu import checked_threads
+from edgevit.errors import ParityFailed, Unsupported, UsageError, WorkerFailed
+from edgevit.export.base import Graph
+from edgevit.export.from_onnx.file import OnnxFile
+from edgevit.export.from_onnx.trials import jittered, rounded
+from edgevit.export.prepared import Answers, Outputs
+from edgevit.images import Preprocess
+from edgevit.precisions import FLOOR, error_of, precision_row
+
+CHUNK = 8  # rows of a dynamic batch that are run at once
+SLACK = 30.0  # rows that differ this many times more than rounding explains depend on one another
+LIMIT = 2_000_000_000  # bytes of weights that fit into a graph's own file
+TIMEOUT_S = 3600.0
+_SESSIONS = "edgevit.export.from_onnx.sessions"
+
+Rows = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Original:
+    """The file, asked in a worker process.
+
+    graph    the same in standard operators: what trials are made of
+    cut      the value that is the output, where the file's own is left off
+    threads  None is as many as there are cores
+    """
+
+    file: OnnxFile
+    graph: ir.Model
+    cut: str | None
+    threads: int | None
+
+    def answers(self, rows: Rows, batch: BatchRange) -> tuple[Answers, float]:
+        """What it answers to all rows, and the noise of that in fp32.
+
+        UsageError where ONNX Runtime cannot run the file, ParityFailed for answers that are no numbers, Unsupported for
+        those that change from call to call, or with the other rows of a dynamic batch.
+        """
+        size, count = min(max(batch.min, CHUNK), batch.max), _count(rows)
+        other = batch.min if batch.min < size else batch.max
+        with tempfile.TemporaryDirectory(prefix="edgevit-original-") as folder:
+            source, trial = self._source(Path(folder)), _saved(jittered(self.graph), Path(folder) / "jittered.onnx")
+            asked = [
+                _run(*source, size, count),
+                _run(*source, size, min(GOLDEN_ROWS, count)),
+                _run(*source, size, count, optimised=True),
+                _run(*trial, size, count),
+                _run(*source, other, min(size, count)),
+            ]
+            exact, golden, fused, moved, apart = _asked(rows, asked, self.threads, Path(folder))
+        _require_numbers(exact)
+        moved = dict(zip(exact, moved.values(), strict=True))
+        level = max(_worst(moved, exact), _worst(fused, exact))
+        if batch.dynamic and _worst(apart, _first(exact, len(next(iter(apart.values()))))) > max(FLOOR, SLACK * level):
+            raise Unsupported(
+                "this model cannot take a dynamic batch: its answer to a row depends on the other rows of the batch",
+                hint="export with --batch 1, or with the batch size that it is always called with",
+            )
+        return Answers(exact, golden, size, "float32", (self.sentence(),)), level
+
+    def noise(self, rows: Rows, want: Answers, level: float, precision: str, keep: Collection[str]) -> float:
+        """The error of the graph in ``precision``, the worst output's; ``level`` is that in fp32."""
+        if precision_row(precision).emulation != "rounded to fp16":
+            return level
+        with tempfile.TemporaryDirectory(prefix="edgevit-rounded-") as folder:
+            trial = _saved(rounded(self.graph, keep), Path(folder) / "rounded.onnx")
+            (found,) = _asked(rows, [_run(*trial, want.group, _count(rows))], self.threads, Path(folder))
+        return max(level, _worst(dict(zip(want.outputs, found.values(), strict=True)), want.outputs))
+
+    def accuracy(
+        self, data: str, preprocess: Preprocess, classes: int, labels: Sequence[str] | None, group: int
+    ) -> Accuracy | None:
+        """Top-1 on labelled data; None where its labels are not this model's classes."""
+        with tempfile.TemporaryDirectory(prefix="edgevit-accuracy-") as folder:
+            path, weights = self._source(Path(folder))
+            payload = {
+                "path": path, "folder": weights, "threads": checked_threads(self.threads), "group": group, "data": data,
+                "preprocess": preprocess.model_dump_json(), "classes": classes, "labels": labels and list(labels),
+            }  # fmt: skip
+            found = _called("accuracy_in_worker", payload)["accuracy"]
+        return Accuracy.model_validate(found) if found else None
+
+    def sentence(self) -> str:
+        """What the reference is, for the record."""
+        version = registry.version_of("|".join(registry.ONNXRUNTIMES))
+        which = f"{self.file.path.name}, up to its last Softmax," if self.cut else f"{self.file.path.name} itself"
+        return f"the reference is {which} in ONNX Runtime {version}: float32, without graph optimisation"
+
+    def _source(self, folder: Path) -> tuple[str, str]:
+        """The graph that is the reference, and the folder of its weights: the file itself, but where its end is cut."""
+        weights = str(self.file.path.absolute().parent)
+        if self.cut is None:
+            return str(self.file.path.absolute()), weights
+        model = ModelProto()
+        model.CopyFrom(self.file.model)
+        model.graph.output[0].name = self.cut
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+        onnx.save(model, str(folder / "source.onnx"))
+        return str(folder / "source.onnx"), weights
+
+
+def largest_values(watched: ir.Model, graph: Graph) -> dict[str, float]:
+    """Output of ``watched`` -> its largest magnitude on the calibration rows; of the graph's own inputs too."""
+    with tempfile.TemporaryDirectory(prefix="edgevit-ranges-") as folder:
+        path, weights = _saved(watched, Path(folder) / "watched.onnx")
+        rows = Path(folder) / "rows.npz"
+        np.savez(rows, **graph.calibration)  # type: ignore[arg-type]
+        payload = {
+            "path": path,
+            "folder": weights,
+            "rows": str(rows),
+            "group": graph.batch.min,
+            "threads": checked_threads(None),
+        }
+        found = _called("reach_in_worker", payload)["reached"]
+    floats = {name: array for name, array in graph.calibration.items() if array.dtype.kind == "f"}
+    return {**found, **{name: float(np.abs(array).max(initial=0.0)) for name, array in floats.items()}}
+
+
+def _saved(model: ir.Model, path: Path) -> tuple[str, str]:
+    """A graph written for the worker, and the folder of its weights."""
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    ir.save(model, path, external_data=f"{path.name}.data" if weights > LIMIT else None)
+    return str(path), str(path.parent)
+
+
+def _run(path: str, folder: str, group: int, count: int, *, optimised: bool = False) -> dict[str, Any]:
+    return {"path": path, "folder": folder, "group": group, "count": count, "optimised": optimised}
+
+
+def _asked(rows: Rows, runs: list[dict[str, Any]], threads: int | None, folder: Path) -> list[dict[str, Array]]:
+    """The outputs of each run, by name, integers and booleans as they are and the rest in float64."""
+    given, out = folder / "rows.npz", folder / "answers.npz"
+    np.savez(given, **rows)  # type: ignore[arg-type]
+    payload = {"rows": str(given), "out": str(out), "runs": runs, "threads": checked_threads(threads)}
+    _called("answer_in_worker", payload)
+    found: list[dict[str, Array]] = [{} for _ in runs]
+    with np.load(out, allow_pickle=False) as stored:
+        for key in stored.files:
+            index, _, name = key.partition(".")
+            found[int(index)][name] = stored[key]
+    return found
+
+
+def _called(function: str, payload: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return worker.call(f"{_SESSIONS}:{function}", payload, timeout=TIMEOUT_S)
+    except WorkerFailed as exc:
+        raise UsageError(f"ONNX Runtime could not run the file: {exc}", hint=exc.hint) from exc
+
+
+def _count(rows: Rows) -> int:
+    return len(next(iter(rows.values())))
+
+
+def _first(outputs: Outputs, count: int) -> Outputs:
+    return {name: value[:count] for name, value in outputs.items()}
+
+
+def _worst(got: Outputs, want: Outputs) -> float:
+    return max((error_of(got[name], value) for name, value in want.items()), default=0.0)
+
+
+def _require_numbers(outputs: Outputs) -> None:
+    for name, value in outputs.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ParityFailed(
+                f"the file itself answers NaN or infinity: output {name}",
+                hint="check its weights: equality with what is no number cannot be proved",
+            )

@@ -1,0 +1,70 @@
+"""An ONNX file as a ``Prepared``: read, pinned, asked for its answers. No torch is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgevit.cpu import checked_threads
+from edgevit.errors import UsageError
+from edgevit.export.base import Progress, silent
+from edgevit.export.from_onnx.file import check_there
+from edgevit.export.from_onnx.original import Original
+from edgevit.export.from_onnx.source import read_source
+from edgevit.export.prepared import Prepared
+from edgevit.request import ExportRequest, ModelChoice
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Nothing here runs a model in this process: workers are told how many threads they have."""
+    checked_threads(count)
+    yield
+
+
+def check(model: ModelChoice) -> None:
+    """What can be said of a choice before the file is read: it is there, and nothing is asked that it cannot have."""
+    given = {"--weights": model.weights, "--pretrained": model.pretrained, "--classes": model.classes}
+    for flag, value in given.items():
+        if value:
+            raise UsageError(
+                f"{flag} is not for an ONNX file: it has its weights and classes", hint=f"leave {flag} out"
+            )
+    check_there(Path(str(model.source)))
+
+
+def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
+    """Everything before the target: graph, real rows, and the file's own answers. Errors of each step."""
+    say("read the file", None)
+    source = read_source(request)
+    say("real rows", None)
+    rows = source.rows()
+    say("the graph in standard operators", None)
+    original = Original(source.file, source.graph(rows), source.cut, request.threads)
+    say("reference of ONNX Runtime", None)
+    reference, level = original.answers(rows.inputs, request.batch)
+    classes = source.classes(reference)
+    labels, notes = source.labels(classes)
+    capture = source.captured(original, rows, reference, labels, classes)
+
+    def noise(precision: str, keep_fp32: Collection[str]) -> float:
+        return original.noise(rows.inputs, reference, level, precision, keep_fp32)
+
+    accuracy = None
+    if source.preprocess is not None and request.data is not None and classes is not None:
+        say(f"accuracy on {request.data}", None)
+        accuracy = original.accuracy(request.data, source.preprocess, classes, labels, reference.group)
+    return Prepared(
+        request=request,
+        info=source.info(original, classes),
+        capture=capture,
+        rows=rows,
+        reference=reference,
+        noise=noise,
+        preprocess=source.preprocess,
+        labels=labels,
+        reparam=None,
+        accuracy=accuracy,
+        notes=(*source.notes, *notes, *reference.notes),
+    )

@@ -1,0 +1,144 @@
+"""The worker's side: runs graphs on rows with ONNX Runtime. A crash ends the worker, and is a sentence elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from edgevit.artifact.manifest import Array
+from edgevit.errors import EdgeVitError, Unsupported, UsageError, first_line
+from edgevit.export.accuracy import measure_accuracy
+from edgevit.images import Preprocess
+from edgevit.printable import printable
+
+_QUIET = 4  # fatal only: errors are raised as well
+_WEIGHTS = "session.model_external_initializers_file_folder_path"
+_REPEATABLE = 1e-6  # two runs of the same rows, in whatever order threads sum
+
+
+class Model:
+    """One opened graph, on the CPU.
+
+    path       a file of ONNX; its weights may lie in files in ``folder``
+    optimised  whether ONNX Runtime may fuse and reorder; without, every operator is computed as it is written
+    """
+
+    def __init__(self, path: str, folder: str, threads: int, *, optimised: bool = False) -> None:
+        levels = ort.GraphOptimizationLevel
+        options = ort.SessionOptions()
+        options.log_severity_level = _QUIET
+        options.intra_op_num_threads = threads
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+        options.add_session_config_entry(_WEIGHTS, folder)
+        with _in_words():
+            given = Path(path).read_bytes()  # as bytes: only so the weights may lie in another folder than the graph
+            self.session = ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        self.inputs = [value.name for value in self.session.get_inputs()]
+        self.outputs = [value.name for value in self.session.get_outputs()]
+
+    def called(self, rows: Mapping[str, Array], picks: Array) -> dict[str, Array]:
+        """Outputs of one call with the picked rows."""
+        feeds = {name: np.ascontiguousarray(rows[name][picks]) for name in self.inputs}
+        with _in_words():
+            return dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
+
+    def once(self, rows: Mapping[str, Array], picks: Array) -> dict[str, Array]:
+        """Outputs of one call with the picked rows. Unsupported for one that has not a row for each."""
+        named = self.called(rows, picks)
+        for name, value in named.items():
+            if not isinstance(value, np.ndarray) or value.ndim == 0 or value.shape[0] != len(picks):
+                shape = getattr(value, "shape", type(value).__name__)
+                raise Unsupported(
+                    f"output {printable(name)} is {shape} for {len(picks)} rows: its first axis is not the batch",
+                    hint="export the model so that every output has one row per input row",
+                )
+        return named
+
+    def grouped(self, rows: Mapping[str, Array], group: int, count: int) -> dict[str, Array]:
+        """Outputs of the first ``count`` rows, ``group`` at a time, the last group filled up with the first ones."""
+        parts = [self.once(rows, np.arange(start, start + group) % count) for start in range(0, count, group)]
+        for name, first in parts[0].items():
+            if any(part[name].shape != first.shape for part in parts):
+                raise Unsupported(
+                    f"the shape of output {printable(name)} depends on the image, and that of an artifact's does not",
+                    hint="export the model without the steps that pick among its answers (such as NMS)",
+                )
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+    def require_steady(self, rows: Mapping[str, Array], group: int) -> None:
+        """Unsupported where the same rows are answered otherwise the second time."""
+        picks = np.arange(group) % len(next(iter(rows.values())))
+        first, again = self.once(rows, picks), self.once(rows, picks)
+        for name, value in first.items():
+            scale = float(np.abs(value).max(initial=0.0)) or 1.0
+            if value.dtype.kind == "f" and float(np.abs(value - again[name]).max(initial=0.0)) > _REPEATABLE * scale:
+                raise Unsupported(
+                    "the model's answers change from call to call: its graph draws random numbers",
+                    hint="export the model in eval mode, without dropout and noise",
+                )
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except EdgeVitError:
+        raise
+    except Exception as exc:  # ONNX Runtime raises a dozen kinds of its own
+        raise UsageError(
+            f"ONNX Runtime cannot run the file as it is: {printable(first_line(exc))}",
+            hint="check that it runs with onnxruntime alone; then report it",
+        ) from exc
+
+
+def answer_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
+    """Worker target. ``runs``: each a graph (path, folder, optimised) and how many of the rows (group, count); the
+    outputs of each go to the .npz ``out``. The first graph's answers must be the same twice."""
+    with np.load(payload["rows"], allow_pickle=False) as stored:
+        rows = {name: stored[name] for name in stored.files}
+    opened: dict[tuple[str, bool], Model] = {}
+    found: dict[str, Array] = {}
+    for index, run in enumerate(payload["runs"]):
+        key = (run["path"], run["optimised"])
+        if key not in opened:
+            opened[key] = Model(run["path"], run["folder"], payload["threads"], optimised=run["optimised"])
+        if index == 0:
+            opened[key].require_steady(rows, run["group"])
+        answers = opened[key].grouped(rows, run["group"], run["count"])
+        found |= {f"{index}.{name}": value for name, value in answers.items()}
+    np.savez(payload["out"], **found)  # type: ignore[arg-type]
+    return {}
+
+
+def reach_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
+    """Worker target. Largest magnitude of every output of a graph over all rows, ``group`` at a time, by its name."""
+    with np.load(payload["rows"], allow_pickle=False) as stored:
+        rows = {name: stored[name] for name in stored.files}
+    model = Model(payload["path"], payload["folder"], payload["threads"])
+    reached: dict[str, float] = {}
+    count, group = len(next(iter(rows.values()))), payload["group"]
+    for start in range(0, count, group):
+        for name, value in model.called(rows, np.arange(start, start + group) % count).items():
+            biggest = float(np.abs(value).max(initial=0.0))
+            reached[name] = max(reached.get(name, 0.0), biggest if np.isfinite(biggest) else 1e38)
+    return {"reached": reached}
+
+
+def accuracy_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
+    """Worker target. Top-1 of a classifier on labelled data, as an Accuracy in JSON, or None."""
+    model = Model(payload["path"], payload["folder"], payload["threads"])
+    group, (name,) = payload["group"], model.inputs
+
+    def logits_of(rows: Array) -> Array:
+        (found,) = model.grouped({name: rows}, group, len(rows)).values()
+        return found
+
+    labels = payload["labels"]
+    preprocess = Preprocess.model_validate_json(payload["preprocess"])
+    found = measure_accuracy(logits_of, payload["data"], preprocess, payload["classes"], labels and tuple(labels))
+    return {"accuracy": found.model_dump(mode="json") if found else None}
