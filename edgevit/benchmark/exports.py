@@ -63,7 +63,8 @@ def exports(job: BenchmarkJob, model: str, ledger: Ledger, progress_for: Callabl
 def _decided(request: ExportRequest, target: str) -> dict[str, Any]:
     """All that decides what an export makes: files by their content."""
     model, record = request.model, request.record()
-    files = [name for name in (model.weights, str(model.source).partition(".py:")[0] + ".py") if name]
+    given = str(model.source).partition(".py:")[0]
+    files = [name for name in (model.weights, given, f"{given}.py") if name]
     return {
         **record["model"],
         **{name: record[name] for name in ("precision", "batch", "data")},

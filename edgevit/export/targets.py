@@ -86,7 +86,7 @@ def folder_of(request: ExportRequest, target: Target) -> Path:
 
 def default_out(model: str | nn.Module, target: str, precision: str) -> Path:
     """``artifacts/MODEL-TARGET-PRECISION``; a model's name is made safe for a folder."""
-    stem = Path(name_of(model).rpartition("/")[2].replace(".py:", "-")).name
+    stem = Path(name_of(model).rpartition("/")[2].replace(".py:", "-")).name.removesuffix(".onnx")
     safe = "".join(char if char.isalnum() or char in "._-" else "-" for char in stem)
     return Path("artifacts") / f"{safe}-{target}-{precision}"
 

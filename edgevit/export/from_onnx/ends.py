@@ -120,7 +120,8 @@ def _layout(port: Port) -> Layout:
     first, last = (port.sides[axis] in (1, CHANNELS) for axis in (1, 3))
     if first != last:
         return "NCHW" if first else "NHWC"
-    return "NHWC" if "nhwc" in port.name.lower() or (not first and port.sides[1] is not None) else "NCHW"
+    open_last = not first and port.sides[1] is not None and port.sides[3] is None
+    return "NHWC" if "nhwc" in port.name.lower() or open_last else "NCHW"
 
 
 def pinned_size(

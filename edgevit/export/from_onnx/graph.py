@@ -27,6 +27,7 @@ def read_graph(path: Path, ports: tuple[Port, ...], cut: str | None) -> ir.Model
     Unsupported where it cannot be brought to a later opset.
     """
     model = ir.load(path)
+    ir.external_data.load_to_model(model)  # what is written from it lies elsewhere
     with quiet():
         passes.InlinePass()(model)
         passes.RemoveInitializersFromInputsPass()(model)

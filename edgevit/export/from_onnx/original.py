@@ -22,7 +22,7 @@ from edgevit import registry, worker
 from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Accuracy, Array, BatchRange
 from edgevit.cpu import checked_threads
-from edgevit.errors import ParityFailed, Unsupported, UsageError, WorkerFailed
+from edgevit.errors import ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Graph
 from edgevit.export.from_onnx.file import OnnxFile
 from edgevit.export.from_onnx.trials import jittered, rounded
@@ -56,8 +56,8 @@ class Original:
     def answers(self, rows: Rows, batch: BatchRange) -> tuple[Answers, float]:
         """What it answers to all rows, and the noise of that in fp32.
 
-        UsageError where ONNX Runtime cannot run the file, ParityFailed for answers that are no numbers, Unsupported for
-        those that change from call to call, or with the other rows of a dynamic batch.
+        ParityFailed for answers that are no numbers; Unsupported where ONNX Runtime cannot run the file, and for
+        answers that change from call to call, or with the other rows of a dynamic batch.
         """
         size, count = min(max(batch.min, CHUNK), batch.max), _count(rows)
         other = batch.min if batch.min < size else batch.max
@@ -67,7 +67,7 @@ class Original:
                 _run(*source, size, count),
                 _run(*source, size, min(GOLDEN_ROWS, count)),
                 _run(*source, size, count, optimised=True),
-                _run(*trial, size, count),
+                _run(*trial, size, count, trial=True),
                 _run(*source, other, min(size, count)),
             ]
             exact, golden, fused, moved, apart = _asked(rows, asked, self.threads, Path(folder))
@@ -87,7 +87,7 @@ class Original:
             return level
         with tempfile.TemporaryDirectory(prefix="edgevit-rounded-") as folder:
             trial = _saved(rounded(self.graph, keep), Path(folder) / "rounded.onnx")
-            (found,) = _asked(rows, [_run(*trial, want.group, _count(rows))], self.threads, Path(folder))
+            (found,) = _asked(rows, [_run(*trial, want.group, _count(rows), trial=True)], self.threads, Path(folder))
         return max(level, _worst(dict(zip(want.outputs, found.values(), strict=True)), want.outputs))
 
     def accuracy(
@@ -147,12 +147,17 @@ def _saved(model: ir.Model, path: Path) -> tuple[str, str]:
     return str(path), str(path.parent)
 
 
-def _run(path: str, folder: str, group: int, count: int, *, optimised: bool = False) -> dict[str, Any]:
-    return {"path": path, "folder": folder, "group": group, "count": count, "optimised": optimised}
+def _run(
+    path: str, folder: str, group: int, count: int, *, optimised: bool = False, trial: bool = False
+) -> dict[str, Any]:
+    """A graph, and how many rows it is asked about; a ``trial`` is a graph that we wrote."""
+    return {
+        "path": path, "folder": folder, "group": group, "count": count, "optimised": optimised, "trial": trial
+    }  # fmt: skip
 
 
 def _asked(rows: Rows, runs: list[dict[str, Any]], threads: int | None, folder: Path) -> list[dict[str, Array]]:
-    """The outputs of each run, by name, integers and booleans as they are and the rest in float64."""
+    """The outputs of each run, by name."""
     given, out = folder / "rows.npz", folder / "answers.npz"
     np.savez(given, **rows)  # type: ignore[arg-type]
     payload = {"rows": str(given), "out": str(out), "runs": runs, "threads": checked_threads(threads)}
@@ -169,7 +174,7 @@ def _called(function: str, payload: dict[str, Any]) -> dict[str, Any]:
     try:
         return worker.call(f"{_SESSIONS}:{function}", payload, timeout=TIMEOUT_S)
     except WorkerFailed as exc:
-        raise UsageError(f"ONNX Runtime could not run the file: {exc}", hint=exc.hint) from exc
+        raise Unsupported(f"ONNX Runtime could not run the file: {exc}", hint=exc.hint) from exc
 
 
 def _count(rows: Rows) -> int:

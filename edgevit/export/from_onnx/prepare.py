@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgevit.cpu import checked_threads
-from edgevit.errors import UsageError
+from edgevit.errors import Unsupported, UsageError
 from edgevit.export.base import Progress, silent
 from edgevit.export.from_onnx.file import check_there
 from edgevit.export.from_onnx.original import Original
@@ -34,8 +34,21 @@ def check(model: ModelChoice) -> None:
     check_there(Path(str(model.source)))
 
 
+def _check_traced(request: ExportRequest) -> None:
+    """Unsupported for what is done to a model before it is traced."""
+    if request.bake_preprocess:
+        raise Unsupported(
+            "--bake-preprocess is for PyTorch models: into an ONNX file no normalisation is put",
+            hint="leave it out, or export the file with its normalisation inside and a uint8 input",
+        )
+    if request.form != "deploy":
+        raise Unsupported(f"an ONNX file has one form, and no {request.form} form", hint="leave --form out")
+
+
 def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     """Everything before the target: graph, real rows, and the file's own answers. Errors of each step."""
+    check(request.model)
+    _check_traced(request)
     say("read the file", None)
     source = read_source(request)
     say("real rows", None)
@@ -43,7 +56,8 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     say("the graph in standard operators", None)
     original = Original(source.file, source.graph(rows), source.cut, request.threads)
     say("reference of ONNX Runtime", None)
-    reference, level = original.answers(rows.inputs, request.batch)
+    answers, level = original.answers(rows.inputs, request.batch)
+    reference = source.named(answers)
     classes = source.classes(reference)
     labels, notes = source.labels(classes)
     capture = source.captured(original, rows, reference, labels, classes)

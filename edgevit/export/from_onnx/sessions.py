@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgevit.artifact.manifest import Array
-from edgevit.errors import EdgeVitError, Unsupported, UsageError, first_line
+from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, first_line
 from edgevit.export.accuracy import measure_accuracy
 from edgevit.images import Preprocess
 from edgevit.printable import printable
@@ -26,16 +26,18 @@ class Model:
 
     path       a file of ONNX; its weights may lie in files in ``folder``
     optimised  whether ONNX Runtime may fuse and reorder; without, every operator is computed as it is written
+    trial      whether it is a graph that we wrote
     """
 
-    def __init__(self, path: str, folder: str, threads: int, *, optimised: bool = False) -> None:
+    def __init__(self, path: str, folder: str, threads: int, *, optimised: bool = False, trial: bool = False) -> None:
         levels = ort.GraphOptimizationLevel
         options = ort.SessionOptions()
         options.log_severity_level = _QUIET
         options.intra_op_num_threads = threads
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
         options.add_session_config_entry(_WEIGHTS, folder)
-        with _in_words():
+        self.trial = trial
+        with _in_words(trial):
             given = Path(path).read_bytes()  # as bytes: only so the weights may lie in another folder than the graph
             self.session = ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
         self.inputs = [value.name for value in self.session.get_inputs()]
@@ -44,7 +46,7 @@ class Model:
     def called(self, rows: Mapping[str, Array], picks: Array) -> dict[str, Array]:
         """Outputs of one call with the picked rows."""
         feeds = {name: np.ascontiguousarray(rows[name][picks]) for name in self.inputs}
-        with _in_words():
+        with _in_words(self.trial):
             return dict(zip(self.outputs, self.session.run(None, feeds), strict=True))
 
     def once(self, rows: Mapping[str, Array], picks: Array) -> dict[str, Array]:
@@ -84,21 +86,25 @@ class Model:
 
 
 @contextlib.contextmanager
-def _in_words() -> Iterator[None]:
+def _in_words(trial: bool) -> Iterator[None]:
     try:
         yield
     except EdgeVitError:
         raise
     except Exception as exc:  # ONNX Runtime raises a dozen kinds of its own
-        raise UsageError(
-            f"ONNX Runtime cannot run the file as it is: {printable(first_line(exc))}",
-            hint="check that it runs with onnxruntime alone; then report it",
+        said = printable(first_line(exc))
+        if trial:
+            raise ExportFailed(
+                f"ONNX Runtime cannot run what was made of the file's graph: {said}", hint="please report this model"
+            ) from exc
+        raise Unsupported(
+            f"ONNX Runtime cannot run the file as it is: {said}", hint="pip install -U onnxruntime, or export it anew"
         ) from exc
 
 
 def answer_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
-    """Worker target. ``runs``: each a graph (path, folder, optimised) and how many of the rows (group, count); the
-    outputs of each go to the .npz ``out``. The first graph's answers must be the same twice."""
+    """Worker target. ``runs``: each a graph (path, folder, optimised, trial) and how many of the rows (group, count);
+    the outputs of each go to the .npz ``out``. The first graph's answers must be the same twice."""
     with np.load(payload["rows"], allow_pickle=False) as stored:
         rows = {name: stored[name] for name in stored.files}
     opened: dict[tuple[str, bool], Model] = {}
@@ -106,7 +112,8 @@ def answer_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     for index, run in enumerate(payload["runs"]):
         key = (run["path"], run["optimised"])
         if key not in opened:
-            opened[key] = Model(run["path"], run["folder"], payload["threads"], optimised=run["optimised"])
+            how = {name: run[name] for name in ("optimised", "trial")}
+            opened[key] = Model(run["path"], run["folder"], payload["threads"], **how)
         if index == 0:
             opened[key].require_steady(rows, run["group"])
         answers = opened[key].grouped(rows, run["group"], run["count"])
@@ -119,7 +126,7 @@ def reach_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     """Worker target. Largest magnitude of every output of a graph over all rows, ``group`` at a time, by its name."""
     with np.load(payload["rows"], allow_pickle=False) as stored:
         rows = {name: stored[name] for name in stored.files}
-    model = Model(payload["path"], payload["folder"], payload["threads"])
+    model = Model(payload["path"], payload["folder"], payload["threads"], trial=True)
     reached: dict[str, float] = {}
     count, group = len(next(iter(rows.values()))), payload["group"]
     for start in range(0, count, group):

@@ -91,6 +91,13 @@ class Source:
         squashed = maker(self.file.model, "Sigmoid") is not None  # each class alone: predict would compare them
         return int(first.shape[1]) if self.image is not None and scores and not squashed else None
 
+    def named(self, reference: Answers) -> Answers:
+        """The answers under the names of the artifact's outputs: logits where the file's own end was left off."""
+        if self.cut is None:
+            return reference
+        ((_, outputs),), ((_, golden),) = reference.outputs.items(), reference.golden.items()
+        return replace(reference, outputs={LOGITS: outputs}, golden={LOGITS: golden})
+
     def labels(self, classes: int | None) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
         """Names of the classes, and what is to be said of them."""
         asked, known = self.request.labels, self.facts.labels

@@ -51,7 +51,7 @@ class OnnxExporter:
         report = lower_precision(model, _plan(capture)) if precision == "fp16" else _full_precision(model)
         separate_outputs(model, [spec.name for spec in capture.outputs])
         save(model, folder, options.external_limit)
-        return Built(entry=ENTRY, precision=report, versions=_versions(capture), notes=tuple(_notes(model)))
+        return Built(entry=ENTRY, precision=report, versions=_versions(capture), notes=tuple(_notes(model, options)))
 
 
 def _graph(capture: Capture | Graph, options: OnnxOptions) -> ir.Model:
@@ -100,11 +100,12 @@ def _full_precision(model: ir.Model) -> PrecisionReport:
     return PrecisionReport(requested="fp32", layers=count_compute(model))
 
 
-def _notes(model: ir.Model) -> list[str]:
+def _notes(model: ir.Model, options: OnnxOptions) -> list[str]:
     written = any(node.op_type == "Erf" for node in model.graph.all_nodes())
     if model.opset_imports[""] < GELU_OPSET and written:
         return [f"GELU is written out with Erf: it is one operator from opset {GELU_OPSET} on"]
-    return []
+    own = model.opset_imports[""]
+    return [f"the graph keeps the file's own opset, {own}"] if own != options.opset else []
 
 
 def save(model: ir.Model, folder: Path, external_limit: int) -> None:
