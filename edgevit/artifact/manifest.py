@@ -107,7 +107,9 @@ class WeightsInfo(_Model):
 
 class ModelInfo(_Model):
     name: str
-    source: str = Field(pattern=r"^[\w-]+$", description="zoo, file, module, or the library it is of: timm, hf, …")
+    source: str = Field(
+        pattern=r"^[\w-]+$", description="zoo, file, module, onnx, or the library it is of: timm, hf, …"
+    )
     form: Literal["train", "deploy"]
     task: Literal["classifier", "tensors"]
     image_size: tuple[int, int] | None

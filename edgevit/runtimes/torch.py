@@ -18,6 +18,11 @@ from edgevit.models.loading.source import RANDOM, create_model, state_sha256
 from edgevit.models.spec import spec_of
 from edgevit.runtimes.base import Session
 
+_NOT_REBUILT = {
+    "module": "a module in memory, which cannot be rebuilt from its manifest",
+    "onnx": "an ONNX file, which torch does not run",
+}
+
 
 class TorchSession(Session):
     """The source model in train form, on the CPU."""
@@ -75,9 +80,9 @@ class TorchRuntime:
 def rebuild(artifact: Artifact) -> nn.Module:
     """The source module with the weights it was exported with, in eval mode."""
     model = artifact.manifest.model
-    if model.source == "module":
+    if how := _NOT_REBUILT.get(model.source):
         raise Unsupported(
-            f"{artifact.path} was exported from a module in memory, which cannot be rebuilt from its manifest",
+            f"{artifact.path} was exported from {how}",
             hint="compare with another artifact instead: --against ARTIFACT",
         )
     module = _created(artifact)

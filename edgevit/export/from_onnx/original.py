@@ -26,7 +26,7 @@ from edgevit.errors import ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Graph
 from edgevit.export.from_onnx.file import OnnxFile
 from edgevit.export.from_onnx.trials import jittered, rounded
-from edgevit.export.prepared import Answers, Outputs
+from edgevit.export.prepared import Answers, Noise, Outputs, Run
 from edgevit.images import Preprocess
 from edgevit.precisions import FLOOR, error_of, precision_row
 
@@ -37,6 +37,7 @@ TIMEOUT_S = 3600.0
 _SESSIONS = "edgevit.export.from_onnx.sessions"
 
 Rows = Mapping[str, Array]
+Levels = Mapping[str, Noise]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Original:
     cut: str | None
     threads: int | None
 
-    def answers(self, rows: Rows, batch: BatchRange) -> tuple[Answers, float]:
+    def answers(self, rows: Rows, batch: BatchRange) -> tuple[Answers, Levels]:
         """What it answers to all rows, and the noise of that in fp32.
 
         ParityFailed for answers that are no numbers; Unsupported where ONNX Runtime cannot run the file, and for
@@ -73,22 +74,23 @@ class Original:
             exact, golden, fused, moved, apart = _asked(rows, asked, self.threads, Path(folder))
         _require_numbers(exact)
         moved = dict(zip(exact, moved.values(), strict=True))
-        level = max(_worst(moved, exact), _worst(fused, exact))
-        if batch.dynamic and _worst(apart, _first(exact, len(next(iter(apart.values()))))) > max(FLOOR, SLACK * level):
+        levels = _louder(_levels(moved, exact), _levels(fused, exact))
+        if batch.dynamic and _dependent(apart, exact, levels):
             raise Unsupported(
                 "this model cannot take a dynamic batch: its answer to a row depends on the other rows of the batch",
                 hint="export with --batch 1, or with the batch size that it is always called with",
             )
-        return Answers(exact, golden, size, "float32", (self.sentence(),)), level
+        return Answers(Run(exact), Run(golden), size, "float32", (self.sentence(),)), levels
 
-    def noise(self, rows: Rows, want: Answers, level: float, precision: str, keep: Collection[str]) -> float:
-        """The error of the graph in ``precision``, the worst output's; ``level`` is that in fp32."""
+    def noise(self, rows: Rows, want: Answers, levels: Levels, precision: str, keep: Collection[str]) -> Levels:
+        """The error of every output of the graph in ``precision``; ``levels`` are those in fp32."""
         if precision_row(precision).emulation != "rounded to fp16":
-            return level
+            return levels
         with tempfile.TemporaryDirectory(prefix="edgevit-rounded-") as folder:
             trial = _saved(rounded(self.graph, keep), Path(folder) / "rounded.onnx")
             (found,) = _asked(rows, [_run(*trial, want.group, _count(rows), trial=True)], self.threads, Path(folder))
-        return max(level, _worst(dict(zip(want.outputs, found.values(), strict=True)), want.outputs))
+        outputs = want.whole.outputs
+        return _louder(levels, _levels(dict(zip(outputs, found.values(), strict=True)), outputs))
 
     def accuracy(
         self, data: str, preprocess: Preprocess, classes: int, labels: Sequence[str] | None, group: int
@@ -181,12 +183,19 @@ def _count(rows: Rows) -> int:
     return len(next(iter(rows.values())))
 
 
-def _first(outputs: Outputs, count: int) -> Outputs:
-    return {name: value[:count] for name, value in outputs.items()}
+def _levels(got: Outputs, want: Outputs) -> Levels:
+    return {name: Noise(error_of(got[name], value)) for name, value in want.items()}
 
 
-def _worst(got: Outputs, want: Outputs) -> float:
-    return max((error_of(got[name], value) for name, value in want.items()), default=0.0)
+def _louder(one: Levels, other: Levels) -> Levels:
+    """The larger noise of every output."""
+    return {name: max(level, other[name], key=lambda noise: noise.error) for name, level in one.items()}
+
+
+def _dependent(apart: Outputs, exact: Outputs, levels: Levels) -> bool:
+    """Whether rows run in other groups have other answers than rounding explains."""
+    found = _levels(apart, {name: value[: len(apart[name])] for name, value in exact.items()})
+    return any(level.error > max(FLOOR, SLACK * levels[name].error) for name, level in found.items())
 
 
 def _require_numbers(outputs: Outputs) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from edgevit.export.base import Progress, silent
 from edgevit.export.from_onnx.file import check_there
 from edgevit.export.from_onnx.original import Original
 from edgevit.export.from_onnx.source import read_source
-from edgevit.export.prepared import Prepared
+from edgevit.export.prepared import Noise, Prepared
 from edgevit.request import ExportRequest, ModelChoice
 
 
@@ -56,14 +56,15 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     say("the graph in standard operators", None)
     original = Original(source.file, source.graph(rows), source.cut, request.threads)
     say("reference of ONNX Runtime", None)
-    answers, level = original.answers(rows.inputs, request.batch)
+    answers, levels = original.answers(rows.inputs, request.batch)
     reference = source.named(answers)
     classes = source.classes(reference)
     labels, notes = source.labels(classes)
     capture = source.captured(original, rows, reference, labels, classes)
 
-    def noise(precision: str, keep_fp32: Collection[str]) -> float:
-        return original.noise(rows.inputs, reference, level, precision, keep_fp32)
+    def noise(precision: str, keep_fp32: Collection[str]) -> Mapping[str, Noise]:
+        found = original.noise(rows.inputs, answers, levels, precision, keep_fp32)
+        return dict(zip(reference.whole.outputs, found.values(), strict=True))
 
     accuracy = None
     if source.preprocess is not None and request.data is not None and classes is not None:

@@ -29,7 +29,7 @@ from edgevit.export.from_onnx.facts import OURS, Facts, facts_of
 from edgevit.export.from_onnx.file import OnnxFile, read
 from edgevit.export.from_onnx.graph import read_graph
 from edgevit.export.from_onnx.original import Original
-from edgevit.export.prepared import Answers
+from edgevit.export.prepared import Answers, Run
 from edgevit.export.rows import DEFAULT_DATA, MAX_ROWS, MIN_ROWS, Rows, image_rows
 from edgevit.images import Preprocess
 from edgevit.printable import printable
@@ -86,7 +86,7 @@ class Source:
 
     def classes(self, reference: Answers) -> int | None:
         """How many classes a model of images tells apart: its one output is a row of scores; None for anything else."""
-        first, *others = reference.outputs.values()
+        first, *others = reference.whole.outputs.values()
         scores = not others and first.ndim == 2 and first.dtype == np.float32 and first.shape[1] > 1
         squashed = maker(self.file.model, "Sigmoid") is not None  # each class alone: predict would compare them
         return int(first.shape[1]) if self.image is not None and scores and not squashed else None
@@ -95,8 +95,8 @@ class Source:
         """The answers under the names of the artifact's outputs: logits where the file's own end was left off."""
         if self.cut is None:
             return reference
-        ((_, outputs),), ((_, golden),) = reference.outputs.items(), reference.golden.items()
-        return replace(reference, outputs={LOGITS: outputs}, golden={LOGITS: golden})
+        whole, golden = (Run(dict(zip([LOGITS], run.outputs.values(), strict=True))) for run in (reference.whole, reference.golden))
+        return replace(reference, whole=whole, golden=golden)
 
     def labels(self, classes: int | None) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
         """Names of the classes, and what is to be said of them."""
@@ -118,7 +118,8 @@ class Source:
             model=original.graph,
             inputs=tuple(input_spec(name, array, batch, image=image) for name, array in rows.inputs.items()),
             outputs=tuple(
-                output_spec(name, array, batch, logits=classes is not None) for name, array in reference.outputs.items()
+                output_spec(name, array, batch, logits=classes is not None)
+                for name, array in reference.whole.outputs.items()
             ),
             batch=batch,
             calibration=rows.inputs,
@@ -138,7 +139,7 @@ class Source:
     def info(self, original: Original, classes: int | None) -> ModelInfo:
         return ModelInfo(
             name=self.name,
-            source="file",
+            source="onnx",
             form=self.request.form,
             task="classifier" if classes is not None else "tensors",
             image_size=self.preprocess.size if self.preprocess else None,

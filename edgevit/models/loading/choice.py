@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgevit import registry
-from edgevit.errors import UsageError
+from edgevit.errors import Unsupported, UsageError
 from edgevit.models import zoo
 from edgevit.models.loading.hints import factories_of, unknown
 from edgevit.request import ModelChoice
@@ -32,10 +32,15 @@ def named(model: str) -> Named:
 def check(model: ModelChoice) -> None:
     """What can be said of a choice before it is loaded: its name is known, its files are there.
 
-    Raises UnknownName, UsageError, MissingDependency.
+    Raises UnknownName, UsageError, MissingDependency, and Unsupported for an ONNX file, which torch does not load.
     """
     if not isinstance(model.source, str):
         return
+    if model.format == "onnx":
+        raise Unsupported(
+            f"{model.source} is an ONNX file, a graph without PyTorch's modules",
+            hint="edgevit export and edgevit benchmark take it as it is; for anything else give the model as PyTorch",
+        )
     source, name = named(model.source)
     if source in ("zoo", "file"):
         if model.pretrained:

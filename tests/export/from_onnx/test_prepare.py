@@ -13,6 +13,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_files import CONSTANTS, classifier, saved, two_inputs
 
+import edgevit
 from edgevit import build
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import MissingDependency, ParityFailed, Unsupported, UsageError
@@ -44,11 +45,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 def test_the_reference_is_what_the_file_answers(prepared: Prepared) -> None:
     (want,) = run(Path(str(prepared.request.model.source)), prepared.rows.inputs)
-    np.testing.assert_allclose(prepared.reference.outputs["output0"], want, rtol=1e-5)
+    np.testing.assert_allclose(prepared.reference.whole.outputs["output0"], want, rtol=1e-5)
     assert prepared.reference.computed == "float32"
     assert any("ONNX Runtime" in note and "float32" in note for note in prepared.notes)
-    assert 1e-9 < prepared.noise("fp32", ()) < 1e-5
-    assert 1e-5 < prepared.noise("fp16", ()) < 1e-2
+    assert 1e-9 < prepared.noise("fp32", ())["output0"].error < 1e-5
+    assert 1e-5 < prepared.noise("fp16", ())["output0"].error < 1e-2
 
 
 def test_ends_keep_their_names_and_the_classifier_is_seen(prepared: Prepared) -> None:
@@ -68,6 +69,8 @@ def test_an_onnx_file_becomes_a_proved_artifact_that_every_verb_takes(
     assert (parity.status, parity.batches) == ("verified", (1, 3))
     assert made.manifest.precision_report.layers == {"float32" if precision == "fp32" else "float16": 2}
     assert verify(made.path, threads=1).parity.status == "verified"
+    with pytest.raises(Unsupported, match="was exported from an ONNX file"):
+        verify(made.path, threads=1, against="source")
     picture = tmp_path / "picture.png"
     from PIL import Image
 
@@ -77,7 +80,7 @@ def test_an_onnx_file_becomes_a_proved_artifact_that_every_verb_takes(
     with open_session(made.path, threads=1) as session:
         rows = {"images": prepared.rows.inputs["images"][:2]}
         found = session.infer(rows)["output0"]
-    want = prepared.reference.outputs["output0"][:2]
+    want = prepared.reference.whole.outputs["output0"][:2]
     np.testing.assert_allclose(found, want, atol=parity.tolerance * np.abs(want).max())
 
 
@@ -199,6 +202,12 @@ def test_what_is_done_before_tracing_is_not_for_files(tmp_path: Path) -> None:
             prepare(wrong)
     with pytest.raises(UsageError, match="3 labels for 5 classes"):
         prepare(replace(asked, labels=("a", "b", "c")))
+
+
+def test_what_needs_modules_says_that_a_file_has_none(tmp_path: Path) -> None:
+    path = saved(classifier(), tmp_path / "model.onnx")
+    with pytest.raises(Unsupported, match="is an ONNX file, a graph without PyTorch's modules"):
+        edgevit.create_model(str(path))
 
 
 @pytest.mark.parametrize("target", ["coreml", "tvm"])
