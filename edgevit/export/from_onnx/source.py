@@ -29,7 +29,7 @@ from edgevit.export.from_onnx.facts import OURS, Facts, facts_of
 from edgevit.export.from_onnx.file import OnnxFile, read
 from edgevit.export.from_onnx.graph import read_graph
 from edgevit.export.from_onnx.original import Original
-from edgevit.export.prepared import Answers, Run
+from edgevit.export.prepared import Answers, Outputs, Run
 from edgevit.export.rows import DEFAULT_DATA, MAX_ROWS, MIN_ROWS, Rows, image_rows
 from edgevit.images import Preprocess
 from edgevit.printable import printable
@@ -95,7 +95,7 @@ class Source:
         """The answers under the names of the artifact's outputs: logits where the file's own end was left off."""
         if self.cut is None:
             return reference
-        whole, golden = (Run(dict(zip([LOGITS], run.outputs.values(), strict=True))) for run in (reference.whole, reference.golden))
+        whole, golden = (Run(_called(LOGITS, run.outputs)) for run in (reference.whole, reference.golden))
         return replace(reference, whole=whole, golden=golden)
 
     def labels(self, classes: int | None) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
@@ -148,6 +148,12 @@ class Source:
             macs=count_macs(original.graph),
             weights=WeightsInfo(origin=self.name, state_sha256=self.file.sha256),
         )
+
+
+def _called(name: str, outputs: Outputs) -> Outputs:
+    """The only output under another name."""
+    (value,) = outputs.values()
+    return {name: value}
 
 
 def read_source(request: ExportRequest) -> Source:
