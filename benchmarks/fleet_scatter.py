@@ -32,7 +32,7 @@ from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.operating.deploy import deploy
 from edgevit.profiles import environment
-from edgevit.profiles.statistics import bootstrap_median
+from edgevit.profiles.statistics import median_ratio
 
 RESULTS = Path(__file__).parent / "results"
 NODES = 4
@@ -83,7 +83,7 @@ def summary(found: dict[str, list[list[float]]]) -> dict[str, Any]:
         }
         if name != "raw":
             pairs = zip(found[name], found["raw"], strict=True)
-            ratio = bootstrap_median([median(mine) / median(raw) for mine, raw in pairs])
+            ratio = median_ratio([median(mine) / median(raw) for mine, raw in pairs])
             rows[name]["p50_ratio"] = {"value": ratio.value, "low": ratio.low, "high": ratio.high}
             rows[name]["p99_ratio"] = rows[name]["p99_ms"] / rows["raw"]["p99_ms"]
     return rows

@@ -5,7 +5,7 @@
 
 Blocks of some seconds of our driver and of the witness follow each other in the order A B B A, B A A B, … in one
 process and on one opened session, so that both see the same memory, the same threads and the same neighbours; the
-figure is the median over rounds of ours ÷ theirs with a bootstrap 95 % interval. The aim is agreement within 3 %. The
+figure is the median over rounds of ours ÷ theirs with a 95 % interval. The aim is agreement within 3 %. The
 models take some milliseconds: LoadGen's and OpenVINO's interfaces add about 0.05 ms to a call, whatever it computes.
 
 - LoadGen (MLCommons) drives ONNX Runtime: single stream and server (Poisson arrivals at half of what the model can
@@ -39,7 +39,7 @@ from edgevit import registry
 from edgevit.profiles import environment
 from edgevit.profiles.measure import measured
 from edgevit.profiles.scenarios import Scenario, drive, parse_scenario, wait_until
-from edgevit.profiles.statistics import bootstrap_median
+from edgevit.profiles.statistics import median_ratio
 from edgevit.runtimes.base import Session
 
 RESULTS = Path(__file__).parent / "results" / "latency_witnesses.json"
@@ -185,7 +185,7 @@ def benchmark_app(artifact: edgevit.Artifact, threads: int, seconds: float) -> f
 
 
 def judged(ratios: Sequence[float]) -> dict[str, Any]:
-    ratio = bootstrap_median(ratios)
+    ratio = median_ratio(ratios)
     return {
         "ratio": ratio.value, "low": ratio.low, "high": ratio.high, "within_3_percent": abs(ratio.value - 1) <= AIM,
         "n": len(ratios),

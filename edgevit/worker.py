@@ -4,6 +4,9 @@ The parent starts ``python -m edgevit.worker RESULT_FILE [MODULE…]`` and write
 imports the modules, calls the function and writes its result, also JSON, to RESULT_FILE (not stdout: libraries print
 there). Large arrays travel as .npz paths inside the payload. Nothing is pickled, and only functions of edgevit or of a
 registered plug-in are called.
+
+``call`` is one question and its answer. ``talk`` keeps the process for many: each is a line on its stdin, and it says
+nothing until it is asked.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,6 +38,7 @@ del sys.path[0]
 import runpy
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)"""
 _PROGRESS = "edgevit-progress "  # how lines begin that report progress
+_ANSWER = "edgevit-answer "  # … that answer a question of a talk
 
 
 def call(
@@ -88,6 +92,46 @@ def program(module: str, *arguments: str) -> list[str]:
     """The command that runs ``module`` in this Python as ``python -m`` does, but never imports from the working dir."""
     how = ["-P", "-m"] if sys.version_info >= (3, 11) else ["-c", _SAFE_PATH]
     return [sys.executable, *how, module, *arguments]
+
+
+@dataclass
+class Talk:
+    """A process whose function answers questions, one at a time."""
+
+    process: subprocess.Popen[str]
+    result_file: Path
+    lines: queue.SimpleQueue[str | None]
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
+
+    def ask(self, question: Mapping[str, Any], *, timeout: float) -> dict[str, Any]:
+        """Its answer. Raises as ``call`` does."""
+        _send(self.process, dict(question))
+        return self.hear(timeout=timeout)
+
+    def hear(self, *, timeout: float) -> dict[str, Any]:
+        """What it says next: without a question, what it began with."""
+        deadline = time.monotonic() + timeout
+        try:
+            while (line := _next(self.lines, deadline)) is not _EXIT:
+                if line.startswith(_ANSWER):
+                    found: dict[str, Any] = json.loads(line.removeprefix(_ANSWER))
+                    return found
+                self.tail.append(line)
+        except queue.Empty:
+            _kill_group(self.process)
+            raise _death(0, list(self.tail), timeout) from None
+        _outcome(self.result_file, self.process.returncode, list(self.tail), None, None)
+        raise WorkerFailed("the worker ended before it had answered")
+
+
+@contextlib.contextmanager
+def talk(target: str, payload: dict[str, Any]) -> Iterator[Talk]:
+    """``target`` called with ``payload`` in a fresh process, where it takes ``questions``. Gone after the block."""
+    _check_target(target)
+    with wait() as hired:
+        hired.used = True
+        _send(hired.process, {"target": target, "payload": payload})
+        yield Talk(hired.process, hired.result_file, _lines_of(hired.process))
 
 
 def _start(result_file: Path, modules: Sequence[str]) -> subprocess.Popen[str]:
@@ -146,18 +190,12 @@ def _follow(
 ) -> tuple[list[str], bool]:
     """Forward lines until the process ends. Its last lines, and whether it ended in time. No polling: a measurement
     may be running inside."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
-    reader.start()
-    threading.Thread(target=_await_exit, args=(process, reader, lines), daemon=True).start()
+    lines = _lines_of(process)
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
-        left = None if deadline is None else deadline - time.monotonic()
         try:
-            if left is not None and left <= 0:
-                raise queue.Empty
-            line = lines.get(timeout=left)
+            line = _next(lines, deadline)
         except queue.Empty:
             return list(tail), False
         if line is _EXIT:
@@ -167,6 +205,23 @@ def _follow(
         else:
             tail.append(line)
             on_line(line)
+
+
+def _lines_of(process: subprocess.Popen[str]) -> queue.SimpleQueue[str | None]:
+    """What the process prints, line by line as it comes, and ``_EXIT`` when it has ended."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    reader = threading.Thread(target=_read, args=(process, lines), daemon=True)
+    reader.start()
+    threading.Thread(target=_await_exit, args=(process, reader, lines), daemon=True).start()
+    return lines
+
+
+def _next(lines: queue.SimpleQueue[str | None], deadline: float | None) -> str | None:
+    """The next line; queue.Empty at the deadline (time.monotonic)."""
+    left = None if deadline is None else deadline - time.monotonic()
+    if left is not None and left <= 0:
+        raise queue.Empty
+    return lines.get(timeout=left)
 
 
 def _unheard(*_: Any) -> None:
@@ -261,9 +316,27 @@ def _check_target(target: str) -> None:
 # The child's side.
 
 
+_ASKED: queue.SimpleQueue[str] = queue.SimpleQueue()  # lines that came on stdin after the request
+
+
 def report(stage: str, fraction: float | None = None) -> None:
     """Tell the caller's ``on_progress`` how far the work is. Thread-safe: one line in one write."""
-    sys.stderr.write(f"\n{_PROGRESS}{json.dumps([stage, fraction])}\n")
+    _say(_PROGRESS, [stage, fraction])
+
+
+def answer(value: Mapping[str, Any]) -> None:
+    """Tell the other side of a ``talk``: first that it may ask, then what it asked for."""
+    _say(_ANSWER, dict(value))
+
+
+def questions() -> Iterator[dict[str, Any]]:
+    """What the other side of a ``talk`` asks, each answered before the next one comes; there is no last one."""
+    while True:
+        yield json.loads(_ASKED.get())
+
+
+def _say(prefix: str, value: Any) -> None:
+    sys.stderr.write(f"\n{prefix}{json.dumps(value)}\n")
     sys.stderr.flush()
 
 
@@ -275,7 +348,7 @@ def main() -> None:
     if not line:  # it was not needed
         return
     request = json.loads(line)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=_listen, daemon=True).start()
     answer = _answer(request)
     scratch = result_file.with_suffix(".part")
     scratch.write_text(json.dumps(answer), "utf-8")
@@ -314,14 +387,18 @@ def describe(exc: Exception, trace: str = "") -> dict[str, Any]:
     return record | {"kind": "WorkerFailed", "message": trace.strip().rpartition("\n")[2]}
 
 
-def _die_with_parent() -> None:
-    """End this process group when stdin ends: the parent was killed and nobody waits for the answer."""
-    while os.read(0, 1):
-        pass
+def _listen() -> None:
+    """Put what is asked where ``questions`` finds it. The end of stdin ends this process group: the parent was killed
+    and nobody waits for the answer."""
+    rest = b""
+    while chunk := os.read(0, 1 << 16):  # not sys.stdin: a thread inside it would hinder the interpreter's end
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            _ASKED.put(line.decode())
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    import_module("edgevit.worker").main()  # the module that others import, whose queue of questions they read

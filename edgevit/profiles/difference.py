@@ -1,12 +1,15 @@
-"""What a comparison found, as data and in words."""
+"""What a race of two found, seen from the first: as data and in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgevit.profiles.interleave import Comparison, compare_ratios, outside_band, sentence, speed
+from edgevit.cpu import crowding
+from edgevit.profiles.interleave import Comparison, outside_band, sentence, speed
+from edgevit.profiles.ranking.answer import Ranking
+from edgevit.profiles.ranking.record import Entrant
 from edgevit.profiles.statistics import Ratio
 
 
@@ -91,8 +94,31 @@ class Difference:
         return [*sides, ("measured", measured), *(("note", note) for note in self.notes), ("", self.sentence())]
 
 
-def combined(rounds: Sequence[Comparison], ratios: Sequence[Sequence[float]]) -> Ratio:
-    """The median of all blocks, and the interval that covers every round's: two processes are too few to tell how
-    much processes differ."""
-    value = compare_ratios("", "", [ratio for one in ratios for ratio in one]).ratio.value
-    return Ratio(value, min(one.ratio.low for one in rounds), max(one.ratio.high for one in rounds))
+def difference_of(found: Ranking) -> Difference:
+    """A ranking of two, in the order in which they were given."""
+    it = found.record
+    p50s = [sum(one.p50_ms[index] for one in it.rounds) / len(it.rounds) for index in (0, 1)]
+    first, second = (_side(*facts) for facts in zip(it.entrants, found.labels, p50s, strict=True))
+    return Difference(
+        first,
+        second,
+        found.comparisons(0, 1),
+        found.ratio(0, 1),
+        it.batch,
+        it.inputs,
+        it.environment,
+        _notes(found, first, second),
+        tuple(tuple(ratios) for ratios in found.block_ratios(0, 1)),
+    )
+
+
+def _side(it: Entrant, label: str, p50_ms: float) -> Side:
+    return Side(label, it.artifact, it.runtime, it.version, it.provider or "", it.threads or 0, it.details, p50_ms)
+
+
+def _notes(found: Ranking, one: Side, two: Side) -> tuple[str, ...]:
+    """What else has to be known of the two, and of the threads that they had."""
+    notes = [*found.notes(), *filter(None, [crowding(one.threads)])]
+    if one.threads != two.threads:
+        notes.append(f"{one.label} ran on {one.threads} threads, {two.label} on {two.threads}")
+    return tuple(notes)

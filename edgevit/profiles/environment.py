@@ -138,6 +138,12 @@ def _virtual(root: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
+def device_of(here: Environment) -> str:
+    """What figures of one kind of machine share, in one phrase."""
+    quota = "" if here.cpu_quota is None else f" at a CPU quota of {here.cpu_quota:g}"
+    return f"{here.cpu}, {here.cores} cores{quota}, {here.arch}, {here.system}"
+
+
 def comparability_key(fields: Mapping[str, str | int | float | bool | None]) -> str:
     """12 digits that are equal exactly where all ``fields`` are. Numbers with different keys are not ranked."""
     return hashlib.sha256(json.dumps(dict(fields), sort_keys=True).encode()).hexdigest()[:12]

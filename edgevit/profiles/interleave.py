@@ -1,9 +1,13 @@
 """Is B faster than A? Measured in turns, so that what the machine does meanwhile hits both alike.
 
 Each block runs every candidate twice, in a random order and then in its reverse (ABBA or BAAB for two): a linear drift
-within a block cancels. The figure is the median over blocks of the ratio of the block's times, with a bootstrap
-confidence interval over blocks; blocks are added until it is narrow enough. How wide it is may end the measurement,
-where it lies never does: stopping on a result that pleases would find differences that are not there.
+within a block cancels. The figure is the median over blocks of the ratio of the block's times, with the confidence
+interval that the order of the blocks' ratios supports, whatever their distribution; blocks are added until it is narrow
+enough. How wide it is may end the measurement, where it lies never does: stopping on a result that pleases would find
+differences that are not there.
+
+Of more than two candidates every pair is a chance to find a difference that is not there, and the fastest was picked by
+its own luck. So the 95 % are shared out among all pairs: the intervals of a ranking hold together.
 """
 
 from __future__ import annotations
@@ -14,17 +18,20 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
 
 from edgevit.errors import UsageError
-from edgevit.profiles.statistics import Ratio, bootstrap_median, order_interval
+from edgevit.profiles.statistics import CI_RISK, Ratio, median_ratio
 
 MIN_BLOCKS = 9
 BAND = 0.02  # changes smaller than this are never claimed
 MAX_CORRELATION = 0.9
 Candidate = Callable[[], object]
+Clock = Callable[[], int]  # ns
+Turn = Callable[[], tuple[float, ...]]  # takes one turn of a candidate: ms of each call that counts
 Turns = tuple[tuple[float, ...], ...]  # ms of each call, by turn
 
 
@@ -132,10 +139,23 @@ def block_ratios(first: Sequence[Turns], second: Sequence[Turns]) -> list[float]
     return [block_time(other) / block_time(base) for base, other in zip(first, second, strict=True)]
 
 
-def compare_ratios(first: str, second: str, ratios: Sequence[float]) -> Comparison:
-    """The comparison that block ratios, in the order of the blocks, support."""
+def compare_ratios(first: str, second: str, ratios: Sequence[float], candidates: int = 2) -> Comparison:
+    """The comparison that block ratios, in the order of the blocks, support: one of all pairs of ``candidates``.
+
+    ValueError for fewer blocks than ``least_blocks(candidates)``."""
     correlation = neighbour_correlation(ratios)
-    return Comparison(first, second, widened(bootstrap_median(ratios), correlation), len(ratios), correlation)
+    found = median_ratio(ratios, risk=risk_of_pair(candidates))
+    return Comparison(first, second, widened(found, correlation), len(ratios), correlation)
+
+
+def risk_of_pair(candidates: int) -> float:
+    """The risk that each pair's interval may take for that of all of them together to be 5 %."""
+    return CI_RISK / math.comb(candidates, 2)
+
+
+def least_blocks(candidates: int) -> int:
+    """The fewest blocks whose least and greatest ratio are an interval of that risk, and never fewer than 9."""
+    return max(MIN_BLOCKS, math.ceil(1 - math.log2(risk_of_pair(candidates))))
 
 
 def neighbour_correlation(values: Sequence[float]) -> float:
@@ -169,37 +189,52 @@ def interleave(
     candidates: Mapping[str, Candidate],
     schedule: Schedule | None = None,
     *,
-    clock: Callable[[], int] = time.perf_counter_ns,
+    clock: Clock = time.perf_counter_ns,
     on_block: Callable[[int, int], None] | None = None,
 ) -> Interleaved:
-    """Run the candidates in turns. ``clock`` gives ns; ``on_block(done, blocks)`` is called between blocks, and
-    ``blocks`` grows where more are needed.
-
-    UsageError below 9 blocks or 2 candidates: no interval would mean anything.
-    """
+    """Run the candidates in turns in this process, with no garbage collected meanwhile; else as ``in_turns``."""
     schedule = schedule or Schedule()
-    if schedule.blocks < MIN_BLOCKS or len(candidates) < 2:
-        raise UsageError(f"a comparison needs at least {MIN_BLOCKS} blocks and 2 candidates")
-    rng = random.Random(schedule.seed)
-    taken: dict[str, list[Turns]] = {name: [] for name in candidates}
-    wanted, begun = schedule.blocks, clock()
+    turns = {name: partial(take_turn, call, schedule, clock) for name, call in candidates.items()}
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        while (done := len(next(iter(taken.values())))) < wanted and not _late(schedule, done, clock() - begun):
-            turns: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
-            for name in block_order(list(candidates), rng):
-                turns[name].append(_turn(candidates[name], schedule, clock))
-            for name, found in turns.items():
-                taken[name].append(tuple(found))
-            if done + 1 == wanted:
-                wanted = _extended(schedule, wanted, taken)
-            if on_block:
-                on_block(done + 1, wanted)
+        return in_turns(turns, schedule, clock=clock, on_block=on_block)
     finally:
         if enabled:
             gc.enable()
+
+
+def in_turns(
+    candidates: Mapping[str, Turn],
+    schedule: Schedule,
+    *,
+    clock: Clock = time.perf_counter_ns,
+    on_block: Callable[[int, int], None] | None = None,
+) -> Interleaved:
+    """Blocks of turns, wherever they are taken. ``clock`` gives ns; ``on_block(done, blocks)`` is called between
+    blocks, and ``blocks`` grows where more are needed.
+
+    UsageError below the blocks that so many candidates need, or 2 candidates: no interval would mean anything.
+    """
+    least = least_blocks(max(2, len(candidates)))
+    if schedule.blocks < least or len(candidates) < 2:
+        raise UsageError(f"a comparison needs at least {least} blocks and 2 candidates")
+    rng = random.Random(schedule.seed)
+    taken: dict[str, list[Turns]] = {name: [] for name in candidates}
+    wanted, begun = schedule.blocks, clock()
+    while (done := len(next(iter(taken.values())))) < wanted and not (
+        done >= least and clock() - begun >= schedule.limit_s * 1e9
+    ):
+        turns: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
+        for name in block_order(list(candidates), rng):
+            turns[name].append(candidates[name]())
+        for name, found in turns.items():
+            taken[name].append(tuple(found))
+        if done + 1 == wanted:
+            wanted = _extended(schedule, wanted, taken)
+        if on_block:
+            on_block(done + 1, wanted)
     return Interleaved({name: tuple(blocks) for name, blocks in taken.items()})
 
 
@@ -209,29 +244,22 @@ def block_order(names: Sequence[str], rng: random.Random) -> list[str]:
     return order + order[::-1]
 
 
-def _late(schedule: Schedule, done: int, elapsed_ns: int) -> bool:
-    return done >= MIN_BLOCKS and elapsed_ns >= schedule.limit_s * 1e9
-
-
 def _extended(schedule: Schedule, blocks: int, taken: Mapping[str, Sequence[Turns]]) -> int:
     """How many blocks to run in all: a quarter more while an interval is wider than the schedule asks for."""
-    first, *others = taken.values()
-    if schedule.max_blocks is None or all(_narrow(block_ratios(first, other), schedule) for other in others):
+    times = [[block_time(block) for block in found] for found in taken.values()]
+    base = min(times, key=median)  # the others are held against the one that seems fastest
+    if schedule.max_blocks is None or all(_narrow(base, other, schedule, len(times)) for other in times):
         return blocks
     return max(blocks, min(blocks + math.ceil(blocks / 4), schedule.max_blocks))
 
 
-def _narrow(ratios: Sequence[float], schedule: Schedule) -> bool:
-    """By order statistics: nearly the bootstrap's interval, in microseconds instead of a pause in the measurement."""
-    ordered = sorted(ratios)
-    interval = order_interval(ordered, 0.5)
-    if interval is None:
-        return False
-    ratio = widened(Ratio(median(ordered), *interval), neighbour_correlation(ratios))
+def _narrow(base: Sequence[float], other: Sequence[float], schedule: Schedule, candidates: int) -> bool:
+    ratios = [two / one for one, two in zip(base, other, strict=True)]
+    ratio = compare_ratios("", "", ratios, candidates).ratio
     return ratio.high - ratio.low <= 2 * schedule.half_width * ratio.value
 
 
-def _turn(call: Candidate, schedule: Schedule, clock: Callable[[], int]) -> tuple[float, ...]:
+def take_turn(call: Candidate, schedule: Schedule, clock: Clock = time.perf_counter_ns) -> tuple[float, ...]:
     """Milliseconds of each call of one turn."""
     begun, warm = clock(), 0
     while warm < schedule.warm_runs or clock() - begun < schedule.warm_s * 1e9:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from edgevit.profiles import statistics, verdict
-from edgevit.profiles.environment import Environment
+from edgevit.profiles.environment import Environment, device_of
 from edgevit.profiles.layers import Layers
 from edgevit.profiles.record import PercentileMs, Process, ProfileRecord
 from edgevit.profiles.scenarios import by_minute
@@ -137,10 +137,8 @@ class Profile:
     def key_fields(self) -> dict[str, str | int | None]:
         """What two profiles must share to be ranked against each other."""
         used, here = self.conditions, self.environment
-        quota = "" if here.cpu_quota is None else f" at a CPU quota of {here.cpu_quota:g}"
-        device = f"{here.cpu}, {here.cores} cores{quota}, {here.arch}, {here.system}"
         return {
-            "device": device,
+            "device": device_of(here),
             "clocks": here.clocks,
             "threads": used.threads,
             "batch": used.batch,

@@ -254,17 +254,18 @@ def _best_split(ordered: np.ndarray[tuple[int], np.dtype[np.float64]]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A median ratio with its 95 % bootstrap confidence interval."""
+    """A median ratio with its 95 % confidence interval."""
 
     value: float
     low: float
     high: float
 
 
-def bootstrap_median(values: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> Ratio:
-    """The median of ``values`` (one ratio per block) and its percentile-bootstrap interval. Seeded: repeatable."""
-    data = np.asarray(values, np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
-    medians = np.median(data[picks], axis=1)
-    low, high = np.quantile(medians, (CI_RISK / 2, 1 - CI_RISK / 2))
-    return Ratio(float(np.median(data)), float(low), float(high))
+def median_ratio(values: Sequence[float], *, risk: float = CI_RISK) -> Ratio:
+    """The median of ``values`` (one ratio per block) and its interval of order statistics, which misses the true median
+    with a probability of at most ``risk``. ValueError when they are too few for that."""
+    ordered = sorted(values)
+    interval = order_interval(ordered, 0.5, risk)
+    if interval is None:
+        raise ValueError(f"{len(ordered)} ratios carry no interval of risk {risk:g}")
+    return Ratio(float(median(ordered)), *map(float, interval))
