@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgevit.proof.verify import Verification
 
 MODEL, DATA, DIGITS = "fmvit_nano", "digits", 5
-COMPARE_S = 3.0  # of each of two processes: enough for some per cent on a quiet machine
+COMPARE_S = 6.0  # of both rounds: enough for some per cent on a quiet machine
 FORMS: tuple[Literal["train"], Literal["deploy"]] = ("train", "deploy")
 
 

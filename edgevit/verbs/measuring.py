@@ -38,6 +38,7 @@ from edgevit.verbs.outcome import finish
 
 if TYPE_CHECKING:
     from edgevit.profiles.outcomes import Outcome
+    from edgevit.profiles.ranking.answer import Ranking
 
 
 ProfileArtifacts = Annotated[
@@ -159,44 +160,62 @@ def _tables(done: Sequence[Outcome]) -> None:
             render.say(line)
 
 
+CompareArtifacts = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="ARTIFACT…", help="Two to twelve, or one on several runtimes.", show_default=False, readable=False
+    ),
+]
+
+
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="An artifact folder.", show_default=False, readable=False)],
-    second: Annotated[
-        Path | None,
-        typer.Argument(metavar="[B]", help="Another; left out with two --runtime.", show_default=False, readable=False),
-    ] = None,
+    artifacts: CompareArtifacts,
     runtime: Runtimes = None,
     provider: Provider = None,
     runtime_option: RuntimeOptions = None,
     batch: Annotated[
-        int | None, of_target("--batch", min=1, help="Rows per call. Default: the smallest that both take.")
+        int | None, of_target("--batch", min=1, help="Rows per call. Default: the smallest that all take.")
     ] = None,
     data: Data = None,
-    blocks: Annotated[int | None, of_measuring("--blocks", min=9, help="Fewest blocks of A B B A.")] = None,
+    blocks: Annotated[int | None, of_measuring("--blocks", min=9, help="Fewest blocks of turns.")] = None,
     seconds: Annotated[
-        float | None, of_measuring("--seconds", min=0, help="After these no more blocks are added. Default: 30.")
+        float | None, of_measuring("--seconds", min=0, help="How long in all. Default: 15 for each.")
     ] = None,
     threads: Threads = None,
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Say whether B is faster than A, or one artifact on a second runtime; measured in turns, claimed if it repeats.
+    """Say which artifact is fastest, or whether B is faster than A; measured in turns, claimed if it repeats.
 
-    Example: edgevit compare A --runtime onnxruntime --runtime openvino
+    Example: edgevit compare A B C; edgevit compare A --runtime onnxruntime --runtime openvino
     """
-    from edgevit.profiles.compare import compare as run
+    from edgevit.profiles.difference import difference_of
+    from edgevit.profiles.ranking import stored
+    from edgevit.profiles.ranking.race import Terms, race
     from edgevit.runtimes.base import parse_options
 
+    terms = Terms(threads, provider, batch, data, blocks, seconds, trust, parse_options(runtime_option or ()))
     with render.progress("comparing") as shown:
-        found = run(
-            first, second, runtimes=tuple(runtime or ()), provider=provider, batch=batch, data=data, blocks=blocks,
-            seconds=seconds, threads=threads, trust=trust, options=parse_options(runtime_option or ()),
-            progress=render.Stages(shown, "compare"),
-        )  # fmt: skip
-    if json:
-        render.emit_json(found.record())
-        return
-    render.facts(found.facts())
+        found = race(artifacts, tuple(runtime or ()), terms, render.Stages(shown, "compare"))
+    for problem in stored.save(found):
+        render.say(problem)
+    if len(found.labels) == 2:
+        two = difference_of(found)
+        render.emit_json({**two.record(), "ranking": found.as_record()}) if json else render.facts(two.facts())
+    elif json:
+        render.emit_json(found.as_record())
+    else:
+        _ranked(found)
+
+
+def _ranked(found: Ranking) -> None:
+    """The answer as a table and, last, in one sentence."""
+    from edgevit.profiles.ranking.answer import COLUMNS as RANKED
+
+    render.table(RANKED, found.rows())
+    for line in (found.measured(), *found.notes()):
+        render.say(line)
+    render.line(found.sentence())
 
 
 Models = Annotated[list[str], typer.Argument(metavar="MODEL", help="Zoo names, timm:NAME, file.py:factory.")]
@@ -302,7 +321,7 @@ def report(
 
 VERBS = (
     (profile, "Measure latency, with bounds and a verdict."),
-    (compare, "Is B faster than A? Measured in turns."),
+    (compare, "Which is fastest? Measured in turns."),
     (benchmark, "Export, verify and profile models on many targets."),
     (report, "One page of all measurements, with plots."),
 )

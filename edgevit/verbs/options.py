@@ -72,7 +72,9 @@ RuntimeName = Annotated[
 Runtimes = Annotated[
     list[str] | None,
     of_running(
-        "--runtime", help="Repeat for several. Default: the target's preferred one.", autocompletion=runtime_names
+        "--runtime",
+        help="One for all, one for each, or 'all'. Default: each target's own.",
+        autocompletion=runtime_names,
     ),
 ]
 Provider = Annotated[

@@ -8,70 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plugin import artifact_of, install
+from ranked import ranking
+from spins import install_spin, make
 
 from edgevit.artifact.manifest import Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, ParityFailed, UnknownName, Unsupported, UsageError, WorkerFailed
-from edgevit.profiles.compare import SCHEDULE, _schedule, compare
-from edgevit.profiles.difference import Difference, Side, combined
-from edgevit.profiles.interleave import compare_ratios
-
-# A registered plug-in. model.txt holds milliseconds, "first SLOW QUICK" (who is opened first is slow), or a misdeed.
-PLUGIN = """
-import os, signal, time
-import numpy as np
-from edgevit.registry import Row
-from edgevit.runtimes.base import Session
-
-opened = []
-
-class SpinSession(Session):
-    runtime, provider = "spin", "cpu"
-    def __init__(self, artifact, threads, extra):
-        super().__init__(artifact, threads)
-        opened.append(self)
-        words = artifact.entry.read_text().split()
-        self.misdeed = words[0] if words[0] in ("segfault", "nan") else None
-        if self.misdeed:
-            words = ["0.1"]
-        if words[0] == "first":
-            words = [words[1] if len(opened) == 1 else words[2]]
-        self.seconds = (float(words[0]) + extra) / 1e3
-    def _run(self, feeds):
-        end = time.perf_counter() + self.seconds
-        if self.misdeed == "segfault":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        while time.perf_counter() < end:
-            pass
-        value = feeds["image"].reshape(len(feeds["image"]), -1)[:, :3]
-        return {"logits": value * np.float32("nan") if self.misdeed == "nan" else value}
-
-class Spin:
-    name, extra = "spin", 0.0
-    def open(self, artifact, *, threads, provider, options):
-        return SpinSession(artifact, threads, self.extra)
-
-class SlowSpin(Spin):
-    name, extra = "slowspin", 3.0
-
-class Reference(Spin):
-    name = "reference"
-
-SPIN = Row("spin", "spinruntime:Spin", "spin", (), "spins", formats=("spin",))
-SLOW = Row("slowspin", "spinruntime:SlowSpin", "spin", (), "spins longer", formats=("spin",))
-REFERENCE = Row("reference", "spinruntime:Reference", "spin", (), "never timed", formats=("spin",), can_profile=False)
-"""
+from edgevit.profiles.compare import compare
+from edgevit.profiles.difference import Difference, difference_of
+from edgevit.profiles.ranking.entrants import Runner, labels_of
+from edgevit.profiles.ranking.race import SCHEDULE, Terms
 
 
 @pytest.fixture(autouse=True)
 def spin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtimes = {"spin": "SPIN", "slowspin": "SLOW", "reference": "REFERENCE"}
-    install(tmp_path_factory.mktemp("plugin"), "spinruntime", PLUGIN, runtimes, monkeypatch)
-
-
-def make(folder: Path, mode: str = "1.0", **options: Any) -> Path:
-    return artifact_of(folder, "spin", mode, **options)
+    install_spin(tmp_path_factory.mktemp("plugin"), monkeypatch)
 
 
 # The differences are large: what is tested is what becomes of them, also on a machine that does much else.
@@ -91,7 +42,9 @@ def test_a_slower_artifact_is_found_twice_and_said_in_one_sentence(tmp_path: Pat
     assert len(found.rounds) == 2
     assert found.ratio.low <= found.ratio.value <= found.ratio.high
     assert re.fullmatch(r"b is \d+\.\d\d× slower than a, 95 % CI \d+\.\d\d–\d+\.\d\d", found.sentence())
-    assert list(dict.fromkeys(stages)) == ["comparing", "comparing again"]
+    assert list(dict.fromkeys(stages)) == [
+        "comparing, opening 2", "comparing", "comparing again, opening 2", "comparing again",
+    ]  # fmt: skip
     record = json.loads(json.dumps(found.record()))
     assert record["sentence"] == found.sentence()
     assert [len(one["block_ratios"]) for one in record["rounds"]] == [one.blocks for one in found.rounds]
@@ -107,11 +60,11 @@ def test_equal_artifacts_differ_by_nothing(tmp_path: Path) -> None:
     assert (found.first.label, found.second.label) == ("a (first)", "a (second)")
 
 
-def test_a_difference_that_stays_with_the_order_of_opening_is_not_claimed(tmp_path: Path) -> None:
-    found = quick(make(tmp_path / "a", "first 4.0 1.0"), make(tmp_path / "b", "first 4.0 1.0"))
+def test_a_difference_that_stays_with_a_process_is_not_claimed(tmp_path: Path) -> None:
+    found = quick(make(tmp_path / "a", f"first {tmp_path / 'opened'} 4.0 1.0"), make(tmp_path / "b", "1.0"))
     assert len(found.rounds) == 2
-    assert [one.ratio.value > 1 for one in found.rounds] == [False, True]
-    assert all(one.claimed for one in found.rounds)
+    assert [one.claimed for one in found.rounds] == [True, False]
+    assert found.rounds[0].ratio.value < 0.5
     assert not found.claimed
     assert "another one did not repeat" in found.sentence()
 
@@ -194,19 +147,14 @@ def test_requests_that_cannot_be_right_are_refused(tmp_path: Path) -> None:
 
 
 def test_more_blocks_than_the_most_are_run_when_they_are_asked_for() -> None:
-    assert _schedule(None, None) == SCHEDULE
-    found = _schedule(1000, 5.0)
-    assert (found.blocks, found.max_blocks, found.limit_s) == (1000, 1000, 5.0)
+    assert Terms().schedule(2) == SCHEDULE
+    found = Terms(blocks=1000).schedule(2)
+    assert (found.blocks, found.max_blocks) == (1000, 1000)
 
 
 def difference(*rounds: float) -> Difference:
     """Nine equal blocks in every round."""
-    sides = [Side(name, name, "spin", "1", "cpu", 1, {}, 1.0) for name in ("a", "b")]
-    ratios = [[value] * 9 for value in rounds]
-    found = tuple(compare_ratios("a", "b", one) for one in ratios)
-    return Difference(
-        sides[0], sides[1], found, combined(found, ratios), 1, "golden", {}, (), tuple(map(tuple, ratios))
-    )
+    return difference_of(ranking(*([[1.0] * 9, [ratio] * 9] for ratio in rounds)))
 
 
 def test_only_what_two_processes_show_to_the_same_side_is_claimed() -> None:
@@ -224,9 +172,11 @@ def test_the_interval_covers_both_processes() -> None:
 
 
 def test_artifacts_of_the_same_folder_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
-    from edgevit.profiles.compare import _labels
+    one, two = (Artifact.open(make(tmp_path / name / "model")) for name in "ab")
 
-    paths = [make(tmp_path / name / "model") for name in "ab"]
-    one, two = (Artifact.open(path) for path in paths)
-    assert _labels((one, two), ("spin", "spin")) == (str(paths[0]), str(paths[1]))
-    assert _labels((one, one), ("spin", "slowspin")) == ("model on spin", "model on slowspin")
+    def labels(*found: tuple[Artifact, str]) -> tuple[str, ...]:
+        return labels_of([Runner(artifact, runtime).entrant() for artifact, runtime in found])
+
+    assert labels((one, "spin"), (two, "spin")) == (str(one.path), str(two.path))
+    assert labels((one, "spin"), (one, "slowspin")) == ("model on spin", "model on slowspin")
+    assert labels(*[(one, "spin")] * 4)[2:] == ("model (third)", "model (4th)")

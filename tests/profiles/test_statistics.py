@@ -148,13 +148,13 @@ def test_one_mode_is_not_two() -> None:
         assert statistics.two_modes(samples) is None
 
 
-def test_bootstrap_of_equal_ratios_has_no_width() -> None:
-    assert statistics.bootstrap_median([1.25] * 9) == statistics.Ratio(1.25, 1.25, 1.25)
+def test_the_ratio_of_equal_blocks_has_no_width() -> None:
+    assert statistics.median_ratio([1.25] * 9) == statistics.Ratio(1.25, 1.25, 1.25)
 
 
-def test_the_bootstrap_interval_holds_the_median_and_repeats() -> None:
+def test_the_interval_of_a_median_ratio_is_of_order_statistics_and_widens_as_the_risk_shrinks() -> None:
     values = [1.0 + 0.01 * n for n in range(15)]
-    ratio = statistics.bootstrap_median(values)
-    assert ratio.value == pytest.approx(1.07)
-    assert ratio.low < ratio.value < ratio.high
-    assert ratio == statistics.bootstrap_median(values)
+    assert statistics.median_ratio(values) == statistics.Ratio(values[7], values[3], values[11])
+    assert statistics.median_ratio(values, risk=0.05 / 66) == statistics.Ratio(values[7], values[0], values[14])
+    with pytest.raises(ValueError, match="9 ratios carry no interval"):
+        statistics.median_ratio(values[:9], risk=0.05 / 66)

@@ -15,7 +15,18 @@ from edgevit.profiles.interleave import BAND, Comparison, compare_ratios, outsid
 from edgevit.profiles.ranking.record import Entrant, RankingRecord
 from edgevit.profiles.statistics import Ratio
 
-COLUMNS = ("place", "artifact", "time", "95 % interval", "p50", "precision", "max rel. error", "top-1", "size", "")
+COLUMNS = (
+    "place",
+    "artifact",
+    "time",
+    "95 % interval",
+    "p50",
+    "precision",
+    "max rel. error",
+    "top-1",
+    "size",
+    "against the first",
+)
 TIE = "no difference can be claimed"
 
 
