@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -59,7 +60,7 @@ class Step:
 
 
 BY_TIMM = ("export", "timm:test_vit", "--weights", "trainer.pth.tar", "--classes", "3", "--data", "folder:pictures")
-BY_FILE = ("export", "model.py:create", "--weights", "best.ckpt", "--data", "folder:pictures")
+BY_FILE = ("export", "model.py:create", "--weights", "best.ckpt", "--data", "folder:pictures", "--labels", "labels.txt")
 STEPS = (
     Step(["--version"], says=[r"edgevit \d"]),
     Step(["targets"], says=["onnxruntime"]),
@@ -96,6 +97,7 @@ def furnish(folder: Path) -> None:
             pixels[10:50, 10 + 20 * label : 30 + 20 * label, label] += 150
             (folder / "pictures" / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / "pictures" / name / f"{number:02}.png")
+    (folder / "labels.txt").write_text("\n".join(CLASSES))
     (folder / "pictures/notes.txt").write_text("what is where\n")
     (folder / "model.py").write_text(MODEL)
     torch.manual_seed(0)
@@ -103,9 +105,28 @@ def furnish(folder: Path) -> None:
     arguments = argparse.Namespace(model="test_vit", lr=1e-3, mean=None)  # as timm's trainer keeps them
     kept = {"epoch": 3, "arch": "test_vit", "state_dict": vit, "args": arguments, "metric": np.float64(71.5)}
     torch.save(kept, folder / "trainer.pth.tar")
-    own = edgevit.create_model(f"{folder / 'model.py'}:create").state_dict()
+    own = learned(edgevit.create_model(f"{folder / 'model.py'}:create"), folder / "pictures").state_dict()
     lightning = {"state_dict": {f"model.{name}": value for name, value in own.items()}, "epoch": 3}
     torch.save({**lightning, "pytorch-lightning_version": "2.4.0"}, folder / "best.ckpt")
+
+
+def learned(net: Any, pictures: Path) -> Any:
+    """``net`` after some steps on the pictures, as an export assumes that it saw them."""
+    import torch
+
+    from edgevit.images import Preprocess, decode
+
+    seen = Preprocess(size=(48, 48))
+    files = [(label, file) for label, name in enumerate(CLASSES) for file in sorted((pictures / name).iterdir())]
+    rows = torch.from_numpy(np.stack([seen(decode(file)) for _, file in files]))
+    labels = torch.tensor([label for label, _ in files])
+    optimizer = torch.optim.Adam(net.train().parameters(), 0.01)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(net(rows), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
 
 
 def walk(step: Step, folder: Path) -> str | None:

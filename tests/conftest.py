@@ -36,9 +36,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a shell's ba
 
 # Files of few tests that each take long. xdist, left alone, starts the files with the fewest tests last.
 LONG = {
-    "test_contract", "test_benchmark", "test_cli", "test_quickstart", "test_device_venv", "test_readme",
-    "test_tvm_tuning_real", "test_tvm_compile", "test_tvm_cross", "test_job", "test_split_command", "test_bus_faults",
-    "test_gateway_fuzz", "test_remote_profile", "test_security", "test_shipping", "test_sites", "test_up",
+    "test_contract", "test_benchmark", "test_cli", "test_quickstart", "test_device_venv", "test_first_hour",
+    "test_readme", "test_tvm_tuning_real", "test_tvm_compile", "test_tvm_cross", "test_job", "test_split_command",
+    "test_bus_faults", "test_gateway_fuzz", "test_remote_profile", "test_security", "test_shipping", "test_sites",
+    "test_up",
 }  # fmt: skip
 
 

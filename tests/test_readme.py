@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
 def session_of(text: str) -> list[tuple[str, list[str]]]:
@@ -31,6 +33,7 @@ def masked(line: str) -> str:
 def test_the_first_screen_prints_what_it_shows(tmp_path: Path) -> None:
     pairs = session_of(README.read_text())
     assert len(pairs) == 3
+    runpy.run_path(str(ROOT / ".ci/first_hour.py"))["furnish"](tmp_path)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command, shown in pairs:
         ran = subprocess.run(
@@ -44,3 +47,10 @@ def test_the_first_screen_prints_what_it_shows(tmp_path: Path) -> None:
         )
         printed = [line for line in ran.stdout.splitlines() if line.strip()]
         assert [masked(line) for line in printed] == [masked(line) for line in shown], command
+
+
+def test_what_was_never_run_stands_before_what_it_does() -> None:
+    text = README.read_text()
+    assert 0 < text.index("Never run by us") < text.index("## What it does")
+    for named in ("TensorRT", "Core ML", "CUDA", "Jetson", "fleet of real devices"):
+        assert named in text[text.index("Never run by us") : text.index("## What it does")]
