@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgevit.models import create_model as create_model
     from edgevit.models import list_models as list_models
     from edgevit.models import reparameterize as reparameterize
+    from edgevit.prediction.predictor import open_predictor as open_predictor
+    from edgevit.prediction.predictor import predict as predict
     from edgevit.profiles.latency import profile as profile
     from edgevit.proof.verify import verify as verify
     from edgevit.runtimes.base import open_session as open_session
@@ -27,13 +29,18 @@ _HOMES = {
     "Artifact": "edgevit.artifact.opened",
     "create_model": "edgevit.models",
     "list_models": "edgevit.models",
+    "open_predictor": "edgevit.prediction.predictor",
     "open_session": "edgevit.runtimes.base",
+    "predict": "edgevit.prediction.predictor",
     "profile": "edgevit.profiles.latency",
     "reparameterize": "edgevit.models",
     "verify": "edgevit.proof.verify",
 }
 
-__all__ = ["Artifact", "create_model", "export", "list_models", "open_session", "profile", "reparameterize", "verify"]
+__all__ = [
+    "Artifact", "create_model", "export", "list_models", "open_predictor", "open_session", "predict", "profile",
+    "reparameterize", "verify",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

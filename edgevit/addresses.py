@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
-_ADDRESS = re.compile(r"(?i)(https?|ftp|s3|gs|hf|file|data):/?(?=.)")
+_SCHEMES = "https?|ftps?|sftp|s3|gs|az|hf|file|data|rtsps?|rtmps?|rtp|srt|udp|mms"
+_ADDRESS = re.compile(rf"(?i)({_SCHEMES}):/?(?=.)")
+_NEXT = (
+    (r"https?|ftps?|sftp", "download it first: curl -O {}"),
+    (r"s3", "download it first: aws s3 cp {} ."),
+    (r"gs", "download it first: gcloud storage cp {} ."),
+    (r"rtsps?|rtmps?|rtp|srt|udp|mms", "record a part of it first: ffmpeg -i {} -t 10 clip.mp4"),
+    (r"file", "name the file by its path alone"),
+    (r".*", "download it first, and name the file"),
+)
 
 
 def is_address(path: Path) -> bool:
@@ -23,3 +33,10 @@ def shown(path: Path) -> str:
         return f"{text[:40]}…"
     slashes = "///" if found[1].lower() == "file" else "//"
     return f"{found[1]}:{slashes}{text[found.end() :]}"
+
+
+def next_step(path: Path) -> str:
+    """What to do about an address, for a hint."""
+    found = _ADDRESS.match(str(path))
+    scheme = found[1].lower() if found else ""
+    return next(said for schemes, said in _NEXT if re.fullmatch(schemes, scheme)).format(shlex.quote(shown(path)))

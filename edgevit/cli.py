@@ -20,7 +20,18 @@ from edgevit import render
 from edgevit.disk import in_words
 from edgevit.errors import EdgeVitError, UsageError
 from edgevit.terminal import guard
-from edgevit.verbs import authority, exporting, fleet, keys, measuring, models, serving, settings, splitting
+from edgevit.verbs import (
+    authority,
+    exporting,
+    fleet,
+    keys,
+    measuring,
+    models,
+    predicting,
+    serving,
+    settings,
+    splitting,
+)
 from edgevit.verbs.help import Verbs
 from edgevit.verbs.outcome import show_error
 
@@ -33,7 +44,7 @@ app = Verbs(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (models, exporting, measuring, splitting, serving, authority):
+for group in (models, exporting, predicting, measuring, splitting, serving, authority):
     for verb, short_help in group.VERBS:
         app.command(short_help=short_help)(verb)
 fleet.fleet.add_typer(authority.ca, short_help="The fleet's private certificate authority.")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edgevit.addresses import is_address, shown
+from edgevit.addresses import is_address, next_step, shown
 from edgevit.disk import why
 from edgevit.errors import EdgeVitError, UsageError
 
@@ -125,7 +125,7 @@ def opened(
                     return
     except OSError as exc:
         if is_address(path):
-            raise error(f"{shown(path)}: an address, not a file", hint="download it first, and name the file") from exc
+            raise error(f"{shown(path)}: an address, not a file", hint=next_step(path)) from exc
         raise error(f"{path}: {why(exc)}", hint=hint or "check the path") from exc
     raise error(f"{path}: {refusal}", hint=hint or "name another file")
 

@@ -25,6 +25,7 @@ from edgevit.foreign import read_bounded
 from edgevit.pixels import UnknownRange, to_rgb
 
 if TYPE_CHECKING:
+    from PIL import Image
     from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 64_000_000  # an 8000 × 8000 photo; more is a decompression bomb or a mistake
@@ -193,6 +194,13 @@ def _in_words(label: str) -> Iterator[None]:
         raise ImageError(f"{label}: broken image ({said})", hint="is the file complete?") from exc
 
 
+def of_pillow(picture: Image.Image, label: str) -> np.ndarray[Any, Any]:
+    """The pixels of a picture that Pillow has opened or made, as ``decode`` gives those of a file; ImageError
+    likewise."""
+    with _in_words(label):
+        return _pixels(picture, label, None)
+
+
 _one_large = threading.Lock()
 
 
@@ -221,14 +229,18 @@ def encoded_size(data: bytes) -> tuple[int, int]:
 
 def _opened(data: bytes, label: str) -> np.ndarray[Any, Any]:
     with _header(data, label) as picture:
-        if not 0 < picture.width * picture.height <= MAX_PIXELS:
-            size = f"{picture.width}×{picture.height} pixels"
-            raise ImageError(
-                f"{label}: {size}, where 1 to {MAX_PIXELS // 10**6} million are allowed", hint="scale it down first"
-            )
-        with _turn(picture.width * picture.height):
-            pixels = to_rgb(picture, partial(_header, data, label))
-        turned = picture.getexif().get(_ORIENTATION)
+        return _pixels(picture, label, partial(_header, data, label))
+
+
+def _pixels(picture: Image.Image, label: str, reopened: Callable[[], ImageFile] | None) -> np.ndarray[Any, Any]:
+    if not 0 < picture.width * picture.height <= MAX_PIXELS:
+        size = f"{picture.width}×{picture.height} pixels"
+        raise ImageError(
+            f"{label}: {size}, where 1 to {MAX_PIXELS // 10**6} million are allowed", hint="scale it down first"
+        )
+    with _turn(picture.width * picture.height):
+        pixels = to_rgb(picture, reopened)
+    turned = picture.getexif().get(_ORIENTATION)
     return np.ascontiguousarray(_UPRIGHT[turned](pixels)) if turned in _UPRIGHT else pixels
 
 

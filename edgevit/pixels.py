@@ -30,8 +30,9 @@ class UnknownRange(ValueError):
     """Which values are black and white is not known."""
 
 
-def to_rgb(picture: ImageFile, reopened: Callable[[], ImageFile]) -> Pixels:
-    """(H, W, 3) uint8, what is transparent laid over white. ``reopened`` gives the same picture, not yet loaded.
+def to_rgb(picture: Image.Image, reopened: Callable[[], ImageFile] | None) -> Pixels:
+    """(H, W, 3) uint8, what is transparent laid over white. ``reopened`` gives the same picture, not yet loaded; None
+    for one that is no file's any more.
 
     Integers of 16 bits and less are spread from their full range; deeper ones must lie in 0..255 and floats in 0..1.
     UnknownRange where they do not.
@@ -47,16 +48,17 @@ def to_rgb(picture: ImageFile, reopened: Callable[[], ImageFile]) -> Pixels:
     return made
 
 
-def _converter(picture: ImageFile, reopened: Callable[[], ImageFile]) -> Callable[[Box], Pixels]:
+def _converter(picture: Image.Image, reopened: Callable[[], ImageFile] | None) -> Callable[[Box], Pixels]:
     """What makes RGB bytes of a part of the picture."""
-    stored = str(picture.tile[0].args) if picture.tile else ""  # how a PNG holds its samples
+    tiles: Any = getattr(picture, "tile", ())
+    stored = str(tiles[0].args) if tiles else ""  # how a PNG holds its samples
     tags: Any = getattr(picture, "tag_v2", {})
     if _SIGNED in tags.get(_SAMPLE_FORMAT, ()) and picture.mode not in _DEEP:
         raise UnknownRange("signed integers of 8 bits")
     key = picture.info.get("transparency")
     if picture.mode in _DEEP:
         return partial(_of_deep, picture, white=_white(picture, tags), inverted=tags.get(_PHOTOMETRIC) == 0, key=key)
-    if stored == "RGB;16B" and isinstance(key, tuple):
+    if stored == "RGB;16B" and isinstance(key, tuple) and reopened is not None:
         del picture.info["transparency"]
         low = reopened()
         low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # the other byte of each sample

@@ -12,7 +12,7 @@ from edgevit.info import reparam_sentence
 
 if TYPE_CHECKING:
     from edgevit.artifact.opened import Artifact
-    from edgevit.predict import Failure, Prediction
+    from edgevit.prediction.results import Failure, Prediction
     from edgevit.profiles.difference import Difference
     from edgevit.profiles.latency import Profile
     from edgevit.proof.verify import Verification
@@ -108,7 +108,7 @@ def _says(answer: Prediction | Failure, truth: str) -> bool:
 def run(out: Path, *, threads: int | None, progress: Callable[[str, float | None], None]) -> Story:
     """Do it all in ``out`` (earlier artifacts of a quickstart there are replaced)."""
     from edgevit import build, models
-    from edgevit.predict import predict
+    from edgevit.prediction.predictor import predict
     from edgevit.profiles.compare import compare
     from edgevit.profiles.latency import profile
     from edgevit.proof.verify import verify

@@ -105,10 +105,11 @@ def line(text: str) -> None:
 
 def emit_json(value: Any) -> None:
     """``value`` as JSON on stdout. NaN and infinity become null: JSON has neither."""
-    print(as_json(value, ascii_only=not _unicode(sys.stdout)))
+    print(as_json(value, ascii_only=not unicode(sys.stdout)))
 
 
-def _unicode(stream: TextIO) -> bool:
+def unicode(stream: TextIO) -> bool:
+    """Whether it takes every character."""
     return str(getattr(stream, "encoding", None) or "").lower().startswith("utf")
 
 

@@ -18,7 +18,7 @@ _DEVICE_SIDE = {f"edgevit.{room}" for room in ("runtimes", "profiles", "proof", 
 _FLEET_FLOORS = ("bus", "trust", "agent", "operating", "asking", "gateway")  # each knows those before it
 
 _TORCH_FREE_FILES = (
-    "addresses", "disk", "foreign", "images", "info", "pixels", "predict", "printable", "request", "signing", "sizes",
+    "addresses", "disk", "foreign", "images", "info", "pixels", "printable", "request", "signing", "sizes",
     "terminal",
 )  # fmt: skip
 
@@ -31,6 +31,7 @@ FORBIDDEN = {
     "engines/": _TORCH_FREE | {"edgevit.runtimes", "edgevit.artifact"},
     "proof/": _TORCH_FREE | {"edgevit.profiles", "edgevit.bundle", "edgevit.fleet"},
     "profiles/": _TORCH_FREE | {"edgevit.bundle", "edgevit.fleet"},
+    "prediction/": _TORCH_FREE | {"edgevit.profiles", "edgevit.split", "edgevit.fleet"},
     "bundle/": _TORCH_FREE | {"edgevit.split", "edgevit.fleet"},
     "split/": {"edgevit.fleet", "edgevit.cli", "edgevit.verbs"},
     "artifact/": _TORCH_FREE | {"edgevit.runtimes", "edgevit.proof", "edgevit.profiles"},
@@ -144,13 +145,15 @@ def test_the_help_page_loads_nothing_heavy() -> None:
     assert not loaded_by(code) & HEAVY
 
 
+_READERS = ("pyav", "opencv")  # of videos: each needs its package
 DEVICE_MODULES = (
-    "artifact.opened", "build", "data.source", "images", "info", "precisions", "predict", "registry", "request",
+    "artifact.opened", "build", "data.source", "images", "info", "precisions", "registry", "request",
     "signing", "worker", "runtimes.base", "runtimes.onnxruntime", "profiles.latency", "proof.parity", "proof.verify",
     "profiles.environment", "runtimes.tensorrt.device", "runtimes.coreml.device", "runtimes.tvm.device",
     "runtimes.coreml.evaluator", "runtimes.coreml.program", "runtimes.tensorrt.here",
     "runtimes.coreml.here", "runtimes.tvm.here", "benchmark", "profiles.compare", "profiles.gates", "runtimes.openvino",
     "profiles.outcomes", "profiles.stored", "cgroups",
+    *(f"prediction.{path.stem}" for path in (PACKAGE / "prediction").glob("[a-z]*.py") if path.stem not in _READERS),
     *(f"bundle.{path.stem}" for path in (PACKAGE / "bundle").glob("[a-z]*.py")),
     *(f"fleet.{path.parent.name}.{path.stem}" for path in (PACKAGE / "fleet").glob("*/[a-z]*.py")),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""From a model to an artifact that is proved, and its answers."""
+"""From a model to an artifact that is proved."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def export(
 
     Example: edgevit export fmvit_nano --weights digits -t onnx
     """
-    from edgevit.predict import read_labels
+    from edgevit.prediction.labels import read_labels
     from edgevit.request import ExportRequest, ModelChoice, image_sides, parse_batch, resolve_targets, split_options
 
     chosen = ModelChoice(model, weights, pretrained, classes, image_sides(image_size))
@@ -196,66 +196,7 @@ def verify(
     render.facts(result.facts())
 
 
-Images = Annotated[
-    list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False, readable=False)
-]
-Top = Annotated[int, of_output("--top", min=1, help="How many classes to show.")]
-PredictLabels = Annotated[Path | None, of_model("--labels", help="Class names, instead of the artifact's own.")]
-Without = Annotated[
-    list[str] | None,
-    of_running("--without", metavar="PART", help="Leave this part of a bundle out, e.g. part-2."),
-]
-
-
-def predict(
-    artifact: ArtifactOrBundle,
-    images: Images,
-    top: Top = 5,
-    labels: PredictLabels = None,
-    runtime: RuntimeName = None,
-    provider: Provider = None,
-    without: Without = None,
-    threads: Threads = None,
-    trust: Trust = False,
-    json: Json = False,
-) -> None:
-    """Classify images: top-5 with labels. A broken image is one line and does not stop the others.
-
-    A bundle also says how many of its sub-models answered; the classes of a missing one suffer.
-
-    Example: edgevit predict artifacts/vit_nano-onnx-fp32 photo.jpg
-    """
-    from edgevit import predict as prediction
-
-    results = prediction.predict(
-        artifact,
-        images,
-        runtime=runtime,
-        threads=threads,
-        top=top,
-        provider=provider,
-        labels=prediction.read_labels(labels),
-        trust=trust,
-        without=without or (),
-    )
-    records, failures, said = [], 0, set()
-    for result in results:
-        failures += isinstance(result, prediction.Failure)
-        records.append(result.record())
-        for note in result.notes():
-            if note not in said:
-                render.say(note)
-            said.add(note)
-        if not json:
-            (render.fail if isinstance(result, prediction.Failure) else render.line)(result.line())
-    if json:
-        render.emit_json(records)
-    if failures:
-        raise typer.Exit(1)
-
-
 VERBS = (
     (export, "Export a model; prove the artifact equal to it."),
     (verify, "Prove an artifact or a bundle on this machine."),
-    (predict, "Classify images with an artifact or a bundle."),
 )

@@ -10,7 +10,7 @@ import typer
 
 from edgevit import render
 from edgevit.errors import UsageError
-from edgevit.verbs.help import of_fleet, of_model, of_output, of_running, of_splitting
+from edgevit.verbs.help import of_fleet, of_output, of_running, of_splitting
 from edgevit.verbs.links import (
     Cluster,
     Connect,
@@ -29,7 +29,21 @@ from edgevit.verbs.links import (
     linked,
     seconds,
 )
-from edgevit.verbs.options import Json
+from edgevit.verbs.options import Force, Json
+from edgevit.verbs.predicting import (
+    CsvFile,
+    Every,
+    Fps,
+    Frames,
+    JsonLinesFile,
+    Labels,
+    Named,
+    Out,
+    Top,
+    deliver,
+    inputs_of,
+    wanted_of,
+)
 
 Name = Annotated[str | None, of_fleet("--name", help="Default: the identity's name, else the host's.")]
 Memory = Annotated[
@@ -251,59 +265,46 @@ def drain(
     render.say(f"{node} holds nothing and takes nothing" if result.drained else f"{node} takes sub-models again")
 
 
-Images = Annotated[
-    list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG, WebP, …", show_default=False, readable=False)
-]
 RequireAll = Annotated[bool, of_fleet("--require-all", help="Exit 9 when an answer is degraded.")]
-Top = Annotated[int, of_output("--top", min=1, help="How many classes to show.")]
-Labels = Annotated[Path | None, of_model("--labels", help="Class names, instead of the model's own.")]
 
 
 @linked
 def infer(
     link: Any,
     path: Served,
-    images: Images,
+    inputs: Named,
     deadline: Deadline = "1s",
     require_all: RequireAll = False,
     where: Where = None,
     top: Top = 5,
     labels: Labels = None,
+    every: Every = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    csv: CsvFile = None,
+    jsonl: JsonLinesFile = None,
+    out: Out = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
-    """Classify images with the fleet: scatter to the nodes, gather, fuse; with what arrived by the deadline.
+    """Classify with the fleet: scatter to the nodes, gather, fuse; with what arrived by the deadline.
 
     Where no fleet serves it, it runs in this process, as edgevit predict does, and says so.
 
     Example: edgevit infer digits-bundle photo.jpg --deadline 200ms
     """
-    from edgevit.errors import EdgeVitError
     from edgevit.fleet.asking.infer import infer_images
-    from edgevit.predict import Failure, read_labels
+    from edgevit.prediction.labels import read_labels
 
+    wanted = wanted_of(csv, jsonl, out, json=json, force=force)
+    wanted.check(inputs)
+    named = inputs_of(inputs, every, fps, frames)
     found = infer_images(
-        path, images, link=link,
+        path, named, link=link,
         deadline_s=seconds("--deadline", deadline), require_all=require_all, where=_where(where), top=top,
         labels=read_labels(labels),
     )  # fmt: skip
-    records: list[dict[str, Any]] = []
-    failures, short = 0, None
-    try:
-        for result in found:
-            failures += isinstance(result, Failure)
-            records.append(result.record())
-            for note in result.notes():
-                render.say(note)
-            if not json:
-                (render.fail if isinstance(result, Failure) else render.line)(result.line())
-    except EdgeVitError as exc:
-        short = exc
-    if json:
-        render.emit_json(records)
-    if short:
-        raise short
-    if failures:
-        raise typer.Exit(1)
+    deliver(found, wanted, named, top, bundle=True)
 
 
 VERBS = (
@@ -314,5 +315,5 @@ VERBS = (
     (undeploy, "Withdraw a deployment."),
     (rebalance, "Plan a deployment anew over the nodes there are."),
     (drain, "Empty a node before it is switched off."),
-    (infer, "Classify images with the fleet."),
+    (infer, "Classify pictures and videos with the fleet."),
 )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgevit import render
+from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import Answer
 from edgevit.bundle.opened import Bundle, opened
@@ -22,17 +21,13 @@ from edgevit.fleet.asking.session import FleetSession
 from edgevit.fleet.asking.where import Reached, Where, reach
 from edgevit.fleet.bus.link import Link
 from edgevit.foreign import read_bounded
-from edgevit.images import MAX_BYTES, ImageError, decode
-from edgevit.predict import (
-    BundlePrediction,
-    Failure,
-    answers,
-    best,
-    check_labels,
-    classifier,
-    predict,
-    scores_of,
-)
+from edgevit.images import MAX_BYTES, ImageError
+from edgevit.prediction.answering import one_by_one, row_of, scores_of, told
+from edgevit.prediction.given import Image, pictures
+from edgevit.prediction.labels import check_labels
+from edgevit.prediction.picture import Picture
+from edgevit.prediction.predictor import classifier, open_predictor
+from edgevit.prediction.results import BundlePrediction, Failure, Guess, best
 from edgevit.runtimes.base import Session, open_session
 
 DEADLINE_S = 1.0
@@ -58,7 +53,7 @@ class Shown:
 
 def infer_images(
     path: Path | str,
-    images: Sequence[Path],
+    images: Iterable[Image | Picture | Failure],
     *,
     link: Link | None = None,
     deadline_s: float = DEADLINE_S,
@@ -84,11 +79,11 @@ def infer_images(
         model = opened(path)
         reached = reach(model, link=link or Link(), where=where)
         if reached is not None:
-            yield from _there(reached, images, shown, deadline_s)
+            yield from _there(reached, pictures(images), shown, deadline_s)
             return
         if where is None:
             say(f"no node serves {path}: running it in this process")
-        yield from _here(model, images, shown)
+        yield from _here(model, pictures(images), shown)
 
     return _all_required(results(), require_all)
 
@@ -106,50 +101,55 @@ def _all_required(found: Iterator[Inference | Failure], require_all: bool) -> It
         )
 
 
-def _there(reached: Reached, images: Sequence[Path], shown: Shown, deadline_s: float) -> Iterator[Inference | Failure]:
+def _there(
+    reached: Reached, images: Iterable[Picture | Failure], shown: Shown, deadline_s: float
+) -> Iterator[Inference | Failure]:
     """From the fleet."""
     with closing(reached):
         session = reached.session
         check_labels(shown.labels, session.count)
-        ask = partial(_asked, deadline_s=deadline_s, names=shown.labels or session.labels, top=shown.top)
-        yield from answers(lambda: nullcontext(session), ask, images)
+        top = partial(best, labels=shown.labels or session.labels, count=shown.top)
+        yield from one_by_one(partial(_asked, session, deadline_s, top), images)
 
 
-def _here(model: Bundle | Artifact, images: Sequence[Path], shown: Shown) -> Iterator[Inference | Failure]:
+def _here(
+    model: Bundle | Artifact, images: Iterable[Picture | Failure], shown: Shown
+) -> Iterator[Inference | Failure]:
     """From this process."""
     if isinstance(model, Bundle):
-        for result in predict(model, images, top=shown.top, labels=shown.labels):
-            if isinstance(result, BundlePrediction):
-                yield Inference(**vars(result))
-            elif isinstance(result, Failure):
-                yield result
+        with open_predictor(model, top=shown.top, labels=shown.labels) as predictor:
+            for result in predictor.answers(images):
+                if isinstance(result, BundlePrediction):
+                    yield Inference(**vars(result))
+                elif isinstance(result, Failure):
+                    yield result
         return
     artifact = classifier(model, shown.labels)
-    run = partial(_alone, names=shown.labels or artifact.manifest.labels, top=shown.top)
-    yield from answers(partial(open_session, artifact), run, images)
+    top = partial(best, labels=shown.labels or artifact.manifest.labels, count=shown.top)
+    with open_session(artifact) as session:
+        yield from one_by_one(partial(_alone, session, top), images)
 
 
-def _asked(
-    session: FleetSession, file: Path, *, deadline_s: float, names: Sequence[str] | None, top: int
-) -> Inference | None:
+Top = Callable[[Array], tuple[Guess, ...]]
+
+
+def _asked(session: FleetSession, deadline_s: float, top: Top, picture: Picture) -> Inference | None:
     """The fleet's answer; None when it is not a number."""
-    data = read_bounded(file, MAX_BYTES, "an image", error=ImageError)
+    if not isinstance(picture.source, Path):
+        answer = session.answer(picture.source, deadline_s)
+        return told(Inference, picture, answer.logits[0], top, answer=answer, where="fleet")
+    data = read_bounded(picture.source, MAX_BYTES, "an image", error=ImageError)
     try:
         answer = session.answer(data, deadline_s)
     except ImageError:
-        decode(file)  # says what is wrong with it, by its name
+        picture.pixels()  # says what is wrong with it, by its name
         raise
-    return _inference(file, answer, names, top, "fleet")
+    return told(Inference, picture, answer.logits[0], top, answer=answer, where="fleet")
 
 
-def _alone(session: Session, file: Path, *, names: Sequence[str] | None, top: int) -> Inference | None:
+def _alone(session: Session, top: Top, picture: Picture) -> Inference | None:
     """One artifact's answer in this process."""
     started = time.perf_counter()
-    scores = scores_of(session, file)
-    answer = Answer(scores[np.newaxis], 1, (), (time.perf_counter() - started) * 1e3)
-    return _inference(file, answer, names, top, "embedded")
-
-
-def _inference(file: Path, answer: Answer, names: Sequence[str] | None, top: int, where: Where) -> Inference | None:
-    scores = answer.logits[0]
-    return Inference(str(file), best(scores, names, top), answer, where) if np.isfinite(scores).all() else None
+    scores = scores_of(session, [row_of(session, picture)])
+    answer = Answer(scores, 1, (), (time.perf_counter() - started) * 1e3)
+    return told(Inference, picture, scores[0], top, answer=answer)

@@ -38,7 +38,7 @@ from edgevit.fleet.gateway.metrics import CONTENT_TYPE, Metrics
 from edgevit.fleet.operating.watch import Watch
 from edgevit.images import ImageError
 from edgevit.pages import style
-from edgevit.predict import best
+from edgevit.prediction.results import best
 from edgevit.registry import own_version
 
 LIVE_EVERY_S = 0.5

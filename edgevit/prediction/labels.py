@@ -1,0 +1,32 @@
+"""Class names that a user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgevit import render
+from edgevit.errors import UsageError
+from edgevit.foreign import read_json, read_text
+
+
+def read_labels(path: Path | None) -> tuple[str, ...] | None:
+    """Class names from a text file (one a line) or JSON (a list, or {index: name}); None for no file."""
+    if path is None:
+        return None
+    what, hint = "a list of labels", "one label a line, or JSON: a list, or {index: name}"
+    is_json = path.suffix.lower() == ".json"
+    found = read_json(path, what, hint=hint) if is_json else read_text(path, what, hint=hint).strip().splitlines()
+    if isinstance(found, dict):
+        found = [found.get(str(index)) for index in range(len(found))]
+    if not isinstance(found, list) or not found or not all(isinstance(label, str) and label.strip() for label in found):
+        raise UsageError(f"{path} does not name every class", hint=hint)
+    return tuple(label.strip() for label in found)
+
+
+def check_labels(labels: Sequence[str] | None, classes: int | str) -> None:
+    """UsageError where ``labels`` are of another number."""
+    if labels is not None and len(labels) != classes:
+        raise UsageError(
+            f"{render.counted(len(labels), 'label')} for {classes} classes", hint="one label per class, in order"
+        )

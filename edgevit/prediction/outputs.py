@@ -1,0 +1,239 @@
+"""Where answers go: lines for people, JSON, JSON lines, CSV. Each is written as it comes, so that none is lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, TextIO
+
+from edgevit import render
+from edgevit.disk import writing
+from edgevit.errors import UsageError
+from edgevit.prediction.results import Failure, Prediction, Result
+from edgevit.printable import as_json, printable
+
+STDOUT = "-"
+SYNC_S = 1.0  # how long an answer may be on its way to the disk
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # what a spreadsheet computes, as wide letters too
+_OF_BUNDLES = ("where", "parts", "answered", "degraded", "missing", "latency_ms")
+
+
+class Output(Protocol):
+    """Takes results one by one. ``end`` completes it after the last; ``close`` lets it go, however it ended."""
+
+    def write(self, result: Result) -> None: ...
+    def end(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Lines:
+    """Lines for people: answers on stdout, failures on stderr."""
+
+    def write(self, result: Result) -> None:
+        (render.fail if isinstance(result, Failure) else render.line)(result.line())
+
+    def end(self) -> None:
+        """Nothing is kept back."""
+
+    close = end
+
+
+class Json:
+    """One list on stdout, of the records as they come."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def write(self, result: Result) -> None:
+        text = as_json(result.record(), ascii_only=not render.unicode(sys.stdout))
+        print(("," if self.count else "[") + "\n  " + text.replace("\n", "\n  "), end="")
+        self.count += 1
+
+    def end(self) -> None:
+        print("\n]" if self.count else "[]")
+
+    def close(self) -> None:
+        """It is no file."""
+
+
+class File:
+    """A text file that is opened when the first answer is there, and flushed after each; "-" is stdout."""
+
+    def __init__(self, path: str, *, force: bool) -> None:
+        self.path, self.force = path, force
+        self.stream: TextIO | None = None
+        self.synced = time.monotonic()
+
+    def write(self, text: str) -> None:
+        if self.path == STDOUT:
+            print(text, end="", flush=True)
+            return
+        with writing(Path(self.path)):
+            self.stream = self.stream or self._opened()
+            self.stream.write(text)
+            self.stream.flush()
+            if time.monotonic() - self.synced > SYNC_S:
+                self._sync()
+
+    def _opened(self) -> TextIO:
+        # newline: the text says itself how its lines end. What took the name meanwhile is not written over.
+        plain = not os.path.exists(self.path) or os.path.isfile(self.path)
+        mode = "x" if plain and not self.force else "w"
+        return open(self.path, mode, encoding="utf-8", newline="")
+
+    def _sync(self) -> None:
+        self.synced = time.monotonic()
+        if self.stream is not None and os.path.isfile(self.path):
+            os.fsync(self.stream.fileno())
+
+    def close(self) -> None:
+        with writing(Path(self.path)):
+            if self.stream is not None:
+                self._sync()
+                self.stream.close()
+
+
+class JsonLines:
+    """A line of JSON for each picture: the record of ``--json`` with its ``frame`` and ``seconds``, null for a
+    picture that is in no video."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+
+    def write(self, result: Result) -> None:
+        record = {"image": result.image, "frame": None, "seconds": None, **result.record()}
+        self.file.write(as_json(record, indent=None) + "\n")
+
+    def end(self) -> None:
+        self.file.write("")  # a file without answers is there, and empty
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class Csv:
+    """RFC 4180, a row for each picture: its best classes in columns of their own, or the error. Text that a spreadsheet
+    would take for a formula has an apostrophe before it."""
+
+    def __init__(self, file: File, top: int, *, bundle: bool) -> None:
+        self.file, self.more = file, _OF_BUNDLES if bundle else ()
+        ranks = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "index", "probability")]
+        self.columns = ("image", "frame", "seconds", *ranks, *self.more, "error")
+        self.begun = False
+
+    def write(self, result: Result) -> None:
+        if not self.begun:
+            self._row(self.columns)
+        self.begun = True
+        record = result.record()
+        for rank, guess in enumerate(result.top if isinstance(result, Prediction) else (), start=1):
+            record.update({f"{name}_{rank}": value for name, value in vars(guess).items()})
+        if missing := record.get("missing"):
+            record["missing"] = " ".join(one["part"] for one in missing)
+        self._row([record.get(name, "") for name in self.columns])
+
+    def _row(self, cells: Iterable[Any]) -> None:
+        line = io.StringIO()
+        csv.writer(line, quoting=csv.QUOTE_NONNUMERIC).writerow([_cell(value) for value in cells])
+        self.file.write(line.getvalue())
+
+    def end(self) -> None:
+        if not self.begun:
+            self._row(self.columns)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _cell(value: Any) -> Any:
+    """A number as it is; anything else as text that is no formula and has no line ends."""
+    if value is None or value == []:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        text = printable(str(value).lower() if isinstance(value, bool) else str(value))
+        return f"'{text}" if text.startswith(_FORMULA) else text
+    return value if value == value and abs(value) != float("inf") else ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Where answers are to go: files for each format, "-" being stdout, and whether a JSON list is asked for."""
+
+    csv: str | None = None
+    jsonl: str | None = None
+    json: bool = False
+    force: bool = False
+
+    @classmethod
+    def of(cls, csv: str | None, jsonl: str | None, out: str | None, *, json: bool, force: bool) -> Wanted:
+        """With ``out`` by its ending. UsageError for one of no known ending, and for a contradiction."""
+        if out is not None:
+            ending = Path(out).suffix.lower()
+            if ending not in (".csv", ".jsonl"):
+                raise UsageError(f"-o {out}: what ends so is not written", hint="OUT.csv or OUT.jsonl; or --csv, --jsonl")
+            if (csv if ending == ".csv" else jsonl) is not None:
+                raise UsageError(f"-o {out} and --{ending[1:]} contradict each other", hint="give one of them")
+            csv, jsonl = (out, jsonl) if ending == ".csv" else (csv, out)
+        if [csv, jsonl, "-" if json else None].count(STDOUT) > 1:
+            raise UsageError("standard output takes one format", hint="give the others a file")
+        return cls(csv, jsonl, json, force)
+
+    @property
+    def files(self) -> list[str]:
+        """Those that are no stdout."""
+        return [path for path in (self.csv, self.jsonl) if path not in (None, STDOUT) and path is not None]
+
+    def check(self, named: Sequence[str]) -> None:
+        """UsageError for a file that exists, or is one of the pictures."""
+        for path in self.files:
+            if os.path.isdir(path):
+                raise UsageError(f"{path} is a folder", hint="name a file in it")
+            if any(os.path.exists(one) and os.path.exists(path) and os.path.samefile(one, path) for one in named):
+                raise UsageError(f"{path} is one of the inputs", hint="name another file")
+            if os.path.isfile(path) and not self.force:
+                raise UsageError(f"{path} exists", hint="choose another name, or replace it with --force")
+        if self.csv in self.files and self.jsonl == self.csv:
+            raise UsageError(f"{self.csv} cannot be both CSV and JSON lines", hint="name two files")
+
+    def outputs(self, top: int, *, bundle: bool) -> Outputs:
+        """All of them; lines for people where nothing else goes to stdout and there is no file."""
+        found: list[Output] = []
+        if self.csv is not None:
+            found.append(Csv(File(self.csv, force=self.force), top, bundle=bundle))
+        if self.jsonl is not None:
+            found.append(JsonLines(File(self.jsonl, force=self.force)))
+        if self.json:
+            found.append(Json())
+        return Outputs(found or [Lines()])
+
+
+class Outputs:
+    """Several at once, in a ``with``. What ends before its first result leaves no output, and no file replaced."""
+
+    def __init__(self, outputs: Sequence[Output]) -> None:
+        self.outputs, self.count = outputs, 0
+
+    def write(self, result: Result) -> None:
+        self.count += 1
+        for one in self.outputs:
+            one.write(result)
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as stack:
+            for one in self.outputs:
+                stack.callback(one.close)
+                if kind is None or self.count:
+                    stack.callback(one.end)

@@ -1,0 +1,167 @@
+"""Answers about pictures, here and by a fleet: what comes in, what goes where."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgevit import render
+from edgevit.errors import Interrupted
+from edgevit.verbs.help import of_data, of_model, of_output, of_running
+from edgevit.verbs.options import ArtifactOrBundle, Force, Json, Provider, RuntimeName, Threads, Trust
+
+if TYPE_CHECKING:
+    from edgevit.prediction.inputs import Inputs
+    from edgevit.prediction.outputs import Wanted
+    from edgevit.prediction.results import Result
+
+Named = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Pictures, folders, globs in quotes, videos, camera:0; - for names on stdin.",
+        show_default=False,
+    ),
+]
+Every = Annotated[int | None, of_data("--every", metavar="N", min=1, help="Of a video, each N-th frame.")]
+Fps = Annotated[float | None, of_data("--fps", help="Of a video, at most so many frames a second of its own time.")]
+Frames = Annotated[int | None, of_data("--frames", metavar="N", min=1, help="Of each video or camera, N frames.")]
+Top = Annotated[int, of_output("--top", min=1, help="How many classes to show.")]
+CsvFile = Annotated[str | None, of_output("--csv", metavar="FILE", help="Write CSV there; - is stdout.")]
+JsonLinesFile = Annotated[str | None, of_output("--jsonl", metavar="FILE", help="Write JSON lines there; - is stdout.")]
+Out = Annotated[str | None, of_output("-o", "--out", metavar="FILE", help="The same by its ending: .csv or .jsonl.")]
+Labels = Annotated[Path | None, of_model("--labels", help="Class names, instead of the model's own.")]
+Without = Annotated[
+    list[str] | None,
+    of_running("--without", metavar="PART", help="Leave this part of a bundle out, e.g. part-2."),
+]
+SHOWN_S = 5.0  # between two words about the progress
+
+
+def predict(
+    artifact: ArtifactOrBundle,
+    inputs: Named,
+    top: Top = 5,
+    labels: Labels = None,
+    every: Every = None,
+    fps: Fps = None,
+    frames: Frames = None,
+    runtime: RuntimeName = None,
+    provider: Provider = None,
+    without: Without = None,
+    threads: Threads = None,
+    trust: Trust = False,
+    csv: CsvFile = None,
+    jsonl: JsonLinesFile = None,
+    out: Out = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Classify pictures and videos: top-5 with labels. What is broken is one line and does not stop the others.
+
+    Folders are searched to the bottom, in the order of names. A bundle also says how many of its sub-models answered.
+
+    Example: edgevit predict artifacts/vit_nano-onnx-fp32 photos clip.mp4 --fps 2 -o answers.csv
+    """
+    from edgevit.bundle.opened import is_bundle
+    from edgevit.prediction.labels import read_labels
+    from edgevit.prediction.predictor import AT_ONCE, open_predictor
+
+    wanted = wanted_of(csv, jsonl, out, json=json, force=force)
+    wanted.check(inputs)
+    named = inputs_of(inputs, every, fps, frames)
+    opened = open_predictor(
+        artifact, runtime=runtime, threads=threads, top=top, provider=provider, labels=read_labels(labels),
+        trust=trust, without=without or (),
+    )  # fmt: skip
+    with opened as predictor:
+        results = predictor.answers(named, at_once=1 if named.live else AT_ONCE)
+        deliver(results, wanted, named, top, bundle=is_bundle(artifact))
+
+
+def inputs_of(named: list[str], every: int | None, fps: float | None, frames: int | None) -> Inputs:
+    """What a user named, and which frames of the videos among it are looked at."""
+    from edgevit.prediction.inputs import Inputs
+    from edgevit.prediction.videos import Sampling
+
+    return Inputs(named, Sampling(every, fps, frames), listed=getattr(sys.stdin, "buffer", None))
+
+
+def wanted_of(csv: str | None, jsonl: str | None, out: str | None, *, json: bool, force: bool) -> Wanted:
+    """Where answers are to go; UsageError for a contradiction."""
+    from edgevit.prediction.outputs import Wanted
+
+    return Wanted.of(csv, jsonl, out, json=json, force=force)
+
+
+def deliver(results: Iterable[Result], wanted: Wanted, named: Inputs, top: int, *, bundle: bool) -> None:
+    """Each result to where it is wanted as it comes; then what was passed over, and exit 1 for what failed.
+
+    Interrupted, with what is kept, for Ctrl-C.
+    """
+    where = " and ".join(wanted.files)
+    tally = _Tally(loud=bool(where))
+    try:
+        with wanted.outputs(top, bundle=bundle) as outputs, tally:
+            for result in results:
+                outputs.write(result)
+                tally.count(result)
+    except KeyboardInterrupt:
+        said = f"stopped after {render.counted(tally.total, 'picture')}"
+        raise Interrupted(said, hint=f"what was answered is in {where}" if where else None) from None
+    if skips := named.skips():
+        render.say(skips)
+    if where:
+        broken = f"; {tally.failures:,} could not be read" if tally.failures else ""
+        render.say(f"{render.counted(tally.total - tally.failures, 'answer')} in {where}{broken}")
+    if tally.failures:
+        raise typer.Exit(1)
+
+
+class _Tally:
+    """How many there were so far, said on stderr while it takes long; ``loud`` says the failures as well, which nobody
+    else does."""
+
+    def __init__(self, *, loud: bool) -> None:
+        self.loud = loud
+        self.total, self.failures = 0, 0
+        self.notes: set[str] = set()
+        self.begun = self.last = time.monotonic()
+        self.stack = ExitStack()
+        self.stages: render.Stages | None = None
+
+    def count(self, result: Result) -> None:
+        from edgevit.prediction.results import Failure
+
+        self.total += 1
+        if isinstance(result, Failure):
+            self.failures += 1
+            if self.loud:
+                render.fail(result.line())
+        for note in result.notes():
+            if note not in self.notes:
+                render.say(note)
+            self.notes.add(note)
+        if (now := time.monotonic()) - self.last > SHOWN_S and (self.loud or not sys.stdout.isatty()):
+            self.last = now
+            self._show(f"{render.counted(self.total, 'picture')}, {self.total / (now - self.begun):.3g} a second")
+
+    def _show(self, sentence: str) -> None:
+        if self.stages is None:  # not before there is something to show: rich takes a tenth of a second
+            self.stages = render.Stages(self.stack.enter_context(render.progress("predict")), "predict")
+        self.stages(sentence)
+
+    def __enter__(self) -> _Tally:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+
+VERBS = ((predict, "Classify pictures and videos with an artifact or a bundle."),)
