@@ -257,19 +257,30 @@ def test_a_text_that_begins_like_an_image_is_no_image(text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("given", "shown", "next_step"),
     [
-        ("https://host/x.png", "https://host/x.png"),
-        ("s3://bucket/a/x.png", "s3://bucket/a/x.png"),
-        ("file:///tmp/none.png", "file:///tmp/none.png"),
-        ("data:image/png;base64," + "A" * 5000, "data:image/png;base64,AAAAAAAAAAAAAAAAAA…"),
+        ("https://host/x.png", "https://host/x.png", "download it first: curl -O https://host/x.png"),
+        (
+            "https://host/x.png?a=1&b",
+            "https://host/x.png?a=1&b",
+            "download it first: curl -O 'https://host/x.png?a=1&b'",
+        ),
+        ("s3://bucket/a/x.png", "s3://bucket/a/x.png", "download it first: aws s3 cp s3://bucket/a/x.png ."),
+        ("rtsp://cam/1", "rtsp://cam/1", "record a part of it first: ffmpeg -i rtsp://cam/1 -t 10 clip.mp4"),
+        ("file:///tmp/none.png", "file:///tmp/none.png", "name the file by its path alone"),
+        (
+            "data:image/png;base64," + "A" * 5000,
+            "data:image/png;base64,AAAAAAAAAAAAAAAAAA…",
+            "download it first, and name the file",
+        ),
     ],
+    ids=["https", "query", "s3", "rtsp", "file", "data"],
 )
-def test_an_address_keeps_its_slashes_and_is_told_to_be_downloaded(given: str, shown: str) -> None:
+def test_an_address_keeps_its_slashes_and_is_told_to_be_downloaded(given: str, shown: str, next_step: str) -> None:
     with pytest.raises(ImageError) as caught:
         decode(Path(given))
     assert str(caught.value) == f"{shown}: an address, not a file"
-    assert caught.value.hint == "download it first, and name the file"
+    assert caught.value.hint == next_step
 
 
 def test_a_device_a_pipe_and_an_endless_file_are_refused_at_once(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.opened import Bundle
 from edgevit.errors import BadArtifact
-from edgevit.predict import predict
+from edgevit.prediction.predictor import predict
 
 
 def told(path: Path) -> tuple[str, str | None]:

@@ -24,7 +24,8 @@ Tell = Callable[[Sequence[Picture], Sequence[X]], Iterable[P | None]]  # None fo
 
 def one_by_one(ask: Callable[[Picture], P | None], found: Iterable[Picture | Failure]) -> Iterator[P | Failure]:
     """What ``ask`` makes of each picture."""
-    return _Waiting(ask, lambda _, told: told, 1).through(found)
+    waiting: _Waiting[P | None, P] = _Waiting(ask, lambda _, told: told, 1)
+    return waiting.through(found)
 
 
 def together(look: Look[X], tell: Tell[X, P], found: Iterable[Picture | Failure], count: int) -> Iterator[P | Failure]:

@@ -39,15 +39,16 @@ class Inputs:
     def __init__(
         self, named: Sequence[str], sampling: videos.Sampling | None = None, listed: Any | None = None
     ) -> None:
-        """UsageError where a sampling is asked for and there can be no video; MissingDependency for a video where
-        nothing reads them."""
         self.named, self.listed = named, listed
         self.sampling = sampling or videos.Sampling()
         self.skipped: Counter[str] = Counter()
-        filmed = any(videos.is_video(name) and not is_address(Path(name)) for name in named)
-        if filmed:
+
+    def check(self) -> None:
+        """Before anything is opened: UsageError where a sampling is asked for and there can be no video,
+        MissingDependency for a video where nothing reads them."""
+        if any(videos.is_video(name) and not is_address(Path(name)) for name in self.named):
             videos.require_reader()
-        elif self.sampling.asked and not any(name == STDIN or glob.has_magic(name) for name in named):
+        elif self.sampling.asked and not any(name == STDIN or glob.has_magic(name) for name in self.named):
             raise UsageError("--every, --fps and --frames are of videos and cameras", hint="name one, or drop them")
 
     @property
@@ -64,11 +65,11 @@ class Inputs:
 
     def skips(self) -> str | None:
         """A sentence about what was passed over."""
-        if not (total := self.skipped.total()):
-            return None
-        return f"{render.counted(total, 'file')} skipped: " + ", ".join(
-            f"{count:,} {why}" for why, count in sorted(self.skipped.items())
-        )
+        kinds = [
+            f"{count:,} {why}" + ("s" if count > 1 and why != "hidden" else "")
+            for why, count in sorted(self.skipped.items())
+        ]
+        return f"{render.counted(self.skipped.total(), 'file')} skipped: {', '.join(kinds)}" if kinds else None
 
     def _of(self, name: str, *, patterns: bool) -> Iterator[Picture | Failure]:
         if "\0" in name:
@@ -92,7 +93,7 @@ class Inputs:
             yield one
         if not found:
             passed = self.skipped - before
-            films = f"; its {passed['videos']} videos are read when they are named" if passed["videos"] else ""
+            films = f"; its {render.counted(passed['video'], 'video')} can be named" if passed["video"] else ""
             yield failed(str(folder), f"no pictures in this folder{films}")
 
     def _walked(self, folder: Path) -> Iterator[Picture | Failure]:
@@ -117,10 +118,10 @@ class Inputs:
         if path.name.startswith("."):
             return "hidden"
         if os.path.isdir(path):
-            return "linked folders" if path.is_symlink() else None  # a link may lead round in a circle
+            return "linked folder" if path.is_symlink() else None  # a link may lead round in a circle
         if path.suffix.lower() in videos.ENDINGS:
-            return "videos"
-        return None if path.suffix.lower() in ENDINGS else "no pictures"
+            return "video"
+        return None if path.suffix.lower() in ENDINGS else "no picture"
 
     def _of_glob(self, pattern: str) -> Iterator[Picture | Failure]:
         """A pattern that ends in ** names the folders themselves; what two ways lead to (a link) comes once."""
@@ -140,7 +141,7 @@ class Inputs:
         if os.path.isdir(name) or videos.is_video(name) or Path(name).suffix.lower() in ENDINGS:
             yield from self._of(name, patterns=False)
         else:
-            self.skipped["no pictures"] += 1
+            self.skipped["no picture"] += 1
 
     def _of_list(self, listed: Any) -> Iterator[Picture | Failure]:
         for data in names_in(listed):

@@ -60,7 +60,7 @@ def video(path: Path) -> Iterator[Capture]:
 
 
 @contextmanager
-def camera(device: str, name: str) -> Iterator[Capture]:
+def camera(device: str) -> Iterator[Capture]:
     """A camera by its number, or its path."""
     capture = cv2.VideoCapture(int(device) if re.fullmatch(r"\d+", device) else device)
     with _released(capture, "cannot be opened", "name another: camera:0, camera:1, …") as found:

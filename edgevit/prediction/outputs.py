@@ -19,10 +19,20 @@ from edgevit.disk import writing
 from edgevit.errors import UsageError
 from edgevit.prediction.results import Failure, Prediction, Result
 from edgevit.printable import as_json, printable
+from edgevit.terminal import unguarded
 
 STDOUT = "-"
 SYNC_S = 1.0  # how long an answer may be on its way to the disk
-_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # what a spreadsheet computes, as wide letters too
+_FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # what a spreadsheet computes, as wide letters too
 _OF_BUNDLES = ("where", "parts", "answered", "degraded", "missing", "latency_ms")
 
 
@@ -74,7 +84,9 @@ class File:
 
     def write(self, text: str) -> None:
         if self.path == STDOUT:
-            print(text, end="", flush=True)
+            stream = unguarded(sys.stdout)  # the text is printable, and its lines end with CR LF
+            stream.write(text)
+            stream.flush()
             return
         with writing(Path(self.path)):
             self.stream = self.stream or self._opened()
@@ -178,7 +190,9 @@ class Wanted:
         if out is not None:
             ending = Path(out).suffix.lower()
             if ending not in (".csv", ".jsonl"):
-                raise UsageError(f"-o {out}: what ends so is not written", hint="OUT.csv or OUT.jsonl; or --csv, --jsonl")
+                raise UsageError(
+                    f"-o {out}: what ends so is not written", hint="OUT.csv or OUT.jsonl; or --csv, --jsonl"
+                )
             if (csv if ending == ".csv" else jsonl) is not None:
                 raise UsageError(f"-o {out} and --{ending[1:]} contradict each other", hint="give one of them")
             csv, jsonl = (out, jsonl) if ending == ".csv" else (csv, out)

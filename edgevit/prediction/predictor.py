@@ -52,9 +52,7 @@ class Predictor:
         count = min(self.session.artifact.manifest.batch.max, at_once)
         return together(partial(row_of, self.session), partial(self._told, self.session), found, count)
 
-    def _told(
-        self, session: Session, found: Sequence[Picture], rows: Sequence[Array]
-    ) -> Iterator[Prediction | None]:
+    def _told(self, session: Session, found: Sequence[Picture], rows: Sequence[Array]) -> Iterator[Prediction | None]:
         for picture, scores in zip(found, scores_of(session, rows), strict=True):
             yield told(Prediction, picture, scores, self._best)
 

@@ -19,7 +19,7 @@ from edgevit.images import ImageError
 from edgevit.prediction.videos import FORMATS, Shot, check_size
 
 _OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
-_CAMERAS = {"linux": "video4linux2", "darwin": "avfoundation", "win32": "dshow"}
+CAMERAS = {"linux": "video4linux2", "darwin": "avfoundation", "win32": "dshow"}
 _MICRO = 1_000_000  # the unit of a file's duration
 _GAP_S, _GAP = 0.5, 0.05  # how much of a file may be missing at its end: its parts do not end at the same moment
 
@@ -106,9 +106,9 @@ def video(path: Path) -> Iterator[Stream]:
 
 
 @contextmanager
-def camera(device: str, name: str) -> Iterator[Stream]:
+def camera(device: str) -> Iterator[Stream]:
     """A camera by its number, path or name."""
-    system = next((key for key in _CAMERAS if sys.platform.startswith(key)), None)
+    system = next((key for key in CAMERAS if sys.platform.startswith(key)), None)
     if system is None:
         raise ImageError(f"PyAV opens no camera on {sys.platform}", hint="pip install opencv-python")
     number = re.fullmatch(r"\d+", device)
@@ -116,13 +116,15 @@ def camera(device: str, name: str) -> Iterator[Stream]:
         raise ImageError("cameras have names here, not numbers", hint="camera:NAME, as the device manager shows it")
     where = {"linux": f"/dev/video{device}" if number else device, "win32": f"video={device}"}.get(system, device)
     with _in_words("cannot be opened", "name another: camera:0, camera:1, …"):
-        container = av.open(where, format=_CAMERAS[system])
+        container = av.open(where, format=CAMERAS[system])
     with closing(container):
         yield Stream(container, _shown(container), whole=False)
 
 
 def _shown(container: Any) -> Any:
     """The first stream that is a video, and no picture on a record's sleeve."""
+    if not len(container.streams):
+        raise ImageError("broken video: nothing in it can be read", hint="is the file complete?")
     sleeve = av.stream.Disposition.attached_pic
     found = next((one for one in container.streams.video if not one.disposition & sleeve), None)
     if found is None:

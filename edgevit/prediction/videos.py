@@ -22,10 +22,10 @@ from edgevit.images import MAX_PIXELS, ImageError
 from edgevit.prediction.picture import Picture
 from edgevit.prediction.results import Failure, failed
 
-ENDINGS = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .3gp .3g2 .wmv .asf .flv .ogv .h264 .264 .h265 .265 .hevc"
-    " .y4m .mjpg .mjpeg".split()
-)
+ENDINGS = frozenset({
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".wmv",
+    ".asf", ".flv", ".ogv", ".h264", ".264", ".h265", ".265", ".hevc", ".y4m", ".mjpg", ".mjpeg",
+})  # fmt: skip
 READERS = {"av": "edgevit.prediction.pyav", "cv2": "edgevit.prediction.opencv"}  # package -> its file, preferred first
 # What a file may be, by its content: others of libav's formats are lists of other files and addresses.
 FORMATS = (
@@ -104,12 +104,8 @@ def require_reader() -> str:
 def opened(name: str, package: str) -> AbstractContextManager[Clip]:
     """The video or camera of that name, opened by one of ``READERS``; ImageError where it is none."""
     reader = import_module(READERS[package])
-    camera = _CAMERA.fullmatch(name)
-    clip: AbstractContextManager[Clip]
-    if camera or is_camera(name):
-        clip = reader.camera(camera[1] if camera else name, name)
-    else:
-        clip = reader.video(Path(name))
+    device = camera[1] if (camera := _CAMERA.fullmatch(name)) else name
+    clip: AbstractContextManager[Clip] = reader.camera(device) if is_camera(name) else reader.video(Path(name))
     return clip
 
 
@@ -117,11 +113,9 @@ def frames(name: str, sampling: Sampling, package: str | None = None) -> Iterato
     """The frames of a video or a camera that ``sampling`` takes, then a Failure for what is missing or broken."""
     try:
         with opened(name, package or require_reader()) as clip:
-            taken = 0
-            for index, shot, seconds in _taken(clip, sampling):
+            for count, (index, shot, seconds) in enumerate(_taken(clip, sampling), start=1):
                 yield Picture(name, shot.pixels(), frame=index, seconds=seconds)
-                taken += 1
-                if taken == sampling.frames:
+                if count == sampling.frames:
                     return
             if said := clip.complaint():
                 yield failed(name, said)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import typer
-
 from edgevit import render
 from edgevit.errors import EdgeVitError, UsageError
 from edgevit.verbs.help import of_data, of_model, of_output, of_running, of_target

@@ -90,7 +90,9 @@ def inputs_of(named: list[str], every: int | None, fps: float | None, frames: in
     from edgevit.prediction.inputs import Inputs
     from edgevit.prediction.videos import Sampling
 
-    return Inputs(named, Sampling(every, fps, frames), listed=getattr(sys.stdin, "buffer", None))
+    found = Inputs(named, Sampling(every, fps, frames), listed=getattr(sys.stdin, "buffer", None))
+    found.check()
+    return found
 
 
 def wanted_of(csv: str | None, jsonl: str | None, out: str | None, *, json: bool, force: bool) -> Wanted:

@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from edgevit import render
 from edgevit.errors import UsageError
-from edgevit.verbs.help import of_fleet, of_output, of_running, of_splitting
+from edgevit.verbs.help import of_fleet, of_running, of_splitting
 from edgevit.verbs.links import (
     Cluster,
     Connect,

@@ -12,7 +12,7 @@ from edgevit.artifact.manifest import Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.seal import seal_of, sealed
 from edgevit.errors import BadArtifact
-from edgevit.predict import predict
+from edgevit.prediction.predictor import predict
 
 Make = Callable[..., Path]
 

@@ -34,7 +34,8 @@ from edgevit.images import Preprocess
 from edgevit.models.families.edvit import FusionHead, SubModel
 from edgevit.models.families.vit import BlockConfig, VisionTransformer, ViTConfig
 from edgevit.models.spec import ModelSpec, attach_spec
-from edgevit.predict import Failure, predict
+from edgevit.prediction.predictor import predict
+from edgevit.prediction.results import Failure
 
 LABELS = tuple("0123456789")
 CLASSES = (("0", "1", "2", "3", "4"), ("5", "6", "7", "8", "9"))
@@ -417,7 +418,7 @@ def test_bundles_need_no_torch(built: Path) -> None:
 
     code = (
         "import sys\nfor name in ('torch', 'timm', 'onnx', 'sklearn', 'skimage'): sys.modules[name] = None\n"
-        "from edgevit.bundle import proof\nfrom edgevit.predict import predict\n"
+        "from edgevit.bundle import proof\nfrom edgevit.prediction.predictor import predict\n"
         f"print(*[one.line() for one in predict({str(built)!r}, [{str(built / 'part-0/golden/0.png')!r}], threads=1)])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)

@@ -112,9 +112,7 @@ def _there(
         yield from one_by_one(partial(_asked, session, deadline_s, top), images)
 
 
-def _here(
-    model: Bundle | Artifact, images: Iterable[Picture | Failure], shown: Shown
-) -> Iterator[Inference | Failure]:
+def _here(model: Bundle | Artifact, images: Iterable[Picture | Failure], shown: Shown) -> Iterator[Inference | Failure]:
     """From this process."""
     if isinstance(model, Bundle):
         with open_predictor(model, top=shown.top, labels=shown.labels) as predictor:

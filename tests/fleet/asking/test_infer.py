@@ -26,7 +26,7 @@ from edgevit.fleet.bus.names import Names
 from edgevit.fleet.bus.opening import open_bus
 from edgevit.fleet.operating.deploy import deploy
 from edgevit.fleet.operating.node_logs import logs
-from edgevit.predict import Failure
+from edgevit.prediction.results import Failure
 
 PARTS = 3
 DEADLINE_S = 10.0

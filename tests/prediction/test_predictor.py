@@ -9,7 +9,9 @@ from PIL import Image
 
 from edgevit.artifact.manifest import Parity
 from edgevit.errors import ParityFailed, Unsupported, UsageError
-from edgevit.predict import Failure, Prediction, best, predict, read_labels
+from edgevit.prediction.labels import read_labels
+from edgevit.prediction.predictor import predict
+from edgevit.prediction.results import Failure, Prediction, best
 
 
 def test_predictions_are_the_golden_top_classes_with_labels(make_artifact) -> None:
@@ -100,7 +102,7 @@ def test_more_classes_than_there_are_are_not_made_up_and_none_is_refused(make_ar
 
 def test_an_output_that_is_not_a_number_is_a_failure_line(make_artifact, monkeypatch) -> None:
     folder = make_artifact()
-    monkeypatch.setattr("edgevit.predict.run_rows", lambda *_: {"logits": np.full((1, 4), np.nan)})
+    monkeypatch.setattr("edgevit.prediction.answering.run_rows", lambda *_: {"logits": np.full((1, 4), np.nan)})
     (found,) = predict(folder, [folder / "golden/0.png"], threads=1)
     assert isinstance(found, Failure)
     assert "NaN" in found.error
