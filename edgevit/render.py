@@ -121,7 +121,7 @@ def tell(event: str, sentence: str, **fields: Any) -> None:
 def tell_json(event: str, sentence: str = "", **fields: Any) -> None:
     """The same for ``--json``: an object a line on stdout, ``{"at", "event", "text", …}``, seen at once."""
     record = {"at": datetime.now(timezone.utc).isoformat(), "event": event, "text": sentence, **fields}
-    print(as_json(record, ascii_only=not _unicode(sys.stdout), indent=None), flush=True)
+    print(as_json(record, ascii_only=not unicode(sys.stdout), indent=None), flush=True)
 
 
 Tell = Callable[..., None]

@@ -38,16 +38,15 @@ def test_one_picture_needs_no_list_and_a_stack_is_as_many(make_artifact, photo: 
     for one in (photo, str(photo), Image.open(photo), np.zeros((9, 9, 3), np.uint8)):
         assert len(edgevit.predict(folder, one, threads=1)) == 1
     assert len(edgevit.predict(folder, np.zeros((7, 9, 9, 3), np.uint8), threads=1)) == 7
-    assert len(edgevit.predict(folder, photo.parent, threads=1)) == 1
+    assert len(edgevit.predict(folder, f"{photo.parent}/*.png", threads=1)) == 1
     assert edgevit.predict(folder, [], threads=1) == []
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "LA", "CMYK", "I;16", "F"])
 def test_every_mode_of_pil_is_taken_as_the_file_of_it_is(make_artifact, tmp_path: Path, mode: str) -> None:
     ramp = Image.fromarray(np.linspace(0, 255, 144, dtype=np.uint8).reshape(12, 12))
-    picture = (
-        Image.fromarray(np.linspace(0, 1, 144, dtype=np.float32).reshape(12, 12)) if mode == "F" else ramp.convert(mode)
-    )
+    unit = np.linspace(0, 1, 144, dtype=np.float32).reshape(12, 12)
+    picture = Image.fromarray(unit) if mode == "F" else ramp.convert(mode)
     picture.save(tmp_path / "x.tiff")
     first, second = edgevit.predict(make_artifact(), [tmp_path / "x.tiff", picture], threads=1)
     assert first.top == second.top
