@@ -73,12 +73,10 @@ def checked(array: Array, name: str) -> Array:
             return np.ascontiguousarray(array)
         hint = "(array * 255).astype(np.uint8), if it lies in 0 to 1" if array.dtype.kind == "f" else "use uint8"
         raise UsageError(f"{name} is an array of {array.dtype}, where bytes of 0 to 255 are needed", hint=hint)
-    hints = {
-        (3, True): "array.transpose(1, 2, 0)",
-        (2, False): "np.repeat(array[..., None], 3, axis=-1), if it is grey",
-    }
-    hint = hints.get((array.ndim, array.ndim == 3 and array.shape[0] == 3 and array.size > 0))
-    raise UsageError(f"{name} is an array of {shape}, where height × width × 3 is needed", hint=hint or _KINDS)
+    planes = array.ndim == 3 and array.shape[0] == 3 and array.size > 0
+    grey = "np.repeat(array[..., None], 3, axis=-1), if it is grey"
+    advice = "array.transpose(1, 2, 0)" if planes else grey if array.ndim == 2 and array.size else _KINDS
+    raise UsageError(f"{name} is an array of {shape}, where height × width × 3 is needed", hint=advice)
 
 
 def _is_pillow(image: Any) -> bool:

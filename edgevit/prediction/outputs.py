@@ -98,8 +98,7 @@ class File:
     def _opened(self) -> TextIO:
         # newline: the text says itself how its lines end. What took the name meanwhile is not written over.
         plain = not os.path.exists(self.path) or os.path.isfile(self.path)
-        mode = "x" if plain and not self.force else "w"
-        return open(self.path, mode, encoding="utf-8", newline="")
+        return open(self.path, "x" if plain and not self.force else "w", encoding="utf-8", newline="")
 
     def _sync(self) -> None:
         self.synced = time.monotonic()

@@ -21,6 +21,7 @@ from edgevit.errors import MissingDependency, UsageError
 from edgevit.images import MAX_PIXELS, ImageError
 from edgevit.prediction.picture import Picture
 from edgevit.prediction.results import Failure, failed
+from edgevit.registry import pip_line
 
 ENDINGS = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".wmv",
@@ -96,7 +97,7 @@ def require_reader() -> str:
     if found is None:
         raise MissingDependency(
             "videos and cameras need PyAV or OpenCV, neither of which is installed here",
-            hint="pip install 'edgevit[video]'",
+            hint=pip_line("edgevit[video]"),
         )
     return found
 

@@ -17,6 +17,7 @@ from edgevit.prediction import pyav
 from edgevit.prediction.picture import Picture
 from edgevit.prediction.results import Failure
 from edgevit.prediction.videos import READERS, Sampling, frames
+from edgevit.registry import pip_line
 
 HERE = [package for package in READERS if find_spec(package)]  # each that is installed reads the same
 
@@ -181,4 +182,4 @@ def test_without_a_reader_the_pip_line_is_shown(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("edgevit.prediction.videos.find_spec", lambda package: None)
     with pytest.raises(MissingDependency) as caught:
         read(tmp_path / "a.mp4")
-    assert caught.value.hint == "pip install 'edgevit[video]'"
+    assert caught.value.hint == pip_line("edgevit[video]")
