@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from edgevit.predict import predict
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_files import CONSTANTS, classifier, saved, two_inputs
 
@@ -20,7 +21,6 @@ from edgevit.errors import MissingDependency, ParityFailed, Unsupported, UsageEr
 from edgevit.export.from_onnx.prepare import prepare
 from edgevit.export.prepared import Prepared
 from edgevit.export.targets import choose
-from edgevit.predict import predict
 from edgevit.proof.verify import verify
 from edgevit.request import ExportRequest, ModelChoice, parse_batch
 from edgevit.runtimes.base import open_session
