@@ -39,6 +39,7 @@ from edgevit.precisions import tolerance_for
 from edgevit.proof.parity import batches_to_prove
 from edgevit.proof.reference import Reference, write_reference
 from edgevit.request import ExportRequest, Form, ModelChoice, image_sides, parse_batch
+from edgevit.steps import steps_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -129,6 +130,7 @@ def export(
     form: Form = "deploy",
     bake_preprocess: bool = False,
     image_size: int | tuple[int, int] | None = None,
+    preprocess: Any = None,
     labels: Sequence[str] | None = None,
     force: bool = False,
     verify: bool = True,
@@ -140,13 +142,15 @@ def export(
 ) -> Artifact:
     """Build ``target`` from a model (a name, or a module), prove that it computes the same, and publish it at ``out``.
 
-    ``batch`` is a number or a range "1-8". ``inputs`` are arrays (16 rows or more) by argument name, for models that
-    take no image. The proof compares the artifact with the model as given (before re-parameterisation) in float64 on
-    real images: ``data``, else what the checkpoint was trained on, else "samples". On failure the folder is kept as
-    ``OUT.failed``. Raises the tree of ``edgevit.errors``.
+    ``batch`` is a number or a range "1-8". ``preprocess`` is a ``Preprocess``, or a dict of what differs from the
+    model's own: ``{"mean": 0.5, "std": 0.5, "crop": "squash", "interpolation": "bilinear", "range": "0-255"}``.
+    ``inputs`` are arrays (16 rows or more) by argument name, for models that take no image. The proof compares the
+    artifact with the model as given (before re-parameterisation) in float64 on real images: ``data``, else what the
+    checkpoint was trained on, else "samples". On failure the folder is kept as ``OUT.failed``. Raises the tree of
+    ``edgevit.errors``.
     """
     request = ExportRequest(
-        model=ModelChoice(model, image_size=image_sides(image_size)),
+        model=ModelChoice(model, image_size=image_sides(image_size), steps=steps_of(preprocess)),
         targets=(target,),
         precision=precision,
         batch=parse_batch(batch),

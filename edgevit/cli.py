@@ -94,7 +94,7 @@ def main() -> None:
     code: object = 1
     try:
         try:
-            app()
+            app(prog_name="edgevit")  # python -m edgevit is the same program
         except SystemExit as end:
             code = end.code
             sys.stdout.flush()  # here, where it can be said that it failed

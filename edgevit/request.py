@@ -5,6 +5,7 @@ Frozen, and free of torch: a device can make one, and be told what it lacks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import UnknownName, Unsupported, UsageError
 from edgevit.registry import Format
 from edgevit.sizes import as_size
+from edgevit.steps import Steps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +34,7 @@ class ModelChoice:
                 weights already
     classes     None: those of the weights, else the model's own
     image_size  height, width; None likewise
+    steps       of its pictures, where they are other than the model says, or it says none
     Raises UsageError for what contradicts itself.
     """
 
@@ -40,6 +43,7 @@ class ModelChoice:
     pretrained: bool = False
     classes: int | None = None
     image_size: tuple[int, int] | None = None
+    steps: Steps = field(default_factory=Steps)
 
     def __post_init__(self) -> None:
         if self.pretrained and self.weights is not None:
@@ -102,7 +106,9 @@ class ExportRequest:
 
     def record(self) -> dict[str, Any]:
         """As JSON, for a worker: of a model by name, without arrays."""
-        return {**asdict(self), "batch": self.batch.model_dump(), "out": None if self.out is None else str(self.out)}
+        found = {**asdict(self), "batch": self.batch.model_dump(), "out": None if self.out is None else str(self.out)}
+        record: dict[str, Any] = json.loads(json.dumps(found))  # as it is read again: lists, no tuples
+        return record
 
 
 def of_record(record: Mapping[str, Any]) -> ExportRequest:
@@ -111,7 +117,9 @@ def of_record(record: Mapping[str, Any]) -> ExportRequest:
     return ExportRequest(
         **{
             **record,
-            "model": ModelChoice(**{**record["model"], "image_size": size and tuple(size)}),
+            "model": ModelChoice(
+                **{**record["model"], "image_size": size and tuple(size), "steps": Steps(**record["model"]["steps"])}
+            ),
             "targets": tuple(record["targets"]),
             "batch": BatchRange(**record["batch"]),
             "labels": labels and tuple(labels),

@@ -18,7 +18,7 @@ _DEVICE_SIDE = {f"edgevit.{room}" for room in ("runtimes", "profiles", "proof", 
 _FLEET_FLOORS = ("bus", "trust", "agent", "operating", "asking", "gateway")  # each knows those before it
 
 _TORCH_FREE_FILES = (
-    "addresses", "disk", "foreign", "images", "info", "pixels", "printable", "request", "signing", "sizes",
+    "addresses", "disk", "foreign", "images", "info", "pixels", "printable", "request", "signing", "sizes", "steps",
     "terminal",
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture
 from edgevit.export.prepared import Answers, Noise, Prepared
 from edgevit.export.reference import answers, logits_of, noise
-from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, tensor_rows
+from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, labelled, tensor_rows
 from edgevit.images import Preprocess
 from edgevit.models.loading.choice import check as check
 from edgevit.models.loading.source import load, state_sha256
@@ -38,6 +38,7 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     say("load the model", None)
     source = load(request.model)
     spec = _spec(source, request)
+    spec = spec if request.labels is not None else labelled(spec, request.data)
     recall = recall_for(request, spec.source)
     preprocess = _preprocess(spec, request)
     say("real rows", None)
@@ -90,10 +91,12 @@ def _spec(source: nn.Module, request: ExportRequest) -> ModelSpec:
         )
     size = request.model.image_size
     channels, classes = look(source, size)
+    preprocess, notes = request.model.steps.onto(None, size)
     return replace(
         _bare_spec(type(source).__name__),
         image_size=size,
-        preprocess=Preprocess(size=size),
+        preprocess=preprocess,
+        notes=notes,
         num_classes=classes,
         channels=channels,
     )
@@ -104,10 +107,12 @@ def _bare_spec(name: str) -> ModelSpec:
 
 
 def _resized(spec: ModelSpec, request: ExportRequest) -> ModelSpec:
-    size = request.model.image_size
-    if size is None or size == spec.image_size or spec.preprocess is None:
+    """Of a module that was given: a name's has the size and the steps that were asked for."""
+    size = request.model.image_size or spec.image_size
+    if isinstance(request.model.source, str) or size is None or spec.preprocess is None:
         return spec
-    return replace(spec, image_size=size, preprocess=spec.preprocess.model_copy(update={"size": size}))
+    preprocess, notes = request.model.steps.onto(spec.preprocess, size)
+    return replace(spec, image_size=size, preprocess=preprocess, notes=(*spec.notes, *notes))
 
 
 def _preprocess(spec: ModelSpec, request: ExportRequest) -> Preprocess | None:

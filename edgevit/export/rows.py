@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,8 @@ from edgevit.images import Preprocess, shrink
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from edgevit.models.spec import ModelSpec
 
 MIN_ROWS, MAX_ROWS = 16, 32
 DEFAULT_DATA = "samples"
@@ -54,6 +56,21 @@ def image_rows(data: str, preprocess: Preprocess, wanted: int) -> Rows:
         # A square picture tells no centre crop from a squash, and the golden pictures have to.
         pixels[GOLDEN_ROWS - 1] = _oblong(pixels[GOLDEN_ROWS - 1])
     return Rows({"image": preprocess.batch(pixels)}, data, pixels)
+
+
+def labelled(spec: ModelSpec, data: str | None) -> ModelSpec:
+    """``spec`` of a classifier without labels with the classes of ``data`` as its labels, in their order, where they
+    are as many; a note says so, and where they are not."""
+    if data is None or spec.labels is not None or spec.num_classes is None:
+        return spec
+    names = open_data(data).classes
+    if names is None:
+        return spec
+    if len(names) == spec.num_classes:
+        said = f"its {len(names)} labels are the classes of {data}, in their order"
+        return replace(spec, labels=tuple(names), notes=(*spec.notes, said))
+    said = f"it has no labels, and {data} has {len(names)} classes where it has {spec.num_classes}; say --labels"
+    return replace(spec, notes=(*spec.notes, said))
 
 
 def _oblong(image: Array) -> Array:

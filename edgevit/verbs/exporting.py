@@ -30,6 +30,7 @@ from edgevit.verbs.options import (
     Trust,
     Verify,
     Weights,
+    prepares,
     target_names,
 )
 from edgevit.verbs.outcome import finish
@@ -63,7 +64,9 @@ DryRun = Annotated[
 ]
 
 
+@prepares
 def export(
+    steps: Any,
     model: ModelName,
     target: Target,
     out: Out = None,
@@ -94,7 +97,7 @@ def export(
     from edgevit.prediction.labels import read_labels
     from edgevit.request import ExportRequest, ModelChoice, image_sides, parse_batch, resolve_targets, split_options
 
-    chosen = ModelChoice(model, weights, pretrained, classes, image_sides(image_size))
+    chosen = ModelChoice(model, weights, pretrained, classes, image_sides(image_size), steps)
     names = resolve_targets(target, chosen.format)
     request = ExportRequest(
         chosen, names, precision, parse_batch(batch), split_options(option or (), names), form=cast("Any", form),

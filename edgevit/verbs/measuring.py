@@ -32,6 +32,7 @@ from edgevit.verbs.options import (
     Timeout,
     Trust,
     Weights,
+    prepares,
     target_names,
 )
 from edgevit.verbs.outcome import finish
@@ -236,7 +237,9 @@ BenchmarkFailIf = Annotated[
 Force = Annotated[bool, of_output("--force", help="Do everything again.")]
 
 
+@prepares
 def benchmark(
+    steps: Any,
     models: Models,
     target: Target = None,
     runtime: Runtime = None,
@@ -267,7 +270,7 @@ def benchmark(
 
     names = benchmarking.target_names(target or ["all"])
     asked = ExportRequest(
-        ModelChoice(models[0], weights, pretrained, classes, image_sides(image_size)),
+        ModelChoice(models[0], weights, pretrained, classes, image_sides(image_size), steps),
         names, precision, parse_batch(batch), split_options(option or (), names),
         data=data, out=out, threads=threads, timeout_s=timeout, cache=cache, force=force,
     )  # fmt: skip

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgevit import registry
 from edgevit.sizes import Sides, as_size
-from edgevit.verbs.help import of_data, of_model, of_output, of_running, of_target
+from edgevit.verbs.help import of_data, of_model, of_output, of_running, of_target, taking
 
 
 def model_names(begun: str) -> list[str]:
@@ -32,7 +33,7 @@ def runtime_names(begun: str) -> list[str]:
 ModelName = Annotated[
     str,
     typer.Argument(
-        help="A zoo name (fmvit_s), timm:NAME, or path/to/file.py:factory.",
+        help="A zoo name (fmvit_s), timm:, torchvision: or hf:NAME, or path/to/file.py:factory.",
         show_default=False,
         autocompletion=model_names,
     ),
@@ -107,7 +108,48 @@ ImageSize = Annotated[
         help="Input size in pixels: 224, or height x width as 224x320. Default: the model's own.",
     ),
 ]
-Pretrained = Annotated[bool, of_model("--pretrained", help="Weights from the hub (timm models).")]
+Pretrained = Annotated[bool, of_model("--pretrained", help="The library's own weights (timm:, torchvision:, hf:).")]
+_STEPS: dict[str, tuple[Any, Any]] = {
+    "mean": (
+        Annotated[str | None, of_model("--mean", metavar="N|R,G,B", help="Taken from pixels. Default: the model's.")],
+        None,
+    ),
+    "std": (
+        Annotated[str | None, of_model("--std", metavar="N|R,G,B", help="Pixels are divided by it, then.")],
+        None,
+    ),
+    "crop": (
+        Annotated[str | None, of_model("--crop", help="center, squash, or the share cut out of the middle: 0.95.")],
+        None,
+    ),
+    "interpolation": (
+        Annotated[str | None, of_model("--interpolation", help="nearest, bilinear, bicubic or lanczos.")],
+        None,
+    ),
+    "range": (
+        Annotated[
+            str | None,
+            of_model("--range", help="Of pixels before mean and std: 0-1, 0-255 or -1-1; alone: as they are."),
+        ],
+        None,
+    ),
+}
+
+
+def prepares(verb: Callable[..., None]) -> Callable[..., None]:
+    """``verb`` with the options that say how pictures are prepared: it is called with their ``steps``."""
+
+    def called(**given: Any) -> None:
+        from edgevit.steps import Steps, numbers
+
+        said = {name: given.pop(name) for name in _STEPS}
+        for name in ("mean", "std"):
+            said[name] = None if said[name] is None else numbers(said[name])
+        verb(steps=Steps(**said), **given)
+
+    return taking(verb, _STEPS, called, instead_of="steps")
+
+
 Precision = Annotated[str | None, of_target("--precision", help="fp32 or fp16. Default: the target's own.")]
 Batch = Annotated[str, of_target("--batch", help="Rows per call: 1, or a range such as 1-8.")]
 ExporterOptions = Annotated[

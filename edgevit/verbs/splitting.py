@@ -20,6 +20,7 @@ from edgevit.verbs.options import (
     Threads,
     Verify,
     Weights,
+    prepares,
     target_names,
 )
 
@@ -61,7 +62,9 @@ Device = Annotated[str, of_training(help="auto (GPUs if there are any), cpu or c
 Resume = Annotated[bool, of_training("--resume", help="Go on from an interrupted run of the same command.")]
 
 
+@prepares
 def split(
+    steps: Any,
     model: Model,
     parts: Parts,
     out: Out,
@@ -108,7 +111,7 @@ def split(
         "retraining": replace(SPLIT.retraining, epochs=epochs, batch_size=batch_size, lr=lr),
     }  # fmt: skip
     request = SplitJob(
-        ModelChoice(model, weights, classes=classes, image_size=image_sides(image_size)), data, out,
+        ModelChoice(model, weights, classes=classes, image_size=image_sides(image_size), steps=steps), data, out,
         SplitOptions(**asked), targets=tuple(target or ("onnx",)), precision=precision, verify=verify, resume=resume,
         force=force,
     )  # fmt: skip

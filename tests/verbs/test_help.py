@@ -74,6 +74,7 @@ def test_an_export_s_options_are_where_one_looks_for_them() -> None:
     found = listed(page("export"))
     assert found["Model"] == [
         "--weights", "--pretrained", "--image-size", "--classes", "--labels", "--form", "--bake-preprocess",
+        "--mean", "--std", "--crop", "--interpolation", "--range",
     ]  # fmt: skip
     assert found["Target"] == ["--target", "--precision", "--batch", "--option"]
     assert found["Output"] == ["--out", "--force", "--json"]

@@ -35,6 +35,7 @@ from edgevit.images import Preprocess
 from edgevit.printable import printable
 from edgevit.registry import own_version
 from edgevit.request import ExportRequest
+from edgevit.steps import Steps
 
 ASSUMED_SIZE = (224, 224)
 SIZE_NOTE = "it says no image size, so 224×224 is assumed; --image-size sets another"
@@ -168,19 +169,22 @@ def read_source(request: ExportRequest) -> Source:
     image = image_port(found, shown)
     size = pinned_size(image, request.model.image_size, facts.size, shown)
     notes = () if size else (SIZE_NOTE,)
-    preprocess, said = _preprocess(image, facts, size or ASSUMED_SIZE)
+    preprocess, said = _preprocess(image, facts, size or ASSUMED_SIZE, request.model.steps)
     cut = maker(file.model, "Softmax")
     notes = (*notes, *said, *((NO_SOFTMAX,) if cut else ()))
     return Source(request, file, found, image, preprocess, facts, cut.input[0] if cut else None, notes)
 
 
-def _preprocess(image: ImagePort, facts: Facts, size: tuple[int, int]) -> tuple[Preprocess, tuple[str, ...]]:
+def _preprocess(
+    image: ImagePort, facts: Facts, size: tuple[int, int], steps: Steps
+) -> tuple[Preprocess, tuple[str, ...]]:
     """How an image becomes the input, and what is to be said of it."""
     known, baked = facts.preprocess, image.port.dtype == "uint8"
-    found = (known or Preprocess(size=size)).model_copy(update={"size": size, "layout": image.layout, "baked": baked})
-    if known is not None:
-        return found, (facts.source,) if facts.source else ()
-    return found, (ASSUMED,)
+    found, notes = steps.onto(known, size)
+    found = found.model_copy(update={"layout": image.layout, "baked": baked})
+    if known is None and not steps.said():
+        return found, (ASSUMED,)
+    return found, (*((facts.source,) if known and facts.source else ()), *notes)
 
 
 def maker(model: ModelProto, op_type: str) -> NodeProto | None:

@@ -58,15 +58,15 @@ def hf_model(wanted: Wanted) -> Published:
     with _quietly(library), nullcontext() if where.get("local_files_only") else hub_patience():
         config = _config(library, wanted, where)
         kind = _class_of(library, config, wanted)
-        pictures = prepared_by(library, where, _size_of(config))
+        pictures = prepared_by(library, where)
         model, notes = _created(kind, config, wanted, where)
-    size, classifier = wanted.image_size or pictures.steps.size, _classifies(library, config, kind)
+    own = pictures.steps
+    size, classifier = wanted.image_size or (own.size if own else _size_of(config)), _classifies(library, config, kind)
     module = Pictures(model.eval(), classifier, pictures.flipped, **_options(model, config, size))
     require_size(module, f"transformers' {wanted.name}", size)
     classes = look(module, size)[1] if classifier else None
-    steps = pictures.steps.model_copy(update={"size": size})
     renamed = partial(_renamed, library, kind, config)
-    return Published(module, size, steps, classes, _labels(config, classes), renamed, (*pictures.notes, *notes))
+    return Published(module, size, own, classes, _labels(config, classes), renamed, (*pictures.notes, *notes))
 
 
 def _place(name: str) -> dict[str, Any]:

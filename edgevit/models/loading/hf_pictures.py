@@ -21,18 +21,18 @@ _LEVELS = 4.0  # of 255: what two ways to resize differ by on edges
 
 @dataclass(frozen=True)
 class Prepared:
-    """``flipped``: the model takes blue first."""
+    """``steps``: None where there is no processor. ``flipped``: the model takes blue first."""
 
-    steps: Preprocess
+    steps: Preprocess | None
     flipped: bool = False
     notes: tuple[str, ...] = ()
 
 
-def prepared_by(library: Any, where: dict[str, Any], model_size: Size) -> Prepared:
-    """The steps of a model's own image processor; ImageNet's at ``model_size`` for a folder that has none."""
+def prepared_by(library: Any, where: dict[str, Any]) -> Prepared:
+    """The steps of a model's own image processor."""
     name = where["pretrained_model_name_or_path"]
     if where.get("local_files_only") and not any((Path(name) / file).is_file() for file in _FILES):
-        return Prepared(Preprocess(size=model_size), notes=(f"{name} has no {_FILES[0]}",))
+        return Prepared(None, notes=(f"{name} has no {_FILES[0]}",))
     try:
         processor = library.AutoImageProcessor.from_pretrained(**where, trust_remote_code=False)
     except Exception as exc:  # of its own checks, the hub's client, and modules that it lacks

@@ -38,6 +38,7 @@ class Wanted:
 class Published:
     """A library's model and what its own pretrained config says.
 
+    preprocess     None where it says nothing
     num_classes    None for what is no classifier
     labels         of the pretrained weights' classes, where the model has as many
     from_original  maps an original repository's keys to the model's
@@ -46,7 +47,7 @@ class Published:
 
     module: nn.Module
     image_size: Size
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     num_classes: int | None
     labels: tuple[str, ...] | None = None
     from_original: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None

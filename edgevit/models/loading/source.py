@@ -30,6 +30,7 @@ from edgevit.models.loading.timm_models import import_timm as import_timm
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
 from edgevit.request import ModelChoice, image_sides
 from edgevit.sizes import ImageSize
+from edgevit.steps import Steps
 
 RANDOM = "random (seed 0)"
 ASSUMED_SIZE = (224, 224)  # of a model of the user's that says nothing, as of most published ones
@@ -70,7 +71,16 @@ def load(model: ModelChoice) -> nn.Module:
         module = _from_file(name, model)
     else:
         module = _from_library(registry.row("source", source), name, model)
-    return module.eval()
+    return _prepared(module.eval(), model.steps)
+
+
+def _prepared(module: nn.Module, steps: Steps) -> nn.Module:
+    """``module`` with the steps that were said, and with what is assumed where nobody said any."""
+    spec = spec_of(module)
+    if spec is None or spec.image_size is None:
+        return module
+    preprocess, notes = steps.onto(spec.preprocess, spec.image_size)
+    return attach_spec(module, replace(spec, preprocess=preprocess, notes=(*spec.notes, *notes)))
 
 
 def state_sha256(module: nn.Module) -> str:
@@ -182,12 +192,12 @@ def _from_file(name: str, asked: ModelChoice) -> nn.Module:
     taken = weights.into(module)
     module = in_float32(module)
     channels, found = file_models.look(module, size)
-    preprocess = (meta and meta.preprocess) or (own and own.preprocess) or Preprocess(size=size)
+    preprocess = (meta and meta.preprocess) or (own and own.preprocess) or None
     spec = ModelSpec(
         name,
         "file",
         size,
-        preprocess.model_copy(update={"size": size}),
+        preprocess,
         found,
         labels=own.labels if own else None,
         origin=own.origin if own and weights.checkpoint is None else taken.origin,

@@ -15,6 +15,7 @@ import torch
 from edgevit.errors import UnknownName, Unsupported, UsageError
 from edgevit.models import create_model
 from edgevit.models.spec import spec_of
+from edgevit.steps import Steps
 
 NET = """
 import torch
@@ -25,6 +26,7 @@ def net(channels=3, classes=10):
         nn.Conv2d(channels, 8, 4, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)
     )
 """
+PICTURES = Steps().onto(None, (32, 32))[1]  # what is assumed of a model that does not say
 
 
 @pytest.fixture
@@ -264,7 +266,7 @@ def test_whatever_means_a_size_is_the_models(write, size, where):
     )
     spec = spec_of(create_model(write(f"import numpy as np\n{made}")))
     assert spec.image_size == spec.preprocess.size == (32, 32)
-    assert spec.notes == ()
+    assert spec.notes == PICTURES
 
 
 @pytest.mark.parametrize(
@@ -286,10 +288,10 @@ def test_what_means_no_size_is_never_taken_for_224(write, size, where):
 
 def test_the_factorys_own_default_is_honoured_and_224_is_said_to_be_assumed(write):
     own = spec_of(create_model(write("def build(image_size=128): return net()")))
-    assert (own.image_size, own.notes) == ((128, 128), ())
+    assert (own.image_size, own.notes) == ((128, 128), PICTURES)
     none = spec_of(create_model(write("def build(image_size=None): return net()")))
     assert none.image_size == (224, 224)
-    assert none.notes == ("it says no image size, so 224×224 is assumed; --image-size sets another",)
+    assert none.notes == ("it says no image size, so 224×224 is assumed; --image-size sets another", *PICTURES)
 
 
 @pytest.mark.parametrize("size", [np.int64(16), "16", [16, 16], torch.tensor(16)])
