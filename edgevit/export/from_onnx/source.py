@@ -41,7 +41,7 @@ ASSUMED_SIZE = (224, 224)
 SIZE_NOTE = "it says no image size, so 224×224 is assumed; --image-size sets another"
 ASSUMED = (
     "the file does not say how images are preprocessed: mean and std of ImageNet, a centre crop of 0.875 and bicubic "
-    "are assumed"
+    "are assumed; --mean, --std, --crop, --interpolation and --range say otherwise"
 )
 NO_SOFTMAX = "the Softmax at its end is left off: the artifact gives logits, and predict makes probabilities of them"
 LOGITS = "logits"  # what the output is called then, since it is not the file's own
