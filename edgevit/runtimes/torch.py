@@ -14,7 +14,7 @@ from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, Unsupported, UsageError
 from edgevit.images import Preprocess
-from edgevit.models.loading.source import RANDOM, create_model, state_sha256
+from edgevit.models.loading.source import BY_FACTORY, RANDOM, create_model, state_sha256
 from edgevit.models.spec import spec_of
 from edgevit.runtimes.base import Session
 
@@ -117,7 +117,7 @@ def _created(artifact: Artifact) -> nn.Module:
 
 def _weights(origin: str) -> str | None:
     """The weights argument behind a recorded origin. ViTs resized at load carry a note in brackets behind it."""
-    if origin == RANDOM:
+    if origin in (RANDOM, BY_FACTORY):
         return None
     noted = origin.endswith(")") and not Path(origin).exists()
     return (origin.rpartition(" (")[0] or origin) if noted else origin

@@ -24,6 +24,7 @@ from edgevit.models.eager.wrappers import in_float32, plain, unwrapped
 from edgevit.models.loading import file_models
 from edgevit.models.loading.checkpoint import Checkpoint, CheckpointMeta, read_checkpoint
 from edgevit.models.loading.choice import check, file_and_set, named, weights_path
+from edgevit.models.loading.drawn import Drawn
 from edgevit.models.loading.fitting import Convert, Taken, load_weights
 from edgevit.models.loading.published import Maker, Wanted
 from edgevit.models.loading.timm_models import import_timm as import_timm
@@ -33,6 +34,7 @@ from edgevit.sizes import ImageSize
 from edgevit.steps import Steps
 
 RANDOM = "random (seed 0)"
+BY_FACTORY = "its factory's own"
 ASSUMED_SIZE = (224, 224)  # of a model of the user's that says nothing, as of most published ones
 SIZE_NOTE = "it says no image size, so 224×224 is assumed; --image-size sets another"
 
@@ -181,7 +183,7 @@ def _from_file(name: str, asked: ModelChoice) -> nn.Module:
     meta = weights.meta
     classes = asked.classes or (meta.num_classes if meta else None)
     size = asked.image_size or (meta.image_size if meta else None)
-    with _seeded():
+    with _seeded(), Drawn() as drawn:
         made = file_models.file_model(name, num_classes=classes, image_size=size)
         file_models.give_shapes(made.module, size or made.image_size or ASSUMED_SIZE)
         module = unwrapped(made.module)
@@ -189,7 +191,7 @@ def _from_file(name: str, asked: ModelChoice) -> nn.Module:
         size = size or (own.image_size if own else None) or file_models.declared_size(module, name) or made.image_size
         notes = () if size else (SIZE_NOTE,)
         size = size or ASSUMED_SIZE
-    taken = weights.into(module)
+    taken = weights.into(module) if weights.checkpoint else _of_factory(module, drawn)
     module = in_float32(module)
     channels, found = file_models.look(module, size)
     preprocess = (meta and meta.preprocess) or (own and own.preprocess) or None
@@ -205,6 +207,16 @@ def _from_file(name: str, asked: ModelChoice) -> nn.Module:
         notes=(*notes, *taken.notes),
     )
     return attach_spec(module, _with_meta(spec, meta))
+
+
+def _of_factory(module: nn.Module, drawn: Drawn) -> Taken:
+    """The weights that a factory made: its own, unless any of them are random."""
+    random = drawn.names(module)
+    if not random:
+        return Taken(BY_FACTORY)
+    known = len(module.state_dict()) > 2 * len(random)
+    few = f"{', '.join(random[:3])}{', …' if len(random) > 3 else ''}"
+    return Taken(RANDOM, (f"the factory drew {few} at random, and loads nothing into them",) if known else ())
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
