@@ -106,7 +106,8 @@ class Outcome:
             manifest.precision,
             render.si(artifact.size_bytes(), "B"),
             f"{self.seconds:.1f}",
-            f"{parity.status}: --no-verify" if parity.reason == NOT_PROVED else parity.status,
+            (f"{parity.status}: --no-verify" if parity.reason == NOT_PROVED else parity.status)
+            + (", random weights" if manifest.model.weights.random else ""),
             "—" if parity.max_rel is None else f"{parity.max_rel:.1e}",
             f"{parity.tolerance:.1e}",
         )
@@ -264,8 +265,8 @@ def _tried(
 
 def _notes(prepared: Prepared) -> tuple[str, ...]:
     """What was assumed or chosen when the model was loaded, in sentences."""
-    random = prepared.info.weights.origin.startswith("random")
-    said = ("no --weights, so the artifact holds random ones (seed 0)",) if random else ()
+    ways = "--pretrained or --weights" if prepared.info.source in registry.rows("source") else "--weights"
+    said = (f"no {ways}, so the artifact holds random ones (seed 0)",) if prepared.info.weights.random else ()
     return tuple(f"{prepared.info.name}: {note}" for note in (*said, *prepared.notes))
 
 

@@ -271,6 +271,8 @@ def test_a_user_s_own_model_goes_the_whole_way(tmp_path: Path) -> None:
     ran = edgevit("export", "mine.py:tiny", *sized, "-o", "out", "--threads", 1, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "random ones" in ran.stderr
+    assert "random weights" in ran.stdout
+    assert "assumed of its pictures: ImageNet's mean" in ran.stderr
     manifest = json.loads((tmp_path / "out" / "edgevit.json").read_text())
     assert manifest["model"]["image_size"] == [32, 48]
     assert sum(manifest["reparam"]["folded"].values()) == 1

@@ -104,6 +104,14 @@ class WeightsInfo(_Model):
     origin: str = Field(description="a path, 'digits', 'timm pretrained' and the like, or 'random (seed 0)'")
     state_sha256: Sha256
 
+    @property
+    def random(self) -> bool:
+        return self.origin.startswith("random")
+
+    def doubts(self) -> tuple[str, ...]:
+        """What a reader of answers should know: one sentence, or none."""
+        return ("the weights are random: its speed and size are real, its answers mean nothing",) if self.random else ()
+
 
 class ModelInfo(_Model):
     name: str

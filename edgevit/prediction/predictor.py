@@ -53,8 +53,9 @@ class Predictor:
         return together(partial(row_of, self.session), partial(self._told, self.session), found, count)
 
     def _told(self, session: Session, found: Sequence[Picture], rows: Sequence[Array]) -> Iterator[Prediction | None]:
+        doubts = session.artifact.manifest.model.weights.doubts()
         for picture, scores in zip(found, scores_of(session, rows), strict=True):
-            yield told(Prediction, picture, scores, self._best)
+            yield told(Prediction, picture, scores, self._best, doubts=doubts)
 
     def _fused(self, session: BundleSession, picture: Picture) -> BundlePrediction | None:
         answer = session.answer(session.rows([picture.pixels()]))

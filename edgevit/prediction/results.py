@@ -56,15 +56,22 @@ class Result:
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """The best classes of one picture, best first."""
+    """The best classes of one picture, best first.
+
+    doubts  sentences on the model that gave them
+    """
 
     top: tuple[Guess, ...]
+    doubts: tuple[str, ...] = field(default=(), kw_only=True)
 
     def record(self) -> dict[str, Any]:
         return {**super().record(), "top": [vars(guess) for guess in self.top]}
 
     def line(self) -> str:
         return f"{self.subject()}: " + ", ".join(f"{guess.label} {guess.probability:.1%}" for guess in self.top)
+
+    def notes(self) -> tuple[str, ...]:
+        return self.doubts
 
 
 @dataclass(frozen=True)

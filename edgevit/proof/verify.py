@@ -177,6 +177,8 @@ class _Checks:
         """What the manifest says of the proof, as far as it can be true."""
         manifest = self.artifact.manifest
         require_believable(self.artifact)
+        for sentence in manifest.model.weights.doubts():
+            self.say(sentence)
         if manifest.parity.status == "failed":
             self.say(f"the export itself failed its proof: {manifest.parity.reason}", problem=True)
 

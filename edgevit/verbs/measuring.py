@@ -219,7 +219,9 @@ def _ranked(found: Ranking) -> None:
     render.line(found.sentence())
 
 
-Models = Annotated[list[str], typer.Argument(metavar="MODEL", help="Zoo names, timm:NAME, file.py:factory.")]
+Models = Annotated[
+    list[str], typer.Argument(metavar="MODEL", help="Zoo names, timm:, torchvision: or hf:NAME, file.py:factory.")
+]
 Target = Annotated[
     list[str] | None,
     of_target(

@@ -49,7 +49,7 @@ def models(json: Json = False) -> None:
         ],
     )
     render.say(
-        "Figures are of the deploy form at the default size unless they say train. Also: timm:NAME, file.py:factory."
+        "Figures are of the deploy form at the default size unless they say train. Also: timm:NAME, torchvision:NAME, hf:ID, file.py:factory."
     )
 
 
@@ -82,7 +82,10 @@ def targets(json: Json = False) -> None:
             render.say(f"{row['name']} ({row['kind']}): {row['install']}")
 
 
-Model = Annotated[str, typer.Argument(help="A zoo name, timm:NAME, or path/to/file.py:factory.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Argument(help="A zoo name, timm:, torchvision: or hf:NAME, or path/to/file.py:factory.", show_default=False),
+]
 Out = Annotated[Path, of_output("-o", "--out", help="Checkpoint to write (.safetensors).", show_default=False)]
 Data = Annotated[
     str, of_data("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
