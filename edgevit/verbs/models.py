@@ -49,7 +49,8 @@ def models(json: Json = False) -> None:
         ],
     )
     render.say(
-        "Figures are of the deploy form at the default size unless they say train. Also: timm:NAME, torchvision:NAME, hf:ID, file.py:factory."
+        "Figures are of the deploy form at the default size unless they say train. Also: timm:NAME, torchvision:NAME, "
+        "hf:ID, file.py:factory."
     )
 
 
