@@ -31,7 +31,7 @@ from edgevit.disk import filling
 from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Built, Context, Progress, silent
 from edgevit.export.durations import remember
-from edgevit.export.prepared import Noise, Prepared, way_of
+from edgevit.export.prepared import Noise, Prepared, check, way_of
 from edgevit.export.rehearsal import REHEARSED as REHEARSED
 from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
@@ -212,6 +212,7 @@ def _built(
     if not any(isinstance(one, Build) for one in found.values()):
         yield from (Outcome(name, error=error) for name, error in found.items() if isinstance(error, EdgeVitError))
         return
+    check(request)  # before a process is started, and torch imported
     with contextlib.ExitStack() as stack:
         # The first proof's process starts now, and has imported its engine by the time there is something to prove.
         first = next(one for one in found.values() if isinstance(one, Build))

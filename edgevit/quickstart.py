@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgevit import render
+from edgevit.errors import UsageError
 from edgevit.info import reparam_sentence
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def _says(answer: Prediction | Failure, truth: str) -> bool:
 
 
 def run(out: Path, *, threads: int | None, progress: Callable[[str, float | None], None]) -> Story:
-    """Do it all in ``out`` (earlier artifacts of a quickstart there are replaced)."""
+    """Do it all in ``out`` (earlier artifacts of a quickstart there are replaced). UsageError where it is a file."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file", hint="name a folder: -o FOLDER")
     from edgevit import build, models
     from edgevit.prediction.predictor import predict
     from edgevit.profiles.compare import compare

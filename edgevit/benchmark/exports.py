@@ -15,7 +15,8 @@ from edgevit.artifact.opened import Artifact
 from edgevit.benchmark.job import BenchmarkJob, refusal
 from edgevit.benchmark.ledger import Ledger
 from edgevit.errors import BadArtifact, EdgeVitError, ExportFailed, WorkerFailed
-from edgevit.export.targets import Build, builds
+from edgevit.export.prepared import check
+from edgevit.export.targets import Build, builds, choose
 from edgevit.request import ExportRequest, of_record
 
 Progress = Callable[[str, float | None], None]
@@ -42,10 +43,14 @@ def exports(job: BenchmarkJob, model: str, ledger: Ledger, progress_for: Callabl
             continue
         decided = _decided(request, target)
         try:
+            choose(target, request.precision, request.options.get(target, {}))
             kept = None if request.force else ledger.exported(model, target, decided)
         except BadArtifact as error:
             hint = "add --force to export it again"
             found[target] = Built(error=BadArtifact(str(error), hint=hint))
+            continue
+        except EdgeVitError as error:
+            found[target] = Built(error=error)
             continue
         if kept is not None:
             found[target] = Built(kept, reused=True)
@@ -78,6 +83,7 @@ def _export(request: ExportRequest, since: Mapping[str, str], progress: Progress
     """Build targets in one process, which prepares the model once; when that dies, the others one by one."""
     payload = {"request": _only(request, since).record(), "since": dict(since)}
     try:
+        check(request)
         answer = worker.call("edgevit.benchmark.exports:export_in_worker", payload, on_progress=progress)
     except WorkerFailed as error:
         if len(since) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from edgevit.data import cifar, folder, npz
@@ -23,17 +24,36 @@ def open_data(spec: str, *, split: Split = "all", seed: int = 0) -> LabelledData
     """
     if split not in ("all", "train", "held-out"):
         raise UnknownName("split", split, ("all", "train", "held-out"))
+    scheme, path = _parsed(spec)
+    if path is None:
+        return part(digits() if scheme == "digits" else samples(), split, seed)
+    return _readers()[scheme](path, spec, split, seed)
+
+
+def check_spec(spec: str) -> None:
+    """What can be said of a data source without reading it: UnknownName and UsageError as of ``open_data``."""
+    _, path = _parsed(spec)
+    if path is not None and not path.exists():
+        raise UsageError(f"{path}: no such file or folder", hint="check the path")
+
+
+def _readers() -> dict[str, Callable[[Path, str, Split, int], LabelledData]]:
+    return {"folder": folder.read, "npz": npz.read, "cifar10": _cifar, "cifar100": _cifar, "crops": npz.read_crops}
+
+
+def _parsed(spec: str) -> tuple[str, Path | None]:
+    """The scheme and the path, None where it takes none."""
     scheme, colon, path = spec.partition(":")
     if scheme in ("digits", "samples") and not colon:
-        return part(digits() if scheme == "digits" else samples(), split, seed)
-    known = {"folder": folder.read, "npz": npz.read, "cifar10": _cifar, "cifar100": _cifar, "crops": npz.read_crops}
-    if scheme not in known or not colon:
-        if scheme in known:
-            raise UsageError(f"data source {spec!r} lacks its path", hint=f"write {scheme}:PATH")
-        raise UnknownName("data source", spec, SCHEMES) if colon else _unknown(spec)
+        return scheme, None
+    known = _readers()
+    if scheme not in known and colon:
+        raise UnknownName("data source", spec, SCHEMES)
+    if scheme not in known:
+        raise _unknown(spec)
     if not path:
         raise UsageError(f"data source {spec!r} lacks its path", hint=f"write {scheme}:PATH")
-    return known[scheme](Path(path).expanduser(), spec, split, seed)
+    return scheme, Path(path).expanduser()
 
 
 def _unknown(spec: str) -> UsageError:

@@ -22,7 +22,6 @@ from edgevit.export.prepared import Answers, Noise, Prepared
 from edgevit.export.reference import answers, logits_of, noise
 from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, labelled, tensor_rows
 from edgevit.images import Preprocess
-from edgevit.models.loading.choice import check as check
 from edgevit.models.loading.source import load, state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.spec import ModelSpec, spec_of

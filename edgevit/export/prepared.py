@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Accuracy, Array, ModelInfo, ReparamSummary
+from edgevit.data.source import check_spec
 from edgevit.export.base import Capture, Graph, Progress
 from edgevit.images import Preprocess
 from edgevit.precisions import clear_of_noise
@@ -105,7 +106,11 @@ class Prepared:
     reused: Sequence[str] = ()
 
 
-# What each format's module has: prepare(request, progress), check(model) and threads(count).
+# What the module that says what is wrong with a model's name and files has, without torch: check(model).
+_CHECKS: Mapping[Format, str] = {
+    "torch": "edgevit.models.loading.choice", "onnx": "edgevit.export.from_onnx.prepare",
+}  # fmt: skip
+# What each format's module has: prepare(request, progress) and threads(count).
 _WAYS: Mapping[Format, str] = {"torch": "edgevit.export.prepare", "onnx": "edgevit.export.from_onnx.prepare"}
 
 
@@ -113,16 +118,22 @@ _WAYS: Mapping[Format, str] = {"torch": "edgevit.export.prepare", "onnx": "edgev
 class Way:
     """How models of one format become ``Prepared``.
 
-    check    what can be said of a model before it is loaded: raises the errors of ``prepare`` that show then
     threads  how many threads the model is run with inside the block; None is as many as there are cores
     """
 
     prepare: Callable[[ExportRequest, Progress], Prepared]
-    check: Callable[[ModelChoice], None]
     threads: Callable[[int | None], AbstractContextManager[None]]
 
 
 def way_of(model: ModelChoice) -> Way:
     """The way that a model is prepared."""
     module = import_module(_WAYS[model.format])
-    return Way(module.prepare, module.check, module.threads)
+    return Way(module.prepare, module.threads)
+
+
+def check(request: ExportRequest) -> None:
+    """What can be said of a request before its model is loaded, and torch imported: names that are unknown, files that
+    are not there. Raises the errors of ``prepare`` that show then."""
+    import_module(_CHECKS[request.model.format]).check(request.model)
+    if request.data is not None and request.inputs is None:
+        check_spec(request.data)

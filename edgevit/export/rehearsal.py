@@ -8,7 +8,7 @@ from typing import Any
 
 from edgevit.errors import EdgeVitError
 from edgevit.export.durations import Took, last
-from edgevit.export.prepared import way_of
+from edgevit.export.prepared import check
 from edgevit.export.targets import Build, builds
 from edgevit.request import ExportRequest
 
@@ -54,7 +54,7 @@ def rehearse(request: ExportRequest) -> Iterator[Intent]:
     """Every target in turn. Raises what the export would of its model: an unknown name, files that are not there."""
     found = builds(request)
     if any(isinstance(one, Build) for one in found.values()):
-        way_of(request.model).check(request.model)
+        check(request)
     for target, one in found.items():
         if isinstance(one, EdgeVitError):
             yield Intent(target, error=one)

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgevit import registry, render
+from edgevit import render
 from edgevit.artifact.claim import claimed
-from edgevit.artifact.staging import check_vacant
-from edgevit.bundle.manifest import BUNDLE, BundleAccuracy, Lineage
+from edgevit.bundle.manifest import BundleAccuracy, Lineage
 from edgevit.bundle.opened import Bundle
 from edgevit.cpu import usable_cores
 from edgevit.disk import filling
@@ -39,7 +38,8 @@ from edgevit.split.parts import (
     load_source,
     make_parts,
 )
-from edgevit.split.publish import Trained, bundle_accuracy, check_targets, publish_bundle
+from edgevit.split.publish import Trained, bundle_accuracy, publish_bundle
+from edgevit.split.refusals import check
 from edgevit.split.sizing import Sizing, choose_heads
 from edgevit.split.work import open_work
 from edgevit.train.batches import Batches
@@ -127,11 +127,8 @@ def run_split(job: SplitJob, progress: Progress) -> SplitResult:
     """
     options = _with_jobs(job.options)
     job = replace(job, options=options)
-    if options.amp != "no":
-        registry.need("mixed precision", ("accelerate",), "edgevit[split]")
-    check_targets(job)
     with claimed(job.out), filling(job.out):
-        check_vacant(job.out, force=job.force, kind="bundle", marker=BUNDLE)
+        check(job)
         return _run(job, progress)
 
 

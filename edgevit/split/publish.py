@@ -21,7 +21,7 @@ from edgevit.bundle.opened import Bundle, BundleFacts, PartFacts, folder_of, gol
 from edgevit.disk import filling
 from edgevit.errors import EdgeVitError
 from edgevit.export.rows import MAX_ROWS
-from edgevit.export.targets import Target, choose
+from edgevit.export.targets import Target
 from edgevit.models.families.edvit import FusionHead, SubModel
 from edgevit.models.families.vit import VisionTransformer
 from edgevit.models.loading.source import state_sha256
@@ -34,6 +34,7 @@ from edgevit.split.features import Features
 from edgevit.split.fuse import draw_present
 from edgevit.split.options import SplitJob
 from edgevit.split.parts import Progress
+from edgevit.split.refusals import check_targets
 
 NONE_LABEL = "none of mine"
 
@@ -52,11 +53,6 @@ class Trained:
     subs: Sequence[SubModel]
     head: FusionHead
     held_out: Features
-
-
-def check_targets(job: SplitJob) -> list[Target]:
-    """The exporters asked for. UsageError, Unsupported or MissingDependency before any work is done."""
-    return [choose(name, job.precision) for name in job.targets]
 
 
 def publish_bundle(

@@ -6,7 +6,6 @@ that accuracy is an honest estimate.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from importlib import metadata
@@ -33,7 +32,7 @@ from edgevit.train.batches import Batches, make_batches
 from edgevit.train.epochs import Progress, Run, adamw, run_epochs
 from edgevit.train.optim import Ema
 from edgevit.train.options import TrainOptions, command_line
-from edgevit.train.state import resume_path
+from edgevit.train.refusals import check_out, resume_path
 
 SPLIT_SEED = 0  # fixed whatever --seed says, so that accuracies of two runs are of the same images
 
@@ -83,7 +82,7 @@ def fit(
     """
     options, out = options or TrainOptions(), Path(out)
     with claimed(out), filling(out):
-        _check_out(out, options)
+        check_out(out, options)
         return _fit(model_name, data_spec, out, options, progress)
 
 
@@ -131,23 +130,6 @@ def evaluate(model: nn.Module, batches: Batches, device: torch.device | str = "c
     right = sum(int((model(x.to(device)).argmax(1).cpu() == y).sum()) for x, y in batches.ordered(batch_size))
     model.train(training)
     return right / len(batches)
-
-
-def _check_out(out: Path, options: TrainOptions) -> None:
-    if out.suffix not in (".safetensors", ".pt", ".pth"):
-        raise UsageError(f"{out} is not a kind of weights file known here", hint="end it with .safetensors")
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder", hint="name a file that ends with .safetensors")
-    if options.force:
-        if not options.resume:
-            resume_path(out).unlink(missing_ok=True)
-        return
-    if os.path.lexists(out):
-        raise UsageError(f"{out} exists", hint="choose another -o, or replace it with --force")
-    if resume_path(out).exists() and not options.resume:
-        raise UsageError(
-            f"an unfinished run of {out} is kept in {resume_path(out)}", hint="add --resume, or start over with --force"
-        )
 
 
 def training_device(name: str) -> torch.device:

@@ -13,11 +13,6 @@ from edgevit.artifact.files import replaced
 from edgevit.errors import UsageError
 
 
-def resume_path(out: Path) -> Path:
-    """Where the unfinished run that will write ``out`` keeps its state."""
-    return out.with_name(out.name + ".resume")
-
-
 def save_state(path: Path, state: dict[str, Any], recipe: dict[str, Any]) -> None:
     """Replace ``path`` in one step, so that a run killed while saving still has its last state."""
     path.parent.mkdir(parents=True, exist_ok=True)

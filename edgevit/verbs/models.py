@@ -138,8 +138,10 @@ def train(
     asked = {field: value for field, value in locals().items() if field in RECIPE.__dataclass_fields__}
     registry.need_torch("training")
     from edgevit import train as training
+    from edgevit.train.refusals import check as refuse
 
     options = TrainOptions(**asked)
+    refuse(model, data, out, options)
     with render.progress(f"training {model}") as shown, render.overheard():
         result = training.fit(model, data, out, options=options, progress=render.Epochs(shown, model))
     if json:

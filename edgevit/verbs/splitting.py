@@ -102,7 +102,7 @@ def split(
     from dataclasses import replace
 
     from edgevit.request import ModelChoice, image_sides
-    from edgevit.split import job as splitting
+    from edgevit.split.refusals import check
 
     asked: dict[str, Any] = {
         "parts": parts, "partition": partition, "heads_pruned": heads_pruned, "fleet": fleet, "importance": importance,
@@ -115,6 +115,9 @@ def split(
         SplitOptions(**asked), targets=tuple(target or ("onnx",)), precision=precision, verify=verify, resume=resume,
         force=force,
     )  # fmt: skip
+    check(request)
+    from edgevit.split import job as splitting  # and torch with it
+
     with render.progress(f"splitting {model}") as shown, render.overheard():
         result = splitting.run_split(request, render.Stages(shown, f"{model} → {parts} parts"))
     if json:

@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, ValidationInfo, field_validator
 
 from edgevit.artifact.manifest import PrecisionReport
 from edgevit.export.base import Built, Capture, Context, Options
-from edgevit.export.capture import Baked
 from edgevit.export.compiler import run_compiler
 
 ENTRY = "model.so"
@@ -53,6 +51,10 @@ class TvmExporter:
 
     def write(self, capture: Capture, folder: Path, *, precision: str, options: TvmOptions, context: Context) -> Built:
         """Compile. Raises Unsupported, ExportFailed, MissingDependency, UsageError."""
+        import torch
+
+        from edgevit.export.capture import Baked
+
         begun = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="edgevit-tvm-") as scratch:
             program = Path(scratch) / PROGRAM

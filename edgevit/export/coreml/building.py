@@ -1,0 +1,111 @@
+"""Captured program -> ``model.mlpackage``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edgevit.errors import ExportFailed, Unsupported
+from edgevit.export.base import Built, Capture, Context
+from edgevit.export.coreml.convert import convert
+from edgevit.export.coreml.options import CoreMlOptions
+from edgevit.export.coreml.package import ENTRY, describe, read_spec, save, write_layers
+from edgevit.export.coreml.precision import (
+    COMPUTE,
+    Layer,
+    find_islands,
+    module_of,
+    read_layers,
+    selector,
+    truthful_report,
+)
+from edgevit.export.coreml.program import Source, prepare
+
+
+def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions, context: Context) -> Built:
+    """Convert, save, and count what was saved. Raises Unsupported, ExportFailed."""
+    check_image_input(capture, options)
+    context.progress("prepare the program", None)
+    source = prepare(capture)
+    islands = find_islands(capture) if precision == "fp16" else None
+    half = selector(source, islands) if islands else None
+    model = convert(source, capture, options, half, context)
+    spec = model.get_spec()
+    describe(spec, capture, options)
+    context.progress("save the package", None)
+    package = save(spec, model.weights_dir, folder)
+    saved = read_spec(package)
+    check_names(saved, capture)
+    layers = read_layers(saved, modules_of_results(model, source))
+    report = truthful_report(layers, precision, islands)
+    write_layers(folder, layers)
+    versions = {name: metadata.version(name) for name in ("torch", "coremltools")}
+    found = notes(capture, options, layers)
+    if options.ane_layout:
+        plain = convert(source, capture, options.model_copy(update={"ane_layout": False}), half, context)
+        found.append(layout_effect(operation_counts(plain), Counter(layer.op for layer in layers)))
+    return Built(entry=ENTRY, precision=report, versions=versions, notes=tuple(found))
+
+
+def check_image_input(capture: Capture, options: CoreMlOptions) -> None:
+    """Unsupported, with the way out, where a picture cannot be the input."""
+    if not options.image_input:
+        return
+    pictures = [spec for spec in capture.inputs if spec.role == "image" and spec.dtype == "uint8"]
+    if len(capture.inputs) != 1 or not pictures:
+        raise Unsupported(
+            "a Core ML picture has pixels of 0 to 255, this model takes normalised values",
+            hint="add --bake-preprocess, which puts the normalisation into the package",
+        )
+    if capture.batch.dynamic or capture.batch.max != 1:
+        raise Unsupported("a Core ML picture input takes one image per call", hint="use --batch 1, or drop image_input")
+
+
+def check_names(spec: Any, capture: Capture) -> None:
+    """ExportFailed unless the saved package's inputs and outputs are those of the manifest; Unsupported for twins."""
+    for kind, features, specs in (
+        ("inputs", spec.description.input, capture.inputs),
+        ("outputs", spec.description.output, capture.outputs),
+    ):
+        found, wanted = [feature.name for feature in features], [one.name for one in specs]
+        if len(set(found)) < len(found):
+            raise Unsupported(
+                "Core ML gives one tensor one name, and this model returns one under several",
+                hint=f"return it once: {', '.join(wanted)} are not all different tensors",
+            )
+        if found != wanted:
+            raise ExportFailed(
+                f"the package's {kind} are {', '.join(found)}, the model's {', '.join(wanted)}",
+                hint="Core ML names are letters, digits and underscores: rename them in the model",
+            )
+
+
+def modules_of_results(model: Any, source: Source) -> dict[str, str]:
+    """Name of an operation's result -> PyTorch module, from the converted program in memory."""
+    function = model._mil_program.functions["main"]
+    return {
+        value.name: module_of(operation, source) for operation in function.operations for value in operation.outputs
+    }
+
+
+def operation_counts(model: Any) -> Counter[str]:
+    """Operations of a converted model by type, without constants."""
+    operations = model._mil_program.functions["main"].operations
+    return Counter(operation.op_type for operation in operations if operation.op_type != "const")
+
+
+def layout_effect(before: Counter[str], after: Counter[str]) -> str:
+    """What the layout changed, in counts: "ane_layout: 271 -> 250 operations, linear 48 -> 0, conv 1 -> 49"."""
+    kinds = sorted(before | after, key=lambda kind: -abs(after[kind] - before[kind]))
+    changed = [f"{kind} {before[kind]} -> {after[kind]}" for kind in kinds if before[kind] != after[kind]]
+    return ", ".join([f"ane_layout: {before.total()} -> {after.total()} operations", *changed])
+
+
+def notes(capture: Capture, options: CoreMlOptions, layers: list[Layer]) -> list[str]:
+    """What a reader of the manifest should know about this build."""
+    found = [f"{len(layers)} operations, {sum(layer.op in COMPUTE for layer in layers)} of them compute"]
+    if any(spec.dtype == "uint8" for spec in capture.inputs) and not options.image_input:
+        found.append("the package takes pixels as float32, since Core ML has no uint8 tensors; the values are the same")
+    return found
