@@ -209,7 +209,7 @@ def _ranking(it: _Race, rounds: Sequence[Round], rows: int, threads: int) -> Ran
         for index in it.payloads
     )
     record = RankingRecord(
-        measured=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        measured=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         device=device_of(here),
         environment=here.record(),
         threads=threads,

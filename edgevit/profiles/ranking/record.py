@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from typing_extensions import Self
 
 from edgevit.profiles.interleave import least_blocks
 from edgevit.profiles.record import Text

@@ -22,7 +22,7 @@ MAX_BYTES = 16 << 20  # 12 entrants of 1000 blocks in two rounds are half a mega
 
 def save(found: Ranking, now: datetime.datetime | None = None) -> list[str]:
     """Keep a ranking in the folders of its artifacts. Sentences about those that cannot be written."""
-    stamp = (now or datetime.datetime.now(datetime.UTC)).strftime("%Y%m%dT%H%M%S%fZ")
+    stamp = (now or datetime.datetime.now(datetime.timezone.utc)).strftime("%Y%m%dT%H%M%S%fZ")
     text = json.dumps(found.record.model_dump(mode="json"), separators=(",", ":")) + "\n"
     problems = []
     for folder in dict.fromkeys(Path(one.artifact) for one in found.record.entrants):
