@@ -59,8 +59,9 @@ class Step:
     program: Sequence[str] = EDGEVIT
 
 
-BY_TIMM = ("export", "timm:test_vit", "--weights", "trainer.pth.tar", "--classes", "3", "--data", "folder:pictures")
-BY_FILE = ("export", "model.py:create", "--weights", "best.ckpt", "--data", "folder:pictures", "--labels", "labels.txt")
+ON_PICTURES = ("--data", "folder:pictures", "--labels", "labels.txt")
+BY_TIMM = ("export", "timm:test_vit", "--weights", "trainer.pth.tar", "--classes", "3", *ON_PICTURES)
+BY_FILE = ("export", "model.py:create", "--weights", "best.ckpt", *ON_PICTURES)
 STEPS = (
     Step(["--version"], says=[r"edgevit \d"]),
     Step(["targets"], says=["onnxruntime"]),
@@ -68,10 +69,14 @@ STEPS = (
     Step([*BY_FILE, "-t", "onnx", "-o", "own"], says=["verified"]),
     Step(["info", "own"], says=["bolt", "parity +verified"]),
     Step(["verify", "own", "--data", "folder:pictures"], says=["golden pair", r"accuracy [\d.]+% on \d+ images"]),
-    Step(["predict", "own", "pictures/bolt/00.png"], says=["bolt"]),
+    Step(["predict", "own", "pictures/bolt/00.png"], says=["00.png: bolt "]),
+    Step(["predict", "own", "pictures/nut", "--csv", "-"], says=["nut/00.png.*nut", "nut/11.png.*nut"]),
+    Step(["export", "own/model.onnx", *ON_PICTURES, "-t", "onnx", "-o", "again"], says=["verified", "reference"]),
+    Step(["predict", "again", "pictures/washer/03.png"], says=["03.png: washer "]),
     Step(["profile", "own", "timm-vit"], says=["p50", "onnxruntime"], program=BRIEF),
     Step(["report", "own", "timm-vit"], says=["report.html"]),
     # mistakes: each is one sentence and a next step
+    Step(["export", "resnet18", "-t", "onnx"], 2, ["did you mean timm:resnet18"]),
     Step(["export", "timm:resnet81", "-t", "onnx"], 2, ["resnet81", "did you mean"]),
     Step(["export", "vit_nanno", "-t", "onnx"], 2, ["did you mean vit_nano"]),
     Step(["export", "vit_nano", "-t", "onxx"], 2, ["did you mean onnx"]),
