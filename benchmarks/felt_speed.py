@@ -3,9 +3,10 @@
     python benchmarks/felt_speed.py [--runs 5] [--before CHECKOUT] [--no-bytecode]
 
 Every command is a process of its own, in turns and in random order. With ``--before`` each is also run from an older
-checkout (``git worktree add CHECKOUT REVISION``) in the same turns, and the ratio is shown. ``--no-bytecode`` also runs
-them as in containers that set PYTHONDONTWRITEBYTECODE, where Python compiles every module anew; by default bytecode is
-kept. Stages are those that the progress line names. Writes benchmarks/results/felt_speed.json.
+checkout (``git worktree add CHECKOUT REVISION``) in the same turns, and the ratio is shown. What earlier exports found
+out is forgotten before each export but those "again". ``--no-bytecode`` also runs them as in containers that set
+PYTHONDONTWRITEBYTECODE, where Python compiles every module anew; by default bytecode is kept. Stages are those that the
+progress line names. Writes benchmarks/results/felt_speed.json.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ from edgevit.profiles import environment
 HERE = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 # name -> (arguments, seconds that were asked for); ARTIFACT and OUT are filled in
+NANO = ["export", "fmvit_nano", "--weights", "digits", "-t", "onnx", "--force", "-o", "OUT"]
+SMALL = ["export", "fmvit_s", "-t", "onnx", "--force", "-o", "OUT"]
 COMMANDS: dict[str, tuple[list[str], float]] = {
-    "export fmvit_nano": (["export", "fmvit_nano", "--weights", "digits", "-t", "onnx", "--force", "-o", "OUT"], 5.0),
-    "export fmvit_s": (["export", "fmvit_s", "-t", "onnx", "--force", "-o", "OUT"], 9.0),
+    "export fmvit_nano": (NANO, 5.0),
+    "export fmvit_nano again": (NANO, 5.0),
+    "export fmvit_s": (SMALL, 9.0),
+    "export fmvit_s again": (SMALL, 9.0),
     "verify": (["verify", "ARTIFACT"], 1.2),
     "predict": (["predict", "ARTIFACT", "ARTIFACT/golden/0.png"], 0.9),
     "help": (["export", "--help"], 0.25),
@@ -93,6 +98,15 @@ def run(way: Way, arguments: list[str], home: Path, program: list[str]) -> tuple
     return seconds, done.stderr
 
 
+def own_home(name: str, home: Path) -> Path:
+    """``$EDGEVIT_HOME`` of a command: as it was left for those "again", empty for the others."""
+    own = home / ("kept" if name.endswith("again") else "empty")
+    if not name.endswith("again"):
+        shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(exist_ok=True)
+    return own
+
+
 def measure(ways: list[Way], runs: int, home: Path) -> dict[str, dict[str, list[float]]]:
     """Seconds by command and way; a first turn, which writes bytecode and artifacts, is not counted."""
     filled = {
@@ -109,7 +123,7 @@ def measure(ways: list[Way], runs: int, home: Path) -> dict[str, dict[str, list[
         order = [(name, way) for name in COMMANDS for way in ways]
         for name, way in order if not turn else rng.sample(order, len(order)):
             (home / way.name).mkdir(exist_ok=True)
-            seconds, _ = run(way, filled[name, way.name], home, ["-m", "edgevit.cli"])
+            seconds, _ = run(way, filled[name, way.name], own_home(name, home), ["-m", "edgevit.cli"])
             if turn:
                 samples[name][way.name].append(seconds)
                 print(f"{turn}/{runs} {name} ({way.name}): {seconds:.2f} s", file=sys.stderr)
@@ -117,12 +131,12 @@ def measure(ways: list[Way], runs: int, home: Path) -> dict[str, dict[str, list[
 
 
 def stages(way: Way, home: Path) -> dict[str, list[tuple[str, float]]]:
-    """The stages of the two exports, seconds each."""
+    """The stages of the exports, seconds each."""
     found = {}
     for name, (given, _) in COMMANDS.items():
         if name.startswith("export"):
             arguments = [one.replace("OUT", str(home / "staged")) for one in given]
-            _, said = run(way, arguments, home, ["-c", STAGES])
+            _, said = run(way, arguments, own_home(name, home), ["-c", STAGES])
             line = next(line for line in said.splitlines() if line.startswith("STAGES "))
             found[name] = json.loads(line.removeprefix("STAGES "))
     return found

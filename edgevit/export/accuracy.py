@@ -17,7 +17,7 @@ from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 
 ACCURACY_IMAGES = 2000
-_CHUNK = 50
+_CHUNK, _MOST, _PIXELS = 50, 250, 50 * 224 * 224  # images run at once: more of small ones, of which each run costs most
 Logits = Callable[[Array], Array | None]
 
 
@@ -68,12 +68,13 @@ def measure_accuracy(
 
 def _measured(logits_of: Logits, held: LabelledData, preprocess: Preprocess, wanted: Indices) -> Measured:
     right, pixels = 0, hashlib.sha256()
-    for start in range(0, len(held), _CHUNK):
-        images = list(held.images[start : start + _CHUNK])
+    size = max(_CHUNK, min(_MOST, _PIXELS // (preprocess.size[0] * preprocess.size[1])))
+    for start in range(0, len(held), size):
+        images = list(held.images[start : start + size])
         logits = logits_of(preprocess.batch(images))
         if logits is None:
             return Measured(None, "")
-        right += int((logits.argmax(1) == wanted[start : start + _CHUNK]).sum())
+        right += int((logits.argmax(1) == wanted[start : start + size]).sum())
         _hash_of(images, pixels)
     return Measured(right / len(held), pixels.hexdigest())
 
