@@ -15,7 +15,8 @@ export PYTHONDONTWRITEBYTECODE =
 venv: $(STAMP)
 
 # The range of torch in pyproject.toml is what keeps a CPU build a CPU build. Bytecode is made where it is first
-# imported: pip compiles 18,000 files one after the other, and most are never used.
+# imported: pip compiles 18,000 files one after the other, which takes 50 s, and an export uses 3,000 of them. Its first
+# run then takes 13.6 s where the next takes 5.6 s.
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
