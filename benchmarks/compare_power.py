@@ -31,9 +31,10 @@ from edgevit import build
 from edgevit.artifact.files import write_atomically
 from edgevit.artifact.opened import Artifact
 from edgevit.profiles import environment
-from edgevit.profiles.compare import SCHEDULE, compare
+from edgevit.profiles.compare import compare
 from edgevit.profiles.interleave import Comparison, Schedule, interleave, outside_band
 from edgevit.profiles.measure import load_feeds
+from edgevit.profiles.ranking.race import SCHEDULE, SECONDS
 from edgevit.registry import version_of
 from edgevit.request import ExportRequest, ModelChoice
 from edgevit.runtimes import feeds
@@ -172,7 +173,7 @@ def say(sentence: str) -> None:
 
 def main() -> None:
     asked = _arguments()
-    schedule = replace(SCHEDULE, limit_s=asked.seconds)
+    schedule = replace(SCHEDULE, limit_s=asked.seconds / 2)
     record: dict[str, Any] = {
         "environment": environment.collect().record(),
         "versions": {name: version_of(name) for name in ("edgevit", "onnxruntime", "numpy")},
@@ -229,7 +230,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=100, help="of each kind and way")
     parser.add_argument("--only", default="", choices=("real", "simulated"), help="one way only")
-    parser.add_argument("--seconds", type=float, default=SCHEDULE.limit_s, help="that a round may take at most")
+    parser.add_argument("--seconds", type=float, default=2 * SECONDS, help="that both rounds may take")
     parser.add_argument("--note", default="", help="what else is to be known about this run")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()

@@ -297,6 +297,41 @@ def test_a_model_that_does_not_exist_is_a_row_for_each_target(tmp_path: Path) ->
     assert "vit_nano" in str(found[0].error and found[0].error.hint)
 
 
+def test_what_ran_is_ranked_on_every_runtime_and_the_rest_says_why_not(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = job(copied, targets=("onnx", "absent"), runtimes=("onnxruntime", "twin", "dying"), rank_s=2.0)
+    found = benchmark.run(kept, silent)
+    stages: list[str] = []
+    (answer,) = benchmark.ranked(kept, found, lambda subject: lambda stage, fraction: stages.append(stage))
+    assert stages[0] == "which is fastest? 2 in turns, at most about 2 s (--rank-seconds, --no-rank)"
+    assert answer.ranking
+    assert {one.entrant.runtime for one in answer.ranking.standings} == {"onnxruntime", "twin"}
+    assert [one.name for one in answer.left_out] == ["onnx on dying", "absent"]
+    assert all(one.entrant.top1 and one.entrant.max_rel for one in answer.ranking.standings)
+    assert answer.sentence().startswith("vit_nano: ")
+    first, dying = (answer.of_row(by(found, "onnx", name)) for name in ("onnxruntime", "dying"))
+    assert first["place"] in (1, 2)
+    assert (dying["place"], dying["answer"]) == (None, answer.sentence())
+    assert len(list((copied / "vit_nano-onnx-fp32" / "rankings").glob("*.json"))) == 1
+    no_exports(monkeypatch)
+    monkeypatch.setattr(worker, "talk", None)
+    (again,) = benchmark.ranked(kept, found, silent)
+    assert (again.reused, again.sentence()) == (True, answer.sentence())
+
+
+def test_of_one_alone_nothing_is_said_but_that(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_exports(monkeypatch)
+    alone = job(copied, runtimes=("twin",))
+    (answer,) = benchmark.ranked(alone, benchmark.run(alone, silent), silent)
+    assert answer.sentence() == (
+        "vit_nano: vit_nano-onnx-fp32 on twin is the only one that can be ranked here, so nothing is"
+    )
+    (none,) = benchmark.ranked(alone, [Row("vit_nano", "onnx", error=Unsupported("needs a moon"))], silent)
+    assert none.sentence() == "vit_nano: there is nothing here that can be ranked"
+    assert none.notes() == ["not ranked: onnx: needs a moon"]
+
+
 def test_targets_that_all_brings_in_fail_no_command() -> None:
     brought = Row("m", "tensorrt", error=Unsupported("needs an NVIDIA GPU"), elsewhere=True)
     named = Row("m", "tensorrt", error=Unsupported("needs an NVIDIA GPU"))

@@ -23,6 +23,9 @@ from edgevit.benchmark.job import failures as failures
 from edgevit.benchmark.job import refusal
 from edgevit.benchmark.job import target_names as target_names
 from edgevit.benchmark.ledger import Ledger
+from edgevit.benchmark.proving import proved, verified
+from edgevit.benchmark.ranked import Answer as Answer
+from edgevit.benchmark.ranked import ranked as ranked
 from edgevit.cpu import checked_threads
 from edgevit.disk import filling
 from edgevit.errors import (
@@ -30,7 +33,6 @@ from edgevit.errors import (
     EdgeVitError,
     GateMissed,
     Interrupted,
-    MissingDependency,
     ParityFailed,
     UnknownName,
     Unsupported,
@@ -41,7 +43,6 @@ from edgevit.profiles import environment, gates
 from edgevit.profiles.gates import Gate
 from edgevit.profiles.latency import TIERS, profile
 from edgevit.profiles.stored import read
-from edgevit.proof.verify import Verification, verify
 from edgevit.runtimes.base import default_runtime
 
 Progress = Callable[[str, float | None], None]
@@ -183,8 +184,8 @@ def _measured(job: BenchmarkJob, row: Row, artifact: Artifact, progress: Progres
     """The row with its proof, accuracy and profile, or with the error that ended it."""
     try:
         progress("verify", None)
-        proof, notes = _verified(job, artifact, str(row.runtime))
-        row = replace(row, **_proved(proof), notes=notes)
+        proof, notes = verified(job, artifact, str(row.runtime))
+        row = replace(row, **proved(proof), notes=notes)
         measured = profile(
             artifact.path,
             runtime=row.runtime,
@@ -196,28 +197,9 @@ def _measured(job: BenchmarkJob, row: Row, artifact: Artifact, progress: Progres
         )
     except ParityFailed as error:
         failed = getattr(error, "verification", None)
-        return replace(row, error=error, **(_proved(failed) if failed else {}))
+        return replace(row, error=error, **(proved(failed) if failed else {}))
     except EdgeVitError as error:
         return replace(row, error=error)
     dead = WorkerFailed("; ".join(measured.reasons)) if measured.verdict == "FAILED" else None
     saved = str(measured.saved) if measured.saved else None
     return replace(row, profile=measured.kept, saved=saved, error=dead)
-
-
-def _proved(proof: Verification) -> dict[str, Any]:
-    accuracy = proof.accuracy.model_dump(mode="json") if proof.accuracy else None
-    return {"parity": proof.parity.record(), "accuracy": accuracy}
-
-
-def _verified(job: BenchmarkJob, artifact: Artifact, runtime: str) -> tuple[Verification, tuple[str, ...]]:
-    """The golden pair and the accuracy on this runtime: on --data, else on what was recorded at export, where that can
-    still be opened."""
-    recorded = artifact.manifest.accuracy.data if artifact.manifest.accuracy else None
-    options: dict[str, Any] = {"runtime": runtime, "threads": job.export.threads, "provider": job.provider}
-    if job.export.data is not None or recorded is None:
-        return verify(artifact.path, data=job.export.data, **options), ()
-    try:
-        return verify(artifact.path, data=recorded, **options), ()
-    except (UsageError, MissingDependency) as error:
-        note = f"accuracy on {recorded} was not measured: {error}"
-        return verify(artifact.path, **options), (note,)

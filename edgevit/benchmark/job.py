@@ -31,6 +31,7 @@ class BenchmarkJob:
     export     of the first model; the others are exported alike. Its data and threads are those of measurements too,
                its folder holds everything, its force does everything again
     runtimes   none: each target's preferred one; "all": every one that opens it; else those that are named
+    rank_s     seconds of the race of a model's artifacts; None: the usual for so many
     everywhere whether "all" targets were asked for: then those of other machines fail no command
     """
 
@@ -41,6 +42,7 @@ class BenchmarkJob:
     provider: str | None = None
     fail_if: tuple[str, ...] = ()
     everywhere: bool = False
+    rank_s: float | None = None
 
     @property
     def out(self) -> Path:

@@ -19,12 +19,13 @@ FORMAT = 1
 
 
 class Ledger:
-    """Exports by model and target, rows by model, target and runtime. Saved after every change."""
+    """Exports by model and target, rows by model, target and runtime, rankings by model. Saved after every change."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.exports: dict[str, dict[str, Any]] = {}
         self.rows: dict[str, dict[str, Any]] = {}
+        self.rankings: dict[str, dict[str, Any]] = {}
         path = folder / FILE
         if not path.exists():
             return
@@ -34,13 +35,16 @@ class Ledger:
             )
             if stored["format"] == FORMAT:
                 self.exports = dict(stored["exports"])
+                self.rankings = dict(stored.get("rankings", {}))
                 self.rows = {_key(row["model"], row["target"], row["runtime"]): row for row in stored["rows"]}
         except (KeyError, TypeError, ValueError) as exc:
             raise BadArtifact(f"{path} cannot be read: {exc}", hint=f"delete {path}, or choose another -o") from exc
 
     def save(self) -> None:
         """UsageError when the folder cannot be written: nothing would be kept."""
-        record = {"format": FORMAT, "exports": self.exports, "rows": list(self.rows.values())}
+        record = {
+            "format": FORMAT, "exports": self.exports, "rows": list(self.rows.values()), "rankings": self.rankings
+        }  # fmt: skip
         with writing(self.folder, UsageError):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

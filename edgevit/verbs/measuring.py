@@ -38,6 +38,7 @@ from edgevit.verbs.options import (
 from edgevit.verbs.outcome import finish
 
 if TYPE_CHECKING:
+    from edgevit.benchmark import Answer
     from edgevit.profiles.outcomes import Outcome
     from edgevit.profiles.ranking.answer import Ranking
 
@@ -237,6 +238,12 @@ BenchmarkFailIf = Annotated[
     list[str] | None, of_measuring("--fail-if", metavar="GATE", help='Exit 10 if it holds, e.g. "p90>20ms".')
 ]
 Force = Annotated[bool, of_output("--force", help="Do everything again.")]
+Rank = Annotated[
+    bool, of_measuring("--rank/--no-rank", help="Say which artifact of a model is fastest, measured in turns.")
+]
+RankSeconds = Annotated[
+    float | None, of_measuring("--rank-seconds", min=0, help="How long that takes. Default: 15 for each artifact.")
+]
 
 
 @prepares
@@ -257,6 +264,8 @@ def benchmark(
     tier: BenchmarkTier = "quick",
     provider: Provider = None,
     fail_if: BenchmarkFailIf = None,
+    rank: Rank = True,
+    rank_seconds: RankSeconds = None,
     threads: Threads = None,
     timeout: Timeout = None,
     cache: Cache = True,
@@ -278,18 +287,34 @@ def benchmark(
     )  # fmt: skip
     everywhere = not target or "all" in target
     job = benchmarking.BenchmarkJob(
-        tuple(models), asked, tuple(runtime or ()), tier, provider, tuple(fail_if or ()), everywhere
+        tuple(models), asked, tuple(runtime or ()), tier, provider, tuple(fail_if or ()), everywhere, rank_seconds
     )
     with render.progress("benchmark") as shown:
         rows = benchmarking.run(job, lambda subject: render.Stages(shown, subject))
+        answers = benchmarking.ranked(job, rows, lambda subject: render.Stages(shown, subject)) if rank else []
+    by_model = {answer.model: answer for answer in answers}
     if json:
-        render.emit_json([row.record() for row in rows])
+        told = [(row, by_model.get(row.model)) for row in rows]
+        render.emit_json([{**row.record(), "ranking": one.of_row(row) if one else None} for row, one in told])
     else:
         render.table(benchmarking.COLUMNS, [row.cells() for row in rows])
         for row in rows:
             for note in (*row.notes, *(row.profile.reasons if row.profile else ())):
                 render.say(f"{row.subject}: {note}")
+        for answer in answers:
+            _answered(answer)
     finish(benchmarking.failures(rows))
+
+
+def _answered(answer: Answer) -> None:
+    """A model's ranking as a table, and last in one sentence."""
+    from edgevit.profiles.ranking.answer import COLUMNS as RANKED
+
+    if answer.ranking:
+        render.table(RANKED, answer.ranking.rows(), title=f"{answer.model}: which is fastest?")
+    for line in answer.notes():
+        render.say(line)
+    render.line(answer.sentence())
 
 
 def report(
