@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ranked import ranking
 from tiny_manifest import write_manifest
 
 from edgevit.artifact.golden import write_golden
@@ -16,6 +17,8 @@ from edgevit.artifact.opened import Artifact
 from edgevit.profiles import latency, verdict
 from edgevit.profiles.environment import Environment
 from edgevit.profiles.measured import Conditions, Profile
+from edgevit.profiles.ranking import stored
+from edgevit.profiles.ranking.entrants import Runner
 from edgevit.profiles.verdict import Need, Run
 
 DEVICE = Environment(
@@ -140,3 +143,9 @@ def gallery(folder: Path) -> Path:
         else:
             measure(tvm, **version)
     return folder
+
+
+def ranked(*rounds: list[list[float]], folders: list[Path], now: datetime.datetime = NOW, **facts: Any) -> None:
+    """A ranking of artifacts, kept as ``edgevit compare`` does: block times by artifact, in rounds."""
+    named = [Runner(Artifact.open(folder), "onnxruntime").entrant() for folder in folders]
+    stored.save(ranking(*rounds, entrants=named, measured=now.isoformat(), **facts), now)

@@ -12,7 +12,10 @@ from edgevit.artifact.manifest import MANIFEST, Accuracy, Manifest
 from edgevit.artifact.opened import Artifact
 from edgevit.disk import why
 from edgevit.errors import BadArtifact, UsageError, one_line
+from edgevit.profiles.ranking.answer import Ranking
+from edgevit.profiles.ranking.record import content_of
 from edgevit.profiles.record import ProfileRecord
+from edgevit.profiles.report.rankings import rankings
 from edgevit.profiles.stored import Measurement, read
 
 SAID = 3  # artifacts whose reasons are told in one line
@@ -68,10 +71,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Collection:
-    """All rows, and sentences about files that were left out."""
+    """All rows, what was ranked in turns, the newest first, and sentences about files that were left out."""
 
     rows: tuple[Row, ...]
     problems: tuple[str, ...]
+    rankings: tuple[Ranking, ...] = ()
 
     @property
     def measured(self) -> tuple[Row, ...]:
@@ -114,7 +118,14 @@ def collect(folders: Sequence[Path]) -> Collection:
         made, wrong = _rows_or_reason(path, name)
         rows += made
         problems += wrong
-    return Collection(tuple(rows), tuple(dict.fromkeys(problems)))
+    ranked, wrong = rankings(unique, _contents(rows))
+    return Collection(tuple(rows), tuple(dict.fromkeys([*problems, *wrong])), ranked)
+
+
+def _contents(rows: Sequence[Row]) -> dict[str, str]:
+    """Names of the sound artifacts by the hash of their content."""
+    sound = [(row.manifest, row.name) for row in reversed(rows) if row.manifest and row.size is not None]
+    return {content_of(it.files): name for it, name in sound if it.parity.status != "failed"}
 
 
 def artifact_folders(folder: Path) -> tuple[list[Path], list[str]]:

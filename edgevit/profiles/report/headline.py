@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from edgevit.profiles.report import cells
 from edgevit.profiles.report.collect import Collection, Row
+from edgevit.profiles.report.fastest import models_of
 from edgevit.profiles.report.figures import p50
 from edgevit.profiles.report.groups import Group, counted, shown
 from edgevit.profiles.report.markup import Markup, join, tag
@@ -39,7 +40,7 @@ HINTS = {
 
 
 def findings(found: Collection, groups: Sequence[Group]) -> Markup:
-    """Counts, and for each group the STEADY row with the lowest median."""
+    """Counts, the answers of what ran in turns, and for each group the STEADY row with the lowest median."""
     steady = sum(row.steady for row in found.rows)
     artifacts = len({row.path for row in found.rows})
     figures = [
@@ -52,7 +53,8 @@ def findings(found: Collection, groups: Sequence[Group]) -> Markup:
         tag("li", tag("span", count, class_="count"), tag("span", what, class_="what"), class_="tile")
         for count, what in figures
     ]
-    sentences = [tag("li", _leader(group)) for group in groups]
+    answers = [tag("li", tag("a", models_of(it), href="#fastest"), f": {it.sentence()}.") for it in found.rankings]
+    sentences = [*answers, *(tag("li", _leader(group)) for group in groups)]
     return join(tag("ul", *tiles, class_="tiles"), tag("ul", *sentences, class_="sentences") if sentences else None)
 
 

@@ -16,7 +16,7 @@ from string import Template
 
 from edgevit import registry
 from edgevit.pages import style
-from edgevit.profiles.report import headline, sections
+from edgevit.profiles.report import fastest, headline, sections
 from edgevit.profiles.report.collect import Collection
 from edgevit.profiles.report.groups import groups_of
 from edgevit.profiles.report.markup import Markup, join, tag
@@ -36,6 +36,7 @@ def render(found: Collection, *, title: str | None = None, now: datetime.datetim
         ("environment", "Environment", sections.environments(groups)),
         ("provenance", "Provenance", sections.provenance(found)),
         ("left-out", "Left out", _problems(found)),
+        ("fastest", "Which is fastest?", fastest.section(found.rankings, plots)),
         ("terms", "How to read this", sections.terms()),
     ]
     shown = [(name, heading, body) for name, heading, body in parts if body]

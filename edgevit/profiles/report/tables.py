@@ -11,7 +11,10 @@ from typing import Any
 from edgevit import render
 from edgevit.printable import as_json as json_text
 from edgevit.printable import printable
+from edgevit.profiles.ranking.answer import COLUMNS as RANKED
+from edgevit.profiles.ranking.answer import Ranking
 from edgevit.profiles.report.collect import Collection, Row
+from edgevit.profiles.report.fastest import models_of
 from edgevit.profiles.report.groups import Group, groups_of, separation, shown
 
 COLUMNS = ("artifact", "target", "verdict", "p50", "p90", "p99", "rows/s", "memory", "size", "top-1", "max rel. error")
@@ -89,7 +92,8 @@ def _group_record(group: Group, differs: str) -> dict[str, Any]:
 
 
 def as_json(found: Collection) -> str:
-    """``{rows, groups: [{letter, key, fields, differs}], problems}``; ranks only within one group."""
+    """``{rows, groups: [{letter, key, fields, differs}], problems, rankings}``; medians rank only within one
+    group, and ``rankings`` were measured in turns."""
     groups = groups_of(found.rows)
     apart = ["", *separation(groups)]
     return (
@@ -98,6 +102,7 @@ def as_json(found: Collection) -> str:
                 "rows": [record(row) for row in found.rows],
                 "groups": [_group_record(*each) for each in zip(groups, apart, strict=False)],
                 "problems": list(found.problems),
+                "rankings": [{"models": models_of(it), **it.as_record()} for it in found.rankings],
             }
         )
         + "\n"
@@ -139,7 +144,16 @@ def markdown(found: Collection) -> str:
         lines += ["## Not measured", "", *_table(("artifact", "target", "verdict", "reason", "size"), rows), ""]
     if found.problems:
         lines += ["## Left out", "", *(f"- {_plain(problem)}" for problem in found.problems), ""]
+    for ranking in found.rankings:
+        lines += _fastest(ranking)
     return "\n".join(lines)
+
+
+def _fastest(it: Ranking) -> list[str]:
+    """The answer of one ranking, its table, and what else has to be known."""
+    notes = [f"- {_plain(note)}" for note in (f"{it.record.device}, {it.record.measured}", it.measured(), *it.notes())]
+    title, answer = f"## Which is fastest? {_plain(models_of(it))}", f"**{_plain(it.sentence())}**"
+    return [title, "", *_table(RANKED, it.rows()), "", *notes, "", answer, ""]
 
 
 def _doubts(group: Group) -> list[str]:
