@@ -133,6 +133,7 @@ EXPORTERS: Mapping[str, Row] = {
         ("coremltools", "torch"),
         f"Core ML mlprogram package, fp16 or fp32, for {apple.RUNS_ON}",
         here="edgevit.export.coreml.here:here",
+        no_onnx="Core ML is built from PyTorch",
     ),
     "tvm": Row(
         "tvm",
@@ -142,6 +143,7 @@ EXPORTERS: Mapping[str, Row] = {
         "native library compiled by TVM with edgevit's own CPU schedules, tuned on request",
         here="edgevit.export.tvm.here:here",
         carries_code=True,
+        no_onnx="its schedules and the names of its layers come from a program that torch traced",
     ),
 }
 

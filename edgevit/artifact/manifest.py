@@ -106,7 +106,7 @@ class WeightsInfo(_Model):
 
     @property
     def random(self) -> bool:
-        return self.origin.startswith("random")
+        return self.origin.startswith("random (seed")  # a file may be called random too
 
     def doubts(self) -> tuple[str, ...]:
         """What a reader of answers should know: one sentence, or none."""

@@ -38,10 +38,10 @@ def exports(job: BenchmarkJob, model: str, ledger: Ledger, progress_for: Callabl
     found: dict[str, Built] = {}
     todo: dict[str, dict[str, Any]] = {}
     for target in request.targets:
-        if (why := refusal("exporter", target)) is not None:
+        if (why := refusal("exporter", target, request.model.format)) is not None:
             found[target] = Built(error=why, elsewhere=job.everywhere)
             continue
-        decided = _decided(request, target)
+        decided = deciding(request, target)
         try:
             _check_ours(request, target)
             kept = None if request.force else ledger.exported(model, target, decided)
@@ -68,21 +68,33 @@ def exports(job: BenchmarkJob, model: str, ledger: Ledger, progress_for: Callabl
 def _check_ours(request: ExportRequest, target: str) -> None:
     """The errors of ``choose``, without a process; a plug-in's exporter is loaded in one only, which it may crash."""
     if registry.row("exporter", target).path.startswith("edgevit."):
-        choose(target, request.precision, request.options.get(target, {}))
+        choose(target, request.precision, request.options.get(target, {}), request.model.format)
 
 
-def _decided(request: ExportRequest, target: str) -> dict[str, Any]:
+def deciding(request: ExportRequest, target: str) -> dict[str, Any]:
     """All that decides what an export makes: files by their content."""
     model, record = request.model, request.record()
-    given = str(model.source).partition(".py:")[0]
-    files = [name for name in (model.weights, given, f"{given}.py") if name]
+    files = [name for name in (model.weights, str(model.source).partition(".py:")[0] + ".py") if name]
+    contents = {name: sha256_of(Path(name)) for name in files if Path(name).is_file()}
+    if model.format == "onnx":
+        contents[str(model.source)] = _sha256_of_onnx(Path(str(model.source)))
     return {
         **record["model"],
         **{name: record[name] for name in ("precision", "batch", "data")},
         "options": dict(request.options.get(target, {})),
-        "sha256": {name: sha256_of(Path(name)) for name in files if Path(name).is_file()},
+        "sha256": contents,
         "edgevit": registry.version_of("edgevit"),
     }
+
+
+def _sha256_of_onnx(path: Path) -> str:
+    """Of the file and of those that hold its weights; "" of one that cannot be read, which the export will say."""
+    from edgevit.export.from_onnx.file import read
+
+    try:
+        return read(path).sha256
+    except EdgeVitError:
+        return ""
 
 
 def _export(request: ExportRequest, since: Mapping[str, str], progress: Progress) -> dict[str, Built]:

@@ -58,14 +58,17 @@ def target_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(registry.rows("exporter")) if "all" in names else tuple(dict.fromkeys(names))
 
 
-def refusal(kind: registry.Kind, name: str) -> EdgeVitError | None:
-    """Why this machine cannot build a target, or run a runtime; None when it can."""
+def refusal(kind: registry.Kind, name: str, format: registry.Format = "torch") -> EdgeVitError | None:
+    """Why this machine cannot build a target from models of a format, or run a runtime; None when it can."""
     row = registry.row(kind, name)
-    here = row.on_this_machine()
+    try:
+        here = row.on_this_machine(format)
+    except Unsupported as error:
+        return error
     if here.able:
         return None
     install = registry.pip_line(row.install)
-    return MissingDependency(here.sentence, hint=install) if row.missing() else Unsupported(here.sentence)
+    return MissingDependency(here.sentence, hint=install) if row.missing(format) else Unsupported(here.sentence)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from pydantic import ValidationError
 
 from edgevit.artifact.manifest import Array, BatchRange, TensorSpec
 from edgevit.errors import Unsupported, UsageError
@@ -192,4 +193,10 @@ def output_spec(name: str, array: Array, batch: BatchRange, *, logits: bool) -> 
 
 def _spec(name: str, array: Array, batch: BatchRange, role: Any) -> TensorSpec:
     shape = ("batch" if batch.dynamic else batch.min, *array.shape[1:])
-    return TensorSpec(name=name, dtype=str(array.dtype), shape=shape, role=role)  # type: ignore[arg-type]
+    try:
+        return TensorSpec(name=name, dtype=str(array.dtype), shape=shape, role=role)  # type: ignore[arg-type]
+    except ValidationError as exc:  # no values, too many of them, or too many axes
+        raise Unsupported(
+            f"{printable(name)} has the shape {array.shape}, which no artifact can hold",
+            hint="export the model with one tensor of some values per image",
+        ) from exc

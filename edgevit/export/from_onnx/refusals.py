@@ -89,6 +89,11 @@ def _halves(model: ModelProto, shown: str) -> None:
 
 def _ends(model: ModelProto, shown: str) -> None:
     """Sequences, maps and optionals are nothing that an artifact can take or give."""
+    if twice := {end.name for end in model.graph.input} & {end.name for end in model.graph.output}:
+        raise Unsupported(
+            f"{shown} gives its input {printable(min(twice))} back as an output, under the same name",
+            hint="export the model without that output",
+        )
     for kind, ends in (("input", model.graph.input), ("output", model.graph.output)):
         for end in ends:
             if _is_tensor(end.type):

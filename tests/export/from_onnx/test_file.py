@@ -142,9 +142,14 @@ def sequence(model: ModelProto) -> None:
     model.graph.output[0].type.CopyFrom(kind)
 
 
+def handed_back(model: ModelProto) -> None:
+    model.graph.output.append(model.graph.input[0])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (handed_back, "gives its input images back as an output"),
         (foreign, r"operators that are not ONNX's own: com\.microsoft\.Relu"),
         (unknown, "operators that ONNX does not have: Rely"),
         (quantised, "quantised already: it holds MatMulInteger"),

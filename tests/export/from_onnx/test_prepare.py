@@ -10,17 +10,19 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from edgevit.predict import predict
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_files import CONSTANTS, classifier, saved, two_inputs
 
 import edgevit
 from edgevit import build
 from edgevit.artifact.opened import Artifact
+from edgevit.benchmark.exports import deciding
+from edgevit.benchmark.job import refusal
 from edgevit.errors import MissingDependency, ParityFailed, Unsupported, UsageError
 from edgevit.export.from_onnx.prepare import prepare
 from edgevit.export.prepared import Prepared
 from edgevit.export.targets import choose
+from edgevit.prediction.predictor import predict
 from edgevit.proof.verify import verify
 from edgevit.request import ExportRequest, ModelChoice, parse_batch
 from edgevit.runtimes.base import open_session
@@ -226,6 +228,18 @@ from edgevit.cli import main
 sys.argv = ["edgevit", "export", *sys.argv[1:]]
 main()
 """
+
+
+def test_a_benchmark_sees_that_weights_beside_the_file_changed(tmp_path: Path) -> None:
+    path = saved(classifier(), tmp_path / "model.onnx", external="w.data")
+    asked = ExportRequest(ModelChoice(str(path)), ("onnx",))
+    before = deciding(asked, "onnx")
+    content = bytearray((tmp_path / "w.data").read_bytes())
+    content[3] ^= 1
+    (tmp_path / "w.data").write_bytes(content)
+    assert deciding(asked, "onnx") != before
+    assert isinstance(refusal("exporter", "coreml", "onnx"), Unsupported)
+    assert refusal("exporter", "onnx", "onnx") is None
 
 
 def test_no_torch_is_needed(tmp_path: Path) -> None:
