@@ -63,14 +63,18 @@ def labelled(spec: ModelSpec, data: str | None) -> ModelSpec:
     are as many; a note says so, and where they are not."""
     if data is None or spec.labels is not None or spec.num_classes is None:
         return spec
+    labels, notes = labels_in(data, spec.num_classes)
+    return replace(spec, labels=labels, notes=(*spec.notes, *notes))
+
+
+def labels_in(data: str, classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The classes of ``data`` as labels of so many classes, None where they are not as many, and what to say of it."""
     names = open_data(data).classes
     if names is None:
-        return spec
-    if len(names) == spec.num_classes:
-        said = f"its {len(names)} labels are the classes of {data}, in their order"
-        return replace(spec, labels=tuple(names), notes=(*spec.notes, said))
-    said = f"it has no labels, and {data} has {len(names)} classes where it has {spec.num_classes}; say --labels"
-    return replace(spec, notes=(*spec.notes, said))
+        return None, ()
+    if len(names) == classes:
+        return tuple(names), (f"its {len(names)} labels are the classes of {data}, in their order",)
+    return None, (f"it has no labels, and {data} has {len(names)} classes where it has {classes}; say --labels",)
 
 
 def _oblong(image: Array) -> Array:

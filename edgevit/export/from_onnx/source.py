@@ -30,7 +30,7 @@ from edgevit.export.from_onnx.file import OnnxFile, read
 from edgevit.export.from_onnx.graph import read_graph
 from edgevit.export.from_onnx.original import Original
 from edgevit.export.prepared import Answers, Outputs, Run
-from edgevit.export.rows import DEFAULT_DATA, MAX_ROWS, MIN_ROWS, Rows, image_rows
+from edgevit.export.rows import DEFAULT_DATA, MAX_ROWS, MIN_ROWS, Rows, image_rows, labels_in
 from edgevit.images import Preprocess
 from edgevit.printable import printable
 from edgevit.registry import own_version
@@ -39,10 +39,7 @@ from edgevit.steps import Steps
 
 ASSUMED_SIZE = (224, 224)
 SIZE_NOTE = "it says no image size, so 224×224 is assumed; --image-size sets another"
-ASSUMED = (
-    "the file does not say how images are preprocessed: mean and std of ImageNet, a centre crop of 0.875 and bicubic "
-    "are assumed; --mean, --std, --crop, --interpolation and --range say otherwise"
-)
+PIXELS = "the file takes pixels as they are; {} is assumed of its pictures"
 NO_SOFTMAX = "the Softmax at its end is left off: the artifact gives logits, and predict makes probabilities of them"
 LOGITS = "logits"  # what the output is called then, since it is not the file's own
 OTHER_LABELS = "its {} class names do not fit {} classes, and are left out"
@@ -106,9 +103,11 @@ class Source:
             if classes is not None and len(asked) != classes:
                 raise UsageError(f"{len(asked)} labels for {classes} classes", hint="one label per class, in order")
             return asked, ()
-        if known is not None and classes is not None and len(known) != classes:
-            return None, (OTHER_LABELS.format(len(known), classes),)
-        return (known if classes is not None else None), ()
+        if classes is None or (known is None and self.request.data is None):
+            return None, ()
+        if known is None:
+            return labels_in(str(self.request.data), classes)
+        return (known, ()) if len(known) == classes else (None, (OTHER_LABELS.format(len(known), classes),))
 
     def captured(
         self, original: Original, rows: Rows, reference: Answers, labels: tuple[str, ...] | None, classes: int | None
@@ -178,13 +177,20 @@ def read_source(request: ExportRequest) -> Source:
 def _preprocess(
     image: ImagePort, facts: Facts, size: tuple[int, int], steps: Steps
 ) -> tuple[Preprocess, tuple[str, ...]]:
-    """How an image becomes the input, and what is to be said of it."""
+    """How an image becomes the input, and what is to be said of it. UsageError for a mean or std of what takes pixels
+    as they are."""
     known, baked = facts.preprocess, image.port.dtype == "uint8"
-    found, notes = steps.onto(known, size)
-    found = found.model_copy(update={"layout": image.layout, "baked": baked})
-    if known is None and not steps.said():
-        return found, (ASSUMED,)
-    return found, (*((facts.source,) if known and facts.source else ()), *notes)
+    if baked and (steps.mean or steps.std or steps.range):
+        raise UsageError(
+            f"{image.port} takes pixels as they are, with no mean or std before it",
+            hint="leave --mean, --std and --range out",
+        )
+    plain = Preprocess(size=size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)) if baked else None
+    found, notes = steps.onto(known or plain, size)
+    if known is None and plain is not None and not steps.said():
+        notes = (PIXELS.format(f"a centre crop of {plain.crop_pct:g}, {plain.interpolation},"),)
+    source = (facts.source,) if known and facts.source else ()
+    return found.model_copy(update={"layout": image.layout, "baked": baked}), (*source, *notes)
 
 
 def maker(model: ModelProto, op_type: str) -> NodeProto | None:

@@ -106,6 +106,19 @@ def test_opsets_go_up_and_never_down(prepared: Prepared, tmp_path: Path) -> None
         build.build_target(prepared, choose("onnx", options={"opset": 19}, format="onnx"), tmp_path / "down")
 
 
+def test_the_classes_of_the_data_are_the_labels_of_a_file_without_any(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number, name in enumerate(("ant", "bee", "cat", "dog", "eel")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for shade in range(8):
+            picture = Image.new("RGB", (16, 16), (40 * number, 10 * shade, 99))
+            picture.save(tmp_path / "data" / name / f"{shade}.png")
+    found = prepare(request(classifier(), tmp_path, data=f"folder:{tmp_path / 'data'}"))
+    assert found.labels == ("ant", "bee", "cat", "dog", "eel")
+    assert found.accuracy is not None
+
+
 def test_a_softmaxed_file_gives_logits_and_predicts_its_own_probabilities(tmp_path: Path) -> None:
     tail = [helper.make_node("Softmax", ["scores"], ["output0"], "soft", axis=-1)]
     asked = request(classifier(tail=tail, sides=(1, 3, 16, 16)), tmp_path, out=tmp_path / "out")

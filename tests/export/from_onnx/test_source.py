@@ -13,15 +13,13 @@ from edgevit.export.from_onnx.facts import labels_of
 from edgevit.export.from_onnx.source import Source, read_source
 from edgevit.images import Preprocess
 from edgevit.request import ExportRequest, ModelChoice, parse_batch
+from edgevit.steps import Steps
 
 
-def source(
-    model: ModelProto, folder: Path, *, batch: str = "1", size: tuple[int, int] | None = None, inputs=None
-) -> Source:
+def source(model: ModelProto, folder: Path, *, batch: str = "1", inputs=None, **chosen) -> Source:
     path = saved(model, folder / "model.onnx")
-    return read_source(
-        ExportRequest(ModelChoice(str(path), image_size=size), ("onnx",), batch=parse_batch(batch), inputs=inputs)
-    )
+    choice = ModelChoice(str(path), **chosen)
+    return read_source(ExportRequest(choice, ("onnx",), batch=parse_batch(batch), inputs=inputs))
 
 
 def test_an_open_batch_takes_any_and_a_fixed_one_only_itself(tmp_path: Path) -> None:
@@ -35,20 +33,20 @@ def test_an_open_batch_takes_any_and_a_fixed_one_only_itself(tmp_path: Path) -> 
 
 def test_open_sides_are_pinned_and_fixed_ones_are_not_changed(tmp_path: Path) -> None:
     both, one = ("N", 3, "H", "W"), ("N", 3, 16, "W")
-    found = source(classifier(sides=both), tmp_path, size=(24, 16))
+    found = source(classifier(sides=both), tmp_path, image_size=(24, 16))
     assert found.preprocess is not None
     assert found.preprocess.size == (24, 16)
     assumed = source(classifier(sides=both), tmp_path)
     assert assumed.preprocess is not None
     assert assumed.preprocess.size == (224, 224)
     assert any("224×224 is assumed" in note for note in assumed.notes)
-    half = source(classifier(sides=one), tmp_path, size=(16, 32))
+    half = source(classifier(sides=one), tmp_path, image_size=(16, 32))
     assert half.preprocess is not None
     assert half.preprocess.size == (16, 32)
     with pytest.raises(Unsupported, match="takes images of 16×any only, not of 32×32"):
-        source(classifier(sides=one), tmp_path, size=(32, 32))
+        source(classifier(sides=one), tmp_path, image_size=(32, 32))
     with pytest.raises(Unsupported, match="takes images of 16×16 only"):
-        source(classifier(), tmp_path, size=(16, 8))
+        source(classifier(), tmp_path, image_size=(16, 8))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +89,22 @@ def test_bytes_with_the_channels_last_are_pixels(tmp_path: Path) -> None:
     found = source(classifier(sides=("N", 16, 16, 3), elem=TensorProto.UINT8), tmp_path)
     assert found.preprocess is not None
     assert found.preprocess.baked
+
+
+def test_steps_that_are_said_go_before_what_is_assumed(tmp_path: Path) -> None:
+    steps = Steps(mean=(0.5,), std=(0.25,), crop="squash", interpolation="bilinear")
+    found = source(classifier(), tmp_path, steps=steps)
+    assert found.preprocess is not None
+    assert (found.preprocess.mean, found.preprocess.std, found.preprocess.crop) == ((0.5,) * 3, (0.25,) * 3, "squash")
+    assert found.notes == ()
+    assert any("assumed of its pictures" in note for note in source(classifier(), tmp_path).notes)
+
+
+def test_what_takes_pixels_as_they_are_has_no_mean(tmp_path: Path) -> None:
+    bytes_in = classifier(sides=("N", 16, 16, 3), elem=TensorProto.UINT8)
+    assert any("takes pixels as they are" in note for note in source(bytes_in, tmp_path).notes)
+    with pytest.raises(UsageError, match="with no mean or std before it"):
+        source(bytes_in, tmp_path, steps=Steps(mean=(0.5,)))
 
 
 def test_initialisers_listed_among_the_inputs_are_not_asked_for(tmp_path: Path) -> None:
