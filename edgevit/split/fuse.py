@@ -13,14 +13,16 @@ from torch.nn import functional as F
 
 from edgevit.models.families.edvit import FusionHead
 from edgevit.split.distil import softened, taught
-from edgevit.split.features import Features
+from edgevit.split.features import Features, Told, untold
 from edgevit.split.options import FusionOptions
 from edgevit.train.epochs import adamw
 from edgevit.train.optim import Ema, learning_rate, set_learning_rate
 from edgevit.train.options import TrainOptions
 
 
-def train_fusion(features: Features, classes: int, options: FusionOptions | None = None) -> FusionHead:
+def train_fusion(
+    features: Features, classes: int, options: FusionOptions | None = None, told: Told = untold
+) -> FusionHead:
     """A fusion head for these features of training images: averaged weights of one run, in eval mode."""
     options = options or FusionOptions()
     sizes = [part.shape[1] for part in features.parts]
@@ -28,10 +30,10 @@ def train_fusion(features: Features, classes: int, options: FusionOptions | None
         torch.manual_seed(options.seed)
         head = FusionHead(sizes, classes)
         head.fit_statistics(features.parts)
-        return _trained(head, features, options)
+        return _trained(head, features, options, told)
 
 
-def _trained(head: FusionHead, features: Features, options: FusionOptions) -> FusionHead:
+def _trained(head: FusionHead, features: Features, options: FusionOptions, told: Told) -> FusionHead:
     recipe = TrainOptions(lr=options.lr)
     optimizer, ema = adamw(head, recipe), Ema(head, recipe.ema)
     generator = torch.Generator().manual_seed(options.seed)
@@ -50,6 +52,7 @@ def _trained(head: FusionHead, features: Features, options: FusionOptions) -> Fu
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             ema.update(head)
+        told((epoch + 1) / epochs)
     return ema.module  # type: ignore[return-value]
 
 

@@ -24,7 +24,7 @@ from edgevit.models.loading.source import state_sha256
 from edgevit.models.spec import spec_of
 from edgevit.models.threads import torch_threads
 from edgevit.split.accuracy import degradation
-from edgevit.split.features import answers_of, features_of, gather
+from edgevit.split.features import Features, answers_of, features_of, gather
 from edgevit.split.fuse import train_fusion
 from edgevit.split.options import PARTITIONS, SplitJob, SplitOptions, command_line
 from edgevit.split.partition import partition, read_partition, shown
@@ -37,6 +37,7 @@ from edgevit.split.parts import (
     load_part,
     load_source,
     make_parts,
+    within,
 )
 from edgevit.split.publish import Trained, bundle_accuracy, publish_bundle
 from edgevit.split.refusals import check
@@ -172,10 +173,10 @@ def _split(job: SplitJob, device: torch.device, progress: Progress) -> SplitResu
     ]
     own = make_parts(tasks, source, progress)
     clock.lap("sub-models")
-    progress("features of all images", None)
     subs = [load_part(task, source.trunk) for task in tasks]
-    held_out = gather([features_of(sub, source.held_out, device) for sub in subs], source.held_out.labels)
+    held_out = _held_out(subs, source, device, progress)
     head = _fused(subs, source, options, device, progress)
+    progress("accuracy without some of the parts", None)
     found = degradation(head, held_out)
     clock.lap("fusion")
     progress("accuracy of the trunk", None)
@@ -203,19 +204,27 @@ class _Clock:
         self.laps[name], self._last = now - self._last, now
 
 
+def _held_out(subs: Sequence[SubModel], source: Source, device: torch.device, progress: Progress) -> Features:
+    parts = [
+        features_of(sub, source.held_out, device, told=within(progress, f"features of part-{index} on held-out images"))
+        for index, sub in enumerate(subs)
+    ]
+    return gather(parts, source.held_out.labels)
+
+
 def _fused(
     subs: Sequence[SubModel], source: Source, options: SplitOptions, device: torch.device, progress: Progress
 ) -> FusionHead:
     views, seed = options.fusion.views_for(len(source.train)), options.seed
     parts = []
     for index, sub in enumerate(subs):
-        progress(f"features of part-{index} on augmented images", index / len(subs))
-        parts.append(features_of(sub, source.train, device, views=views, seed=seed))
-    progress("the trunk's answers for the same images", None)
-    trunk = answers_of(source.trunk, source.train, device, views=views, seed=seed)
-    progress("train the fusion head", None)
+        told = within(progress, f"features of part-{index} on augmented images")
+        parts.append(features_of(sub, source.train, device, views=views, seed=seed, told=told))
+    told = within(progress, "the trunk's answers for the same images")
+    trunk = answers_of(source.trunk, source.train, device, views=views, seed=seed, told=told)
+    told = within(progress, "train the fusion head")
     features = gather(parts, source.train.labels, trunk)
-    return train_fusion(features, source.trunk.config.num_classes, replace(options.fusion, seed=seed))
+    return train_fusion(features, source.trunk.config.num_classes, replace(options.fusion, seed=seed), told)
 
 
 # --- what is checked before any long work ------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from edgevit.errors import EdgeVitError, Interrupted, WorkerFailed
 from edgevit.models.families.edvit import SubModel
 from edgevit.models.families.vit import VisionTransformer
 from edgevit.models.spec import spec_of
-from edgevit.split.features import tokens_of
+from edgevit.split.features import Told, tokens_of
 from edgevit.split.importance import (
     Importance,
     exact_importance,
@@ -45,6 +45,13 @@ from edgevit.train.loop import open_split, training_device
 
 Progress = Callable[[str, float | None], None]
 """``progress(what is being done, share of it or None)``."""
+
+
+def within(progress: Progress, stage: str) -> Told:
+    """The share done of a stage, which is told to begin."""
+    progress(stage, None)
+    return lambda share: progress(stage, share)
+
 
 RESUME_HINT = "the same command with --resume goes on from there"
 
@@ -179,9 +186,10 @@ def save_tokens(task: PartTask, source: Source, progress: Progress) -> None:
     rows = source.train.rows
     if not isinstance(rows, Tensor) or (1 + TOKEN_VIEWS) * rows.nbytes > MEMORY_LIMIT:
         return
-    progress("the trunk's answers for augmented images", None)
+    told = within(progress, "the trunk's answers for augmented images")
     device = torch.device(task.device)
-    task.work.save_tokens(tokens_of(source.trunk, source.train, device, views=TOKEN_VIEWS, seed=TOKEN_SEED))
+    tokens = tokens_of(source.trunk, source.train, device, views=TOKEN_VIEWS, seed=TOKEN_SEED, told=told)
+    task.work.save_tokens(tokens)
 
 
 # --- several at a time -------------------------------------------------------------------------------------------

@@ -63,11 +63,11 @@ def publish_bundle(
     check_vacant(job.out, force=job.force, kind="bundle", marker=BUNDLE)
     with filling(job.out), staged(job.out) as staging:
         for target in targets:
-            progress(f"export the sub-models to {target.name}", None)
-            _export_all(job, trained, target, staging, several=len(targets) > 1)
+            _export_all(job, trained, target, staging, progress, several=len(targets) > 1)
         trunk = _trunk_facts(job, trained.trunk, targets[0], staging, progress)
         partition = Partition(method=job.options.partition, seed=job.options.seed)
         facts = BundleFacts(trained.labels, trunk, _part_facts(trained), partition, accuracy, lineage)
+        progress("write the bundle and its proof", None)
         default = f"{targets[0].name}-{targets[0].precision}"
         return write_bundle(staging, job.out, facts, default_target=default, force=job.force)
 
@@ -116,12 +116,17 @@ def _names(parts: Sequence[int]) -> tuple[str, ...]:
 # --- members -----------------------------------------------------------------------------------------------------
 
 
-def _export_all(job: SplitJob, trained: Trained, target: Target, staging: Path, *, several: bool) -> None:
+def _export_all(
+    job: SplitJob, trained: Trained, target: Target, staging: Path, progress: Progress, *, several: bool
+) -> None:
     spec = _trunk_spec(trained.trunk)
 
     def export(module: nn.Module, about: ModelSpec, member: str, inputs: Mapping[str, Array] | None = None) -> Artifact:
         out = staging / folder_of(member, target.name, target.precision, several=several)
-        return build.artifact(_request(job, attach_spec(module, about), target, out, inputs))
+        return build.artifact(
+            _request(job, attach_spec(module, about), target, out, inputs),
+            lambda stage, share: progress(f"export {member} to {target.name}: {stage}", share),
+        )
 
     parts = []
     for index, (sub, classes) in enumerate(zip(trained.subs, trained.partition, strict=True)):

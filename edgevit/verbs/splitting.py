@@ -50,7 +50,7 @@ Fleet = Annotated[Path | None, of_splitting("--fleet", help="A fleet.toml: prune
 Importance = Annotated[str, of_splitting("--importance", help="exact, taylor, random or magnitude.")]
 SplitImages = Annotated[int, of_splitting("--images", min=1, help="Images of a class that scores are taken on.")]
 Retrain = Annotated[str, of_training("--retrain", help="negatives, or distil from the trunk.")]
-Epochs = Annotated[int | None, of_training(min=1, help="Of every sub-model. Default: fitted.")]
+Epochs = Annotated[int | None, of_training(min=1, help="Of every sub-model, and of the fusion head. Default: fitted.")]
 BatchSize = Annotated[int, of_training(min=2, help="Images of one step.")]
 Lr = Annotated[float, of_training(help="Peak learning rate.")]
 Amp = Annotated[str, of_training("--amp", help="Mixed precision: no, bf16 or fp16 (needs edgevit[split]).")]
@@ -108,6 +108,7 @@ def split(
         "parts": parts, "partition": partition, "heads_pruned": heads_pruned, "fleet": fleet, "importance": importance,
         "images": images, "mode": retrain, "amp": amp, "seed": seed, "device": device, "threads": threads, "jobs": jobs,
         "memory_budget": None if memory_budget is None else parse_bytes(memory_budget),
+        "fusion": replace(SPLIT.fusion, epochs=epochs),
         "retraining": replace(SPLIT.retraining, epochs=epochs, batch_size=batch_size, lr=lr),
     }  # fmt: skip
     request = SplitJob(

@@ -183,3 +183,13 @@ def test_features_are_of_the_images_first_and_then_of_copies_that_all_parts_shar
     assert torch.equal(one, other)
     assert not torch.equal(one[5:10], one[10:])
     assert gather([one, other], batches.labels).labels.tolist() == [*range(5)] * 3
+
+
+def test_the_head_s_training_and_the_features_tell_how_far_they_are() -> None:
+    told: list[float] = []
+    train_fusion(expert_features(64, seed=0), 6, FusionOptions(epochs=4), told.append)
+    assert told == [0.25, 0.5, 0.75, 1.0]
+    told.clear()
+    batches = Batches(torch.rand(6, 3, 4, 4), torch.zeros(6, dtype=torch.long))
+    features_of(_Pixels(), batches, CPU, views=2, told=told.append)
+    assert told == pytest.approx([1 / 3, 2 / 3, 1.0])

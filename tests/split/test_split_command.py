@@ -19,7 +19,7 @@ from edgevit.bundle.opened import Bundle
 from edgevit.models.families.vit import ViTConfig, uniform_blocks
 from edgevit.request import ModelChoice
 from edgevit.split.job import SplitResult, run_split
-from edgevit.split.options import SplitJob, SplitOptions
+from edgevit.split.options import FusionOptions, SplitJob, SplitOptions
 from edgevit.split.sizing import planned_part
 from edgevit.train.options import TrainOptions
 
@@ -105,6 +105,7 @@ def whole(site: Site) -> SplitResult:
         2,
         fleet=site.folder / "fleet.toml",
         retraining=TrainOptions(epochs=EPOCHS),
+        fusion=FusionOptions(epochs=EPOCHS),
         device="cpu",
         threads=1,
         jobs=1,
