@@ -127,6 +127,8 @@ def profile(
         "trust": trust,
         "options": parse_options(runtime_option or ()),
     }
+    if minutes:
+        render.say(f"measuring for {minutes:g} minutes, each of {render.counted(len(artifacts), 'artifact')}")
     with render.progress("profiling") as shown:
         if nodes:
             measured = _profiled_on(nodes, artifacts, render.Rows(shown), link=link, out=out, **asked)
@@ -193,12 +195,15 @@ def compare(
     """
     from edgevit.profiles.difference import difference_of
     from edgevit.profiles.ranking import stored
-    from edgevit.profiles.ranking.race import Terms, race
+    from edgevit.profiles.ranking.entrants import runners
+    from edgevit.profiles.ranking.race import Terms, run
     from edgevit.runtimes.base import parse_options
 
     terms = Terms(threads, provider, batch, data, blocks, seconds, trust, parse_options(runtime_option or ()))
+    entrants = runners(artifacts, tuple(runtime or ()))
+    render.say(f"measuring for about {terms.lasting(len(entrants)):.0f} s, or half of that where no difference shows")
     with render.progress("comparing") as shown:
-        found = race(artifacts, tuple(runtime or ()), terms, render.Stages(shown, "compare"))
+        found = run(entrants, terms, render.Stages(shown, "compare"))
     for problem in stored.save(found):
         render.say(problem)
     if len(found.labels) == 2:
