@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -26,7 +27,7 @@ class Recall:
 
     store: Store | None = None
     reused: list[str] = field(default_factory=list)
-    hashed: dict[int, tuple[nn.Module, str | None]] = field(default_factory=dict)  # modules are never edited here
+    hashed: WeakKeyDictionary[nn.Module, str | None] = field(default_factory=WeakKeyDictionary)  # none is edited here
 
     def found(
         self,
@@ -52,11 +53,11 @@ class Recall:
         """The hash of all that the module is; None where nothing can be found again for it."""
         if self.store is None:
             return None
-        if id(module) not in self.hashed:
-            self.hashed[id(module)] = (module, None)
+        if module not in self.hashed:
+            self.hashed[module] = None
             with contextlib.suppress(Undescribed):
-                self.hashed[id(module)] = (module, digest_of(module))
-        return self.hashed[id(module)][1]
+                self.hashed[module] = digest_of(module)
+        return self.hashed[module]
 
     def _key(self, kind: Kind[Any], decided: tuple[Any, ...]) -> str | None:
         if self.store is None:

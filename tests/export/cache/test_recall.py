@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -100,6 +102,16 @@ def test_a_foldable_model_is_the_same_module_when_its_proof_is_found_again(home:
 def test_no_cache_neither_uses_nor_keeps_anything(home: Path) -> None:
     prepare(request_of(Path("unused"), cache=False))
     assert not (home / "cache").exists()
+
+
+def test_a_model_is_not_kept_in_memory_for_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir(mode=0o700)
+    recall, model = Recall(Store(tmp_path / "cache")), create_model("vit_nano")
+    assert recall.content(model) == recall.content(model) is not None
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_another_batch_has_answers_of_its_own_and_shares_the_rest(home: Path) -> None:
