@@ -53,8 +53,19 @@ def timm_model(wanted: Wanted) -> Published:
     if wanted.image_size is not None:
         require_size(module, f"timm's {name}", size)
     classes = int(getattr(module, "num_classes", 0)) or None
-    preprocess = _timm_preprocess(name, config, size)
-    return Published(module, size, preprocess, classes, _imagenet_names(module, classes), _original_keys(module))
+    preprocess, labels = _timm_preprocess(name, config, size), _imagenet_names(module, classes)
+    renamed = _original_keys(module)
+    return Published(module, size, preprocess, classes, labels, renamed, _new_classifier(module, wanted))
+
+
+def _new_classifier(module: nn.Module, wanted: Wanted) -> tuple[str, ...]:
+    """timm replaces the classifier of pretrained weights where other classes are asked for."""
+    own = (getattr(module, "pretrained_cfg", None) or {}).get("num_classes")
+    if not wanted.pretrained or wanted.num_classes in (None, own):
+        return ()
+    return (
+        f"its classifier of {wanted.num_classes} classes is new, with random weights: the pretrained one has {own}",
+    )
 
 
 def _create(timm: ModuleType, wanted: Wanted) -> nn.Module:

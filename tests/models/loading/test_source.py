@@ -189,6 +189,11 @@ def test_a_local_copy_in_the_hubs_format_loads_like_a_name(tmp_path):
     assert state_sha256(model) == state_sha256(original)
     assert spec_of(model).num_classes == 5
     assert spec_of(model).origin == "timm pretrained"
+    assert spec_of(model).notes == ()
+    other = create_model(f"timm:local-dir:{tmp_path}", pretrained=True, num_classes=3)
+    assert spec_of(other).notes == (
+        "its classifier of 3 classes is new, with random weights: the pretrained one has 5",
+    )
 
 
 def test_timm_image_sizes_are_tried_before_they_are_believed():
