@@ -24,7 +24,7 @@ _LISTED = 6
 _LIBRARIES = ("timm", "torchvision")
 # Both mark the functions that make their models with a decorator of this name.
 _REGISTERED = re.compile(r"^@register_model\b(?:\(name=\"(\w+)\"\))?.*?^def (\w+)\(", re.MULTILINE | re.DOTALL)
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def unknown(name: str) -> UsageError:
@@ -36,7 +36,7 @@ def unknown(name: str) -> UsageError:
         return _unknown_prefix(name, prefix, rest)
     known = [*zoo.ZOO, *zoo.ALIASES]
     found = _exactly(name) or [*difflib.get_close_matches(name, known, n=1, cutoff=0.8), *_nearly(name)]
-    if not found and _HUB_ID.fullmatch(name):
+    if not found and _HUB_ID.fullmatch(name) and Path(name).suffix not in _WEIGHTS:
         found = [f"timm:hf-hub:{name}" if name.startswith("timm/") else f"hf:{name}"]
     if not found and "/" in name:
         return UnknownName("model", name, known, hint="there is no such path; edgevit models lists the zoo's names")
