@@ -10,7 +10,7 @@ OLDEST := --python-version 3.10 --disable-error-code no-any-return
 # Bytecode is kept even where the environment says not to: the tests start a thousand processes of the same modules.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: venv quickstart test lint format schema zoo dist clean
+.PHONY: venv quickstart test lint format schema reference zoo dist clean
 
 venv: $(STAMP)
 
@@ -45,6 +45,9 @@ test: lint
 schema: venv
 	$(BIN)/python -c "import json; from edgevit.artifact.manifest import Manifest; print(json.dumps(Manifest.model_json_schema(), indent=2))" > docs/reference/manifest.schema.json
 	$(BIN)/python -c "import json; from edgevit.bundle.manifest import BundleManifest; print(json.dumps(BundleManifest.model_json_schema(), indent=2))" > docs/reference/bundle.schema.json
+
+reference: venv
+	$(BIN)/python benchmarks/python_reference.py > docs/reference/python.md
 
 # Counts what zoo.json lacks. To count a model anew, take it out there first.
 zoo: venv

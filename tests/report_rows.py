@@ -12,7 +12,7 @@ from ranked import ranking
 from tiny_manifest import write_manifest
 
 from edgevit.artifact.golden import write_golden
-from edgevit.artifact.manifest import Accuracy, BatchRange, Parity, PrecisionReport, TensorSpec, WeightsInfo
+from edgevit.artifact.manifest import BatchRange, Parity, PrecisionReport, RecordedAccuracy, TensorSpec, WeightsInfo
 from edgevit.artifact.opened import Artifact
 from edgevit.profiles import latency, verdict
 from edgevit.profiles.environment import Environment
@@ -48,7 +48,7 @@ def artifact(folder: Path, *, model: str = "vit_nano", size: int = 1000, **field
         preprocess=None,
         parity=Parity(status="verified", tolerance=1e-5, max_rel=3e-7, images=16, runtime="onnxruntime"),
         precision_report=PrecisionReport(requested="fp32", layers={"float32": 4}),
-        accuracy=Accuracy(data="digits", top1=0.98, images=360),
+        accuracy=RecordedAccuracy(data="digits", top1=0.98, images=360),
         versions={"torch": "2.13.0"},
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ def gallery(folder: Path) -> Path:
         ("vit_nano", 5.2, 893_000, 0.9917),
     )
     for number, (model, ms, size, top1) in enumerate(models):
-        accuracy = Accuracy(data="digits", top1=top1, images=360)
+        accuracy = RecordedAccuracy(data="digits", top1=top1, images=360)
         folder_of = {
             target: folder / model / f"{model}-{target}" for target in ("onnx-fp32", "tensorrt-fp16", "tvm-fp32")
         }

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import python_reference
 import tomllib
+from PIL import Image
 
+import edgevit
 from edgevit.artifact.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
@@ -59,3 +65,31 @@ def test_the_page_on_installing_names_every_extra() -> None:
     page = (ROOT / "docs/how-to/install.md").read_text()
     table = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
     assert table == set(extras) - {"dev"}
+
+
+def test_the_python_reference_is_what_its_script_writes() -> None:
+    assert (ROOT / "docs/reference/python.md").read_text("utf-8") == python_reference.page(), "run: make reference"
+
+
+def test_every_public_name_and_what_a_plug_in_implements_is_in_the_python_reference() -> None:
+    page = (ROOT / "docs/reference/python.md").read_text("utf-8")
+    for name in (*(f"edgevit.{one}" for one in edgevit.__all__), *python_reference.PLUG_INS):
+        described = page.partition(f"### `{name}`\n")[2].partition("\n### ")[0]
+        assert len(re.sub(r"```.*?```", "", described, flags=re.DOTALL).split()) > 5, name
+
+
+def test_the_examples_of_the_python_reference_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for name in ("photo.jpg", "photos/a.png"):
+        Image.new("RGB", (9, 9), (9, 99, 199)).save(name)
+    row, picture = np.zeros((1, 3, 32, 32), np.float32), np.zeros((9, 9, 3), np.uint8)
+    page = (ROOT / "docs/reference/python.md").read_text("utf-8")
+    examples = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "edgevit." in code]
+    runnable = [code for code in examples if re.search(r"^(with|for|\w+ =) ?", code)]
+    assert len(runnable) == 3
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        for code in runnable:
+            exec(code, {"edgevit": edgevit, "pixels": row if "open_session" in code else picture})
+    assert said.getvalue().count("photo") == 3
+    assert "images[1]" in said.getvalue()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgevit.data.content import Content
 from edgevit.errors import BadArtifact, UnknownName
 from edgevit.foreign import parse_json
 from edgevit.images import Preprocess
@@ -221,6 +222,12 @@ class Accuracy(_Model):
         return f"{self.top1:.2%} top-1 of the {whose} on {self.images} images of {self.data}"
 
 
+class RecordedAccuracy(Accuracy):
+    """That of a manifest, with what its images were: the data is known again at another path."""
+
+    content: Content | None = Field(default=None, description="null where an older edgevit wrote it")
+
+
 class Manifest(_Model):
     """edgevit.json. Strict: an unknown field is an error, and a newer schema is refused."""
 
@@ -240,7 +247,7 @@ class Manifest(_Model):
     parity: Parity
     precision_report: PrecisionReport
     reparam: ReparamSummary | None = None
-    accuracy: Accuracy | None = None
+    accuracy: RecordedAccuracy | None = None
     versions: dict[str, str] = Field(default={}, description="packages that took part in the build")
     lock: dict[str, str | int | list[int]] = Field(
         default={}, description="what a target checks before it opens the file"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgevit.artifact.manifest import Accuracy, RelativePath, Sha256, WeightsInfo, parse_versioned
 from edgevit.artifact.mistaken import KINDS
+from edgevit.data.content import Content
 
 BUNDLE = KINDS["bundle"]
 BUNDLE_SCHEMA: Literal[1] = 1
@@ -94,6 +95,7 @@ class BundleAccuracy(_Model):
     fused: Share
     missing_one: Remaining | None = Field(default=None, description="null for a single part")
     missing_two: Remaining | None = Field(default=None, description="null for fewer than three parts")
+    content: Content | None = Field(default=None, description="of the held-out images; null where older")
     losses: tuple[Loss, ...] = Field(default=(), description="by the parts that are missing: each one, and each two")
     many_missing: dict[str, Share] = Field(
         default_factory=dict,

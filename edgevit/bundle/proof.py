@@ -29,6 +29,7 @@ from edgevit.proof.accuracy import AccuracyCheck, spread, too_far, top_shares
 from edgevit.proof.labelled import MAX_IMAGES, held_out_from
 from edgevit.proof.parity import judge
 from edgevit.proof.reference import Reference
+from edgevit.proof.sameness import sameness
 from edgevit.proof.verify import TIMEOUT_S, Verification, verify
 
 GAIN = 10.0  # what the fusion head may make of its inputs' errors, relative to the largest logit
@@ -262,22 +263,30 @@ class _Checks:
     def data(self, source: str) -> None:
         """Fused top-1 on labelled images, judged against bundle.json's where that is of the same data."""
         recorded = self.bundle.manifest.accuracy
-        same = recorded if recorded and recorded.data == source else None
-        found = spread(held_out_from(source, recorded.data if recorded else None), MAX_IMAGES)
+        found = spread(
+            held_out_from(source, recorded.data, recorded.content) if recorded else held_out_from(source), MAX_IMAGES
+        )
         if found.labels is None or not len(found):
             raise UsageError(f"{source} has no labelled images", hint="put every image into its class's sub-folder")
         labels = class_indices(found, self.bundle.manifest.classes, self.fusion.manifest.class_count())
-        top1, top5 = top_shares(self._logits(found), labels)
+        self._judge(source, *top_shares(self._logits(found), labels), found)
+
+    def _judge(self, source: str, top1: float, top5: float | None, found: LabelledData) -> None:
+        recorded, count = self.bundle.manifest.accuracy, len(found)
+        then = min(recorded.images, MAX_IMAGES) if recorded else 0
+        same = sameness(found, recorded.data == source, then, recorded.content) if recorded else None
+        judged = recorded if same and same.judged else None
         self.accuracy = AccuracyCheck(
-            data=source, top1=top1, images=len(labels), recorded=same.fused if same else None, top5=top5
+            data=source, top1=top1, images=count, recorded=judged.fused if judged else None, top5=top5
         )
-        sentence = f"fused accuracy {top1:.2%} on {render.counted(len(labels), 'image')} of {source}"
-        if same is None:
+        sentence = f"fused accuracy {top1:.2%} on {render.counted(count, 'image')} of {source}"
+        sentence += same.sentence() if same else ""
+        if judged is None or same is None:
             self.say(sentence + (f"; at the split {recorded.fused:.2%} on {recorded.data}" if recorded else ""))
             return
-        exceeded = too_far(same.of_all_parts, top1, len(labels))
+        exceeded = too_far(judged.of_all_parts, top1, count, same.differing)
         self.say(
-            f"{sentence}; bundle.json says {same.fused:.2%}"
+            f"{sentence}; bundle.json says {judged.fused:.2%}"
             + (f", from which it may be {exceeded:.2%} away" if exceeded else ""),
             problem=exceeded is not None,
         )

@@ -79,7 +79,8 @@ def _own_split(path: Path, held_name: str, spec: str, split: Split) -> LabelledD
 
 
 def _joined(first: LabelledData, second: LabelledData) -> LabelledData:
-    images = Images(partial(_either, first.images, second.images), range(len(first) + len(second)))
+    both = first.images, second.images
+    images = Images(partial(_either, *both), range(len(first) + len(second)), partial(_either_digest, *both))
     if first.labels is None or second.labels is None:
         return replace(first, images=images, labels=None)
     return replace(first, images=images, labels=np.concatenate([first.labels, second.labels]))
@@ -87,3 +88,7 @@ def _joined(first: LabelledData, second: LabelledData) -> LabelledData:
 
 def _either(first: Images, second: Images, index: int) -> Pixels:
     return first[index] if index < len(first) else second[index - len(first)]
+
+
+def _either_digest(first: Images, second: Images, index: int) -> bytes:
+    return first.digest(index) if index < len(first) else second.digest(index - len(first))

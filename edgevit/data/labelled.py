@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,8 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from edgevit.errors import MissingDependency
-from edgevit.images import decode
+from edgevit.foreign import opened
+from edgevit.images import MAX_BYTES, ImageError, decode
 from edgevit.registry import pip_line
 
 Pixels = np.ndarray[Any, Any]
@@ -20,10 +22,15 @@ Split = Literal["all", "train", "held-out"]
 
 
 class Images(Sequence[Pixels]):
-    """Images loaded one at a time by ``load(index)``: (H, W, 3) uint8 each. Slicing loads nothing."""
+    """Images loaded one at a time by ``load(index)``: (H, W, 3) uint8 each. Slicing loads nothing.
 
-    def __init__(self, load: Callable[[int], Pixels], indices: Iterable[int]) -> None:
-        self._load = load
+    ``digest(index)`` is a hash of the image as it is stored, for those that are files; else it is of their pixels.
+    """
+
+    def __init__(
+        self, load: Callable[[int], Pixels], indices: Iterable[int], digest: Callable[[int], bytes] | None = None
+    ) -> None:
+        self._load, self._digest = load, digest
         self._indices = [int(index) for index in indices]
 
     def __len__(self) -> int:
@@ -35,12 +42,19 @@ class Images(Sequence[Pixels]):
     def __getitem__(self, index: slice) -> Images: ...
     def __getitem__(self, index: int | slice) -> Pixels | Images:
         if isinstance(index, slice):
-            return Images(self._load, self._indices[index])
+            return Images(self._load, self._indices[index], self._digest)
         return self._load(self._indices[index])
 
     def take(self, indices: Iterable[int]) -> Images:
         """The images at ``indices``, in that order, still unloaded."""
-        return Images(self._load, (self._indices[index] for index in indices))
+        return Images(self._load, (self._indices[index] for index in indices), self._digest)
+
+    def digest(self, index: int) -> bytes:
+        """The same for the same image, wherever it lies."""
+        if self._digest is not None:
+            return self._digest(self._indices[index])
+        pixels = np.ascontiguousarray(self[index])
+        return hashlib.sha256(f"{pixels.shape}|".encode() + pixels.tobytes()).digest()
 
 
 @dataclass(frozen=True)
@@ -87,8 +101,16 @@ def _decode_at(paths: list[Path], index: int) -> Pixels:
     return decode(paths[index])
 
 
+def _digest_at(paths: list[Path], index: int) -> bytes:
+    digest = hashlib.sha256()
+    with opened(paths[index], "an image", limit=MAX_BYTES, error=ImageError) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.digest()
+
+
 def from_files(paths: list[Path]) -> Images:
-    return Images(partial(_decode_at, paths), range(len(paths)))
+    return Images(partial(_decode_at, paths), range(len(paths)), partial(_digest_at, paths))
 
 
 def installed_at(package: str, distribution: str, what: str) -> Path:

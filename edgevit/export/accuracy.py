@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifact.manifest import Accuracy, Array
+from edgevit.artifact.manifest import Array, RecordedAccuracy
 from edgevit.data.classes import Indices, class_indices
+from edgevit.data.content import content_of
 from edgevit.data.labelled import LabelledData
 from edgevit.data.source import open_data
 from edgevit.errors import UsageError
@@ -45,7 +46,7 @@ def measure_accuracy(
     classes: int | None,
     labels: tuple[str, ...] | None = None,
     found: Found = anew,
-) -> Accuracy | None:
+) -> RecordedAccuracy | None:
     """Top-1 of the float32 source on the held-out part; None where the labels are not this model's classes, as those of
     a whole data set are not a sub-model's. ``logits_of`` runs rows of its input; None where it has no logits. What was
     found before holds where every pixel of every picture is the same."""
@@ -63,7 +64,9 @@ def measure_accuracy(
         lambda: _measured(logits_of, held, preprocess, wanted),
         lambda before: before.pixels == _hash_of(held.images, hashlib.sha256()),
     ).top1
-    return None if top1 is None else Accuracy(data=data, top1=top1, images=len(held))
+    if top1 is None:
+        return None
+    return RecordedAccuracy(data=data, top1=top1, images=len(held), content=content_of(held))
 
 
 def _measured(logits_of: Logits, held: LabelledData, preprocess: Preprocess, wanted: Indices) -> Measured:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from edgevit.artifact.manifest import Accuracy, ModelInfo, ReparamSummary, WeightsInfo
+from edgevit.artifact.manifest import ModelInfo, RecordedAccuracy, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
 from edgevit.export.accuracy import measure_accuracy
 from edgevit.export.base import Capture, Progress, silent
@@ -211,7 +211,7 @@ def _accuracy(
     request: ExportRequest,
     recall: Recall,
     say: Progress,
-) -> Accuracy | None:
+) -> RecordedAccuracy | None:
     data = request.data or spec.data
     if preprocess is None or data is None or request.inputs is not None:
         return None

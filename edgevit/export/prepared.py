@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from edgevit.artifact.golden import GOLDEN_ROWS
-from edgevit.artifact.manifest import Accuracy, Array, ModelInfo, ReparamSummary
+from edgevit.artifact.manifest import Array, ModelInfo, RecordedAccuracy, ReparamSummary
 from edgevit.data.source import check_spec
 from edgevit.export.base import Capture, Graph, Progress
 from edgevit.images import Preprocess
@@ -101,7 +101,7 @@ class Prepared:
     preprocess: Preprocess | None
     labels: tuple[str, ...] | None
     reparam: ReparamSummary | None
-    accuracy: Accuracy | None
+    accuracy: RecordedAccuracy | None
     notes: tuple[str, ...] = ()
     reused: Sequence[str] = ()
 

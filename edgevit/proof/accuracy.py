@@ -65,15 +65,17 @@ def allowed_drop(recorded: Accuracy, count: int) -> float:
     return allowed if count == recorded.images else allowed + _two_errors(recorded, count)
 
 
-def too_far(recorded: Accuracy, top1: float, count: int) -> float | None:
+def too_far(recorded: Accuracy, top1: float, count: int, differing: float = 0.0) -> float | None:
     """How far ``top1`` on ``count`` images may lie from the recorded one, where it lies farther; else None.
 
     No artifact is better than its model by more than chance: a record that is too low is as wrong as an artifact is
-    that is worse. Chance, two standard errors, is then allowed on the same images too.
+    that is worse. Chance, two standard errors, is then allowed on the same images too; and ``differing``, the share of
+    images that are others.
     """
     allowed = allowed_drop(recorded, count)
     if top1 > recorded.top1:
         allowed = max(DROP, 1 / count) + _two_errors(recorded, count)
+    allowed += differing
     return allowed if abs(top1 - recorded.top1) > allowed else None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
 from edgevit.data.classes import class_indices
+from edgevit.data.content import Content, content_of
 from edgevit.data.labelled import LabelledData
 from edgevit.data.source import open_data
 from edgevit.errors import UsageError
@@ -41,16 +42,28 @@ def held_out(artifact: Artifact, source: str) -> LabelledData:
     """The part of ``source`` that was held out in training, where that is known, else all of it; UsageError for
     none."""
     recorded = artifact.manifest.accuracy
-    found = held_out_from(source, recorded.data if recorded else None)
+    found = held_out_from(source, recorded.data, recorded.content) if recorded else held_out_from(source)
     if not len(found):
         raise UsageError(f"{source} holds no images", hint="use another --data")
     return found
 
 
-def held_out_from(source: str, trained_on: str | None) -> LabelledData:
-    """Without what a model trained on ``trained_on`` has seen, where the source has a fixed part for that."""
+def held_out_from(source: str, trained_on: str | None = None, content: Content | None = None) -> LabelledData:
+    """Without what a model trained on ``trained_on`` has seen, where the source has a fixed part for that; the part
+    that holds the recorded images, where they lie at another path, or alone."""
     fixed = source.partition(":")[0] in ("digits", "cifar10", "cifar100")
-    return open_data(source, split="held-out" if fixed or source == trained_on else "all")
+    first = open_data(source, split="held-out" if fixed or source == trained_on else "all")
+    if content is None or fixed or _fit(first, content) == (len(content), -len(content)):
+        return first
+    other = open_data(source, split="all" if source == trained_on else "held-out")
+    return max(first, other, key=lambda part: _fit(part, content))
+
+
+def _fit(part: LabelledData, content: Content) -> tuple[int, int]:
+    """The more of the recorded images, and the fewer others beside them, the larger."""
+    judged = content_of(spread(part, MAX_IMAGES))
+    shared = content.shared(judged)
+    return shared, -len(judged) if shared else 0
 
 
 def logits_on(session: Session, found: LabelledData) -> Array:

@@ -23,6 +23,7 @@ from edgevit.proof.golden import golden_reference, require_believable
 from edgevit.proof.labelled import MAX_IMAGES, held_out, logits_on, preprocessed
 from edgevit.proof.parity import batches_to_prove, compare
 from edgevit.proof.reference import Reference
+from edgevit.proof.sameness import sameness
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows
 
@@ -250,21 +251,23 @@ class _Checks:
         top1, top5 = top_shares(logits_on(session, found), labels)
         if taken_in_order(found, names):
             self.say(f"the classes of {found.name} have other names than the artifact's and are taken in order")
-        self._judge_accuracy(top1, top5, len(labels))
+        self._judge_accuracy(top1, top5, found)
 
-    def _judge_accuracy(self, top1: float, top5: float | None, count: int) -> None:
-        source, recorded = self.payload["data"], self.artifact.manifest.accuracy
-        same = recorded if recorded is not None and recorded.data == source else None
+    def _judge_accuracy(self, top1: float, top5: float | None, found: LabelledData) -> None:
+        source, recorded, count = self.payload["data"], self.artifact.manifest.accuracy, len(found)
+        same = sameness(found, recorded.data == source, recorded.images, recorded.content) if recorded else None
+        judged = recorded if same and same.judged else None
         self.accuracy = AccuracyCheck(
-            data=source, top1=top1, images=count, recorded=same.top1 if same else None, top5=top5
+            data=source, top1=top1, images=count, recorded=judged.top1 if judged else None, top5=top5
         )
         sentence = f"accuracy {top1:.2%} on {render.counted(count, 'image')} of {source}"
-        if same is None:
+        sentence += same.sentence() if same else ""
+        if judged is None or same is None:
             self.say(sentence + (f"; at export {recorded.top1:.2%} on {recorded.data}" if recorded else ""))
             return
-        exceeded = too_far(same, top1, count)
+        exceeded = too_far(judged, top1, count, same.differing)
         self.say(
-            f"{sentence}; the source model had {same.top1:.2%}"
+            f"{sentence}; the source model had {judged.top1:.2%}"
             + (f", from which it may be {exceeded:.2%} away" if exceeded else ""),
             problem=exceeded is not None,
         )

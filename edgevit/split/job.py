@@ -44,7 +44,7 @@ from edgevit.split.refusals import check
 from edgevit.split.sizing import Sizing, choose_heads
 from edgevit.split.work import open_work
 from edgevit.train.batches import Batches
-from edgevit.train.loop import evaluate, training_device
+from edgevit.train.loop import evaluate, open_split, training_device
 
 COLUMNS = ("part", "classes", "heads pruned", "params", "MACs", "bytes", "own accuracy", "fused without it")
 
@@ -181,7 +181,7 @@ def _split(job: SplitJob, device: torch.device, progress: Progress) -> SplitResu
     clock.lap("fusion")
     progress("accuracy of the trunk", None)
     trunk = evaluate(source.trunk.to(device), source.held_out, device)
-    accuracy = bundle_accuracy(job.data, trunk, found, source.labels, len(source.held_out))
+    accuracy = bundle_accuracy(job.data, trunk, found, source.labels, open_split(job.data)[1])
     trained = Trained(
         source.trunk.cpu(), source.labels, groups, sizing.heads_pruned, [s.cpu() for s in subs], head, held_out
     )

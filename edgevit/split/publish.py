@@ -18,6 +18,8 @@ from edgevit.artifact.opened import Artifact
 from edgevit.artifact.staging import check_vacant, staged
 from edgevit.bundle.manifest import BUNDLE, BundleAccuracy, Lineage, Loss, Partition, Remaining, Trunk, joined
 from edgevit.bundle.opened import Bundle, BundleFacts, PartFacts, folder_of, golden_features, write_bundle
+from edgevit.data.content import content_of
+from edgevit.data.labelled import LabelledData
 from edgevit.disk import filling
 from edgevit.errors import EdgeVitError
 from edgevit.export.rows import MAX_ROWS
@@ -28,6 +30,8 @@ from edgevit.models.loading.source import state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
+from edgevit.proof.accuracy import spread
+from edgevit.proof.labelled import MAX_IMAGES
 from edgevit.request import ExportRequest, ModelChoice
 from edgevit.split.accuracy import Degradation
 from edgevit.split.features import Features
@@ -79,11 +83,14 @@ def _part_facts(trained: Trained) -> list[PartFacts]:
     ]
 
 
-def bundle_accuracy(data: str, trunk: float, found: Degradation, labels: Sequence[str], images: int) -> BundleAccuracy:
+def bundle_accuracy(
+    data: str, trunk: float, found: Degradation, labels: Sequence[str], held_out: LabelledData
+) -> BundleAccuracy:
     """The accuracy table of bundle.json."""
     return BundleAccuracy(
         data=data,
-        images=images,
+        images=len(held_out),
+        content=content_of(spread(held_out, MAX_IMAGES)),
         trunk=trunk,
         fused=found.fused,
         missing_one=_remaining(found, 1),

@@ -325,7 +325,7 @@ def test_predict_says_why_a_part_is_missing_once_for_all_images(bundle: Path, tm
     assert code == 1  # one picture is broken
     assert out.count("degraded 1/2") == 2
     assert err.count("part-1 did not answer") == 1
-    assert isinstance(next(predict(bundle, pictures[1:2], threads=1)), Failure)
+    assert isinstance(predict(bundle, pictures[1:2], threads=1)[0], Failure)
 
 
 def test_only_a_bundle_has_parts_to_leave_out(built: Path) -> None:

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from PIL import Image
 
 from edgevit.artifact.files import sha256_of
-from edgevit.artifact.manifest import Accuracy, Parity
+from edgevit.artifact.manifest import Parity, RecordedAccuracy
 from edgevit.artifact.opened import Artifact
+from edgevit.data.content import content_of
+from edgevit.data.source import open_data
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
-from edgevit.proof.verify import verify
+from edgevit.proof.verify import Verification, verify
 
 
 def rewrite(folder: Path, model: onnx.ModelProto) -> None:
@@ -144,7 +148,7 @@ def test_an_accuracy_below_the_recorded_one_fails(make_artifact, tmp_path: Path)
     data = labelled(tmp_path, folder, wrong=10)
     manifest = Artifact.open(folder).manifest
     for recorded, fails in ((0.5, False), (1.0, True)):
-        updated = manifest.model_copy(update={"accuracy": Accuracy(data=data, top1=recorded, images=8)})
+        updated = manifest.model_copy(update={"accuracy": RecordedAccuracy(data=data, top1=recorded, images=8)})
         (folder / "edgevit.json").write_text(updated.model_dump_json())
         if fails:
             with pytest.raises(ParityFailed, match=r"the source model had 100\.00%"):
@@ -248,3 +252,89 @@ def test_two_artifacts_of_other_weights_are_said_to_be_so(make_artifact, tmp_pat
     (other / "edgevit.json").write_text(json.dumps(manifest))
     with pytest.raises(ParityFailed, match="made from different weights"):
         verify(folder, against=other, threads=1)
+
+
+def photos(folder: Path, artifact: Path, *, wrong: int = 0) -> Path:
+    """100 pictures in the folders of the classes that the artifact sees in them, ``wrong`` of them in another."""
+    from edgevit.prediction.predictor import predict
+
+    pixels = list(np.random.default_rng(4).integers(0, 256, (100, 9, 9, 3), dtype=np.uint8))
+    for index, (picture, found) in enumerate(zip(pixels, predict(artifact, pixels, threads=1), strict=True)):
+        label = ("ant", "bee", "cat", "dog")[(found.top[0].index + (index < wrong)) % 4]
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / label / f"{index}.png")
+    return folder
+
+
+def record(artifact: Path, folder: Path, top1: float) -> None:
+    held = open_data(f"folder:{folder}", split="held-out")
+    accuracy = RecordedAccuracy(data=f"folder:{folder}", top1=top1, images=len(held), content=content_of(held))
+    manifest = Artifact.open(artifact).manifest.model_copy(update={"accuracy": accuracy})
+    (artifact / "edgevit.json").write_text(manifest.model_dump_json())
+
+
+def said(found: Verification) -> str:
+    return next(check for check in found.checks if check.startswith("accuracy"))
+
+
+def test_the_data_of_the_export_is_known_at_another_path_and_judged_there(make_artifact, tmp_path: Path) -> None:
+    artifact = make_artifact()
+    here = photos(tmp_path / "here", artifact)
+    there = Path(shutil.copytree(here, tmp_path / "device" / "there"))
+    count = len(open_data(f"folder:{here}", split="held-out"))
+    record(artifact, here, 1.0)
+    found = verify(artifact, data=f"folder:{there}", threads=1)
+    assert (found.accuracy.recorded, found.accuracy.top1, found.accuracy.images) == (1.0, 1.0, count)
+    assert f"(the same {count} images as at export); the source model had 100.00%" in said(found)
+    record(artifact, here, 0.5)
+    with pytest.raises(ParityFailed, match=rf"the same {count} images as at export\); the source model had 50\.00%"):
+        verify(artifact, data=f"folder:{there}", threads=1)
+
+
+def test_the_held_out_images_alone_are_known_as_well(make_artifact, tmp_path: Path) -> None:
+    artifact = make_artifact()
+    here = photos(tmp_path / "here", artifact)
+    record(artifact, here, 1.0)
+    held = open_data(f"folder:{here}", split="held-out")
+    for index, picture in enumerate(held.images):
+        match = next(path for path in here.rglob("*.png") if np.array_equal(np.asarray(Image.open(path)), picture))
+        goal = tmp_path / "only" / held.classes[held.labels[index]] / match.name
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(match, goal)
+    assert f"the same {len(held)} images" in said(verify(artifact, data=f"folder:{tmp_path / 'only'}", threads=1))
+
+
+def test_other_images_under_the_old_name_are_told_apart_and_judged_by_what_is_the_same(
+    make_artifact, tmp_path: Path
+) -> None:
+    artifact = make_artifact()
+    here = photos(tmp_path / "here", artifact)
+    record(artifact, here, 1.0)
+    held = open_data(f"folder:{here}", split="held-out")
+    count = len(held)
+    for path in sorted(here.rglob("*.png")):
+        if np.array_equal(np.asarray(Image.open(path)), held.images[0]):
+            picture = np.asarray(Image.open(path)).copy()
+            picture[0, 0] ^= 1
+            Image.fromarray(picture).save(path)
+    found = verify(artifact, data=f"folder:{here}", threads=1)
+    assert f"(other images than at export: 1 of {count} differ); the source model had 100.00%" in said(found)
+    shutil.rmtree(here)
+    photos(here, make_artifact("other", seed=5))
+    for path in here.rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
+    found = verify(artifact, data=f"folder:{here}", threads=1)
+    assert found.accuracy.recorded is None
+    assert f"of {found.accuracy.images} differ); at export 100.00% on folder:{here}" in said(found)
+
+
+def test_a_manifest_without_a_content_is_judged_by_the_name_as_before(make_artifact, tmp_path: Path) -> None:
+    artifact = make_artifact()
+    here = photos(tmp_path / "here", artifact)
+    record(artifact, here, 1.0)
+    old = json.loads((artifact / "edgevit.json").read_text())
+    del old["accuracy"]["content"]
+    (artifact / "edgevit.json").write_text(json.dumps(old))
+    found = verify(artifact, data=f"folder:{here}", threads=1)
+    assert found.accuracy.recorded == 1.0
+    assert "as at export" not in said(found)

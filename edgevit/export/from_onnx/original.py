@@ -20,7 +20,7 @@ from onnx import ModelProto
 
 from edgevit import registry, worker
 from edgevit.artifact.golden import GOLDEN_ROWS
-from edgevit.artifact.manifest import Accuracy, Array, BatchRange
+from edgevit.artifact.manifest import Array, BatchRange, RecordedAccuracy
 from edgevit.cpu import checked_threads
 from edgevit.errors import ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Graph
@@ -94,7 +94,7 @@ class Original:
 
     def accuracy(
         self, data: str, preprocess: Preprocess, classes: int, labels: Sequence[str] | None, group: int
-    ) -> Accuracy | None:
+    ) -> RecordedAccuracy | None:
         """Top-1 on labelled data; None where its labels are not this model's classes."""
         with tempfile.TemporaryDirectory(prefix="edgevit-accuracy-") as folder:
             path, weights = self._source(Path(folder))
@@ -103,7 +103,7 @@ class Original:
                 "preprocess": preprocess.model_dump_json(), "classes": classes, "labels": labels and list(labels),
             }  # fmt: skip
             found = _called("accuracy_in_worker", payload)["accuracy"]
-        return Accuracy.model_validate(found) if found else None
+        return RecordedAccuracy.model_validate(found) if found else None
 
     def sentence(self) -> str:
         """What the reference is, for the record."""

@@ -137,7 +137,7 @@ def reach_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def accuracy_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
-    """Worker target. Top-1 of a classifier on labelled data, as an Accuracy in JSON, or None."""
+    """Worker target. Top-1 of a classifier on labelled data, as an RecordedAccuracy in JSON, or None."""
     model = Model(payload["path"], payload["folder"], payload["threads"])
     group, (name,) = payload["group"], model.inputs
 
