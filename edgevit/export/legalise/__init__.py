@@ -1,11 +1,12 @@
 """Exact rewrites of a captured program, for targets that have no form of an operator, or a wrong one.
 
-A rule says for which calls it is, and writes the same function in operators that every target knows. A program without
-such a call is handed on as it is.
+A rule says for which calls it is, and writes the same function in operators that every target knows. The rules are in
+files by theme, and ``targets`` lists those that each target needs.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +17,62 @@ from torch import fx
 Operator = Any
 
 
+def always(_: fx.Node) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Rule:
-    """``written`` computes what the operator does, with its signature; ``needed`` tells the calls it is for."""
+    """``written`` computes what the operator does, with its signature, or answers NotImplemented; ``needed`` tells the
+    calls it is for."""
 
-    needed: Callable[[fx.Node], bool]
-    written: Callable[..., torch.Tensor]
+    written: Callable[..., Any]
+    needed: Callable[[fx.Node], bool] = always
 
 
-def rewritten(program: torch.export.ExportedProgram, rules: Mapping[Operator, Rule]) -> torch.export.ExportedProgram:
+Rules = Mapping[Operator, Rule]
+
+
+def rewritten(program: torch.export.ExportedProgram, rules: Rules) -> torch.export.ExportedProgram:
     """``program`` with every call of an operator written out, where a rule is needed for one of them."""
     called = [node for node in program.graph.nodes if node.op == "call_function" and node.target in rules]
     wanted = {node.target for node in called if rules[node.target].needed(node)}
     if not wanted:
         return program
-    written: torch.export.ExportedProgram = program.run_decompositions({name: rules[name].written for name in wanted})
-    return written
+    return _decomposed(program, {name: rules[name].written for name in wanted})
+
+
+def _decomposed(program: torch.export.ExportedProgram, table: dict[Any, Any]) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own internals
+        found: torch.export.ExportedProgram = program.run_decompositions(table)
+    return found
+
+
+def in_known_operators(
+    program: torch.export.ExportedProgram, rules: Rules, is_known: Callable[[fx.Node], bool]
+) -> torch.export.ExportedProgram:
+    """``program`` without edits in place, in whole operators where the target knows them.
+
+    What ``rules`` are for is written out, and of what is then unknown, what PyTorch itself can write out.
+    """
+    program = _decomposed(program, {})
+    table: dict[Any, Any] = {}
+    for _ in range(_ROUNDS):
+        program = rewritten(program, rules)
+        unknown = {node.target for node in calls_of(program) if not is_known(node)}
+        table = table or dict(torch.export.default_decompositions())
+        if not (mendable := {target: table[target] for target in unknown if target in table}):
+            break
+        program = _decomposed(program, mendable)
+    return program
+
+
+_ROUNDS = 3  # what PyTorch writes out may hold what a rule is for
+
+
+def calls_of(program: torch.export.ExportedProgram) -> list[fx.Node]:
+    return [node for node in program.graph.nodes if node.op == "call_function"]
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -28,4 +28,4 @@ def is_mean(node: fx.Node) -> bool:
     return bool(arguments(node)["reduce"] == "mean")
 
 
-SCATTER_RULE = Rule(is_mean, scatter_mean)
+SCATTER_RULE = Rule(scatter_mean, is_mean)

@@ -13,10 +13,8 @@ from edgevit.errors import ExportFailed, Unsupported, first_line
 from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, unbaked
 from edgevit.export.legalise import rewritten
-from edgevit.export.legalise.scatter import SCATTER_REDUCE, SCATTER_RULE
+from edgevit.export.legalise.targets import RULES
 from edgevit.export.onnx.graph import finish, mark_modules, name_ends, quiet
-
-RULES = {SCATTER_REDUCE: SCATTER_RULE}  # ONNX has no scattered mean; torch.onnx writes another function for it
 
 
 def build_graph(capture: Capture, opset: int, *, optimize: bool) -> ir.Model:
@@ -35,7 +33,7 @@ def _convert(capture: Capture, opset: int) -> ir.Model:
     try:
         with quiet(), _unparsed(), torch.no_grad():
             program = torch.onnx.export(
-                rewritten(capture.program, RULES),
+                rewritten(capture.program, RULES["onnx"]),
                 (),
                 dynamo=True,
                 opset_version=opset,

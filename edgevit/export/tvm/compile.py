@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 import tvm
 from tvm import relax
 from tvm.ir import GenericConst
-from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from edgevit.errors import EdgeVitError, ExportFailed, Unsupported
-from edgevit.export.legalise import rewritten
-from edgevit.export.legalise.scatter import SCATTER_REDUCE, SCATTER_RULE
-from edgevit.export.tvm import attention, origins
+from edgevit.errors import Unsupported
+from edgevit.export.tvm import origins
 from edgevit.export.tvm.channels import channels_last
+from edgevit.export.tvm.importing import imported
 from edgevit.export.tvm.operators import legalizations
 from edgevit.export.tvm.origins import Modules, Origin
 from edgevit.export.tvm.schedules.stages import CONSTANTS
@@ -26,8 +24,8 @@ from edgevit.export.tvm.targets import BuildTarget
 if TYPE_CHECKING:
     import torch
 
-RULES = {SCATTER_REDUCE: SCATTER_RULE}
-UNKNOWN_OPERATOR = "Unsupported function types"
+# what the virtual machine runs itself, beside kernels
+_RUN_AS_THEY_ARE = ("relax.call_", "relax.reshape", "relax.shape_", "relax.memory.", "relax.builtin.", "relax.vm.")
 
 
 def lower(program: torch.export.ExportedProgram) -> Any:
@@ -44,6 +42,7 @@ def lower_with_origins(program: torch.export.ExportedProgram, *, baked: bool = F
     module = relax.transform.DecomposeOpsForInference()(module)
     modules = origins.kept(module, modules)
     legalized, fused, lowered = fused_kernels(channels_last(module, modules))
+    check_kernels(legalized, modules)
     found = origins.of_kernels(legalized, fused, origins.kept(legalized, modules))
     kernels = [str(call.args[0].name_hint) for call in calls_of(lowered)]
     return lowered, origins.in_order(kernels, found)
@@ -63,6 +62,19 @@ def fused_kernels(module: Any) -> tuple[Any, Any, Any]:
     return legalized, fused, mark_constants(lowered)
 
 
+def check_kernels(legalized: Any, modules: Modules) -> None:
+    """Unsupported naming the operators that TVM has no kernel for, and their modules."""
+    known = origins.kept(legalized, modules)
+    missing = {}
+    for binding in origins.bindings_of(legalized["main"]):
+        name = str(getattr(getattr(binding.value, "op", None), "name", ""))
+        if name.startswith("relax.") and not name.startswith(_RUN_AS_THEY_ARE):
+            missing.setdefault(name.removeprefix("relax."), known.get(binding.var) or "the model")
+    if missing:
+        named = ", ".join(f"{name} (in {path})" for name, path in missing.items())
+        raise Unsupported(f"TVM has no kernel for {named}", hint="write the model without it, or export to onnx")
+
+
 def _legalized(module: Any) -> Any:
     """Operators as unscheduled functions, one for each, with what is constant computed."""
     return _passes(
@@ -77,36 +89,6 @@ def _legalized(module: Any) -> Any:
 def _passes(module: Any, *passes: Any) -> Any:
     with tvm.target.Target("llvm"):
         return tvm.transform.Sequential(list(passes))(module)
-
-
-def imported(program: torch.export.ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:
-    """``program`` in Relax operators, and the modules that its variables came from. Raises as ``lower``."""
-    importer = ExportedProgramImporter()  # what from_exported_program calls; it keeps node -> variable
-    try:
-        module = importer.from_exported_program(
-            rewritten(program, RULES),
-            keep_params_as_input=False,
-            unwrap_unit_return_tuple=True,
-            no_bind_return_tuple=False,
-            custom_convert_map={attention.OPERATOR: attention.convert},
-        )
-    except EdgeVitError:
-        raise
-    except Exception as exc:
-        raise _refusal(exc) from exc
-    return module, origins.of_import(importer.env, baked=baked)
-
-
-def _refusal(exc: Exception) -> EdgeVitError:
-    """What the importer raised as our error: Unsupported where it names an operator that it does not know."""
-    said = str(exc).strip().splitlines()
-    last = next((line for line in said if UNKNOWN_OPERATOR in line), said[-1] if said else type(exc).__name__)
-    if UNKNOWN_OPERATOR in last:
-        return Unsupported(
-            f"TVM cannot import {last.partition(UNKNOWN_OPERATOR)[2].strip(' []')}",
-            hint="export to onnx, or replace that operator in the model",
-        )
-    return ExportFailed(f"TVM cannot import the model: {last[:300]}", hint="export to onnx")
 
 
 def calls_of(module: Any) -> list[Any]:

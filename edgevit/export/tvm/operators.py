@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tvm import relax, te, tirx, topi
+from tvm.ir import GenericConst
 
 Expr = Any
 Builder = Any
@@ -25,6 +26,10 @@ def legalizations() -> Mapping[str, Callable[[Builder, Any], Expr]]:
         "relax.nn.softmax": _softmax,
         "relax.nn.gelu": _elementwise("gelu", gelu),
         "relax.nn.gelu_tanh": _elementwise("gelu_tanh", gelu_tanh),
+        "relax.full": _full,
+        "relax.full_like": _full,
+        "relax.topk": _topk,
+        "relax.argsort": _argsort,
         "relax.nn.silu": _elementwise("silu", lambda x: x * tirx.sigmoid(x)),
     }
 
@@ -53,6 +58,36 @@ def _elementwise(name: str, function: Callable[[Expr], Expr]) -> Callable[[Build
         )
 
     return write
+
+
+def _full(builder: Builder, call: Any) -> Expr:
+    """TVM's own form fails for infinity, which masks are filled with."""
+    like, given = call.op.name.endswith("like"), call.args[1]
+    value = float(given.value.numpy()) if isinstance(given, GenericConst) else 0.0
+    create = relax.transform.legalize_ops.create
+    if math.isfinite(value):
+        return create._full(is_like=like, fill_value=None, primfunc_name="full")(builder, call)
+    shape = list((call.args[0].ty.shape if like else call.args[0]).values)
+    number = tirx.const(value, str(call.ty.dtype))
+    return builder.call_te(
+        lambda: te.compute(shape, lambda *_: number, name="full"),
+        primfunc_name_hint="full",
+        primfunc_attrs={"op_pattern": ELEMENTWISE},
+    )
+
+
+def _topk(builder: Builder, call: Any) -> Expr:
+    """By TVM's runtime, which sorts each line; of equal values the first comes first."""
+    how = call.attrs
+    given = {"k": int(how.k), "axis": int(how.axis), "ret_type": how.ret_type}
+    kind = {"is_ascend": not how.largest, "dtype": str(how.dtype)}
+    return builder.call_te(lambda x: topi.topk(x, **given, **kind), call.args[0], primfunc_name_hint="topk")
+
+
+def _argsort(builder: Builder, call: Any) -> Expr:
+    how = call.attrs
+    given = {"axis": int(how.axis), "is_ascend": not how.descending, "dtype": str(how.dtype)}
+    return builder.call_te(lambda x: topi.argsort(x, **given), call.args[0], primfunc_name_hint="argsort")
 
 
 def _matmul(builder: Builder, call: Any) -> Expr:

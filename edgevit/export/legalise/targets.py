@@ -1,0 +1,32 @@
+"""Which rules each target needs: those for what its converter lacks, or translates wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgevit.export.legalise import Rules
+from edgevit.export.legalise.arithmetic import (
+    BATCH_NORM_RULES,
+    BOOLEAN_RULES,
+    LAYER_NORM_RULES,
+    ONE_HOT_RULES,
+    SUBTRACTION_RULES,
+)
+from edgevit.export.legalise.pixels import PIXEL_RULES
+from edgevit.export.legalise.sampling import SAMPLING_RULES
+from edgevit.export.legalise.scatter import SCATTER_REDUCE, SCATTER_RULE
+from edgevit.export.legalise.windows import WINDOW_RULES
+
+TVM: Rules = {
+    SCATTER_REDUCE: SCATTER_RULE,
+    **BATCH_NORM_RULES,  # its importer takes the momentum for epsilon
+    **LAYER_NORM_RULES,
+    **BOOLEAN_RULES,
+    **ONE_HOT_RULES,
+    **SUBTRACTION_RULES,
+    **PIXEL_RULES,
+    **SAMPLING_RULES,
+    **WINDOW_RULES,
+}
+ONNX: Rules = {SCATTER_REDUCE: SCATTER_RULE}  # it has no scattered mean; torch.onnx writes another function for it
+RULES: Mapping[str, Rules] = {"tvm": TVM, "onnx": ONNX}
