@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,15 +14,16 @@ aten = torch.ops.aten
 
 def rsub(self: Tensor, other: Any, alpha: Any = 1) -> Tensor:
     """``other - alpha * self``: some importers give an integer ``other`` another type than its tensor."""
-    return torch.neg(self if alpha == 1 else self * alpha) + other
+    found: Tensor = torch.neg(self if alpha == 1 else self * alpha) + other
+    return found
 
 
-def all_dim(self: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Tensor:
+def all_dim(self: Tensor, dim: int | list[int], keepdim: bool = False) -> Tensor:
     """Whether none is zero."""
     return _count(_zero(self), dim, keepdim) == 0
 
 
-def any_dim(self: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Tensor:
+def any_dim(self: Tensor, dim: int | list[int], keepdim: bool = False) -> Tensor:
     return _count(torch.logical_not(_zero(self)), dim, keepdim) > 0
 
 
@@ -31,7 +31,7 @@ def _zero(self: Tensor) -> Tensor:
     return torch.logical_not(self) if self.dtype is torch.bool else self == 0
 
 
-def _count(hits: Tensor, dim: int | Sequence[int], keepdim: bool) -> Tensor:
+def _count(hits: Tensor, dim: int | list[int], keepdim: bool) -> Tensor:
     # as float32: sums of booleans and integers are no operator of some engines; a sum of ones never falls back to zero
     return hits.to(torch.float32).sum(dim, keepdim)
 
@@ -77,11 +77,11 @@ def batch_norm_of_batch(
 
 
 def layer_norm(
-    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
+    input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None,
     eps: float = 1e-5, cudnn_enable: bool = True,
 ) -> Tensor:  # fmt: skip
     """With a weight of ones and a bias of zeros where it has none."""
-    shape = list(normalized_shape)
+    shape = normalized_shape
     weight = torch.ones(shape, dtype=input.dtype, device=input.device) if weight is None else weight
     bias = torch.zeros(shape, dtype=input.dtype, device=input.device) if bias is None else bias
     found: Tensor = torch.native_layer_norm(input, shape, weight, bias, eps)[0]

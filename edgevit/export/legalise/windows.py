@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ def _places(self: Tensor, axis: int, kernel: int, dilation: int, stride: int) ->
     return (taps.unsqueeze(1) * dilation + starts * stride).reshape(-1)
 
 
-def adaptive_max_pool2d(self: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+def adaptive_max_pool2d(self: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor] | Any:
     """Windows of one size where the map is a multiple of the output; the places are not written out."""
     (high, wide), (down, across) = self.shape[-2:], output_size
     if high % down or wide % across:

@@ -65,7 +65,7 @@ def fused_kernels(module: Any) -> tuple[Any, Any, Any]:
 def check_kernels(legalized: Any, modules: Modules) -> None:
     """Unsupported naming the operators that TVM has no kernel for, and their modules."""
     known = origins.kept(legalized, modules)
-    missing = {}
+    missing: dict[str, str] = {}
     for binding in origins.bindings_of(legalized["main"]):
         name = str(getattr(getattr(binding.value, "op", None), "name", ""))
         if name.startswith("relax.") and not name.startswith(_RUN_AS_THEY_ARE):
