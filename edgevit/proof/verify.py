@@ -178,8 +178,6 @@ class _Checks:
         """What the manifest says of the proof, as far as it can be true."""
         manifest = self.artifact.manifest
         require_believable(self.artifact)
-        for sentence in manifest.model.weights.doubts():
-            self.say(sentence)
         if manifest.parity.status == "failed":
             self.say(f"the export itself failed its proof: {manifest.parity.reason}", problem=True)
 
@@ -331,7 +329,7 @@ class _Checks:
             self.parity,
             self.accuracy,
             self.compared,
-            tuple(self.sentences),
+            (*self.sentences, *self.artifact.manifest.model.weights.doubts()),
             tuple(self.problems),
             tuple(self.unchecked),
             altered=self.problems == [self.altered],

@@ -49,6 +49,7 @@ def test_a_sound_artifact_is_verified_in_words(make_artifact) -> None:
     assert found.parity.status == "verified"
     assert not found.problems
     assert "have the manifest's hashes" in found.checks[0]
+    assert found.checks[-1] == "the weights are random: its speed and size are real, its answers mean nothing"
     assert "golden pair: error" in found.checks[1]
     assert found.checks[2] == "preprocessing turns 4 golden images into the golden input"
 
