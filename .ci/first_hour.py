@@ -74,7 +74,9 @@ STEPS = (
     Step(["export", "own/model.onnx", *ON_PICTURES, "-t", "onnx", "-o", "again"], says=["verified", "reference"]),
     Step(["predict", "again", "pictures/washer/03.png"], says=["03.png: washer "]),
     Step(["profile", "own", "timm-vit"], says=["p50", "onnxruntime"], program=BRIEF),
+    Step(["compare", "own", "again", "--seconds", "2"], says=["own +p50", "again +p50", "95 % CI"]),
     Step(["report", "own", "timm-vit"], says=["report.html"]),
+    Step(["export", "model.py:create", "--dry-run"], says=["edgevit.toml", "onnx"]),
     # mistakes: each is one sentence and a next step
     Step(["export", "resnet18", "-t", "onnx"], 2, ["did you mean timm:resnet18"]),
     Step(["export", "timm:resnet81", "-t", "onnx"], 2, ["resnet81", "did you mean"]),
@@ -103,6 +105,7 @@ def furnish(folder: Path) -> None:
             (folder / "pictures" / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / "pictures" / name / f"{number:02}.png")
     (folder / "labels.txt").write_text("\n".join(CLASSES))
+    (folder / "edgevit.toml").write_text('[export]\ntarget = ["onnx"]\n')
     (folder / "pictures/notes.txt").write_text("what is where\n")
     (folder / "model.py").write_text(MODEL)
     torch.manual_seed(0)
