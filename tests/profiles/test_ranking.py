@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import io
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ranked import entrant, ranking
+from report_rows import NOW, artifact, measure, run, samples
 
 from edgevit.errors import BadArtifact, UnknownName, UsageError
 from edgevit.profiles.interleave import Schedule, interleave, least_blocks, risk_of_pair
@@ -218,3 +223,18 @@ def test_runtimes_are_ranked_across_with_what_is_theirs_and_nothing_else() -> No
         rank([profiled("a", 3.0), other], across=("runtimes",))
     with pytest.raises(UsageError, match="so it is no profile"):
         rank([{"artifact": "a"}])
+
+
+def test_the_docs_example_ranks_profiles_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = artifact(tmp_path / "artifacts" / "vit")
+    measure(made, run(samples(3)))
+    later = NOW + datetime.timedelta(seconds=1)
+    theirs = {"runtime": "openvino", "runtime_version": "2025.4", "provider": "CPU"}
+    measure(made, run(samples(2)), now=later, **theirs)
+    text = (Path(__file__).parents[2] / "docs/how-to/compare.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(code, {})
+    assert [line.split()[1] for line in said.getvalue().splitlines()] == ["openvino", "onnxruntime"]

@@ -270,7 +270,7 @@ def terms() -> Markup:
         "value is above them in at most 1 of 100 measurements. Too few samples give no number.",
         "Rows are compared only when the conditions in their comparability key agree (device, clocks, threads, batch, "
         "tier, runtime and version, provider, scenario, preprocessing). Other rows are in groups of their own.",
-        "Two medians that differ are not yet a proof: edgevit compare A B runs both in turns and says what may be "
+        "Two medians that differ are not yet a proof: edgevit compare runs artifacts in turns and says what may be "
         "claimed.",
     )
     return join(*(tag("p", sentence) for sentence in sentences), tag("dl", *verdicts, class_="terms"))
