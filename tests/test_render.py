@@ -37,3 +37,25 @@ def test_facts_are_aligned_and_markup_is_not_interpreted(capsys: pytest.CaptureF
 def test_a_table_shows_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     render.table(("name", "size"), [("x[0]", "1")])
     assert "x[0]" in capsys.readouterr().out
+
+
+def test_names_between_colons_stay_what_they_are_wherever_they_are_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rich would make a face of :smile:, also in a bar on a terminal and in a live table."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+    name = "a:smile:[bold]b"
+    with render.progress(name) as shown:
+        render.Stages(shown, name)(name, 0.5)
+        render.Rows(shown)(name, name, 0.5)
+        render.Epochs(shown, name)(1, 1, 0.5, None)
+        shown.refresh()
+    render.say(name)
+    render.table((name,), [(name,)], title=name)
+    render.facts([(name, name)])
+    render.line(name)
+    render.live(iter([((name,), [(name,)], (name,))]))
+    out, err = capsys.readouterr()
+    assert "😄" not in out + err
+    assert out.count(":smile:") >= 7
+    assert err.count(":smile:") >= 5
