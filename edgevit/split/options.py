@@ -29,7 +29,7 @@ class FusionOptions:
 
     epochs      None fits it to the data: about 750,000 images are shown, in 10 to 60 epochs (31 for digits)
     views       augmented copies of every image whose features it sees; None makes about 25,000 images of them, with 4
-                to 16 copies each
+                to 16 copies each, and no more copies than ``epochs``, where that is given: none is shown more often
     missing     how many parts are left out of an image's prediction on average; 0 trains with all parts only
     """
 
@@ -42,7 +42,10 @@ class FusionOptions:
 
     def views_for(self, images: int) -> int:
         """Augmented copies of each of so many training images."""
-        return fitted(_FEATURES_OF, images, 5, 17) - 1 if self.views is None else self.views
+        if self.views is not None:
+            return self.views
+        most = fitted(_FEATURES_OF, images, 5, 17) - 1
+        return most if self.epochs is None else min(most, self.epochs)
 
     def epochs_for(self, images: int) -> int:
         """The number of epochs for so many images, their copies among them."""

@@ -121,6 +121,8 @@ def split(
 
     with render.progress(f"splitting {model}") as shown, render.overheard():
         result = splitting.run_split(request, render.Stages(shown, f"{model} → {parts} parts"))
+    if not verify:
+        render.say(f"nothing proves that the members compute what they should (--no-verify); edgevit verify {out} does")
     if json:
         render.emit_json(result.record())
         return

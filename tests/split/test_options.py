@@ -19,3 +19,10 @@ def test_the_fusion_head_sees_more_copies_of_fewer_images_and_more_epochs_of_tho
 def test_what_was_asked_for_is_not_fitted() -> None:
     options = FusionOptions(epochs=3, views=0)
     assert (options.views_for(10), options.epochs_for(10)) == (0, 3)
+
+
+def test_few_epochs_of_the_fusion_head_need_few_copies_of_the_images() -> None:
+    assert FusionOptions().views_for(1437) == 16
+    assert FusionOptions(epochs=1).views_for(1437) == 1
+    assert FusionOptions(epochs=40).views_for(1437) == 16
+    assert FusionOptions(epochs=1, views=3).views_for(1437) == 3
