@@ -123,6 +123,15 @@ class Preprocess(BaseModel):
         scale = max(goal_height / height, goal_width / width)
         return max(self.size[1], round(width * scale)), max(self.size[0], round(height * scale))
 
+    def window(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """What the model sees of an image of that size: (top, left, bottom, right), in the image's pixels."""
+        if self.crop == "squash":
+            return 0.0, 0.0, float(height), float(width)
+        resized = self._resized(width, height)
+        left, top = (round((have - want) / 2) for have, want in zip(resized, self.size[::-1], strict=True))
+        down, across = height / resized[1], width / resized[0]
+        return top * down, left * across, (top + self.size[0]) * down, (left + self.size[1]) * across
+
     def after_crop(self) -> Preprocess:
         """For images that ``crop_pixels`` has made: a squash to the size that they have changes nothing."""
         return self.model_copy(update={"crop": "squash"})

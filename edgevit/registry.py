@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from edgevit.engines import apple
 from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported
 
-Kind = Literal["exporter", "runtime", "source"]
+Kind = Literal["exporter", "runtime", "source", "task"]
 Format = Literal["torch", "onnx"]  # what a model is given as: to be traced by torch, or as an ONNX file
 
 
@@ -238,6 +238,20 @@ SOURCES: Mapping[str, Row] = {
 }
 
 
+TASKS: Mapping[str, Row] = {
+    name: Row(name, f"edgevit.tasks.{name}:{name.title()}", "edgevit", (), summary)
+    for name, summary in {
+        "classify": "which of the classes an image shows",
+        "embed": "vectors that say what an image is like",
+        "segment": "the class of every pixel",
+        "detect": "boxes around objects, and their classes",
+        "restore": "a larger or cleaner picture",
+        "depth": "how far away every pixel is",
+        "tensors": "outputs of which nothing more is known",
+    }.items()
+}
+
+
 def version_of(package: str) -> str | None:
     """The installed version of a distribution (of the first that is there, for "a|b"), or None."""
     for name in package.split("|"):
@@ -301,7 +315,7 @@ def need_torch(what: str) -> None:
 
 def rows(kind: Kind) -> dict[str, Row]:
     """Built-in rows, then those of installed plug-ins."""
-    found = dict({"exporter": EXPORTERS, "runtime": RUNTIMES, "source": SOURCES}[kind])
+    found = dict({"exporter": EXPORTERS, "runtime": RUNTIMES, "source": SOURCES, "task": TASKS}[kind])
     for point in metadata.entry_points(group=f"edgevit.{kind}s"):
         if point.name in found:
             continue

@@ -23,7 +23,9 @@ SIGNATURE = "edgevit.sig"
 
 Array = np.ndarray[Any, Any]
 Checked = TypeVar("Checked", bound=BaseModel)
-Role = Literal["image", "logits", "features", "mask", "tensor"]
+Role = Literal[
+    "image", "mask", "logits", "features", "labels", "scores", "boxes", "masks", "picture", "depth", "tensor"
+]
 
 
 def _inside(path: str) -> str:

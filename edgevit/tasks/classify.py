@@ -1,0 +1,66 @@
+"""Which of the classes an image shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgevit.artifact.manifest import Array, Role, TensorSpec
+from edgevit.tasks.base import Asked, Row, named, unfit
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class and its probability."""
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The likeliest classes, the best first."""
+
+    top: tuple[Guess, ...]
+
+    def record(self) -> dict[str, Any]:
+        return {"top": [vars(guess) for guess in self.top]}
+
+    def words(self) -> str:
+        return ", ".join(f"{guess.label} {guess.probability:.1%}" for guess in self.top)
+
+    def drawn(self, image: Array) -> Array | None:
+        return None
+
+
+class Classify:
+    """(B, classes) logits."""
+
+    name = "classify"
+    alone = "logits"
+
+    def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
+        """The output called logits, else the only one."""
+        scores = [spec for spec in outputs if len(spec.shape) == 2 and spec.dtype.startswith("float")]
+        chosen = next((spec for spec in scores if spec.name == "logits"), scores[0] if len(scores) == 1 else None)
+        if chosen is None:
+            raise unfit(self.name, outputs, "one output of (batch, classes) scores, or one called logits")
+        return {**named(outputs, {"features": "features"}), chosen.name: "logits"}
+
+    def decode(self, row: Row, asked: Asked) -> Classes:
+        logits = asked.one(row, "logits")
+        if logits is None:
+            raise unfit(self.name, asked.outputs, "logits")
+        return Classes(best(logits, asked))
+
+
+def best(scores: Array, asked: Asked) -> tuple[Guess, ...]:
+    """The largest of (classes,) logits as probabilities."""
+    shifted = np.exp(scores.astype(np.float64) - scores.max())
+    probabilities = shifted / shifted.sum()
+    order = np.argsort(-probabilities, kind="stable")[: asked.top]
+    return tuple(Guess(asked.label(int(i)), int(i), float(probabilities[i])) for i in order)

@@ -1,0 +1,68 @@
+"""How far away every pixel is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgevit.artifact.manifest import Array, Role, TensorSpec
+from edgevit.tasks.base import Asked, Row, unfit
+
+
+@dataclass(frozen=True)
+class Distances:
+    """(h, w) float32 over what the model saw, in the model's own unit."""
+
+    depth: Array
+    asked: Asked
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "size": list(self.depth.shape),
+            "min": float(self.depth.min()),
+            "median": float(np.median(self.depth)),
+            "max": float(self.depth.max()),
+        }
+
+    def words(self) -> str:
+        return f"from {self.depth.min():.4g} to {self.depth.max():.4g}, the median {np.median(self.depth):.4g}"
+
+    def drawn(self, image: Array) -> Array | None:
+        """Large values bright, in the size of the image."""
+        from PIL import Image
+
+        least, most = float(self.depth.min()), float(self.depth.max())
+        grey = np.round((self.depth - least) / max(most - least, 1e-12) * 255).astype(np.uint8)
+        top, left, bottom, right = (round(side) for side in self.asked.steps.window(*self.asked.size))
+        seen = Image.fromarray(grey).resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BILINEAR)
+        whole = Image.new("L", self.asked.size[::-1])
+        whole.paste(seen, (left, top))
+        return np.asarray(whole.convert("RGB"))
+
+
+class Depth:
+    """(B, H, W) or (B, 1, H, W) distances or disparities."""
+
+    name = "depth"
+    alone = "depth"
+
+    def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
+        """The last output that can be a map: heads that refine give the finest last."""
+        maps = [
+            spec
+            for spec in outputs
+            if spec.dtype.startswith("float") and (len(spec.shape) == 3 or (len(spec.shape) == 4 and spec.shape[1] == 1))
+        ]
+        if not maps:
+            raise unfit(self.name, outputs, "a map of (batch, height, width) floats")
+        found: dict[str, Role] = dict.fromkeys((spec.name for spec in outputs), "tensor")
+        return {**found, maps[-1].name: "depth"}
+
+    def decode(self, row: Row, asked: Asked) -> Distances:
+        depth = asked.one(row, "depth")
+        if depth is None:
+            raise unfit(self.name, asked.outputs, "depth")
+        return Distances(np.asarray(depth.reshape(depth.shape[-2:]), np.float32), asked)

@@ -1,0 +1,119 @@
+"""Where the objects of an image are, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgevit.artifact.manifest import Array, Role, TensorSpec
+from edgevit.tasks.base import Asked, Row, unfit
+from edgevit.tasks.palette import colour
+from edgevit.tasks.places import boxes_in_image
+
+LEAST = 0.05  # score: what lies below is no find for a reader
+_NAMES: dict[str, Role] = {
+    **dict.fromkeys(("boxes", "pred_boxes", "bboxes"), "boxes"),
+    **dict.fromkeys(("scores", "score", "confidence"), "scores"),
+    **dict.fromkeys(("labels", "classes", "class_ids"), "labels"),
+    **dict.fromkeys(("logits", "pred_logits", "class_logits"), "logits"),
+}
+
+
+@dataclass(frozen=True)
+class Find:
+    """One object: its box x0, y0, x1, y1 in the image's pixels."""
+
+    label: str
+    index: int
+    score: float
+    box: tuple[float, float, float, float]
+
+    def record(self) -> dict[str, Any]:
+        return {**vars(self), "box": list(self.box)}
+
+
+@dataclass(frozen=True)
+class Finds:
+    """All objects, the surest first."""
+
+    finds: tuple[Find, ...]
+    top: int
+
+    def record(self) -> dict[str, Any]:
+        return {"objects": [find.record() for find in self.finds]}
+
+    def words(self) -> str:
+        shown = [f"{find.label} {find.score:.1%} at {' '.join(f'{side:.0f}' for side in find.box)}" for find in self.finds]
+        more = f", and {len(shown) - self.top} more" if len(shown) > self.top else ""
+        return (", ".join(shown[: self.top]) + more) or "no object"
+
+    def drawn(self, image: Array) -> Array | None:
+        """The boxes in the colours of their classes."""
+        from PIL import Image, ImageDraw
+
+        picture = Image.fromarray(image)
+        pen, width = ImageDraw.Draw(picture), max(1, round(min(image.shape[:2]) / 200))
+        for find in reversed(self.finds):  # the surest on top
+            pen.rectangle(find.box, outline=colour(find.index), width=width)
+            pen.text((find.box[0] + 2 * width, find.box[1] + width), f"{find.label} {find.score:.0%}", colour(find.index))
+        return np.asarray(picture)
+
+
+class Detect:
+    """Boxes with scores and labels, or with logits of which the last class is "nothing" (DETR's form).
+
+    Boxes are (B, n, 4): x0 y0 x1 y1 in the model's pixels, or centre and size as shares of it where the outputs are
+    called ``pred_boxes`` or come with logits.
+    """
+
+    name = "detect"
+    alone = "boxes"
+
+    def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
+        found: dict[str, Role] = {spec.name: _NAMES.get(spec.name, "tensor") for spec in outputs}
+        given = set(found.values())
+        if "boxes" not in given or not ({"scores", "labels"} <= given or "logits" in given):
+            raise unfit(self.name, outputs, "outputs called boxes, scores and labels, or boxes and logits")
+        return found
+
+    def decode(self, row: Row, asked: Asked) -> Finds:
+        boxes, logits = asked.one(row, "boxes"), asked.one(row, "logits")
+        if boxes is None:
+            raise unfit(self.name, asked.outputs, "boxes")
+        if logits is None:
+            scores, labels = _given(row, asked)
+        else:
+            scores, labels = _of_logits(logits)
+        places = boxes_in_image(_corners(boxes) if logits is not None else boxes, asked, unit=logits is not None)
+        order = [int(i) for i in np.argsort(-scores, kind="stable") if scores[i] >= LEAST]
+        finds = (Find(asked.label(int(labels[i])), int(labels[i]), float(scores[i]), _box(places[i])) for i in order)
+        return Finds(tuple(finds), asked.top)
+
+
+def _given(row: Row, asked: Asked) -> tuple[Array, Array]:
+    scores, labels = asked.one(row, "scores"), asked.one(row, "labels")
+    if scores is None or labels is None:
+        raise unfit("detect", asked.outputs, "scores and labels")
+    return scores.reshape(-1).astype(np.float64), labels.reshape(-1).astype(np.int64)
+
+
+def _of_logits(logits: Array) -> tuple[Array, Array]:
+    """(n, classes + 1) -> the probability of the likeliest class of each, and that class."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probabilities = (shifted / shifted.sum(axis=-1, keepdims=True))[:, :-1]
+    return probabilities.max(axis=-1), probabilities.argmax(axis=-1)
+
+
+def _corners(boxes: Array) -> Array:
+    """Centre, width and height -> corners."""
+    half = boxes[:, 2:] / 2
+    found: Array = np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
+    return found
+
+
+def _box(sides: Array) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (float(side) for side in sides)
+    return left, top, right, bottom

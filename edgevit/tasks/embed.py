@@ -1,0 +1,53 @@
+"""What an image is like: a vector, or maps of vectors, for search, clustering and heads that come later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgevit.artifact.manifest import Array, Role, TensorSpec
+from edgevit.tasks.base import Asked, Row, unfit
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One vector, the shapes of all outputs beside it.
+
+    vector  float32; of a map the mean over its places
+    """
+
+    vector: Array
+    shapes: dict[str, tuple[int, ...]]
+
+    def record(self) -> dict[str, Any]:
+        return {"embedding": [float(value) for value in self.vector], "shapes": {k: list(v) for k, v in self.shapes.items()}}
+
+    def words(self) -> str:
+        numbers = " ".join(f"{value:.3g}" for value in self.vector[:4])
+        return f"{len(self.vector)} numbers of length {float(np.linalg.norm(self.vector)):.4g}: {numbers} …"
+
+    def drawn(self, image: Array) -> Array | None:
+        return None
+
+
+class Embed:
+    """(B, n) vectors, (B, tokens, n) or (B, n, height, width) maps: one output or several."""
+
+    name = "embed"
+    alone = "features"
+
+    def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
+        if not all(spec.dtype.startswith("float") and len(spec.shape) >= 2 for spec in outputs):
+            raise unfit(self.name, outputs, "vectors or maps of floats")
+        return dict.fromkeys((spec.name for spec in outputs), "features")
+
+    def decode(self, row: Row, asked: Asked) -> Embedding:
+        last = row[asked.outputs[-1].name]  # of several maps the deepest
+        axes = {1: (), 2: (0,), 3: (1, 2)}.get(last.ndim, tuple(range(1, last.ndim)))
+        return Embedding(
+            np.asarray(last.mean(axis=axes) if axes else last, np.float32),
+            {name: value.shape for name, value in row.items()},
+        )

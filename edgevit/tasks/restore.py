@@ -1,0 +1,58 @@
+"""A better picture of the same: larger, or without noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgevit.artifact.manifest import Array, Role, TensorSpec
+from edgevit.tasks.base import Asked, Row, unfit
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The picture, (H, W, 3) uint8."""
+
+    picture: Array
+
+    def record(self) -> dict[str, Any]:
+        return {"size": list(self.picture.shape[:2])}
+
+    def words(self) -> str:
+        height, width = self.picture.shape[:2]
+        return f"a picture of {width}×{height} pixels"
+
+    def drawn(self, image: Array) -> Array | None:
+        return self.picture
+
+
+class Restore:
+    """(B, 3, H, W) or (B, 1, H, W) pictures of 0 to 1, or of 0 to 255 where they are uint8."""
+
+    name = "restore"
+    alone = "picture"
+
+    def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
+        """The first output that can be a picture; others are for training."""
+        pictures = [spec for spec in outputs if len(spec.shape) == 4 and spec.shape[1] in (1, 3)]
+        if not pictures:
+            raise unfit(self.name, outputs, "a picture of (batch, 1 or 3, height, width)")
+        found: dict[str, Role] = dict.fromkeys((spec.name for spec in outputs), "tensor")
+        return {**found, pictures[0].name: "picture"}
+
+    def decode(self, row: Row, asked: Asked) -> Restored:
+        picture = asked.one(row, "picture")
+        if picture is None:
+            raise unfit(self.name, asked.outputs, "a picture")
+        return Restored(pixels_of(picture))
+
+
+def pixels_of(picture: Array) -> Array:
+    """(1 or 3, H, W) floats of 0 to 1, or uint8 -> (H, W, 3) uint8."""
+    if picture.dtype != np.uint8:
+        picture = np.round(np.clip(picture.astype(np.float64), 0.0, 1.0) * 255).astype(np.uint8)
+    found: Array = np.ascontiguousarray(np.broadcast_to(picture, (3, *picture.shape[1:])).transpose(1, 2, 0))
+    return found

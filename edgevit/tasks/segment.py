@@ -1,0 +1,91 @@
+"""Which class every pixel is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from edgevit.artifact.manifest import Array, Role, TensorSpec
+from edgevit.tasks.base import Asked, Row, unfit
+from edgevit.tasks.palette import blended, colours
+from edgevit.tasks.places import back_to_image
+from edgevit.tasks.rle import encoded
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """A class for every pixel of the image.
+
+    classes  (H, W) int64, -1 where the model saw nothing of the image
+    """
+
+    classes: Array
+    asked: Asked
+
+    @cached_property
+    def shares(self) -> tuple[tuple[int, float], ...]:
+        """(class, share of the pixels), the largest first."""
+        found, counts = np.unique(self.classes[self.classes >= 0], return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return tuple((int(found[i]), float(counts[i] / self.classes.size)) for i in order)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "size": list(self.classes.shape),
+            "segments": [
+                {
+                    "label": self.asked.label(index),
+                    "index": index,
+                    "share": share,
+                    "mask": encoded(self.classes == index),
+                }
+                for index, share in self.shares
+            ],
+        }
+
+    def words(self) -> str:
+        shown = [f"{self.asked.label(index)} {share:.1%}" for index, share in self.shares[: self.asked.top]]
+        return ", ".join(shown) or "nothing of it was seen"
+
+    def drawn(self, image: Array) -> Array | None:
+        """The classes as colours over the image."""
+        return blended(image, colours(self.classes), self.classes >= 0)
+
+
+class Segment:
+    """Semantic segmentation: (B, classes, H, W) scores, or a (B, H, W) or (B, 1, H, W) map of whole numbers."""
+
+    name = "segment"
+    alone = "masks"
+
+    def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
+        """A map of labels where there is one, else the scores with the most values; the others are for training."""
+        maps = [spec for spec in outputs if _is_map(spec)]
+        scores = [spec for spec in outputs if len(spec.shape) == 4 and spec.dtype.startswith("float")]
+        if not maps and not scores:
+            raise unfit(self.name, outputs, "(batch, classes, height, width) scores or a map of whole numbers")
+        found: dict[str, Role] = dict.fromkeys((spec.name for spec in outputs), "tensor")
+        for spec in scores[:1]:
+            found[spec.name] = "masks"
+        for spec in maps[:1]:
+            found[spec.name] = "labels"
+        return found
+
+    def decode(self, row: Row, asked: Asked) -> ClassMap:
+        labels, scores = asked.one(row, "labels"), asked.one(row, "masks")
+        if labels is not None:
+            decided = labels.reshape(labels.shape[-2:]).astype(np.int64)
+        elif scores is not None:
+            decided = scores.argmax(axis=0).astype(np.int64)
+        else:
+            raise unfit(self.name, asked.outputs, "scores or labels")
+        return ClassMap(back_to_image(decided, asked, outside=-1), asked)
+
+
+def _is_map(spec: TensorSpec) -> bool:
+    whole = spec.dtype in ("uint8", "int32", "int64")
+    return whole and (len(spec.shape) == 3 or (len(spec.shape) == 4 and spec.shape[1] == 1))

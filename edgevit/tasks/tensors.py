@@ -1,0 +1,48 @@
+"""Outputs of which nothing is known but that they are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgevit.artifact.manifest import Array, Role, TensorSpec
+from edgevit.tasks.base import Asked, Row, named
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The outputs in figures: shape, type, least, mean and largest value of each."""
+
+    row: Row
+
+    def record(self) -> dict[str, Any]:
+        return {"outputs": {name: _figures(value) for name, value in self.row.items()}}
+
+    def words(self) -> str:
+        figures = {name: _figures(value) for name, value in self.row.items()}
+        return "; ".join(
+            f"{name} {'×'.join(map(str, found['shape']))} from {found['min']:.4g} to {found['max']:.4g}"
+            for name, found in figures.items()
+        )
+
+    def drawn(self, image: Array) -> Array | None:
+        return None
+
+
+class Tensors:
+    """Any outputs."""
+
+    name = "tensors"
+    alone = "output"
+
+    def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
+        return named(outputs, {"logits": "logits", "features": "features"})
+
+    def decode(self, row: Row, asked: Asked) -> Numbers:
+        return Numbers(row)
+
+
+def _figures(value: Array) -> dict[str, Any]:
+    found = [float(value.min()), float(value.mean()), float(value.max())] if value.size else [0.0] * 3
+    return {"shape": list(value.shape), "dtype": str(value.dtype), **dict(zip(("min", "mean", "max"), found, strict=True))}
