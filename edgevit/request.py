@@ -69,6 +69,7 @@ class ExportRequest:
     precision  None: each target's own
     options    of exporters, by target; their values are checked by the exporter
     labels     None: the checkpoint's
+    task       what the outputs mean; None: what the model says, else what its outputs look like
     inputs     16 rows or more by argument name, for models that take no image
     data       source of real images; None: what the checkpoint was trained on, else "samples"
     out        the artifact's folder; of several targets, or as ``parent``, the one that holds a folder for each.
@@ -86,6 +87,7 @@ class ExportRequest:
     form: Form = "deploy"
     bake_preprocess: bool = False
     labels: tuple[str, ...] | None = None
+    task: str | None = None
     inputs: Mapping[str, Array] | None = None
     data: str | None = None
     out: Path | None = None
@@ -100,6 +102,8 @@ class ExportRequest:
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
             raise UnknownName("form", self.form, get_args(Form))
+        if self.task is not None:
+            registry.row("task", self.task)
         for target in self.options:
             if target not in self.targets:
                 raise UsageError(f"there are options for {target}, which is not being built", hint=f"add -t {target}")

@@ -126,7 +126,7 @@ def make_artifact(tmp_path: Path) -> Make:
             target="onnx",
             entry="model.onnx",
             model={
-                "task": "classifier", "image_size": (SIZE, SIZE), "classes": CLASSES, "params": 190, "macs": 10_000
+                "task": "classify", "image_size": (SIZE, SIZE), "classes": CLASSES, "params": 190, "macs": 10_000
             },
             labels=("ant", "bee", "cat", "dog"),
             batch=BatchRange(min=batch[0], max=batch[1]),

@@ -75,7 +75,7 @@ def captured(
     module: nn.Module | None = None, batch: BatchRange = ONE, inputs: dict[str, Array] | None = None
 ) -> Capture:
     metadata = {"model": "tiny", "edgevit": "1.2.3", "labels": json.dumps(list("abcde"))}
-    return capture(module or Vit(), inputs or {"image": images()}, batch, classifier=True, metadata=metadata)
+    return capture(module or Vit(), inputs or {"image": images()}, batch, alone="logits", metadata=metadata)
 
 
 def build(

@@ -50,7 +50,7 @@ def artifact_of(
         folder,
         {},
         model={
-            "name": target, "task": "classifier", "image_size": (side, side), "classes": 3, "params": 0, "macs": 0
+            "name": target, "task": "classify", "image_size": (side, side), "classes": 3, "params": 0, "macs": 0
         },
         target=target,
         entry="model.txt",

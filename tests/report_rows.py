@@ -37,7 +37,7 @@ def artifact(folder: Path, *, model: str = "vit_nano", size: int = 1000, **field
         folder,
         {"edgevit": "0.1.0", **fields},
         model={
-            "name": model, "source": "zoo", "task": "classifier", "image_size": (8, 8), "classes": 2, "params": 10,
+            "name": model, "source": "zoo", "task": "classify", "image_size": (8, 8), "classes": 2, "params": 10,
             "macs": 100, "weights": WeightsInfo(origin="digits", state_sha256="a" * 64),
         },
         target="onnx",

@@ -240,7 +240,7 @@ def test_info_is_words_or_the_manifest(artifact: Path) -> None:
     words = edgevit("info", artifact).stdout
     assert "vit_nano, deploy form" in words
     assert "verified" in words
-    assert json.loads(said("info", artifact, "--json").stdout)["schema_version"] == 1
+    assert json.loads(said("info", artifact, "--json").stdout)["schema_version"] == 2
 
 
 def test_targets_lists_exporters_and_runtimes() -> None:

@@ -173,7 +173,7 @@ def prepared(change) -> Prepared:
 
 def with_graph_of(right: Prepared, change) -> Prepared:
     """The proof of one model, the graph of another."""
-    wrong = capture(Tokens(change).eval(), ROWS, BatchRange(min=1, max=1), classifier=False)
+    wrong = capture(Tokens(change).eval(), ROWS, BatchRange(min=1, max=1))
     return replace(right, capture=replace(right.capture, program=wrong.program))
 
 

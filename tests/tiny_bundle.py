@@ -38,7 +38,7 @@ def member(folder: Path, inputs: dict, outputs: dict, labels: tuple[str, ...], *
         target="onnx",
         entry="model.onnx",
         model={
-            "name": folder.name, "task": "classifier", "image_size": (8, 8) if image else None, "classes": len(labels),
+            "name": folder.name, "task": "classify", "image_size": (8, 8) if image else None, "classes": len(labels),
             "params": 100, "macs": 1000,
         },
         labels=labels,

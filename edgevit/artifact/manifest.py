@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgevit.data.content import Content
 from edgevit.errors import BadArtifact, UnknownName
@@ -17,7 +17,7 @@ from edgevit.images import Preprocess
 from edgevit.precisions import precision_row
 from edgevit.registry import newer_line
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 MANIFEST = "edgevit.json"
 SIGNATURE = "edgevit.sig"
 
@@ -122,12 +122,17 @@ class ModelInfo(_Model):
         pattern=r"^[\w-]+$", description="zoo, file, module, onnx, or the library it is of: timm, hf, …"
     )
     form: Literal["train", "deploy"]
-    task: Literal["classifier", "tensors"]
+    task: str = Field(description="what the outputs mean: classify, embed, segment, …, or a plug-in's")
     image_size: tuple[int, int] | None
     classes: int | None
     params: int
     macs: int = Field(description="multiply-accumulates of one row")
     weights: WeightsInfo
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _renamed(cls, task: Any) -> Any:
+        return "classify" if task == "classifier" else task  # as schema 1 called it
 
 
 class OutputParity(_Model):
@@ -233,7 +238,7 @@ class RecordedAccuracy(Accuracy):
 class Manifest(_Model):
     """edgevit.json. Strict: an unknown field is an error, and a newer schema is refused."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     edgevit: str = Field(description="version that wrote this")
     created: str = Field(description="UTC, ISO 8601")
     target: str

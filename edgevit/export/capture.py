@@ -75,16 +75,16 @@ def capture(
     inputs: Mapping[str, Array],
     batch: BatchRange,
     *,
-    classifier: bool,
+    alone: str = "output",
     image: bool | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Capture:
     """Trace ``module`` (eval mode, float32) with ``torch.export``; a dynamic batch is traced at two rows.
 
     ``inputs`` holds at least one row (16 or more for a useful activation scan) per argument, in the order of the
-    module's arguments. A classifier's one output is called ``logits``; ``image`` says whether the inputs are
-    preprocessed images (default: for a classifier they are). Outputs called features, and inputs called features_N or
-    present, have the roles they have in a split model. Raises Unsupported (outputs that are not tensors, a batch axis
+    module's arguments. A single output is called as ``alone`` says; ``image`` says whether the inputs are preprocessed
+    images (default: one called image is). Outputs called logits or features, and inputs called features_N or present,
+    have the roles they have in a split model. Raises Unsupported (outputs that are not tensors, a batch axis
     that the model fixes), UsageError (ragged inputs), ExportFailed (torch.export itself failed).
     """
     module = module.eval()
@@ -92,13 +92,14 @@ def capture(
     examples = tuple(torch.from_numpy(take_rows(array, rows)) for array in _checked(inputs).values())
     # On a copy: what a tracer leaves in tables and features is no tensor, and would be met by every later copy.
     with deep():
-        traced, named = _traceable(copied(module), examples, classifier)
+        traced, named = _traceable(copied(module), examples, alone)
         program = _export(traced, examples, batch)
     return Capture(
         module=module,
         program=program,
         inputs=tuple(
-            _input_spec(name, array, batch, classifier if image is None else image) for name, array in inputs.items()
+            _input_spec(name, array, batch, name == "image" if image is None else image)
+            for name, array in inputs.items()
         ),
         outputs=tuple(_output_spec(name, tensor, rows, batch) for name, tensor in named.items()),
         batch=batch,
@@ -107,9 +108,7 @@ def capture(
     )
 
 
-def _traceable(
-    module: nn.Module, examples: tuple[Tensor, ...], classifier: bool
-) -> tuple[nn.Module, dict[str, Tensor]]:
+def _traceable(module: nn.Module, examples: tuple[Tensor, ...], alone: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """``module`` such that torch.export takes it, and its named outputs.
 
     A forward that edits its inputs gets clones of them, one that returns other things than plain tensors, or one tensor
@@ -119,7 +118,7 @@ def _traceable(
     given = tuple(value.clone() for value in examples)
     with in_full() as types:
         result = run(module, given)
-    named = named_outputs(result, classifier)
+    named = named_outputs(result, alone)
     edited = any(not torch.equal(before, after) for before, after in zip(examples, given, strict=True))
     plain = [result] if isinstance(result, Tensor) else list(result.values()) if type(result) is dict else result
     as_named = type(plain) in (list, tuple) and [*map(id, plain)] == [*map(id, named.values())]
@@ -130,7 +129,7 @@ def _traceable(
         def apart(*arguments: Tensor) -> tuple[Tensor, ...]:
             copies = [value.clone() for value in arguments] if edited else arguments
             with in_full(traced=True):
-                return tuple(value.clone() for value in named_outputs(forward(*copies), classifier).values())
+                return tuple(value.clone() for value in named_outputs(forward(*copies), alone).values())
 
         module.forward = apart
     return module, named

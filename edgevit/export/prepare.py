@@ -18,6 +18,7 @@ from edgevit.export.cache.fold import folded
 from edgevit.export.cache.recall import Recall, recall_for
 from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture
+from edgevit.export.meaning import Meaning, meaning_of
 from edgevit.export.prepared import Answers, Noise, Prepared
 from edgevit.export.reference import answers, logits_of, noise
 from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, labelled, tensor_rows
@@ -45,12 +46,13 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     say("float64 reference", None)
     baking = preprocess if request.bake_preprocess else None
     asked = source if baking is None else baked(source, baking)
-    reference = _reference(asked, spec, rows, request, recall)
+    meaning = meaning_of(source, spec, rows, request)
+    reference = _reference(asked, meaning, rows, request, recall)
     if request.form == "deploy":
         say("re-parameterise, with proof", None)
     form, reparam = _formed(source, rows, request, recall)
     say("trace", None)
-    captured = _captured(form, spec, preprocess, rows, request)
+    captured = _captured(form, spec, preprocess, rows, request, meaning)
 
     def level(precision: str, keep_fp32: Collection[str]) -> Mapping[str, Noise]:
         asked = (captured.module, rows.inputs, reference, precision, sorted(keep_fp32))
@@ -58,7 +60,7 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
 
     return Prepared(
         request=request,
-        info=_model_info(source, form, spec, rows, request, recall),
+        info=_model_info(source, form, spec, meaning, rows, request, recall),
         capture=captured,
         rows=rows,
         reference=reference,
@@ -67,7 +69,7 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         labels=_labels(spec, request),
         reparam=reparam,
         accuracy=_accuracy(source, spec, preprocess, request, recall, say),
-        notes=(*spec.notes, *reference.notes),
+        notes=(*spec.notes, *meaning.notes, *reference.notes),
         reused=recall.reused,
     )
 
@@ -135,12 +137,12 @@ def _rows(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, req
     return image_rows(request.data or spec.data or DEFAULT_DATA, stored, max(MIN_ROWS, request.batch.max))
 
 
-def _reference(asked: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRequest, recall: Recall) -> Answers:
-    classifier = spec.num_classes is not None
+def _reference(asked: nn.Module, meaning: Meaning, rows: Rows, request: ExportRequest, recall: Recall) -> Answers:
+    alone = meaning.task.alone
     return recall.found(
         ANSWERS,
-        (asked, rows.inputs, request.batch, classifier),
-        lambda: answers(asked, rows.inputs, request.batch, classifier=classifier),
+        (asked, rows.inputs, request.batch, alone),
+        lambda: answers(asked, rows.inputs, request.batch, alone=alone),
     )
 
 
@@ -158,15 +160,21 @@ def _formed(
 
 
 def _captured(
-    form: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, rows: Rows, request: ExportRequest
+    form: nn.Module,
+    spec: ModelSpec,
+    preprocess: Preprocess | None,
+    rows: Rows,
+    request: ExportRequest,
+    meaning: Meaning,
 ) -> Capture:
     """The capture, with the preprocessing in front where that was asked for."""
     if request.bake_preprocess and preprocess is not None:
         form = baked(form, preprocess)
-    classifier = spec.num_classes is not None
     metadata = _metadata(spec, _stored_preprocess(preprocess, request), _labels(spec, request))
     image = preprocess is not None
-    return capture(form, rows.inputs, request.batch, classifier=classifier, image=image, metadata=metadata)
+    alone = meaning.task.alone
+    found = capture(form, rows.inputs, request.batch, alone=alone, image=image, metadata=metadata)
+    return replace(found, outputs=meaning.named(found.outputs))
 
 
 def _metadata(spec: ModelSpec, preprocess: Preprocess | None, labels: tuple[str, ...] | None) -> dict[str, str]:
@@ -187,7 +195,13 @@ def _labels(spec: ModelSpec, request: ExportRequest) -> tuple[str, ...] | None:
 
 
 def _model_info(
-    source: nn.Module, form: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRequest, recall: Recall
+    source: nn.Module,
+    form: nn.Module,
+    spec: ModelSpec,
+    meaning: Meaning,
+    rows: Rows,
+    request: ExportRequest,
+    recall: Recall,
 ) -> ModelInfo:
     size = spec.image_size
     inputs = None if size else [torch.from_numpy(array[:1].copy()) for array in rows.inputs.values()]
@@ -195,7 +209,7 @@ def _model_info(
         name=spec.name,
         source=spec.source,
         form=request.form,
-        task="classifier" if spec.num_classes is not None else "tensors",
+        task=meaning.task.name,
         image_size=spec.image_size,
         classes=spec.num_classes,
         params=count_params(form),

@@ -46,14 +46,14 @@ SLACK = 30.0  # a float64 run this many times further off than rounding explains
 Inputs = Mapping[str, Array]
 
 
-def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, classifier: bool = False) -> Answers:
-    """The reference on all rows. ``module`` is copied, never edited or run.
+def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, alone: str = "output") -> Answers:
+    """The reference on all rows. ``module`` is copied, never edited or run; a single output is called ``alone``.
 
     ParityFailed for answers that are no numbers, Unsupported for those that change from call to call, or with the
     other rows of their batch where the batch is dynamic.
     """
     size = min(max(batch.min, CHUNK), batch.max)
-    model = _steady(_Eager(module, inputs, classifier), size)
+    model = _steady(_Eager(module, inputs, alone), size)
     anchor = model.grouped(model.single, size, rows=min(model.rows, -(-ANCHORED // size) * size))
     if batch.dynamic:
         _require_independent(model, anchor, size, batch.min if batch.min < size else batch.max)
@@ -86,7 +86,8 @@ def noise(
     own rounding on its side, which counts too.
     """
     half, whole = precision_row(precision).emulation == "rounded to fp16", reference.whole
-    model = _Eager(module, inputs, "logits" in whole.outputs, HALVES in reference.notes, decides=bool(whole.margins))
+    alone = next(iter(whole.outputs))  # what a single output is called; where there are several, they have names
+    model = _Eager(module, inputs, alone, HALVES in reference.notes, decides=bool(whole.margins))
     ways = [_rounded_way(frozenset(keep_fp32)) if half else model.single]
     if reference.computed == "float32":
         ways.append(JITTERED)
@@ -125,7 +126,7 @@ def logits_of(module: nn.Module) -> Callable[[Array], Array | None]:
     copy = cache(lambda: copied(module))  # the module itself is never run: its forward may keep what it computes
 
     def answer(rows: Array) -> Array | None:
-        logits = named_outputs(run(copy(), (torch.from_numpy(rows),)), classifier=True).get("logits")
+        logits = named_outputs(run(copy(), (torch.from_numpy(rows),)), "logits").get("logits")
         return None if logits is None else np.asarray(logits.numpy())
 
     return answer
@@ -178,7 +179,7 @@ class _Eager:
 
     module: nn.Module
     inputs: Inputs
-    classifier: bool
+    alone: str
     halves: bool = True
     decides: bool = True
 
@@ -206,7 +207,7 @@ class _Eager:
         taken = (torch.from_numpy(np.array(array[picks])) for array in self.inputs.values())
         arguments = tuple(value.to(way.dtype) if value.is_floating_point() else value for value in taken)
         with deep(), Margins() if self.decides else nullcontext() as margins:
-            found = named_outputs(run(module, arguments), self.classifier)
+            found = named_outputs(run(module, arguments), self.alone)
             known = {name: margins.of(value) for name, value in found.items()} if margins else {}
         return Run(
             {name: value.detach().numpy() for name, value in found.items()},

@@ -22,6 +22,7 @@ class ModelSpec:
              "timm pretrained", "random (seed 0)"
     data     the labelled data source the weights were trained on, e.g. "digits", or None
     accuracy held-out top-1 recorded in the checkpoint, as a fraction, or None
+    task     what the outputs mean, where the model says so
     notes    sentences on what was assumed or chosen while it was loaded
     """
 
@@ -35,6 +36,7 @@ class ModelSpec:
     data: str | None = None
     accuracy: float | None = None
     channels: int = 3
+    task: str | None = None
     notes: tuple[str, ...] = ()
 
     def require_rgb(self) -> None:

@@ -56,7 +56,7 @@ def _too_wide(whose: str, tolerance: float, noise: float | None, precision: str)
 
 def _classes(manifest: Manifest) -> str | None:
     count, said = manifest.class_count(), manifest.model.classes
-    if manifest.model.task == "classifier" and said is not None and count is not None and said != count:
+    if manifest.model.task == "classify" and said is not None and count is not None and said != count:
         return f"says there are {said} classes, and gives {count} logits"
     return None
 

@@ -51,11 +51,7 @@ class Depth:
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
         """The last output that can be a map: heads that refine give the finest last."""
-        maps = [
-            spec
-            for spec in outputs
-            if spec.dtype.startswith("float") and (len(spec.shape) == 3 or (len(spec.shape) == 4 and spec.shape[1] == 1))
-        ]
+        maps = [spec for spec in outputs if _is_map(spec)]
         if not maps:
             raise unfit(self.name, outputs, "a map of (batch, height, width) floats")
         found: dict[str, Role] = dict.fromkeys((spec.name for spec in outputs), "tensor")
@@ -66,3 +62,8 @@ class Depth:
         if depth is None:
             raise unfit(self.name, asked.outputs, "depth")
         return Distances(np.asarray(depth.reshape(depth.shape[-2:]), np.float32), asked)
+
+
+def _is_map(spec: TensorSpec) -> bool:
+    flat = len(spec.shape) == 3 or (len(spec.shape) == 4 and spec.shape[1] == 1)
+    return flat and spec.dtype.startswith("float")

@@ -34,6 +34,9 @@ class Find:
     def record(self) -> dict[str, Any]:
         return {**vars(self), "box": list(self.box)}
 
+    def words(self) -> str:
+        return f"{self.label} {self.score:.1%} at {' '.join(f'{side:.0f}' for side in self.box)}"
+
 
 @dataclass(frozen=True)
 class Finds:
@@ -46,9 +49,8 @@ class Finds:
         return {"objects": [find.record() for find in self.finds]}
 
     def words(self) -> str:
-        shown = [f"{find.label} {find.score:.1%} at {' '.join(f'{side:.0f}' for side in find.box)}" for find in self.finds]
-        more = f", and {len(shown) - self.top} more" if len(shown) > self.top else ""
-        return (", ".join(shown[: self.top]) + more) or "no object"
+        more = f", and {len(self.finds) - self.top} more" if len(self.finds) > self.top else ""
+        return (", ".join(find.words() for find in self.finds[: self.top]) + more) or "no object"
 
     def drawn(self, image: Array) -> Array | None:
         """The boxes in the colours of their classes."""
@@ -58,7 +60,8 @@ class Finds:
         pen, width = ImageDraw.Draw(picture), max(1, round(min(image.shape[:2]) / 200))
         for find in reversed(self.finds):  # the surest on top
             pen.rectangle(find.box, outline=colour(find.index), width=width)
-            pen.text((find.box[0] + 2 * width, find.box[1] + width), f"{find.label} {find.score:.0%}", colour(find.index))
+            corner = find.box[0] + 2 * width, find.box[1] + width
+            pen.text(corner, f"{find.label} {find.score:.0%}", colour(find.index))
         return np.asarray(picture)
 
 

@@ -23,7 +23,8 @@ class Embedding:
     shapes: dict[str, tuple[int, ...]]
 
     def record(self) -> dict[str, Any]:
-        return {"embedding": [float(value) for value in self.vector], "shapes": {k: list(v) for k, v in self.shapes.items()}}
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        return {"embedding": [float(value) for value in self.vector], "shapes": shapes}
 
     def words(self) -> str:
         numbers = " ".join(f"{value:.3g}" for value in self.vector[:4])

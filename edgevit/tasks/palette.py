@@ -8,7 +8,7 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array
 
-GOLDEN_TURN = 0.618033988749895  # of the hue circle: neighbours in number are far apart in hue, for any number of classes
+GOLDEN_TURN = 0.618033988749895  # of the hue circle: neighbours are far apart, however many there are
 OPACITY = 0.55
 
 

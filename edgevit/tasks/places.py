@@ -22,7 +22,7 @@ def back_to_image(decided: Array, asked: Asked, *, outside: int) -> Array:
 
 
 def _nearest(length: int, first: float, last: float, count: int) -> tuple[Array, Array]:
-    """For each of ``length`` pixels which of ``count`` values over [first, last) it takes, and whether it is in there."""
+    """For each of ``length`` pixels which of ``count`` values over [first, last) it takes, and if it lies there."""
     middle = np.arange(length) + 0.5
     inside = (middle >= first) & (middle < last)
     picks = np.floor((middle - first) / (last - first) * count).astype(np.int64)
@@ -37,4 +37,5 @@ def boxes_in_image(boxes: Array, asked: Asked, *, unit: bool) -> Array:
     scale = np.array([(right - left) / width, (bottom - top) / height] * 2)
     found = boxes.astype(np.float64) * scale + np.array([left, top] * 2)
     limits = np.array([asked.size[1], asked.size[0]] * 2, np.float64)
-    return np.clip(found, 0.0, limits)
+    cut: Array = np.clip(found, 0.0, limits)
+    return cut

@@ -44,5 +44,9 @@ class Tensors:
 
 
 def _figures(value: Array) -> dict[str, Any]:
-    found = [float(value.min()), float(value.mean()), float(value.max())] if value.size else [0.0] * 3
-    return {"shape": list(value.shape), "dtype": str(value.dtype), **dict(zip(("min", "mean", "max"), found, strict=True))}
+    figures = {"min": value.min(), "mean": value.mean(), "max": value.max()} if value.size else {}
+    return {
+        "shape": list(value.shape),
+        "dtype": str(value.dtype),
+        **{name: float(figures.get(name, 0.0)) for name in ("min", "mean", "max")},
+    }

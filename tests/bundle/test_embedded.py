@@ -158,8 +158,8 @@ def test_a_sub_model_and_a_fusion_head_are_artifacts_whose_roles_say_what_they_a
     ]
     assert [(one.name, one.role, one.shape) for one in fusion.outputs] == [("logits", "logits", (1, 10))]
     assert {part.parity.status, fusion.parity.status} == {"verified"}
-    assert (part.model.task, part.model.classes) == ("classifier", 6)
-    assert (fusion.model.task, fusion.model.classes) == ("classifier", 10)
+    assert (part.model.task, part.model.classes) == ("classify", 6)
+    assert (fusion.model.task, fusion.model.classes) == ("classify", 10)
     assert part.labels == ("none of mine", *CLASSES[0])
     assert fusion.labels == LABELS
 

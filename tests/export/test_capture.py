@@ -61,13 +61,13 @@ def vectors(rows: int = 4) -> dict[str, np.ndarray]:
 
 
 def test_a_classifier_is_image_to_logits() -> None:
-    captured = capture(Net(), images(), ONE, classifier=True)
+    captured = capture(Net(), images(), ONE, alone="logits")
     assert [(spec.name, spec.role, spec.shape) for spec in captured.inputs] == [("image", "image", (1, 3, 8, 8))]
     assert [(spec.name, spec.role, spec.shape) for spec in captured.outputs] == [("logits", "logits", (1, 5))]
 
 
 def test_a_dynamic_batch_is_an_axis_called_batch_and_runs_at_any_size() -> None:
-    captured = capture(Net(), images(1), RANGE, classifier=True)
+    captured = capture(Net(), images(1), RANGE, alone="logits")
     assert captured.inputs[0].shape[0] == captured.outputs[0].shape[0] == "batch"
     program = program_module(captured.program)
     for rows in (1, 3, 8):
@@ -92,7 +92,7 @@ def test_a_dynamic_batch_is_an_axis_called_batch_and_runs_at_any_size() -> None:
     ],
 )
 def test_outputs_are_named_after_what_is_returned(make, names: list[str]) -> None:
-    assert [spec.name for spec in capture(Returns(make), vectors(), ONE, classifier=False).outputs] == names
+    assert [spec.name for spec in capture(Returns(make), vectors(), ONE).outputs] == names
 
 
 @pytest.mark.parametrize(
@@ -109,32 +109,32 @@ def test_outputs_are_named_after_what_is_returned(make, names: list[str]) -> Non
 )
 def test_anything_but_tensors_is_declined_by_name(make, said: str) -> None:
     with pytest.raises(Unsupported, match=said) as caught:
-        capture(Returns(make), vectors(), ONE, classifier=False)
+        capture(Returns(make), vectors(), ONE)
     assert caught.value.hint
 
 
 def test_a_model_that_fixes_its_batch_is_declined_with_the_way_out() -> None:
     fixed = Returns(lambda x: x.reshape(2, 6) if x.shape[0] == 2 else x)
     with pytest.raises(Unsupported, match="cannot take a dynamic batch") as caught:
-        capture(fixed, vectors(), RANGE, classifier=False)
+        capture(fixed, vectors(), RANGE)
     assert caught.value.hint == "export with --batch 1"
 
 
 def test_a_model_that_branches_on_values_fails_in_one_line() -> None:
     branching = Returns(lambda x: x if x.sum() > 0 else -x)
     with pytest.raises(ExportFailed, match=r"torch\.export cannot trace") as caught:
-        capture(branching, vectors(), ONE, classifier=False)
+        capture(branching, vectors(), ONE)
     assert "\n" not in str(caught.value)
 
 
 def test_inputs_that_do_not_fit_are_said_with_their_shape() -> None:
     with pytest.raises(ExportFailed, match=r"shape \(1, 6\) float32"):
-        capture(Net(), vectors(), ONE, classifier=False)
+        capture(Net(), vectors(), ONE)
 
 
 def test_ragged_inputs_are_refused() -> None:
     with pytest.raises(UsageError, match="same number of rows"):
-        capture(Net(), {"a": np.zeros((2, 1)), "b": np.zeros((3, 1))}, ONE, classifier=False)
+        capture(Net(), {"a": np.zeros((2, 1)), "b": np.zeros((3, 1))}, ONE)
 
 
 def test_baked_preprocessing_equals_normalising_outside() -> None:
@@ -144,7 +144,7 @@ def test_baked_preprocessing_equals_normalising_outside() -> None:
     baked = bake_preprocess(net, preprocess)
     outside = torch.from_numpy(preprocess.normalise(pixels).transpose(0, 3, 1, 2).copy())
     torch.testing.assert_close(baked(torch.from_numpy(pixels)), net(outside))
-    captured = capture(baked, {"image": pixels}, ONE, classifier=True)
+    captured = capture(baked, {"image": pixels}, ONE, alone="logits")
     assert captured.inputs[0].dtype == "uint8"
     assert captured.inputs[0].shape == (1, 8, 8, 3)
 

@@ -169,7 +169,7 @@ def baked(batch=ONE):
     preprocess = Preprocess(size=(16, 16), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     module = bake_preprocess(Vit(), preprocess)
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
-    return capture(module, {"image": pixels}, batch, classifier=True), pixels
+    return capture(module, {"image": pixels}, batch, alone="logits"), pixels
 
 
 def test_a_picture_input_is_an_rgb_image_with_the_normalisation_inside(tmp_path):

@@ -67,7 +67,7 @@ class Mask(nn.Module):
 
 def test_a_bool_input_is_declined(tmp_path):
     given = {"x": np.ones((16, 4), np.float32), "mask": np.ones((16, 4), bool)}
-    found = capture(Mask(), given, RANGE, classifier=False)
+    found = capture(Mask(), given, RANGE)
     with pytest.raises(Unsupported, match="mask is bool"):
         build(found, tmp_path)
 
@@ -84,7 +84,7 @@ def test_a_picture_input_takes_one_image(tmp_path):
             return image.float().mean((1, 2))
 
     pixels = np.zeros((16, 8, 8, 3), np.uint8)
-    found = capture(Pixels(), {"image": pixels}, RANGE, classifier=True)
+    found = capture(Pixels(), {"image": pixels}, RANGE, alone="logits")
     with pytest.raises(Unsupported, match="one image per call") as caught:
         build(found, tmp_path, image_input=True)
     assert "--batch 1" in (caught.value.hint or "")

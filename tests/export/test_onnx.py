@@ -57,7 +57,7 @@ class Vit(nn.Module):
 def captured(batch: BatchRange = ONE, gain: float = 1.0, module: nn.Module | None = None):
     torch.manual_seed(0)
     images = np.random.default_rng(0).standard_normal((16, 3, 16, 16)).astype(np.float32)
-    return capture(module or Vit(gain), {"image": images}, batch, classifier=True, metadata={"model": "tiny"})
+    return capture(module or Vit(gain), {"image": images}, batch, alone="logits", metadata={"model": "tiny"})
 
 
 def build(folder: Path, found, precision: str = "fp32", **options):

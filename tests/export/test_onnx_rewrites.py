@@ -70,7 +70,7 @@ def graph(module: nn.Module) -> ir.Model:
 @cache
 def _exported(module: nn.Module) -> bytes:
     """The unoptimised graph, made once for each of the modules below."""
-    captured = capture(module, {"x": rows()}, BatchRange(min=1, max=4), classifier=False)
+    captured = capture(module, {"x": rows()}, BatchRange(min=1, max=4))
     return ir.to_proto(build_graph(captured, 20, optimize=False)).SerializeToString()
 
 

@@ -33,7 +33,7 @@ class Block(nn.Module):
 def captured(module: nn.Module, scale: float = 1.0):
     torch.manual_seed(0)
     rows = (np.random.default_rng(0).standard_normal((16, 5, 8)) * scale).astype(np.float32)
-    return capture(module, {"x": rows}, ONE, classifier=False)
+    return capture(module, {"x": rows}, ONE)
 
 
 def test_the_scan_finds_the_largest_magnitude_of_every_row() -> None:
@@ -93,5 +93,5 @@ def test_weights_that_underflow_or_overflow_are_named() -> None:
 def test_a_baked_normalisation_stays_in_float32() -> None:
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
     pixels = np.random.default_rng(0).integers(0, 256, (16, 6, 6, 3), dtype=np.uint8)
-    found = capture(bake_preprocess(net, Preprocess(size=(6, 6))), {"image": pixels}, ONE, classifier=True)
+    found = capture(bake_preprocess(net, Preprocess(size=(6, 6))), {"image": pixels}, ONE, alone="logits")
     assert set(plan_fp16(found, scan_activations(found)).kept()) == {"normalise"}

@@ -41,7 +41,7 @@ RTX = FLAVORS["rtx"]
 def captured(name: str, batch: BatchRange) -> Capture:
     deploy = edgevit.reparameterize(edgevit.create_model(name, weights="digits"))
     images = np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32)
-    return capture(deploy, {"image": images}, batch, classifier=True)
+    return capture(deploy, {"image": images}, batch, alone="logits")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_pixels_go_in_as_bytes_where_preprocessing_is_baked_and_one_capability_m
     deploy = edgevit.reparameterize(edgevit.create_model("fmvit_nano", weights="digits"))
     pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     baked = bake_preprocess(deploy, Preprocess(size=(32, 32)))
-    built = write(capture(baked, {"image": pixels}, ONE, classifier=True), tmp_path, **QUICK)
+    built = write(capture(baked, {"image": pixels}, ONE, alone="logits"), tmp_path, **QUICK)
     image = stored(tmp_path)["ends"][0]
     assert (image["dtype"], image["shape"]) == ("uint8", [1, 32, 32, 3])
     assert built.lock["sm"] == [89]

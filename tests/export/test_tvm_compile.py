@@ -56,7 +56,7 @@ class Mixed(nn.Module):
 
 def program_of(model: nn.Module, batch: BatchRange = FIXED, size: int = 18) -> Any:
     rows = np.random.default_rng(0).normal(size=(16, 3, size, size)).astype(np.float32)
-    return capture(model.eval(), {"image": rows}, batch, classifier=True)
+    return capture(model.eval(), {"image": rows}, batch, alone="logits")
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -145,7 +145,7 @@ def test_modules_of_a_model_with_its_normalisation_inside_are_the_model_s_own() 
     model = nn.Sequential(nn.Flatten(), nn.Linear(27, 5))
     preprocess = Preprocess(size=(3, 3), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), crop="squash")
     rows = np.random.default_rng(0).integers(0, 256, (16, 3, 3, 3), np.uint8)
-    captured = capture(bake_preprocess(model, preprocess), {"image": rows}, FIXED, classifier=True)
+    captured = capture(bake_preprocess(model, preprocess), {"image": rows}, FIXED, alone="logits")
     _, found = compiling.lower_with_origins(captured.program, baked=True)
     assert [origin.module for origin in found if "matmul" in origin.kernel] == ["1"]
 

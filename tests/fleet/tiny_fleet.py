@@ -127,7 +127,7 @@ def _member(
         target="onnx",
         entry="model.onnx",
         model={
-            "name": folder.name, "task": "classifier", "image_size": steps.size if steps else None,
+            "name": folder.name, "task": "classify", "image_size": steps.size if steps else None,
             "classes": len(labels), "macs": 1000,
             "params": sum(int(np.prod(constant.dims)) for constant in graph.graph.initializer),
         },

@@ -20,24 +20,25 @@ from torch.utils.weak import WeakIdKeyDictionary
 Named = Mapping[str, Any]  # a call's arguments, by the names that its operator has for them
 
 
-def _operators(names: str) -> frozenset[Any]:
+def operators(names: str) -> frozenset[Any]:
+    """torch's operators of these names, in all their overloads."""
     return frozenset(getattr(torch.ops.aten, name) for name in names.split())
 
 
 # What only moves values: their margins are moved in the same way.
-_MOVES = _operators(
+_MOVES = operators(
     "alias view _unsafe_view reshape _reshape_alias permute transpose t squeeze unsqueeze expand select slice clone"
     " contiguous flip roll cat stack detach split split_with_sizes unbind index_select repeat unfold constant_pad_nd"
     " upsample_nearest2d _upsample_nearest_exact2d"
 )
 # What makes one value of several: it may change with any of them.
-_JOINS = _operators(
+_JOINS = operators(
     "bitwise_and bitwise_or bitwise_xor bitwise_not logical_and logical_or logical_xor logical_not gt ge lt le eq ne"
     " add sub rsub mul div remainder floor_divide neg clamp clamp_min clamp_max minimum maximum where"
 )
-_LOOKUPS = _operators("_to_copy embedding gather index")
-_REDUCES = _operators("all any amax amin sum")
-_COMPARES = _operators("gt ge lt le eq ne")
+_LOOKUPS = operators("_to_copy embedding gather index")
+_REDUCES = operators("all any amax amin sum")
+_COMPARES = operators("gt ge lt le eq ne")
 
 
 class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -14,14 +14,14 @@ from edgevit.errors import Unsupported
 _WRAP = "wrap the model so that it returns tensors, alone or in tuples, lists, dicts or data classes"
 
 
-def named_outputs(result: Any, classifier: bool) -> dict[str, Tensor]:
-    """The tensors by name: one alone is ``logits`` or ``output``, of a tuple ``output_0`` …, of a dict its own keys.
+def named_outputs(result: Any, alone: str = "output") -> dict[str, Tensor]:
+    """The tensors by name: one ``alone`` as is said, of a tuple ``output_0`` …, of a dict its own keys.
 
     Fields of data classes and named tuples are keys; what is nested has the names of its way joined by "_". None (an
     auxiliary head in eval mode) is no output. Unsupported for anything else, or where nothing is left.
     """
     if isinstance(result, Tensor):
-        return {"logits" if classifier else "output": _dense("output", result)}
+        return {alone: _dense("output", result)}
     found: dict[str, Tensor] = {}
     for name, value in _named_leaves(result, ""):
         while name in found:

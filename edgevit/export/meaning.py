@@ -1,0 +1,89 @@
+"""What a model's outputs mean: the task that was asked for, that the model says, or that its outputs look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgevit.artifact.manifest import TensorSpec
+from edgevit.errors import Unsupported
+from edgevit.export.capture import run
+from edgevit.export.rows import Rows
+from edgevit.models.eager.copying import copied
+from edgevit.models.eager.outputs import named_outputs
+from edgevit.models.eager.promotion import in_full
+from edgevit.models.spec import ModelSpec
+from edgevit.request import ExportRequest
+from edgevit.tasks.base import Task, load_task
+
+GUESSED = "its outputs look like those of the task {}; --task says otherwise"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A model's task, and whether somebody said so."""
+
+    task: Task
+    said: bool
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed, in sentences."""
+        return () if self.said else (GUESSED.format(self.task.name),)
+
+    def named(self, outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        """The outputs with their roles. Unsupported where somebody said what they are, and they are not."""
+        try:
+            roles = self.task.roles(outputs)
+        except Unsupported:
+            if self.said:
+                raise
+            roles = load_task("tensors").roles(outputs)
+        return tuple(spec.model_copy(update={"role": roles[spec.name]}) for spec in outputs)
+
+
+def meaning_of(source: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRequest) -> Meaning:
+    """The task of a model, from what is known of it, else from one run on the first row."""
+    asked = request.task or spec.task
+    if asked is not None:
+        return Meaning(load_task(asked), said=True)
+    if spec.num_classes is not None:
+        return Meaning(load_task("classify"), said=_is_published(spec) or bool(spec.labels or request.labels))
+    if request.inputs is not None:  # what is made of other things than images has no name here
+        return Meaning(load_task("tensors"), said=True)
+    arguments = tuple(torch.from_numpy(np.array(array[:1])) for array in rows.inputs.values())
+    with in_full():
+        result = run(copied(source), arguments)
+    return Meaning(load_task(_guess(named_outputs(result), isinstance(result, Tensor), arguments)), said=False)
+
+
+def _is_published(spec: ModelSpec) -> bool:
+    return spec.source not in ("file", "module")
+
+
+def _guess(outputs: dict[str, Tensor], alone: bool, arguments: tuple[Tensor, ...]) -> str:
+    """The name of a task. In doubt "tensors": a wrong name is worse than none."""
+    names, first = set(outputs), next(iter(outputs.values()))
+    if {"boxes", "scores", "labels"} <= names or {"pred_boxes", "pred_logits"} <= names:
+        return "detect"
+    if alone and first.is_floating_point() and first.ndim == 2:
+        return "embed"
+    if alone and not first.is_floating_point() and first.dtype is not torch.bool and first.ndim == 3:
+        return "segment"
+    if alone and first.is_floating_point() and _is_picture(first, arguments):
+        return "restore"
+    return "tensors"
+
+
+def _is_picture(value: Tensor, arguments: tuple[Tensor, ...]) -> bool:
+    """Whether a model gives what it takes: one picture of three channels, of its size or a multiple of it."""
+    if len(arguments) != 1 or value.ndim != 4 or arguments[0].ndim != 4:
+        return False
+    if value.shape[1] != 3 or arguments[0].shape[1] != 3:
+        return False
+    (height, width), (taken_height, taken_width) = value.shape[2:], arguments[0].shape[2:]
+    return height % taken_height == 0 and width % taken_width == 0 and height // taken_height == width // taken_width
