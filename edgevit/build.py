@@ -133,6 +133,7 @@ def export(
     image_size: int | tuple[int, int] | None = None,
     preprocess: Any = None,
     labels: Sequence[str] | None = None,
+    task: str | None = None,
     force: bool = False,
     verify: bool = True,
     inputs: Mapping[str, Array] | None = None,
@@ -143,12 +144,12 @@ def export(
 ) -> Artifact:
     """Build ``target`` from a model (a name, or a module), prove that it computes the same, and publish it at ``out``.
 
-    ``batch`` is a number or a range "1-8". ``preprocess`` is a ``Preprocess``, or a dict of what differs from the
-    model's own: ``{"mean": 0.5, "std": 0.5, "crop": "squash", "interpolation": "bilinear", "range": "0-255"}``.
-    ``inputs`` are arrays (16 rows or more) by argument name, for models that take no image. The proof compares the
-    artifact with the model as given (before re-parameterisation) in float64 on real images: ``data``, else what the
-    checkpoint was trained on, else "samples". On failure the folder is kept as ``OUT.failed``. Raises the tree of
-    ``edgevit.errors``.
+    ``task`` says what the outputs mean, where the model does not. ``batch`` is a number or a range "1-8".
+    ``preprocess`` is a ``Preprocess``, or a dict of what differs from the model's own:
+    ``{"mean": 0.5, "std": 0.5, "crop": "squash", "interpolation": "bilinear", "range": "0-255"}``. ``inputs`` are
+    arrays (16 rows or more) by argument name, for models that take no image. The proof compares the artifact with the
+    model as given (before re-parameterisation) in float64 on real images: ``data``, else what the checkpoint was trained
+    on, else "samples". On failure the folder is kept as ``OUT.failed``. Raises the tree of ``edgevit.errors``.
     """
     request = ExportRequest(
         model=ModelChoice(model, image_size=image_sides(image_size), steps=steps_of(preprocess)),
@@ -159,6 +160,7 @@ def export(
         form=form,
         bake_preprocess=bake_preprocess,
         labels=tuple(labels) if labels is not None else None,
+        task=task,
         inputs=inputs,
         data=data,
         out=Path(out) if out is not None else None,

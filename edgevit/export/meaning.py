@@ -1,16 +1,11 @@
-"""What a model's outputs mean: the task that was asked for, that the model says, or that its outputs look like."""
+"""The task of a torch model: as was asked for, as it says, or as its outputs look."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgevit.artifact.manifest import TensorSpec
-from edgevit.errors import Unsupported
 from edgevit.export.capture import run
 from edgevit.export.rows import Rows
 from edgevit.models.eager.copying import copied
@@ -18,32 +13,8 @@ from edgevit.models.eager.outputs import named_outputs
 from edgevit.models.eager.promotion import in_full
 from edgevit.models.spec import ModelSpec
 from edgevit.request import ExportRequest
-from edgevit.tasks.base import Task, load_task
-
-GUESSED = "its outputs look like those of the task {}; --task says otherwise"
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """A model's task, and whether somebody said so."""
-
-    task: Task
-    said: bool
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was assumed, in sentences."""
-        return () if self.said else (GUESSED.format(self.task.name),)
-
-    def named(self, outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        """The outputs with their roles. Unsupported where somebody said what they are, and they are not."""
-        try:
-            roles = self.task.roles(outputs)
-        except Unsupported:
-            if self.said:
-                raise
-            roles = load_task("tensors").roles(outputs)
-        return tuple(spec.model_copy(update={"role": roles[spec.name]}) for spec in outputs)
+from edgevit.tasks.base import load_task
+from edgevit.tasks.meaning import Meaning
 
 
 def meaning_of(source: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRequest) -> Meaning:
@@ -51,8 +22,10 @@ def meaning_of(source: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRe
     asked = request.task or spec.task
     if asked is not None:
         return Meaning(load_task(asked), said=True)
+    if request.labels:
+        return Meaning(load_task("classify"), said=True)
     if spec.num_classes is not None:
-        return Meaning(load_task("classify"), said=_is_published(spec) or bool(spec.labels or request.labels))
+        return Meaning(load_task("classify"), said=_is_published(spec) or bool(spec.labels))
     if request.inputs is not None:  # what is made of other things than images has no name here
         return Meaning(load_task("tensors"), said=True)
     arguments = tuple(torch.from_numpy(np.array(array[:1])) for array in rows.inputs.values())

@@ -54,6 +54,10 @@ Out = Annotated[
     ),
 ]
 Labels = Annotated[Path | None, of_model("--labels", help="Class names: one a line, or JSON.")]
+Task = Annotated[
+    str | None,
+    of_model("--task", help="What the outputs mean: classify, embed, segment, detect, restore, depth, tensors."),
+]
 Form = Annotated[str, of_model("--form", help="deploy (re-parameterised) or train.")]
 BakePreprocess = Annotated[
     bool, of_model("--bake-preprocess", help="Take uint8 NHWC pixels and normalise inside the graph.")
@@ -77,6 +81,7 @@ def export(
     image_size: ImageSize = None,
     classes: Classes = None,
     labels: Labels = None,
+    task: Task = None,
     option: ExporterOptions = None,
     form: Form = "deploy",
     bake_preprocess: BakePreprocess = False,
@@ -101,9 +106,9 @@ def export(
     names = resolve_targets(target, chosen.format)
     request = ExportRequest(
         chosen, names, precision, parse_batch(batch), split_options(option or (), names), form=cast("Any", form),
-        bake_preprocess=bake_preprocess, labels=read_labels(labels), data=data, out=out, parent="all" in target,
-        force=force, verify=verify, require_verified=require_verified, threads=threads, timeout_s=timeout,
-        cache=cache,
+        bake_preprocess=bake_preprocess, labels=read_labels(labels), task=task, data=data, out=out,
+        parent="all" in target, force=force, verify=verify, require_verified=require_verified, threads=threads,
+        timeout_s=timeout, cache=cache,
     )  # fmt: skip
     (_rehearsed if dry_run else _exported)(request, json)
 

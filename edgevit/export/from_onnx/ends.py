@@ -185,10 +185,10 @@ def input_spec(name: str, array: Array, batch: BatchRange, *, image: bool) -> Te
     return _spec(name, array, batch, "image" if image else "tensor")
 
 
-def output_spec(name: str, array: Array, batch: BatchRange, *, logits: bool) -> TensorSpec:
+def output_spec(name: str, array: Array, batch: BatchRange) -> TensorSpec:
     """What the manifest says of an output, from its answers. Unsupported for a type that no artifact holds."""
     checked_dtype(str(array.dtype), f"output {printable(name)}")
-    return _spec(name, array, batch, "logits" if logits else "tensor")
+    return _spec(name, array, batch, "tensor")
 
 
 def _spec(name: str, array: Array, batch: BatchRange, role: Any) -> TensorSpec:

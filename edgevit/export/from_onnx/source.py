@@ -36,6 +36,8 @@ from edgevit.printable import printable
 from edgevit.registry import own_version
 from edgevit.request import ExportRequest
 from edgevit.steps import Steps
+from edgevit.tasks.base import load_task
+from edgevit.tasks.meaning import Meaning
 
 ASSUMED_SIZE = (224, 224)
 SIZE_NOTE = "it says no image size, so 224×224 is assumed; --image-size sets another"
@@ -117,14 +119,18 @@ class Source:
         return Graph(
             model=original.graph,
             inputs=tuple(input_spec(name, array, batch, image=image) for name, array in rows.inputs.items()),
-            outputs=tuple(
-                output_spec(name, array, batch, logits=classes is not None)
-                for name, array in reference.whole.outputs.items()
+            outputs=self.meaning(classes).named(
+                [output_spec(name, array, batch) for name, array in reference.whole.outputs.items()]
             ),
             batch=batch,
             calibration=rows.inputs,
             metadata=self._metadata(labels),
         )
+
+    def meaning(self, classes: int | None) -> Meaning:
+        """What the outputs mean: as was asked for, else scores where the model tells classes apart."""
+        asked = self.request.task
+        return Meaning(load_task(asked or ("tensors" if classes is None else "classify")), said=asked is not None)
 
     def _metadata(self, labels: tuple[str, ...] | None) -> dict[str, str]:
         """Strings for the model file: its own, and ours."""
@@ -141,7 +147,7 @@ class Source:
             name=self.name,
             source="onnx",
             form=self.request.form,
-            task="classifier" if classes is not None else "tensors",
+            task=self.meaning(classes).task.name,
             image_size=self.preprocess.size if self.preprocess else None,
             classes=classes,
             params=count_weights(original.graph),
