@@ -145,11 +145,11 @@ def export(
     """Build ``target`` from a model (a name, or a module), prove that it computes the same, and publish it at ``out``.
 
     ``task`` says what the outputs mean, where the model does not. ``batch`` is a number or a range "1-8".
-    ``preprocess`` is a ``Preprocess``, or a dict of what differs from the model's own:
-    ``{"mean": 0.5, "std": 0.5, "crop": "squash", "interpolation": "bilinear", "range": "0-255"}``. ``inputs`` are
-    arrays (16 rows or more) by argument name, for models that take no image. The proof compares the artifact with the
-    model as given (before re-parameterisation) in float64 on real images: ``data``, else what the checkpoint was trained
-    on, else "samples". On failure the folder is kept as ``OUT.failed``. Raises the tree of ``edgevit.errors``.
+    ``preprocess`` is a ``Preprocess``, or a dict of what differs from the model's own: ``{"mean": 0.5, "std": 0.5,
+    "crop": "squash", "interpolation": "bilinear", "range": "0-255"}``. ``inputs`` are arrays (16 rows or more) by
+    argument name, for models that take no image. The proof compares the artifact with the model as given (before
+    re-parameterisation) in float64 on real images: ``data``, else what the checkpoint was trained on, else "samples".
+    On failure the folder is kept as ``OUT.failed``. Raises the tree of ``edgevit.errors``.
     """
     request = ExportRequest(
         model=ModelChoice(model, image_size=image_sides(image_size), steps=steps_of(preprocess)),
