@@ -73,7 +73,7 @@ def test_a_link_out_of_the_folder_is_refused(make_artifact, tmp_path: Path) -> N
 def test_a_newer_schema_is_refused_with_the_upgrade_line(make_artifact) -> None:
     folder = make_artifact()
     edit(folder, schema_version=3, something_new={})
-    with pytest.raises(BadArtifact, match="schema 2") as caught:
+    with pytest.raises(BadArtifact, match="schema 3") as caught:
         Artifact.open(folder)
     assert caught.value.hint == newer_line()
 

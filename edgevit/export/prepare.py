@@ -18,7 +18,7 @@ from edgevit.export.cache.fold import folded
 from edgevit.export.cache.recall import Recall, recall_for
 from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture
-from edgevit.export.meaning import Meaning, meaning_of
+from edgevit.export.meaning import meaning_of
 from edgevit.export.prepared import Answers, Noise, Prepared
 from edgevit.export.reference import answers, logits_of, noise
 from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, labelled, tensor_rows
@@ -29,6 +29,7 @@ from edgevit.models.spec import ModelSpec, spec_of
 from edgevit.models.threads import torch_threads
 from edgevit.registry import own_version
 from edgevit.request import ExportRequest
+from edgevit.tasks.meaning import Meaning
 
 threads = torch_threads  # of a ``Way``, as ``check`` is
 

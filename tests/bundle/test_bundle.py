@@ -113,7 +113,7 @@ def test_a_missing_member_is_named_and_can_be_done_without(bundle: Path) -> None
 def test_newer_schemas_are_refused_by_name(bundle: Path) -> None:
     manifest = json.loads((bundle / "part-1" / MANIFEST).read_text())
     (bundle / "part-1" / MANIFEST).write_text(json.dumps(manifest | {"schema_version": 3}))
-    with pytest.raises(BadArtifact, match="part-1 has manifest schema 2"):
+    with pytest.raises(BadArtifact, match="part-1 has manifest schema 3"):
         Bundle.open(bundle)
     edit(bundle, lambda record: record.update(schema_version=2))
     with pytest.raises(BadArtifact, match="has bundle schema 2; this edgevit reads up to 1"):
