@@ -20,6 +20,9 @@ from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, unbaked
 from edgevit.export.coreml.operators import is_known
 from edgevit.export.coreml.quiet import silence
+from edgevit.export.legalise import in_known_operators
+from edgevit.export.legalise.refusals import named
+from edgevit.export.legalise.targets import RULES
 from edgevit.export.precision import module_path
 
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.detach.default)
@@ -56,10 +59,7 @@ def prepare(capture: Capture) -> Source:
 
 def _in_known_operators(captured: ExportedProgram) -> ExportedProgram:
     """Whole operators where coremltools knows them, PyTorch's own decompositions of those that it does not."""
-    program: ExportedProgram = captured.run_decompositions({})
-    if unknown := _unknown(program):
-        table = torch.export.default_decompositions()
-        program = program.run_decompositions({target: table[target] for target in unknown if target in table})
+    program = in_known_operators(captured, RULES["coreml"], lambda node: node.target in _ALIASES or is_known(node))
     _check_operators(program)
     return program
 
@@ -89,9 +89,9 @@ def _unknown(program: ExportedProgram) -> dict[fx.node.Target, fx.Node]:
 
 def _check_operators(program: ExportedProgram) -> None:
     if missing := _unknown(program):
-        named = ", ".join(f"{target} (in {module_path(node) or 'the model'})" for target, node in missing.items())
+        told = ", ".join(named(node) for node in missing.values())
         raise Unsupported(
-            f"coremltools has no translation of {named}",
+            f"coremltools has no translation of {told}",
             hint="write the model without it, or export to onnx or tvm",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,6 +43,20 @@ def all_of(self: Tensor) -> Tensor:
 
 def any_of(self: Tensor) -> Tensor:
     return any_dim(self.reshape(-1), 0)
+
+
+def bitwise(logical: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor | Any]:
+    """``&``, ``|`` and ``^`` of booleans."""
+
+    def written(self: Tensor, other: Tensor) -> Tensor | Any:
+        both = self.dtype is torch.bool and other.dtype is torch.bool
+        return logical(self, other) if both else NotImplemented
+
+    return written
+
+
+def bitwise_not(self: Tensor) -> Tensor | Any:
+    return torch.logical_not(self) if self.dtype is torch.bool else NotImplemented
 
 
 def batch_norm(
@@ -124,6 +139,18 @@ BOOLEAN_RULES = {
     aten.any.dim: Rule(any_dim),
     aten.any.dims: Rule(any_dim),
     aten.any.default: Rule(any_of),
+}
+LOGICAL_RULES = {
+    **{
+        operator: Rule(bitwise(logical))
+        for operators, logical in (
+            ((aten.__and__.Tensor, aten.bitwise_and.Tensor), torch.logical_and),
+            ((aten.__or__.Tensor, aten.bitwise_or.Tensor), torch.logical_or),
+            ((aten.__xor__.Tensor, aten.bitwise_xor.Tensor), torch.logical_xor),
+        )
+        for operator in operators
+    },
+    aten.bitwise_not.default: Rule(bitwise_not),
 }
 ONE_HOT_RULES = {aten.one_hot.default: Rule(one_hot), aten.scatter.value: Rule(scatter_value)}
 SUBTRACTION_RULES = {aten.rsub.Scalar: Rule(rsub)}

@@ -9,6 +9,7 @@ from edgevit.export.legalise.arithmetic import (
     BATCH_NORM_RULES,
     BOOLEAN_RULES,
     LAYER_NORM_RULES,
+    LOGICAL_RULES,
     ONE_HOT_RULES,
     SUBTRACTION_RULES,
 )
@@ -28,5 +29,11 @@ TVM: Rules = {
     **SAMPLING_RULES,
     **WINDOW_RULES,
 }
+COREML: Rules = {
+    **LOGICAL_RULES,  # coremltools knows them by other names than a program has for them
+    **BOOLEAN_RULES,
+    **ONE_HOT_RULES,
+    **WINDOW_RULES,  # coremltools unfolds by a convolution with (C k²)² weights
+}
 ONNX: Rules = {SCATTER_REDUCE: SCATTER_RULE}  # it has no scattered mean; torch.onnx writes another function for it
-RULES: Mapping[str, Rules] = {"tvm": TVM, "onnx": ONNX}
+RULES: Mapping[str, Rules] = {"tvm": TVM, "coreml": COREML, "onnx": ONNX}

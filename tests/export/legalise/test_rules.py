@@ -16,6 +16,7 @@ from edgevit.export.legalise.arithmetic import (
     BATCH_NORM_RULES,
     BOOLEAN_RULES,
     LAYER_NORM_RULES,
+    LOGICAL_RULES,
     ONE_HOT_RULES,
     SUBTRACTION_RULES,
 )
@@ -114,6 +115,14 @@ def test_pixel_shuffles_are_reshapes(function: Callable[[Tensor], Tensor], chann
 )
 def test_all_and_any_are_counts(function: Callable[[Tensor], Tensor]) -> None:
     assert_written_out(Calls(function), BOOLEAN_RULES, 3, 2, 3, tolerance=0)
+
+
+def test_bits_of_booleans_are_logic() -> None:
+    def function(x: Tensor) -> Tensor:
+        first, second = x > 0, x > 1
+        return (first & ~second) | (second ^ (x > 2))
+
+    assert_written_out(Calls(function), LOGICAL_RULES, 3, 4, tolerance=0)
 
 
 @pytest.mark.parametrize(
