@@ -12,6 +12,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from edgevit.data.targets import Targets
 from edgevit.errors import MissingDependency
 from edgevit.foreign import opened
 from edgevit.images import MAX_BYTES, ImageError, decode
@@ -64,6 +65,7 @@ class LabelledData:
     images   one (H, W, 3) uint8 RGB array each; sizes may differ; folders decode on access
     labels   (N,) int64 indices into ``classes``, or None for images without labels
     cropped  to what one model takes, so that nothing is left to do but its normalisation (``crops:PATH``)
+    targets  what dense data says of each image, None for classes and for images alone; ``classes`` names what they count
     """
 
     name: str
@@ -71,6 +73,7 @@ class LabelledData:
     labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
     classes: tuple[str, ...] | None = None
     cropped: bool = False
+    targets: Targets | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -79,7 +82,8 @@ class LabelledData:
         """The rows at ``indices``, in that order."""
         chosen = np.fromiter(indices, dtype=np.int64)
         labels = None if self.labels is None else self.labels[chosen]
-        return replace(self, images=self.images.take(chosen), labels=labels)
+        targets = None if self.targets is None else self.targets.take(chosen)
+        return replace(self, images=self.images.take(chosen), labels=labels, targets=targets)
 
 
 def _rgb(array: Pixels, index: int) -> Pixels:

@@ -1,0 +1,62 @@
+"""What dense data says of every image: beside classes, which are numbers in ``LabelledData.labels``.
+
+kind       one target
+masks      (H, W) int64, the class of every pixel; ``IGNORE`` where nothing counts
+pictures   (H, W, 3) uint8, what a restored picture should be
+objects    ``Objects``
+depth      (H, W) float32 metres, 0 where unknown
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+
+Kind = Literal["masks", "pictures", "objects", "depth"]
+Array = np.ndarray[Any, Any]
+
+IGNORE = -1
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Everything that is to be found in one image.
+
+    boxes    (n, 4) float64: x0 y0 x1 y1 in pixels
+    classes  (n,) int64
+    masks    (n, H, W) bool, None for data of boxes alone
+    crowd    (n,) bool: many objects under one box, which is neither found nor missed
+    """
+
+    boxes: Array
+    classes: Array
+    masks: Array | None
+    crowd: Array
+
+
+class Targets(Sequence[Any]):
+    """Targets loaded one at a time by ``load(index)``, as ``Images`` are."""
+
+    def __init__(self, kind: Kind, load: Callable[[int], Any], indices: Iterable[int]) -> None:
+        self.kind = kind
+        self._load = load
+        self._indices = [int(index) for index in indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Targets: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return Targets(self.kind, self._load, self._indices[index])
+        return self._load(self._indices[index])
+
+    def take(self, indices: Iterable[int]) -> Targets:
+        """Those at ``indices``, in that order, still unloaded."""
+        return Targets(self.kind, self._load, (self._indices[index] for index in indices))
