@@ -65,7 +65,7 @@ class LabelledData:
     images   one (H, W, 3) uint8 RGB array each; sizes may differ; folders decode on access
     labels   (N,) int64 indices into ``classes``, or None for images without labels
     cropped  to what one model takes, so that nothing is left to do but its normalisation (``crops:PATH``)
-    targets  what dense data says of each image, None for classes and for images alone; ``classes`` names what they count
+    targets  what dense data says of each image, else None; ``classes`` names what they count
     """
 
     name: str
