@@ -70,6 +70,21 @@ def test_the_tanh_form_of_gelu_is_kept(tmp_path):
     assert worst(run(tmp_path, images(1)), eager(Tanh(), images(1))) < 1e-6
 
 
+class Halved(nn.Module):
+    """Places divided as a detector's tail divides queries by classes, and used as places again."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        flat = image.flatten(1)
+        places = flat.argmax(1, keepdim=True)
+        halves = torch.cat([places // 2, torch.div(places, 3, rounding_mode="floor")], 1)
+        return flat.gather(1, halves)
+
+
+def test_integers_divided_by_integers_stay_places(tmp_path):
+    build(captured(Halved()), tmp_path)
+    assert worst(run(tmp_path, images(1)), eager(Halved(), images(1))) == 0
+
+
 @pytest.mark.parametrize("ios", ["16", "17", "18"])
 def test_the_deployment_target_is_what_was_asked_for_and_attention_is_whole_from_18_on(tmp_path, ios):
     build(captured(), tmp_path, ios=ios)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from edgevit.export.coreml.quiet import mb, register_torch_op, sanitize_op_kind, translations
+from edgevit.export.coreml.quiet import frontend, mb, register_torch_op, sanitize_op_kind, translations
 
 
 def is_known(node: fx.Node) -> bool:
@@ -23,3 +23,11 @@ def gelu(context: Any, node: Any) -> None:
     approximate = (node.kwinputs or {}).get("approximate", ("none",))[0]
     mode = "TANH_APPROXIMATION" if approximate == "tanh" else "EXACT"
     context.add(mb.gelu(x=context[node.inputs[0]], mode=mode, name=node.name))
+
+
+# coremltools casts every result to float32, which no gather takes as indices.
+@register_torch_op(torch_alias=["floordiv"], override=True)  # type: ignore[untyped-decorator]
+def floor_divide(context: Any, node: Any) -> None:
+    """``//``: integers of integers."""
+    x, y = frontend.promote_input_dtypes(frontend._get_inputs(context, node, expected=2))
+    context.add(mb.floor_div(x=x, y=y, name=node.name))

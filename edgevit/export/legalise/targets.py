@@ -8,6 +8,7 @@ from edgevit.export.legalise import Rules
 from edgevit.export.legalise.arithmetic import (
     BATCH_NORM_RULES,
     BOOLEAN_RULES,
+    DIVISION_RULES,
     LAYER_NORM_RULES,
     LOGICAL_RULES,
     ONE_HOT_RULES,
@@ -33,6 +34,7 @@ COREML: Rules = {
     **LOGICAL_RULES,  # coremltools knows them by other names than a program has for them
     **BOOLEAN_RULES,
     **ONE_HOT_RULES,
+    **DIVISION_RULES,  # coremltools divides in float32
     **WINDOW_RULES,  # coremltools unfolds by a convolution with (C k²)² weights
 }
 ONNX: Rules = {SCATTER_REDUCE: SCATTER_RULE}  # it has no scattered mean; torch.onnx writes another function for it

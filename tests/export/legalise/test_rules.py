@@ -15,6 +15,7 @@ from edgevit.export.legalise import Rules, calls_of, rewritten
 from edgevit.export.legalise.arithmetic import (
     BATCH_NORM_RULES,
     BOOLEAN_RULES,
+    DIVISION_RULES,
     LAYER_NORM_RULES,
     LOGICAL_RULES,
     ONE_HOT_RULES,
@@ -115,6 +116,12 @@ def test_pixel_shuffles_are_reshapes(function: Callable[[Tensor], Tensor], chann
 )
 def test_all_and_any_are_counts(function: Callable[[Tensor], Tensor]) -> None:
     assert_written_out(Calls(function), BOOLEAN_RULES, 3, 2, 3, tolerance=0)
+
+
+@pytest.mark.parametrize("other", [3, torch.tensor(-2)], ids=["number", "tensor"])
+def test_a_floored_division_of_integers_is_one_of_integers(other: Any) -> None:
+    module = Calls(lambda x: torch.div((x * 10).to(torch.int64), other, rounding_mode="floor"))
+    assert_written_out(module, DIVISION_RULES, 3, 4, tolerance=0)
 
 
 def test_bits_of_booleans_are_logic() -> None:
