@@ -18,11 +18,12 @@ _HINT = "check the path after folder:"
 _HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
 
 
-def _image_files(folder: Path, *, deep: bool) -> list[Path]:
+def image_files(folder: Path, *, deep: bool) -> list[Path]:
+    """The images in a folder in the order of their names, ``deep`` those of its sub-folders too."""
     found: list[Path] = []
     for path in entries(folder, _HINT):
         if deep and path.is_dir() and not path.is_symlink():  # a link may lead round in a circle
-            found += _image_files(path, deep=True)
+            found += image_files(path, deep=True)
         elif path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file():
             found.append(path)
     return found
@@ -38,7 +39,7 @@ def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
     held = [name for name in _HELD_OUT_FOLDERS if name in names]
     if "train" in names and held and names <= {"train", *_HELD_OUT_FOLDERS}:
         return _own_split(path, held[0], spec, split)
-    loose = _image_files(path, deep=False)
+    loose = image_files(path, deep=False)
     if names and not loose:
         return part(_class_folders(path, spec), split, seed)
     if names:
@@ -60,7 +61,7 @@ def _class_folders(path: Path, spec: str, classes: tuple[str, ...] | None = None
     paths: list[Path] = []
     labels: list[int] = []
     for folder in folders:
-        files = _image_files(folder, deep=True)
+        files = image_files(folder, deep=True)
         if not files:
             raise UsageError(f"{folder}: no images for class {folder.name!r}", hint="add some, or remove the folder")
         paths += files

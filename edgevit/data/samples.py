@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -31,19 +32,33 @@ _PHOTOS = (
 )
 
 
+# What is made of photos (scenes, pairs) trains on the others: bundled with every version, one smooth, one full of edges.
+_HELD_OUT = ("flower.jpg", "coffee.png")
+
+
 @cache
 def samples() -> LabelledData:
     """Real colour photos cut into 320×320 corners: first corner of every photo, then the second, …; no labels."""
+    pixels = [decode(path) for path in _files()]
+    crops = [corner for which in range(4) for photo in pixels if (corner := _corner(photo, which)) is not None]
+    return LabelledData("samples", from_arrays(crops))
+
+
+@cache
+def photos(*, held_out: bool) -> tuple[Pixels, ...]:
+    """The whole photos, (H, W, 3) uint8: those that are held out, or those to train on."""
+    return tuple(decode(path) for path in _files() if (path.name in _HELD_OUT) == held_out)
+
+
+def _files() -> list[Path]:
     roots = {
         "sklearn": installed_at("sklearn", "scikit-learn", "the sample photos"),
         "skimage": installed_at("skimage", "scikit-image", "the sample photos"),
     }
-    photos = [path for package, name in _PHOTOS if (path := roots[package] / name).is_file()]
-    if len(photos) < 9:  # some are too low for four corners
+    found = [path for package, name in _PHOTOS if (path := roots[package] / name).is_file()]
+    if len(found) < 9:  # some are too low for four corners
         raise UsageError("the installed scikit-image bundles too few photos", hint="pip install -U scikit-image")
-    pixels = [decode(path) for path in photos]
-    crops = [corner for which in range(4) for photo in pixels if (corner := _corner(photo, which)) is not None]
-    return LabelledData("samples", from_arrays(crops))
+    return found
 
 
 def _corner(photo: Pixels, which: int) -> Pixels | None:

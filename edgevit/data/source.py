@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgevit.data import cifar, folder, npz
+from edgevit.data import cifar, folder, npz, pairs, scenes
 from edgevit.data.digits import digits
 from edgevit.data.labelled import LabelledData, Split, from_array
 from edgevit.data.samples import samples
 from edgevit.data.split import part
 from edgevit.errors import UnknownName, UsageError
 
-SCHEMES = ("digits", "samples", "folder:PATH", "npz:PATH", "cifar10:PATH", "cifar100:PATH")
+SCHEMES = (
+    "digits",
+    "samples",
+    "scenes",
+    "scenes:SIDE",
+    "pairs:samples×2",
+    "pairs:PATH",
+    "folder:PATH",
+    "npz:PATH",
+    "cifar10:PATH",
+    "cifar100:PATH",
+)
 
 
 def open_data(spec: str, *, split: Split = "all", seed: int = 0) -> LabelledData:
@@ -26,7 +37,7 @@ def open_data(spec: str, *, split: Split = "all", seed: int = 0) -> LabelledData
         raise UnknownName("split", split, ("all", "train", "held-out"))
     scheme, path = _parsed(spec)
     if path is None:
-        return part(digits() if scheme == "digits" else samples(), split, seed)
+        return _made(scheme, spec, split, seed)
     return _readers()[scheme](path, spec, split, seed)
 
 
@@ -38,13 +49,33 @@ def check_spec(spec: str) -> None:
 
 
 def _readers() -> dict[str, Callable[[Path, str, Split, int], LabelledData]]:
-    return {"folder": folder.read, "npz": npz.read, "cifar10": _cifar, "cifar100": _cifar, "crops": npz.read_crops}
+    return {
+        "folder": folder.read,
+        "npz": npz.read,
+        "cifar10": _cifar,
+        "cifar100": _cifar,
+        "crops": npz.read_crops,
+        "pairs": pairs.read,
+    }
+
+
+def _made(scheme: str, spec: str, split: Split, seed: int) -> LabelledData:
+    """What installed packages bundle, or is made of it."""
+    if scheme == "scenes":
+        return scenes.read(spec, split, seed)
+    if scale := pairs.scale_of(spec):
+        return pairs.of_samples(spec, scale, split)
+    return part(digits() if scheme == "digits" else samples(), split, seed)
 
 
 def _parsed(spec: str) -> tuple[str, Path | None]:
     """The scheme and the path, None where it takes none."""
     scheme, colon, path = spec.partition(":")
     if scheme in ("digits", "samples") and not colon:
+        return scheme, None
+    if scheme == "scenes":
+        scenes.options(spec)
+    if scheme == "scenes" or pairs.scale_of(spec):
         return scheme, None
     known = _readers()
     if scheme not in known and colon:
