@@ -71,7 +71,7 @@ def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
     low, high = _named(path / LOW), _named(path / HIGH)
     if alone := sorted(low.keys() ^ high.keys()):
         where = LOW if alone[0] in low else HIGH
-        raise UsageError(f"{path}: {alone[0]} is in {where}/ alone", hint="give both folders pictures of the same names")
+        raise UsageError(f"{path}: {alone[0]} is in {where}/ alone", hint="give both folders the same names")
     names = sorted(low)
     targets = Targets("pictures", partial(_decoded, [high[name] for name in names]), range(len(names)))
     return part(LabelledData(spec, from_files([low[name] for name in names]), targets=targets), split, seed)

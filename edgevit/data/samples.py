@@ -32,7 +32,7 @@ _PHOTOS = (
 )
 
 
-# What is made of photos (scenes, pairs) trains on the others: bundled with every version, one smooth, one full of edges.
+# What is made of photos (scenes, pairs) is trained on the others.
 _HELD_OUT = ("flower.jpg", "coffee.png")
 
 
