@@ -33,12 +33,14 @@ class Scene:
 
     image    (side, side, 3) uint8
     photo    the same without digits
-    objects  the visible pixels of each digit, the box around them, and 1 + its digit as class
+    masks    (n, side, side) bool: the visible pixels of each digit
+    objects  the same, the box around them, and 1 + its digit as class
     digits   which of the bundled pictures they are
     """
 
     image: Pixels
     photo: Pixels
+    masks: Pixels
     objects: Objects
     digits: tuple[int, ...]
 
@@ -46,7 +48,7 @@ class Scene:
     def classes(self) -> Pixels:
         """(side, side) int64: the class of every pixel, 0 where there is no digit."""
         found = np.zeros(self.image.shape[:2], np.int64)
-        for mask, which in zip(self.objects.masks, self.objects.classes, strict=True):
+        for mask, which in zip(self.masks, self.objects.classes, strict=True):
             found[mask] = which
         return found
 
@@ -128,7 +130,8 @@ def _background(among: tuple[Pixels, ...], side: int, random: np.random.RandomSt
 
 
 def _filled(photo: Pixels, pictures: Pixels, random: np.random.RandomState) -> Scene:
-    image, pasted, seen = photo.copy(), [], []
+    image, pasted = photo.copy(), []
+    seen: list[tuple[Pixels, int]] = []  # what is visible of each, and how much all of it was
     for _ in range(random.randint(1, 5)):
         picture = int(pictures[random.randint(len(pictures))])
         for _ in range(10):  # until it covers little of the others; a crowded scene has one less
@@ -136,11 +139,11 @@ def _filled(photo: Pixels, pictures: Pixels, random: np.random.RandomState) -> S
             left = [before & ~mask for before, _ in seen]
             if all(now.sum() >= (1 - _LARGEST_HIDDEN) * full for now, (_, full) in zip(left, seen, strict=True)):
                 image[mask] = _colour(image[mask], random)
-                seen = [*((now, full) for now, (_, full) in zip(left, seen, strict=True)), (mask, mask.sum())]
+                seen = [*((now, full) for now, (_, full) in zip(left, seen, strict=True)), (mask, int(mask.sum()))]
                 pasted.append(picture)
                 break
     masks = np.stack([mask for mask, _ in seen])
-    return Scene(image, photo, _objects(masks, _digit_labels()[pasted] + 1), tuple(pasted))
+    return Scene(image, photo, masks, _objects(masks, _digit_labels()[pasted] + 1), tuple(pasted))
 
 
 def _ink(picture: int, side: int, random: np.random.RandomState) -> Pixels:

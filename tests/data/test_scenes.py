@@ -16,7 +16,7 @@ TRAIN, HELD_OUT = Scenes(48, "train", 0), Scenes(48, "held-out", 0)
 def test_a_scene_is_its_photo_with_one_colour_pasted_over_every_digits_pixels(index: int) -> None:
     scene = TRAIN(index)
     repasted = scene.photo.copy()
-    for mask in scene.objects.masks:
+    for mask in scene.masks:
         colours = np.unique(scene.image[mask], axis=0)
         assert len(colours) == 1
         repasted[mask] = colours[0]
@@ -26,12 +26,12 @@ def test_a_scene_is_its_photo_with_one_colour_pasted_over_every_digits_pixels(in
 @pytest.mark.parametrize("index", range(12))
 def test_boxes_masks_and_classes_of_a_scene_say_the_same(index: int) -> None:
     scene = HELD_OUT(index)
-    assert scene.objects.masks.sum(axis=0).max() == 1
-    for mask, which, box in zip(scene.objects.masks, scene.objects.classes, scene.objects.boxes, strict=True):
+    assert scene.masks.sum(axis=0).max() == 1
+    for mask, which, box in zip(scene.masks, scene.objects.classes, scene.objects.boxes, strict=True):
         rows, columns = np.nonzero(mask)
         assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert (scene.classes[mask] == which).all()
-    assert (scene.classes > 0).sum() == scene.objects.masks.sum()
+    assert (scene.classes > 0).sum() == scene.masks.sum()
     assert [CLASSES[which] for which in scene.objects.classes] == [str(digits().labels[one]) for one in scene.digits]
 
 
