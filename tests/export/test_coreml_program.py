@@ -26,7 +26,7 @@ class Mask(nn.Module):
 
 def test_booleans_are_logic_and_windows_are_no_convolution() -> None:
     images = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)
-    captured = capture(Mask().eval(), {"image": images}, BatchRange(min=2, max=2), classifier=False)
+    captured = capture(Mask().eval(), {"image": images}, BatchRange(min=2, max=2))
     program = prepare(captured).program
     called = {str(node.target) for node in calls_of(program)}
     assert not {"aten.__and__.Tensor", "aten.bitwise_and.Tensor", "aten.im2col.default", "aten.all.dim"} & called

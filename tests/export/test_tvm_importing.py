@@ -40,7 +40,7 @@ def error(model: nn.Module) -> float:
     for value in model.buffers():
         if value.is_floating_point():
             nn.init.uniform_(value, 0.5, 1.5)
-    captured = capture(model.eval(), {"image": images}, BatchRange(min=1, max=4), classifier=False)
+    captured = capture(model.eval(), {"image": images}, BatchRange(min=1, max=4))
     target = targets.host(1)
     module = schedules.apply(compiling.lower(captured.program), target, {})
     got = relax.VirtualMachine(compiling.build(module, target), tvm.cpu())["main"](tvm.runtime.tensor(images)).numpy()
@@ -56,8 +56,6 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "one_hot": lambda t: F.one_hot(t.argmax(1), 8).to(t.dtype),
     "all": lambda t: ((t > 0) & ~(t > 0).all(1, keepdim=True)).to(t.dtype),
     "masked_fill_": lambda t: (t * 2).masked_fill_(t > 0, float("-inf")).softmax(1),
-    "topk": lambda t: t.flatten(2).topk(5, dim=2).values,
-    "sort": lambda t: t.flatten(2).sort(dim=2, descending=True).values,
     "pixel_shuffle": lambda t: F.pixel_shuffle(t, 2),
     "rsub": lambda t: 1 - t,
     "bare_layer_norm": lambda t: F.layer_norm(t, (6,)),
@@ -78,7 +76,7 @@ def test_a_normalisation_that_is_left_has_its_own_epsilon(axes: int) -> None:
 
 def lowered(function: Callable[[Tensor], Tensor]) -> None:
     images = np.zeros((2, 3, 12, 12), np.float32)
-    captured = capture(Maps(function).eval(), {"image": images}, BatchRange(min=1, max=1), classifier=False)
+    captured = capture(Maps(function).eval(), {"image": images}, BatchRange(min=1, max=1))
     compiling.lower(captured.program)
 
 
@@ -87,6 +85,13 @@ def test_an_operator_that_nobody_knows_is_refused_with_its_module_and_line() -> 
         Unsupported, match=r"TVM cannot import \S*lgamma\S* \(in the model, test_tvm_importing\.py:\d+\)"
     ):
         lowered(torch.lgamma)
+
+
+@pytest.mark.parametrize("name", ["topk", "argsort"])
+def test_ranking_is_refused_by_name(name: str) -> None:
+    """TVM sorts by a library that its runtime on a device does not load."""
+    with pytest.raises(Unsupported, match=rf"TVM has no kernel for {name} \(in the model\)"):
+        lowered(lambda t: t.flatten(1).topk(3).values if name == "topk" else t.flatten(1).argsort())
 
 
 def test_a_failed_import_says_at_which_call_it_was() -> None:

@@ -28,8 +28,6 @@ def legalizations() -> Mapping[str, Callable[[Builder, Any], Expr]]:
         "relax.nn.gelu_tanh": _elementwise("gelu_tanh", gelu_tanh),
         "relax.full": _full,
         "relax.full_like": _full,
-        "relax.topk": _topk,
-        "relax.argsort": _argsort,
         "relax.nn.silu": _elementwise("silu", lambda x: x * tirx.sigmoid(x)),
     }
 
@@ -74,20 +72,6 @@ def _full(builder: Builder, call: Any) -> Expr:
         primfunc_name_hint="full",
         primfunc_attrs={"op_pattern": ELEMENTWISE},
     )
-
-
-def _topk(builder: Builder, call: Any) -> Expr:
-    """By TVM's runtime, which sorts each line; of equal values the first comes first."""
-    how = call.attrs
-    given = {"k": int(how.k), "axis": int(how.axis), "ret_type": how.ret_type}
-    kind = {"is_ascend": not how.largest, "dtype": str(how.dtype)}
-    return builder.call_te(lambda x: topi.topk(x, **given, **kind), call.args[0], primfunc_name_hint="topk")
-
-
-def _argsort(builder: Builder, call: Any) -> Expr:
-    how = call.attrs
-    given = {"axis": int(how.axis), "is_ascend": not how.descending, "dtype": str(how.dtype)}
-    return builder.call_te(lambda x: topi.argsort(x, **given), call.args[0], primfunc_name_hint="argsort")
 
 
 def _matmul(builder: Builder, call: Any) -> Expr:

@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import IRModule, s_tir
-from tvm.ir import Call
 
 from edgevit.export.tvm.schedules.machine import Machine
-from edgevit.export.tvm.schedules.stages import nodes
 
 
 def schedule(function: Any, machine: Machine) -> Any:
     """Outer spatial loops in parallel, the innermost one in vectors, wherever a block allows it."""
-    if not isinstance(function.body, s_tir.SBlockRealize) or _calls_out(function.body):
-        return function  # a sort by TVM's runtime has no loops of ours
     name = "main"
     made = s_tir.Schedule(IRModule({name: function}))
     for block in _blocks(made):
@@ -25,11 +21,6 @@ def schedule(function: Any, machine: Machine) -> Any:
             made.parallel(made.fuse(*spatial[:-1]))
         _vectorise(made, spatial[-1], block, machine)
     return made.mod[name]
-
-
-def _calls_out(body: Any) -> bool:
-    calls = {str(getattr(each.op, "name", "")) for each in nodes(body, Call)}
-    return bool(calls & {"tirx.call_packed", "tirx.tvm_call_packed"})
 
 
 def _blocks(made: Any) -> list[Any]:
