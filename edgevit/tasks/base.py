@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from edgevit import registry
 from edgevit.artifact.manifest import Array, Role, TensorSpec
@@ -59,11 +59,13 @@ class Answer(Protocol):
 class Task(Protocol):
     """One kind of answer.
 
-    alone  what the one output of a model that returns a single tensor is called
+    alone   what the one output of a model that returns a single tensor is called
+    meters  kind of target ("classes", or one of ``data.targets``) -> "module:Meter" that judges answers by it
     """
 
     name: str
     alone: str
+    meters: ClassVar[Mapping[str, str]]
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
         """The role of every output, by name. Unsupported where they are no answer of this kind."""

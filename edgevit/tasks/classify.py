@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Classify:
 
     name = "classify"
     alone = "logits"
+    meters: ClassVar[Mapping[str, str]] = {}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
         """The output called logits, else the only one."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class Depth:
 
     name = "depth"
     alone = "depth"
+    meters: ClassVar[Mapping[str, str]] = {"depth": "edgevit.tasks.metrics.distances:RelativeError"}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
         """The last output that can be a map: heads that refine give the finest last."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -65,6 +65,20 @@ class Finds:
         return np.asarray(picture)
 
 
+@dataclass(frozen=True)
+class Every:
+    """Whatever a model says of objects, the surest first.
+
+    boxes    (n, 4) in the image's pixels
+    scores   (n,)
+    classes  (n,)
+    """
+
+    boxes: Array
+    scores: Array
+    classes: Array
+
+
 class Detect:
     """Boxes with scores and labels, or with logits of which the last class is "nothing" (DETR's form).
 
@@ -74,6 +88,7 @@ class Detect:
 
     name = "detect"
     alone = "boxes"
+    meters: ClassVar[Mapping[str, str]] = {"objects": "edgevit.tasks.metrics.boxes:AveragePrecision"}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
         found: dict[str, Role] = {spec.name: _NAMES.get(spec.name, "tensor") for spec in outputs}
@@ -83,17 +98,22 @@ class Detect:
         return found
 
     def decode(self, row: Row, asked: Asked) -> Finds:
-        boxes, logits = asked.one(row, "boxes"), asked.one(row, "logits")
-        if boxes is None:
-            raise unfit(self.name, asked.outputs, "boxes")
-        if logits is None:
-            scores, labels = _given(row, asked)
-        else:
-            scores, labels = _of_logits(logits)
-        places = boxes_in_image(_corners(boxes) if logits is not None else boxes, asked, unit=logits is not None)
-        order = [int(i) for i in np.argsort(-scores, kind="stable") if scores[i] >= LEAST]
-        finds = (Find(asked.label(int(labels[i])), int(labels[i]), float(scores[i]), _box(places[i])) for i in order)
+        every = found(row, asked)
+        kept = int((every.scores >= LEAST).sum())
+        rows = zip(every.boxes[:kept], every.scores[:kept], every.classes[:kept], strict=True)
+        finds = (Find(asked.label(int(c)), int(c), float(score), _box(box)) for box, score, c in rows)
         return Finds(tuple(finds), asked.top)
+
+
+def found(row: Row, asked: Asked) -> Every:
+    """All that the outputs for one image say of objects."""
+    boxes, logits = asked.one(row, "boxes"), asked.one(row, "logits")
+    if boxes is None:
+        raise unfit("detect", asked.outputs, "boxes")
+    scores, labels = _given(row, asked) if logits is None else _of_logits(logits)
+    places = boxes_in_image(_corners(boxes) if logits is not None else boxes, asked, unit=logits is not None)
+    order = np.argsort(-scores, kind="stable")
+    return Every(places[order], scores[order], labels[order])
 
 
 def _given(row: Row, asked: Asked) -> tuple[Array, Array]:
@@ -113,8 +133,8 @@ def _of_logits(logits: Array) -> tuple[Array, Array]:
 def _corners(boxes: Array) -> Array:
     """Centre, width and height -> corners."""
     half = boxes[:, 2:] / 2
-    found: Array = np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
-    return found
+    corners: Array = np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
+    return corners
 
 
 def _box(sides: Array) -> tuple[float, float, float, float]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class Embed:
 
     name = "embed"
     alone = "features"
+    meters: ClassVar[Mapping[str, str]] = {"classes": "edgevit.tasks.metrics.vectors:Probe"}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
         if not all(spec.dtype.startswith("float") and len(spec.shape) >= 2 for spec in outputs):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Restore:
 
     name = "restore"
     alone = "picture"
+    meters: ClassVar[Mapping[str, str]] = {"pictures": "edgevit.tasks.metrics.pictures:PeakNoise"}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
         """The first output that can be a picture; others are for training."""

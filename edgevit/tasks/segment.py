@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -61,6 +61,10 @@ class Segment:
 
     name = "segment"
     alone = "masks"
+    meters: ClassVar[Mapping[str, str]] = {
+        "masks": "edgevit.tasks.metrics.overlap:MeanIoU",
+        "objects": "edgevit.tasks.metrics.panoptic:PanopticQuality",
+    }
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
         """A map of labels where there is one, else the scores with the most values; the others are for training."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
 from edgevit.tasks.base import Asked, Row, named
@@ -35,6 +35,7 @@ class Tensors:
 
     name = "tensors"
     alone = "output"
+    meters: ClassVar[Mapping[str, str]] = {}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
         return named(outputs, {"logits": "logits", "features": "features"})
