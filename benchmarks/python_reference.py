@@ -19,7 +19,16 @@ RESULTS = (
     "edgevit.prediction.results.Prediction",
     "edgevit.prediction.results.BundlePrediction",
     "edgevit.prediction.results.Failure",
-    "edgevit.prediction.results.Guess",
+    "edgevit.tasks.base.Answer",
+    "edgevit.tasks.classify.Classes",
+    "edgevit.tasks.classify.Guess",
+    "edgevit.tasks.segment.ClassMap",
+    "edgevit.tasks.detect.Finds",
+    "edgevit.tasks.detect.Find",
+    "edgevit.tasks.restore.Restored",
+    "edgevit.tasks.depth.Distances",
+    "edgevit.tasks.embed.Embedding",
+    "edgevit.tasks.tensors.Numbers",
     "edgevit.prediction.videos.Sampling",
     "edgevit.proof.verify.Verification",
     "edgevit.profiles.measured.Profile",
@@ -136,7 +145,7 @@ def paragraphs(doc: str) -> str:
             parts.append(_listed(lines))
         else:
             parts.append(block)
-    return re.sub(r"``([^`\n]+)``", r"`\1`", "\n\n".join(parts)) + "\n"
+    return re.sub(r"(?<!`)``(?!`)([^`]+)``(?!`)", r"`\1`", "\n\n".join(parts)) + "\n"
 
 
 def _listed(lines: list[str]) -> str:

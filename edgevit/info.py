@@ -21,6 +21,7 @@ def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:
     yield "model", f"{model.name}, {model.form} form, from {model.source}; weights: {model.weights.origin}"
     yield "size", f"{counts}, {render.si(artifact.size_bytes(), 'B')} on disk"
     yield "target", f"{manifest.target} {manifest.precision}, batch {manifest.batch}, file {manifest.entry}"
+    yield "task", model.task
     if manifest.options:
         yield "options", ", ".join(f"{key}={value}" for key, value in manifest.options.items())
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):

@@ -71,7 +71,7 @@ class Gathered:
 
 
 @dataclass(frozen=True)
-class Answer(Gathered):
+class Fused(Gathered):
     """Fused logits (B, classes), and what they were made from.
 
     parts    sub-models of the bundle
@@ -206,7 +206,7 @@ class BundleSession:
         absent = {one.part for one in answer.missing}
         return {"logits": answer.logits, PRESENT: np.asarray([name not in absent for name in self.names])}
 
-    def answer(self, feeds: Mapping[str, Array], present: Sequence[bool] | Array | None = None) -> Answer:
+    def answer(self, feeds: Mapping[str, Array], present: Sequence[bool] | Array | None = None) -> Fused:
         """Run the sub-models of ``present`` (N booleans; all if None) on any number of rows, and fuse.
 
         UsageError for feeds that are not one image input, or a mask of another length; EdgeVitError when no sub-model
@@ -224,7 +224,7 @@ class BundleSession:
         logits = self.fusion.fuse(features, len(image))
         ended = time.perf_counter()
         ms["fusion"] = (ended - begun) * 1e3
-        return Answer(logits, len(self.names), missing, (ended - started) * 1e3, ms)
+        return Fused(logits, len(self.names), missing, (ended - started) * 1e3, ms)
 
     def _ran(self, image: Array, absent: dict[int, str]) -> tuple[list[Array | None], dict[str, float]]:
         """Features of each part in order, and ms by name; a part that fails is missing, and added to ``absent``."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from edgevit.artifact.manifest import Array
-from edgevit.errors import Unsupported
 from edgevit.images import ImageError
 from edgevit.prediction.picture import Picture
 from edgevit.prediction.results import Failure, Prediction
 from edgevit.runtimes.base import Session
 from edgevit.runtimes.rows import run_rows
+from edgevit.tasks.base import Answer
+from edgevit.tasks.classify import Classes, best
+from edgevit.tasks.reading import Reading
 
 X = TypeVar("X")
 P = TypeVar("P", bound=Prediction)
@@ -66,28 +69,42 @@ class _Waiting(Generic[X, P]):
                 yield one
 
 
-def row_of(session: Session, picture: Picture) -> Array:
-    """The picture as one row of the model's input."""
-    manifest = session.artifact.manifest
-    image, preprocess = manifest.image_input(), manifest.preprocess
-    if image is None or preprocess is None:
-        raise Unsupported(f"{session.artifact.path} is not an image classifier")
-    return preprocess(picture.pixels()).astype(image.dtype, copy=False)
+@dataclass(frozen=True)
+class Looked:
+    """A picture as one row of a model's input, and its height and width."""
+
+    row: Array
+    size: tuple[int, int]
 
 
-def scores_of(session: Session, rows: Sequence[Array]) -> Array:
-    """(N, classes) logits of rows that fit into one call; a larger fixed batch is filled up with them."""
-    manifest = session.artifact.manifest
-    image, logits = manifest.image_input(), manifest.logits_output()
-    if image is None or logits is None:
-        raise Unsupported(f"{session.artifact.path} is not an image classifier")
-    scores: Array = run_rows(session, {image.name: np.stack(rows)}, max(manifest.batch.min, len(rows)))[logits.name]
-    return scores
+def looked_at(reading: Reading, picture: Picture) -> Looked:
+    """ImageError for what is no picture."""
+    pixels = picture.pixels()
+    height, width = pixels.shape[:2]
+    return Looked(reading.steps(pixels).astype(reading.image.dtype, copy=False), (height, width))
 
 
-def told(kind: type[P], picture: Picture, scores: Array, top: Any, **more: Any) -> P | None:
-    """The answer of that kind from (classes,) logits, ``top`` being what makes guesses of them; None where they are no
-    numbers."""
-    if not np.isfinite(scores).all():
+def read(session: Session, reading: Reading, looked: Sequence[Looked]) -> Iterator[Answer | None]:
+    """The answer for each; None where it is no number."""
+    outputs = outputs_of(session, reading, looked)
+    for index, one in enumerate(looked):
+        yield reading.answer({name: array[index] for name, array in outputs.items()}, one.size)
+
+
+def outputs_of(session: Session, reading: Reading, looked: Sequence[Looked]) -> dict[str, Array]:
+    """Those for pictures that fit into one call; a larger fixed batch is filled up with them."""
+    rows = np.stack([one.row for one in looked])
+    least = max(session.artifact.manifest.batch.min, len(rows))
+    return run_rows(session, {reading.image.name: rows}, least)
+
+
+def classes(scores: Array, labels: Sequence[str] | None, count: int) -> Classes | None:
+    """The best of (classes,) logits; None where they are no numbers."""
+    return Classes(best(scores, labels, count)) if np.isfinite(scores).all() else None
+
+
+def told(kind: type[P], picture: Picture, answer: Answer | None, **more: Any) -> P | None:
+    """What is said of a picture; None where there is no answer."""
+    if answer is None:
         return None
-    return kind(picture.name, top(scores), **more, frame=picture.frame, seconds=picture.seconds)
+    return kind(picture.name, answer, **more, frame=picture.frame, seconds=picture.seconds, pixels=picture.pixels)

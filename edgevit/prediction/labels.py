@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgevit import render
+from edgevit.artifact.manifest import Manifest
 from edgevit.errors import UsageError
 from edgevit.foreign import read_json, read_text
 
@@ -30,3 +31,16 @@ def check_labels(labels: Sequence[str] | None, classes: int | str) -> None:
         raise UsageError(
             f"{render.counted(len(labels), 'label')} for {classes} classes", hint="one label per class, in order"
         )
+
+
+def check_labels_of(manifest: Manifest, labels: Sequence[str] | None) -> None:
+    """UsageError where ``labels`` are of another number than a model's classes, or it names none."""
+    if labels is None:
+        return
+    shapes = {spec.role: spec.shape for spec in manifest.outputs}
+    if not shapes.keys() & {"logits", "masks", "labels"}:
+        raise UsageError(f"answers of the task {manifest.model.task} name no classes", hint="leave the labels out")
+    if len(shapes.get("logits", ())) == 2:
+        check_labels(labels, shapes["logits"][1])
+    elif len(shapes.get("masks", ())) == 4:
+        check_labels(labels, shapes["masks"][1])

@@ -17,7 +17,8 @@ from typing import Any, Protocol, TextIO
 from edgevit import render
 from edgevit.disk import writing
 from edgevit.errors import UsageError
-from edgevit.prediction.results import Failure, Prediction, Result
+from edgevit.prediction.album import Album
+from edgevit.prediction.results import Failure, Result
 from edgevit.printable import as_json, printable
 from edgevit.terminal import unguarded
 
@@ -33,7 +34,6 @@ _FORMULA = (
     "\uff0d",
     "\uff20",
 )  # what a spreadsheet computes, as wide letters too
-_OF_BUNDLES = ("where", "parts", "answered", "degraded", "missing", "latency_ms")
 
 
 class Output(Protocol):
@@ -131,25 +131,20 @@ class JsonLines:
 
 
 class Csv:
-    """RFC 4180, a row for each picture: its best classes in columns of their own, or the error. Text that a spreadsheet
-    would take for a formula has an apostrophe before it."""
+    """RFC 4180, a row for each picture, or for each thing that was found in it: ``columns`` of the task, or the error.
+    Text that a spreadsheet would take for a formula has an apostrophe before it."""
 
-    def __init__(self, file: File, top: int, *, bundle: bool) -> None:
-        self.file, self.more = file, _OF_BUNDLES if bundle else ()
-        ranks = [f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "index", "probability")]
-        self.columns = ("image", "frame", "seconds", *ranks, *self.more, "error")
+    def __init__(self, file: File, columns: Sequence[str]) -> None:
+        self.file = file
+        self.columns = ("image", "frame", "seconds", *columns, "error")
         self.begun = False
 
     def write(self, result: Result) -> None:
         if not self.begun:
             self._row(self.columns)
         self.begun = True
-        record = result.record()
-        for rank, guess in enumerate(result.top if isinstance(result, Prediction) else (), start=1):
-            record.update({f"{name}_{rank}": value for name, value in vars(guess).items()})
-        if missing := record.get("missing"):
-            record["missing"] = " ".join(one["part"] for one in missing)
-        self._row([record.get(name, "") for name in self.columns])
+        for row in result.rows():
+            self._row([row.get(name, "") for name in self.columns])
 
     def _row(self, cells: Iterable[Any]) -> None:
         line = io.StringIO()
@@ -166,7 +161,7 @@ class Csv:
 
 def _cell(value: Any) -> Any:
     """A number as it is; anything else as text that is no formula and has no line ends."""
-    if value is None or value == []:
+    if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         text = printable(str(value).lower() if isinstance(value, bool) else str(value))
@@ -176,28 +171,32 @@ def _cell(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Where answers are to go: files for each format, "-" being stdout, and whether a JSON list is asked for."""
+    """Where answers are to go: files for each format, "-" being stdout, whether a JSON list is asked for, and where
+    pictures are drawn to."""
 
     csv: str | None = None
     jsonl: str | None = None
     json: bool = False
     force: bool = False
+    album: Album | None = None
 
     @classmethod
     def of(cls, csv: str | None, jsonl: str | None, out: str | None, *, json: bool, force: bool) -> Wanted:
         """With ``out`` by its ending. UsageError for one of no known ending, and for a contradiction."""
-        if out is not None:
+        album = Album.of(out, force=force)
+        if out is not None and album is None:
             ending = Path(out).suffix.lower()
             if ending not in (".csv", ".jsonl"):
                 raise UsageError(
-                    f"-o {out}: what ends so is not written", hint="OUT.csv or OUT.jsonl; or --csv, --jsonl"
+                    f"-o {out}: what ends so is not written",
+                    hint="OUT.csv or OUT.jsonl; of pictures OUT.png or a folder",
                 )
             if (csv if ending == ".csv" else jsonl) is not None:
                 raise UsageError(f"-o {out} and --{ending[1:]} contradict each other", hint="give one of them")
             csv, jsonl = (out, jsonl) if ending == ".csv" else (csv, out)
         if [csv, jsonl, "-" if json else None].count(STDOUT) > 1:
             raise UsageError("standard output takes one format", hint="give the others a file")
-        return cls(csv, jsonl, json, force)
+        return cls(csv, jsonl, json, force, album)
 
     @property
     def files(self) -> list[str]:
@@ -206,6 +205,8 @@ class Wanted:
 
     def check(self, named: Sequence[str]) -> None:
         """UsageError for a file that exists, or is one of the pictures."""
+        if self.album is not None:
+            self.album.check(named)
         for path in self.files:
             if os.path.isdir(path):
                 raise UsageError(f"{path} is a folder", hint="name a file in it")
@@ -216,11 +217,22 @@ class Wanted:
         if self.csv in self.files and self.jsonl == self.csv:
             raise UsageError(f"{self.csv} cannot be both CSV and JSON lines", hint="name two files")
 
-    def outputs(self, top: int, *, bundle: bool) -> Outputs:
-        """All of them; lines for people where nothing else goes to stdout and there is no file."""
+    def require_seen(self, draws: bool) -> None:
+        """UsageError where pictures are wanted of answers that cannot be seen."""
+        if self.album is not None and not draws:
+            hint = "-o OUT.csv or OUT.jsonl keeps them"
+            raise UsageError(f"-o {self.album.path}: this model's answers cannot be drawn", hint=hint)
+
+    def drawn(self, results: Iterable[Result]) -> Iterable[Result]:
+        """The results, drawn where pictures are wanted."""
+        return results if self.album is None else self.album.drawn(results)
+
+    def outputs(self, columns: Sequence[str]) -> Outputs:
+        """All of them, tables having these columns; lines for people where there is nothing else."""
         found: list[Output] = []
+        columns = (*columns, *(("picture",) if self.album else ()))
         if self.csv is not None:
-            found.append(Csv(File(self.csv, force=self.force), top, bundle=bundle))
+            found.append(Csv(File(self.csv, force=self.force), columns))
         if self.jsonl is not None:
             found.append(JsonLines(File(self.jsonl, force=self.force)))
         if self.json:

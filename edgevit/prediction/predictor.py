@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import BundleSession
 from edgevit.bundle.opened import Bundle, opened
-from edgevit.errors import ParityFailed, Unsupported, UsageError
-from edgevit.prediction.answering import one_by_one, row_of, scores_of, together, told
+from edgevit.errors import ParityFailed, UsageError
+from edgevit.prediction.answering import Looked, classes, looked_at, one_by_one, read, together, told
 from edgevit.prediction.given import Image, pictures
-from edgevit.prediction.labels import check_labels
+from edgevit.prediction.labels import check_labels, check_labels_of
 from edgevit.prediction.picture import Picture
-from edgevit.prediction.results import BundlePrediction, Failure, Prediction, best
+from edgevit.prediction.results import BundlePrediction, Failure, Prediction, classified
 from edgevit.prediction.videos import Sampling
 from edgevit.runtimes.base import Session, open_session
+from edgevit.tasks.reading import Reading
 
 AT_ONCE = 32  # pictures that are held at a time, where the artifact takes more
+BYTES_AT_ONCE = 256 << 20  # of outputs, above which it is fewer
 
 
 class Predictor:
-    """An opened artifact or bundle: pictures in, best classes out. ``edgevit.open_predictor`` makes one; close it, or
-    use it in a ``with``."""
+    """An opened artifact or bundle: pictures in, answers out. ``edgevit.open_predictor`` makes one; close it, or use it
+    in a ``with``.
+
+    columns  of a table of its answers
+    draws    whether its answers can be seen as pictures
+    """
 
     def __init__(self, session: Session | BundleSession, names: Sequence[str] | None, top: int) -> None:
-        self.session = session
-        self._best = partial(best, labels=names, count=top)
+        self.session, self.names, self.top = session, names, top
+        self.columns, self.draws = classified(top), False
+        if not isinstance(session, BundleSession):
+            self._reading = Reading.of(session.artifact, names, top)
+            self.columns, self.draws = self._reading.columns, self._reading.task.draws
 
     def predict(
         self, images: Image | Iterable[Image], *, sampling: Sampling | None = None
     ) -> list[Prediction | Failure]:
         """One result for each picture, in order, as ``edgevit.predict`` gives them."""
-        return list(self.stream(images, sampling=sampling))
+        found = self.stream(images, sampling=sampling)  # of a film the frames would fill the memory
+        return [one if isinstance(one, Failure) or one.frame is None else replace(one, pixels=None) for one in found]
 
     def stream(
         self, images: Image | Iterable[Image], *, sampling: Sampling | None = None
@@ -46,20 +56,24 @@ class Predictor:
 
     def answers(self, found: Iterable[Picture | Failure], *, at_once: int = AT_ONCE) -> Iterator[Prediction | Failure]:
         """One result for each picture, in order; an artifact takes up to ``at_once`` of them together, as far as its
-        batch allows."""
+        batch and the size of its outputs allow."""
         if isinstance(self.session, BundleSession):  # whose answers say how long each took
             return one_by_one(partial(self._fused, self.session), found)
-        count = min(self.session.artifact.manifest.batch.max, at_once)
-        return together(partial(row_of, self.session), partial(self._told, self.session), found, count)
+        fitting = max(1, BYTES_AT_ONCE // self._reading.row_bytes)
+        count = min(self.session.artifact.manifest.batch.max, at_once, fitting)
+        return together(partial(looked_at, self._reading), partial(self._told, self.session), found, count)
 
-    def _told(self, session: Session, found: Sequence[Picture], rows: Sequence[Array]) -> Iterator[Prediction | None]:
+    def _told(
+        self, session: Session, found: Sequence[Picture], looked: Sequence[Looked]
+    ) -> Iterator[Prediction | None]:
         doubts = session.artifact.manifest.model.weights.doubts()
-        for picture, scores in zip(found, scores_of(session, rows), strict=True):
-            yield told(Prediction, picture, scores, self._best, doubts=doubts)
+        for picture, answer in zip(found, read(session, self._reading, looked), strict=True):
+            yield told(Prediction, picture, answer, doubts=doubts)
 
     def _fused(self, session: BundleSession, picture: Picture) -> BundlePrediction | None:
-        answer = session.answer(session.rows([picture.pixels()]))
-        return told(BundlePrediction, picture, answer.logits[0], self._best, answer=answer)
+        gathered = session.answer(session.rows([picture.pixels()]))
+        answer = classes(gathered.logits[0], self.names, self.top)
+        return told(BundlePrediction, picture, answer, gathered=gathered)
 
     def close(self) -> None:
         """Release the model."""
@@ -85,11 +99,12 @@ def open_predictor(
     trust: bool = False,
     without: Sequence[str] = (),
 ) -> Predictor:
-    """An artifact or a bundle, opened to say the ``top`` best classes of any number of pictures.
+    """An artifact or a bundle, opened to answer about any number of pictures; of classes the ``top`` best
+    are named.
 
     ``runtime``, ``threads``, ``provider`` and ``trust`` are those of ``edgevit.open_session``. ``labels`` are class
     names instead of the model's own. A bundle runs in this process; the parts in ``without`` are left out. Raises
-    Unsupported for an artifact that is no classifier, ParityFailed for one that failed its proof, UsageError,
+    Unsupported for an artifact that does not take one image, ParityFailed for one that failed its proof, UsageError,
     BadArtifact, MissingDependency.
 
         with edgevit.open_predictor("artifacts/digits") as predictor:
@@ -106,7 +121,7 @@ def open_predictor(
         return Predictor(BundleSession(bundle, without=without, **opening), labels or bundle.manifest.classes, top)
     if without:
         raise UsageError(f"{model.path} is not a bundle, so it has no parts to leave out", hint="drop --without")
-    artifact = classifier(model, labels)
+    artifact = predictable(model, labels)
     return Predictor(open_session(artifact, **opening), labels or artifact.manifest.labels, top)
 
 
@@ -123,11 +138,12 @@ def predict(
     without: Sequence[str] = (),
     sampling: Sampling | None = None,
 ) -> list[Prediction | Failure]:
-    """The best classes of pictures, by an artifact or a bundle that is opened for them: see ``open_predictor``.
+    """What a model says of pictures, an artifact or a bundle that is opened for them: see ``open_predictor``.
 
     ``images`` is one picture or an iterable of them: a path (of a picture, a folder, a glob, a video, or ``camera:0``),
-    a numpy array (height, width, 3) of uint8 in RGB, or a PIL image. Each gives a ``Prediction``, in order; a file that
-    cannot be read gives a ``Failure``. ``sampling`` says which frames of videos are looked at. UsageError for what is
+    a numpy array (height, width, 3) of uint8 in RGB, or a PIL image. Each gives a ``Prediction``, in order, whose
+    ``answer`` is of the model's task: classes, a map of classes, objects, a picture, …; a file that cannot be read
+    gives a ``Failure``. ``sampling`` says which frames of videos are looked at. UsageError for what is
     no picture at all, such as an array of another shape.
 
         for result in edgevit.predict("artifacts/digits", ["photo.jpg", pixels]):
@@ -138,17 +154,15 @@ def predict(
         return predictor.predict(images, sampling=sampling)
 
 
-def classifier(artifact: Artifact, labels: Sequence[str] | None) -> Artifact:
-    """The artifact. Unsupported where it is no image classifier, ParityFailed where it failed its proof,
-    UsageError for ``labels`` of another number than its classes."""
+def predictable(artifact: Artifact, labels: Sequence[str] | None) -> Artifact:
+    """The artifact. Unsupported where it does not take one image, ParityFailed where it failed its proof, UsageError
+    for ``labels`` of another number than its classes."""
     artifact.check_seal()
-    manifest, path = artifact.manifest, artifact.path
-    image, logits, preprocess = manifest.image_input(), manifest.logits_output(), manifest.preprocess
-    if image is None or logits is None or preprocess is None or len(manifest.inputs) != 1:
-        raise Unsupported(f"{path} is not an image classifier", hint="run it from Python: edgevit.open_session(…)")
-    if manifest.parity.status == "failed":
+    Reading.of(artifact)
+    parity = artifact.manifest.parity
+    if parity.status == "failed":
         raise ParityFailed(
-            f"{path} failed its proof ({manifest.parity.reason}), so its answers mean nothing", hint="export it again"
+            f"{artifact.path} failed its proof ({parity.reason}), so its answers mean nothing", hint="export it again"
         )
-    check_labels(labels, logits.shape[-1])
+    check_labels_of(artifact.manifest, labels)
     return artifact

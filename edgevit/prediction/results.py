@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from edgevit.artifact.manifest import Array
-from edgevit.bundle.embedded import Answer
-from edgevit.errors import EdgeVitError
-
-
-@dataclass(frozen=True)
-class Guess:
-    """One class and its probability."""
-
-    label: str
-    index: int
-    probability: float
+from edgevit.bundle.embedded import Fused
+from edgevit.errors import EdgeVitError, Unsupported
+from edgevit.tasks.base import Answer, load_task
+from edgevit.tasks.classify import Classes, Guess
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,10 @@ class Result:
         moment = {} if self.frame is None else {"frame": self.frame, "seconds": self.seconds}
         return {"image": self.image, **moment}
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The lines of a table that are about it."""
+        return [self.record()]
+
     def subject(self) -> str:
         """Which picture, for people."""
         if self.frame is None:
@@ -56,19 +51,45 @@ class Result:
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """The best classes of one picture, best first.
+    """What a model says of one picture.
 
-    doubts  sentences on the model that gave them
+    answer   by the model's task: ``Classes``, ``ClassMap``, ``Finds``, ``Restored``, ``Distances``, ``Embedding`` or
+             ``Numbers``, all with ``record()``, ``words()`` and ``drawn(image)``
+    doubts   sentences on the model that gave it
+    pixels   reads those of the picture; None where they are kept by nobody
+    written  the file that the answer was drawn to
     """
 
-    top: tuple[Guess, ...]
+    answer: Answer
     doubts: tuple[str, ...] = field(default=(), kw_only=True)
+    pixels: Callable[[], Array] | None = field(default=None, kw_only=True, repr=False, compare=False)
+    written: str | None = field(default=None, kw_only=True)
+
+    @property
+    def top(self) -> tuple[Guess, ...]:
+        """The best classes, best first. Unsupported for the answer of a model that is no classifier."""
+        if not isinstance(self.answer, Classes):
+            raise Unsupported("this is no answer of classes", hint="read .answer, or .record()")
+        return self.answer.top
+
+    def drawn(self) -> Array | None:
+        """The answer as a picture, (height, width, 3) uint8: over the one that was asked about, or instead of it. None
+        where there is none to see; Unsupported where the pixels were not kept, ImageError where a file is gone."""
+        if self.pixels is None:
+            raise Unsupported(f"the pixels of {self.subject()} are kept by nobody", hint="stream() keeps them")
+        return self.answer.drawn(self.pixels())
 
     def record(self) -> dict[str, Any]:
-        return {**super().record(), "top": [vars(guess) for guess in self.top]}
+        return {**self._named(), **self.answer.record()}
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [{**self._named(), **row} for row in self.answer.rows() or [{}]]
+
+    def _named(self) -> dict[str, Any]:
+        return {**super().record(), **({} if self.written is None else {"picture": self.written})}
 
     def line(self) -> str:
-        return f"{self.subject()}: " + ", ".join(f"{guess.label} {guess.probability:.1%}" for guess in self.top)
+        return f"{self.subject()}: {self.answer.words()}" + (f"; picture {self.written}" if self.written else "")
 
     def notes(self) -> tuple[str, ...]:
         return self.doubts
@@ -78,25 +99,27 @@ class Prediction(Result):
 class BundlePrediction(Prediction):
     """What a bundle says: where it ran, how many of its sub-models answered, and which are missing."""
 
-    answer: Answer
+    gathered: Fused
     where: str = "embedded"
 
     def record(self) -> dict[str, Any]:
-        return {
-            **super().record(),
-            "where": self.where,
-            "parts": self.answer.parts,
-            "answered": self.answer.answered,
-            "degraded": self.answer.degraded,
-            "missing": [missing.record() for missing in self.answer.missing],
-            "latency_ms": self.answer.latency_ms,
-        }
+        missing = [one.record() for one in self.gathered.missing]
+        return {**super().record(), **self._parts(), "missing": missing, "latency_ms": self.gathered.latency_ms}
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        missing = " ".join(one.part for one in self.gathered.missing)
+        parts = {**self._parts(), "missing": missing, "latency_ms": self.gathered.latency_ms}
+        return [{**row, **parts} for row in super().rows()]
+
+    def _parts(self) -> dict[str, Any]:
+        counts = {name: getattr(self.gathered, name) for name in ("parts", "answered", "degraded")}
+        return {"where": self.where, **counts}
 
     def line(self) -> str:
-        return f"{super().line()}; {self.answer.sentence()}"
+        return f"{super().line()}; {self.gathered.sentence()}"
 
     def notes(self) -> tuple[str, ...]:
-        return tuple(f"{one.part} did not answer: {one.reason}" for one in self.answer.missing if not one.left_out)
+        return tuple(f"{one.part} did not answer: {one.reason}" for one in self.gathered.missing if not one.left_out)
 
 
 @dataclass(frozen=True)
@@ -118,9 +141,7 @@ def failed(name: str, error: EdgeVitError | str, *, frame: int | None = None, se
     return Failure(name, said if said.startswith(name) else f"{name}: {said}", frame=frame, seconds=seconds)
 
 
-def best(scores: Array, labels: Sequence[str] | None, count: int) -> tuple[Guess, ...]:
-    """The ``count`` largest of (classes,) logits as probabilities. A class without a name is called by its index."""
-    shifted = np.exp(scores.astype(np.float64) - scores.max())
-    probabilities = shifted / shifted.sum()
-    order = np.argsort(-probabilities, kind="stable")[:count]
-    return tuple(Guess(labels[i] if labels else str(i), int(i), float(probabilities[i])) for i in order)
+def classified(top: int) -> tuple[str, ...]:
+    """The columns of a table of ``BundlePrediction``."""
+    columns = load_task("classify").columns((), top)
+    return *columns, "where", "parts", "answered", "degraded", "missing", "latency_ms"

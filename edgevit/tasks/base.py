@@ -51,6 +51,10 @@ class Answer(Protocol):
         """As one line."""
         ...
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """As lines of a table that has the task's ``columns``; those that a line lacks are empty."""
+        ...
+
     def drawn(self, image: Array) -> Array | None:
         """As a picture, (H, W, 3) uint8, beside or over the ``image`` of that form; None where there is none to see."""
         ...
@@ -60,11 +64,13 @@ class Task(Protocol):
     """One kind of answer.
 
     alone   what the one output of a model that returns a single tensor is called
+    draws   whether its answers are pictures, or can be seen on one
     meters  kind of target ("classes", or one of ``data.targets``) -> "module:Meter" that judges answers by it
     """
 
     name: str
     alone: str
+    draws: bool
     meters: ClassVar[Mapping[str, str]]
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
@@ -73,6 +79,10 @@ class Task(Protocol):
 
     def decode(self, row: Row, asked: Asked) -> Answer:
         """The answer in the outputs for one image."""
+        ...
+
+    def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
+        """Of a table of answers, ``top`` being ``Asked``'s."""
         ...
 
 

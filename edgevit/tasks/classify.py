@@ -33,6 +33,12 @@ class Classes:
     def words(self) -> str:
         return ", ".join(f"{guess.label} {guess.probability:.1%}" for guess in self.top)
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """One, with a group of columns for each class."""
+        return [
+            {f"{name}_{rank}": value for rank, guess in enumerate(self.top, 1) for name, value in vars(guess).items()}
+        ]
+
     def drawn(self, image: Array) -> Array | None:
         return None
 
@@ -42,6 +48,7 @@ class Classify:
 
     name = "classify"
     alone = "logits"
+    draws = False
     meters: ClassVar[Mapping[str, str]] = {}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
@@ -56,12 +63,15 @@ class Classify:
         logits = asked.one(row, "logits")
         if logits is None:
             raise unfit(self.name, asked.outputs, "logits")
-        return Classes(best(logits, asked))
+        return Classes(best(logits, asked.labels, asked.top))
+
+    def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
+        return tuple(f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "index", "probability"))
 
 
-def best(scores: Array, asked: Asked) -> tuple[Guess, ...]:
-    """The largest of (classes,) logits as probabilities."""
+def best(scores: Array, labels: Sequence[str] | None, count: int) -> tuple[Guess, ...]:
+    """The ``count`` largest of (classes,) logits as probabilities. A class without a name is called by its index."""
     shifted = np.exp(scores.astype(np.float64) - scores.max())
     probabilities = shifted / shifted.sum()
-    order = np.argsort(-probabilities, kind="stable")[: asked.top]
-    return tuple(Guess(asked.label(int(i)), int(i), float(probabilities[i])) for i in order)
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return tuple(Guess(labels[i] if labels else str(i), int(i), float(probabilities[i])) for i in order)

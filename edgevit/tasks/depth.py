@@ -30,6 +30,10 @@ class Distances:
     def words(self) -> str:
         return f"from {self.depth.min():.4g} to {self.depth.max():.4g}, the median {np.median(self.depth):.4g}"
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        height, width = self.depth.shape
+        return [{**self.record(), "height": height, "width": width}]
+
     def drawn(self, image: Array) -> Array | None:
         """Large values bright, in the size of the image."""
         from PIL import Image
@@ -48,6 +52,7 @@ class Depth:
 
     name = "depth"
     alone = "depth"
+    draws = True
     meters: ClassVar[Mapping[str, str]] = {"depth": "edgevit.tasks.metrics.distances:RelativeError"}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
@@ -63,6 +68,9 @@ class Depth:
         if depth is None:
             raise unfit(self.name, asked.outputs, "depth")
         return Distances(np.asarray(depth.reshape(depth.shape[-2:]), np.float32), asked)
+
+    def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
+        return "height", "width", "min", "median", "max"
 
 
 def _is_map(spec: TensorSpec) -> bool:

@@ -14,6 +14,7 @@ from edgevit.tasks.palette import colour
 from edgevit.tasks.places import boxes_in_image
 
 LEAST = 0.05  # score: what lies below is no find for a reader
+_SIDES = ("x0", "y0", "x1", "y1")
 _NAMES: dict[str, Role] = {
     **dict.fromkeys(("boxes", "pred_boxes", "bboxes"), "boxes"),
     **dict.fromkeys(("scores", "score", "confidence"), "scores"),
@@ -52,6 +53,10 @@ class Finds:
         more = f", and {len(self.finds) - self.top} more" if len(self.finds) > self.top else ""
         return (", ".join(find.words() for find in self.finds[: self.top]) + more) or "no object"
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """One for each object."""
+        return [{**vars(find), **dict(zip(_SIDES, find.box, strict=True))} for find in self.finds]
+
     def drawn(self, image: Array) -> Array | None:
         """The boxes in the colours of their classes."""
         from PIL import Image, ImageDraw
@@ -88,6 +93,7 @@ class Detect:
 
     name = "detect"
     alone = "boxes"
+    draws = True
     meters: ClassVar[Mapping[str, str]] = {"objects": "edgevit.tasks.metrics.boxes:AveragePrecision"}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
@@ -103,6 +109,9 @@ class Detect:
         rows = zip(every.boxes[:kept], every.scores[:kept], every.classes[:kept], strict=True)
         finds = (Find(asked.label(int(c)), int(c), float(score), _box(box)) for box, score, c in rows)
         return Finds(tuple(finds), asked.top)
+
+    def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
+        return "label", "index", "score", *_SIDES
 
 
 def found(row: Row, asked: Asked) -> Every:

@@ -30,6 +30,9 @@ class Embedding:
         numbers = " ".join(f"{value:.3g}" for value in self.vector[:4])
         return f"{len(self.vector)} numbers of length {float(np.linalg.norm(self.vector)):.4g}: {numbers} …"
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [{f"value_{number}": float(value) for number, value in enumerate(self.vector, 1)}]
+
     def drawn(self, image: Array) -> Array | None:
         return None
 
@@ -39,6 +42,7 @@ class Embed:
 
     name = "embed"
     alone = "features"
+    draws = False
     meters: ClassVar[Mapping[str, str]] = {"classes": "edgevit.tasks.metrics.vectors:Probe"}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
@@ -53,3 +57,8 @@ class Embed:
             np.asarray(last.mean(axis=axes) if axes else last, np.float32),
             {name: value.shape for name, value in row.items()},
         )
+
+    def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
+        shape = outputs[-1].shape
+        length = shape[2] if len(shape) == 3 else shape[1]
+        return tuple(f"value_{number}" for number in range(1, int(length) + 1))

@@ -25,6 +25,10 @@ class Restored:
         height, width = self.picture.shape[:2]
         return f"a picture of {width}×{height} pixels"
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        height, width = self.picture.shape[:2]
+        return [{"height": height, "width": width}]
+
     def drawn(self, image: Array) -> Array | None:
         return self.picture
 
@@ -34,6 +38,7 @@ class Restore:
 
     name = "restore"
     alone = "picture"
+    draws = True
     meters: ClassVar[Mapping[str, str]] = {"pictures": "edgevit.tasks.metrics.pictures:PeakNoise"}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
@@ -49,6 +54,9 @@ class Restore:
         if picture is None:
             raise unfit(self.name, asked.outputs, "a picture")
         return Restored(pixels_of(picture))
+
+    def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
+        return "height", "width"
 
 
 def pixels_of(picture: Array) -> Array:

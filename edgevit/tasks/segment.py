@@ -33,18 +33,14 @@ class ClassMap:
         order = np.argsort(-counts, kind="stable")
         return tuple((int(found[i]), float(counts[i] / self.classes.size)) for i in order)
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """One for each class that is there."""
+        return [{"label": self.asked.label(index), "index": index, "share": share} for index, share in self.shares]
+
     def record(self) -> dict[str, Any]:
         return {
             "size": list(self.classes.shape),
-            "segments": [
-                {
-                    "label": self.asked.label(index),
-                    "index": index,
-                    "share": share,
-                    "mask": encoded(self.classes == index),
-                }
-                for index, share in self.shares
-            ],
+            "segments": [{**row, "mask": encoded(self.classes == row["index"])} for row in self.rows()],
         }
 
     def words(self) -> str:
@@ -61,6 +57,7 @@ class Segment:
 
     name = "segment"
     alone = "masks"
+    draws = True
     meters: ClassVar[Mapping[str, str]] = {
         "masks": "edgevit.tasks.metrics.overlap:MeanIoU",
         "objects": "edgevit.tasks.metrics.panoptic:PanopticQuality",
@@ -88,6 +85,9 @@ class Segment:
         else:
             raise unfit(self.name, asked.outputs, "scores or labels")
         return ClassMap(back_to_image(decided, asked, outside=-1), asked)
+
+    def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
+        return "label", "index", "share"
 
 
 def _is_map(spec: TensorSpec) -> bool:

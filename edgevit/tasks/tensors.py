@@ -26,6 +26,13 @@ class Numbers:
             for name, found in figures.items()
         )
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """One for each output."""
+        figures = {name: _figures(value) for name, value in self.row.items()}
+        return [
+            {**found, "output": name, "shape": "×".join(map(str, found["shape"]))} for name, found in figures.items()
+        ]
+
     def drawn(self, image: Array) -> Array | None:
         return None
 
@@ -35,6 +42,7 @@ class Tensors:
 
     name = "tensors"
     alone = "output"
+    draws = False
     meters: ClassVar[Mapping[str, str]] = {}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
@@ -42,6 +50,9 @@ class Tensors:
 
     def decode(self, row: Row, asked: Asked) -> Numbers:
         return Numbers(row)
+
+    def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
+        return "output", "shape", "dtype", "min", "mean", "max"
 
 
 def _figures(value: Array) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +35,10 @@ Frames = Annotated[int | None, of_data("--frames", metavar="N", min=1, help="Of 
 Top = Annotated[int, of_output("--top", min=1, help="How many classes to show.")]
 CsvFile = Annotated[str | None, of_output("--csv", metavar="FILE", help="Write CSV there; - is stdout.")]
 JsonLinesFile = Annotated[str | None, of_output("--jsonl", metavar="FILE", help="Write JSON lines there; - is stdout.")]
-Out = Annotated[str | None, of_output("-o", "--out", metavar="FILE", help="The same by its ending: .csv or .jsonl.")]
+Out = Annotated[
+    str | None,
+    of_output("-o", "--out", metavar="PATH", help="The same by its ending; pictures: a folder, or one .png."),
+]
 Labels = Annotated[Path | None, of_model("--labels", help="Class names, instead of the model's own.")]
 Without = Annotated[
     list[str] | None,
@@ -63,13 +66,14 @@ def predict(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Classify pictures and videos: top-5 with labels. What is broken is one line and does not stop the others.
+    """What a model says of pictures and videos, by its task: best classes, a map of classes, objects, depth, a better
+    picture, … What is broken is one line and does not stop the others.
 
     Folders are searched to the bottom, in the order of names. A bundle also says how many of its sub-models answered.
+    -o FOLDER draws what can be seen.
 
     Example: edgevit predict artifacts/vit_nano-onnx-fp32 photos clip.mp4 --fps 2 -o answers.csv
     """
-    from edgevit.bundle.opened import is_bundle
     from edgevit.prediction.labels import read_labels
     from edgevit.prediction.predictor import AT_ONCE, open_predictor
 
@@ -81,8 +85,9 @@ def predict(
         trust=trust, without=without or (),
     )  # fmt: skip
     with opened as predictor:
+        wanted.require_seen(predictor.draws)
         results = predictor.answers(named, at_once=1 if named.live else AT_ONCE)
-        deliver(results, wanted, named, top, bundle=is_bundle(artifact))
+        deliver(results, wanted, named, predictor.columns)
 
 
 def inputs_of(named: list[str], every: int | None, fps: float | None, frames: int | None) -> Inputs:
@@ -102,16 +107,17 @@ def wanted_of(csv: str | None, jsonl: str | None, out: str | None, *, json: bool
     return Wanted.of(csv, jsonl, out, json=json, force=force)
 
 
-def deliver(results: Iterable[Result], wanted: Wanted, named: Inputs, top: int, *, bundle: bool) -> None:
-    """Each result to where it is wanted as it comes; then what was passed over, and exit 1 for what failed.
+def deliver(results: Iterable[Result], wanted: Wanted, named: Inputs, columns: Sequence[str]) -> None:
+    """Each result to where it is wanted as it comes, a table's columns being these; then what was passed over, and exit
+    1 for what failed.
 
     Interrupted, with what is kept, for Ctrl-C.
     """
-    where = " and ".join(wanted.files)
-    tally = _Tally(loud=bool(where))
+    where = " and ".join([*wanted.files, *([str(wanted.album.path)] if wanted.album else [])])
+    tally = _Tally(loud=bool(wanted.files))
     try:
-        with wanted.outputs(top, bundle=bundle) as outputs, tally:
-            for result in results:
+        with wanted.outputs(columns) as outputs, tally:
+            for result in wanted.drawn(results):
                 outputs.write(result)
                 tally.count(result)
     except KeyboardInterrupt:
@@ -166,4 +172,4 @@ class _Tally:
         self.stack.close()
 
 
-VERBS = ((predict, "Classify pictures and videos with an artifact or a bundle."),)
+VERBS = ((predict, "What an artifact or a bundle says of pictures and videos."),)

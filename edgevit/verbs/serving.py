@@ -293,8 +293,10 @@ def infer(
     """
     from edgevit.fleet.asking.infer import infer_images
     from edgevit.prediction.labels import read_labels
+    from edgevit.prediction.results import classified
 
     wanted = wanted_of(csv, jsonl, out, json=json, force=force)
+    wanted.require_seen(draws=False)
     wanted.check(inputs)
     named = inputs_of(inputs, every, fps, frames)
     found = infer_images(
@@ -302,7 +304,7 @@ def infer(
         deadline_s=seconds("--deadline", deadline), require_all=require_all, where=_where(where), top=top,
         labels=read_labels(labels),
     )  # fmt: skip
-    deliver(found, wanted, named, top, bundle=True)
+    deliver(found, wanted, named, classified(top))
 
 
 VERBS = (

@@ -17,7 +17,8 @@ from video_files import plain, write_video
 
 from edgevit.errors import UsageError
 from edgevit.prediction.outputs import Csv, File, Wanted
-from edgevit.prediction.results import Failure, Guess, Prediction
+from edgevit.prediction.results import Failure, Prediction
+from edgevit.tasks.classify import Classes, Guess
 
 LABELS = (
     '=HYPERLINK("http://x")',
@@ -49,9 +50,9 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_csv_is_rfc_4180_and_no_cell_is_a_formula(tmp_path: Path) -> None:
-    output = Csv(File(str(tmp_path / "x.csv"), force=False), 1, bundle=False)
+    output = Csv(File(str(tmp_path / "x.csv"), force=False), ("label_1", "index_1", "probability_1"))
     for index, label in enumerate(LABELS):
-        output.write(Prediction(f"{label}.png", (Guess(label, index, 0.25),)))
+        output.write(Prediction(f"{label}.png", Classes((Guess(label, index, 0.25),))))
     output.write(Failure("b.png", "-b.png: broken"))
     output.end()
     output.close()

@@ -11,7 +11,8 @@ from edgevit.artifact.manifest import Parity
 from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.prediction.labels import read_labels
 from edgevit.prediction.predictor import predict
-from edgevit.prediction.results import Failure, Prediction, best
+from edgevit.prediction.results import Failure, Prediction
+from edgevit.tasks.classify import best
 
 
 def test_predictions_are_the_golden_top_classes_with_labels(make_artifact) -> None:
@@ -59,8 +60,8 @@ def test_a_model_without_logits_is_no_classifier(make_artifact) -> None:
     manifest = json.loads((folder / "edgevit.json").read_text())
     manifest["outputs"][0]["role"] = "features"
     (folder / "edgevit.json").write_text(json.dumps(manifest))
-    with pytest.raises(Unsupported, match="not an image classifier"):
-        list(predict(folder, []))
+    with pytest.raises(Unsupported, match="classify needs logits"):
+        predict(folder, [folder / "golden/0.png"])
 
 
 def test_labels_are_read_from_lines_or_json(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from edgevit.bundle.embedded import Answer
+from edgevit.bundle.embedded import Fused
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PartTiming:
 
 
 @dataclass(frozen=True)
-class FleetAnswer(Answer):
+class FleetAnswer(Fused):
     """An answer, which node gave which part of it, and the trace id (32 hex digits) that their logs name it by."""
 
     timings: tuple[PartTiming, ...] = ()

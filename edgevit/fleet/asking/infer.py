@@ -13,22 +13,24 @@ from typing import Any
 from edgevit import render
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
-from edgevit.bundle.embedded import Answer
+from edgevit.bundle.embedded import Fused
 from edgevit.bundle.opened import Bundle, opened
-from edgevit.errors import FleetError, UsageError
+from edgevit.errors import FleetError, Unsupported, UsageError
 from edgevit.fleet.asking.answers import FleetAnswer
 from edgevit.fleet.asking.session import FleetSession
 from edgevit.fleet.asking.where import Reached, Where, reach
 from edgevit.fleet.bus.link import Link
 from edgevit.foreign import read_bounded
 from edgevit.images import MAX_BYTES, ImageError
-from edgevit.prediction.answering import one_by_one, row_of, scores_of, told
+from edgevit.prediction.answering import classes, looked_at, one_by_one, outputs_of, told
 from edgevit.prediction.given import Image, pictures
 from edgevit.prediction.labels import check_labels
 from edgevit.prediction.picture import Picture
-from edgevit.prediction.predictor import classifier, open_predictor
-from edgevit.prediction.results import BundlePrediction, Failure, Guess, best
+from edgevit.prediction.predictor import open_predictor, predictable
+from edgevit.prediction.results import BundlePrediction, Failure
 from edgevit.runtimes.base import Session, open_session
+from edgevit.tasks.classify import Classes
+from edgevit.tasks.reading import Reading
 
 DEADLINE_S = 1.0
 
@@ -38,8 +40,8 @@ class Inference(BundlePrediction):
     """One image's best classes, where they were computed, and by how many of the sub-models."""
 
     def record(self) -> dict[str, Any]:
-        missing = [{"part": one.part, "classes": list(one.classes)} for one in self.answer.missing]
-        trace = {"trace": self.answer.trace} if isinstance(self.answer, FleetAnswer) else {}
+        missing = [{"part": one.part, "classes": list(one.classes)} for one in self.gathered.missing]
+        trace = {"trace": self.gathered.trace} if isinstance(self.gathered, FleetAnswer) else {}
         return {**super().record(), "missing": missing, **trace}
 
 
@@ -91,12 +93,12 @@ def infer_images(
 def _all_required(found: Iterator[Inference | Failure], require_all: bool) -> Iterator[Inference | Failure]:
     short: Inference | None = None
     for result in found:
-        if isinstance(result, Inference) and result.answer.degraded:
+        if isinstance(result, Inference) and result.gathered.degraded:
             short = short or result
         yield result
     if require_all and short:
         raise FleetError(
-            f"not every sub-model answered: {short.image}: {short.answer.sentence()}",
+            f"not every sub-model answered: {short.image}: {short.gathered.sentence()}",
             hint="edgevit fleet status says who is there; a longer --deadline waits for the slow",
         )
 
@@ -108,7 +110,7 @@ def _there(
     with closing(reached):
         session = reached.session
         check_labels(shown.labels, session.count)
-        top = partial(best, labels=shown.labels or session.labels, count=shown.top)
+        top = partial(classes, labels=shown.labels or session.labels, count=shown.top)
         yield from one_by_one(partial(_asked, session, deadline_s, top), images)
 
 
@@ -122,32 +124,36 @@ def _here(model: Bundle | Artifact, images: Iterable[Picture | Failure], shown: 
                 elif isinstance(result, Failure):
                     yield result
         return
-    artifact = classifier(model, shown.labels)
-    top = partial(best, labels=shown.labels or artifact.manifest.labels, count=shown.top)
+    artifact = predictable(model, shown.labels)
+    reading = Reading.of(artifact, shown.labels, shown.top)
+    logits = artifact.manifest.logits_output()
+    if logits is None:
+        raise Unsupported(f"{artifact.path} is no classifier", hint="edgevit predict says what it answers")
     with open_session(artifact) as session:
-        yield from one_by_one(partial(_alone, session, top), images)
+        yield from one_by_one(partial(_alone, session, reading, logits.name), images)
 
 
-Top = Callable[[Array], tuple[Guess, ...]]
+Top = Callable[[Array], Classes | None]
 
 
 def _asked(session: FleetSession, deadline_s: float, top: Top, picture: Picture) -> Inference | None:
     """The fleet's answer; None when it is not a number."""
     if not isinstance(picture.source, Path):
         answer = session.answer(picture.source, deadline_s)
-        return told(Inference, picture, answer.logits[0], top, answer=answer, where="fleet")
+        return told(Inference, picture, top(answer.logits[0]), gathered=answer, where="fleet")
     data = read_bounded(picture.source, MAX_BYTES, "an image", error=ImageError)
     try:
         answer = session.answer(data, deadline_s)
     except ImageError:
         picture.pixels()  # says what is wrong with it, by its name
         raise
-    return told(Inference, picture, answer.logits[0], top, answer=answer, where="fleet")
+    return told(Inference, picture, top(answer.logits[0]), gathered=answer, where="fleet")
 
 
-def _alone(session: Session, top: Top, picture: Picture) -> Inference | None:
+def _alone(session: Session, reading: Reading, logits: str, picture: Picture) -> Inference | None:
     """One artifact's answer in this process."""
     started = time.perf_counter()
-    scores = scores_of(session, [row_of(session, picture)])
-    answer = Answer(scores, 1, (), (time.perf_counter() - started) * 1e3)
-    return told(Inference, picture, scores[0], top, answer=answer)
+    looked = looked_at(reading, picture)
+    row = {name: array[0] for name, array in outputs_of(session, reading, [looked]).items()}
+    gathered = Fused(row[logits][None], 1, (), (time.perf_counter() - started) * 1e3)
+    return told(Inference, picture, reading.answer(row, looked.size), gathered=gathered)

@@ -38,8 +38,8 @@ from edgevit.fleet.gateway.metrics import CONTENT_TYPE, Metrics
 from edgevit.fleet.operating.watch import Watch
 from edgevit.images import ImageError
 from edgevit.pages import style
-from edgevit.prediction.results import best
 from edgevit.registry import own_version
+from edgevit.tasks.classify import best
 
 LIVE_EVERY_S = 0.5
 TOP = 5

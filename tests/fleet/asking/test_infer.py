@@ -73,7 +73,7 @@ def test_the_fleet_gives_the_answers_of_the_bundle_in_one_process(fleet: Fleet) 
     for one, other in zip(there, here, strict=True):
         assert isinstance(one, Inference)
         assert (one.where, other.where) == ("fleet", "embedded")
-        np.testing.assert_allclose(one.answer.logits, other.answer.logits, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(one.gathered.logits, other.gathered.logits, rtol=1e-5, atol=1e-6)
         assert [guess.label for guess in one.top] == [guess.label for guess in other.top]
         record = one.record()
         assert (set(record), set(other.record())) == (KEYS | {"trace"}, KEYS)
@@ -132,7 +132,7 @@ def test_a_broken_image_is_one_line_and_the_others_go_on(fleet: Fleet, tmp_path:
         assert failure.error.startswith(failure.image)
         assert set(failure.record()) == {"image", "error"}
     assert isinstance(good, Inference)
-    assert not good.answer.degraded
+    assert not good.gathered.degraded
 
 
 def test_an_unreached_deadline_leaves_nothing_to_fuse_and_is_a_fleet_error(fleet: Fleet) -> None:
@@ -174,7 +174,7 @@ def test_without_a_node_the_bundle_runs_here_and_says_so(nobody: Path) -> None:
     said: list[str] = []
     (one,) = infer_images(nobody, [nobody / "part-0/golden/0.png"], say=said.append)
     assert isinstance(one, Inference)
-    assert (one.where, one.answer.sentence()) == ("embedded", "3/3 sub-models")
+    assert (one.where, one.gathered.sentence()) == ("embedded", "3/3 sub-models")
     assert said == [f"no node serves {nobody}: running it in this process"]
     assert list(infer_images(nobody, [], where="embedded", say=said.append)) == []
     assert len(said) == 1
@@ -187,7 +187,7 @@ def test_an_artifact_runs_here_too_and_its_answer_holds_its_logits(nobody: Path)
     assert one.record()["parts"] == 1
     assert isinstance(one, Inference)
     expected = Artifact.open(part).golden()[1]["logits"][:1]
-    np.testing.assert_allclose(one.answer.logits, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one.gathered.logits, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fleet_that_was_asked_for_or_deployed_to_must_be_there(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:

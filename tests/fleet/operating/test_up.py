@@ -86,7 +86,7 @@ def test_nodes_come_up_one_is_killed_and_comes_back_and_ctrl_c_ends_them(
     with running("fleet", "up", bundle, "--nodes", str(PARTS)) as up:
         assert f"edgevit infer {bundle}" in read_until(up, "ready")
         whole = here(bundle)
-        assert (whole.where, whole.answer.answered) == ("fleet", PARTS)
+        assert (whole.where, whole.gathered.answered) == ("fleet", PARTS)
         given = {row.memory_bytes for row in status(Link()).nodes}
         assert len(given) == 1, "they share alike"
         assert 0 < PARTS * given.pop() <= available_memory(), "more than there is was promised"
@@ -95,14 +95,14 @@ def test_nodes_come_up_one_is_killed_and_comes_back_and_ctrl_c_ends_them(
         os.kill(pids[1], signal.SIGKILL)
         assert "edgevit node --name node-2" in read_until(up, "node-2 has ended")
         answer = here(bundle)
-        (missing,) = answer.answer.missing
+        (missing,) = answer.gathered.missing
         shown = f"degraded 2/3 (missing: {missing.part}; classes {', '.join(missing.classes)})"
         assert answer.line().endswith(shown)
         record, code = infer(bundle, "--require-all")
         assert (record["answered"], record["degraded"], code) == (PARTS - 1, True, 9)
 
         with running("node", "--name", "node-2"):
-            wait_for(lambda: here(bundle).answer.answered == PARTS)
+            wait_for(lambda: here(bundle).gathered.answered == PARTS)
         up.send_signal(signal.SIGINT)
         assert up.wait(15) == 0
         wait_for(lambda: all(map(gone, pids)))
