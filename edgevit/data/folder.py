@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,16 +16,16 @@ from edgevit.foreign import entries
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 _HINT = "check the path after folder:"
-_HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
+HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
 
 
-def image_files(folder: Path, *, deep: bool) -> list[Path]:
-    """The images in a folder in the order of their names, ``deep`` those of its sub-folders too."""
+def files_of(folder: Path, endings: Collection[str] = EXTENSIONS, *, deep: bool) -> list[Path]:
+    """The images in a folder, or what has other ``endings``, by name; ``deep`` those of its sub-folders too."""
     found: list[Path] = []
     for path in entries(folder, _HINT):
         if deep and path.is_dir() and not path.is_symlink():  # a link may lead round in a circle
-            found += image_files(path, deep=True)
-        elif path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file():
+            found += files_of(path, endings, deep=True)
+        elif path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file():
             found.append(path)
     return found
 
@@ -36,10 +37,10 @@ def _sub_folders(folder: Path) -> list[Path]:
 def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
     """A class per sub-folder; or ``train`` and ``val`` holding those; or images alone, which are unlabelled."""
     names = {sub.name for sub in _sub_folders(path)}
-    held = [name for name in _HELD_OUT_FOLDERS if name in names]
-    if "train" in names and held and names <= {"train", *_HELD_OUT_FOLDERS}:
+    held = [name for name in HELD_OUT_FOLDERS if name in names]
+    if "train" in names and held and names <= {"train", *HELD_OUT_FOLDERS}:
         return _own_split(path, held[0], spec, split)
-    loose = image_files(path, deep=False)
+    loose = files_of(path, deep=False)
     if names and not loose:
         return part(_class_folders(path, spec), split, seed)
     if names:
@@ -61,7 +62,7 @@ def _class_folders(path: Path, spec: str, classes: tuple[str, ...] | None = None
     paths: list[Path] = []
     labels: list[int] = []
     for folder in folders:
-        files = image_files(folder, deep=True)
+        files = files_of(folder, deep=True)
         if not files:
             raise UsageError(f"{folder}: no images for class {folder.name!r}", hint="add some, or remove the folder")
         paths += files

@@ -105,7 +105,8 @@ def _decode_at(paths: list[Path], index: int) -> Pixels:
     return decode(paths[index])
 
 
-def _digest_at(paths: list[Path], index: int) -> bytes:
+def digest_of_file(paths: list[Path], index: int) -> bytes:
+    """Hash of a file's bytes; ImageError for what is none."""
     digest = hashlib.sha256()
     with opened(paths[index], "an image", limit=MAX_BYTES, error=ImageError) as stream:
         while chunk := stream.read(1 << 20):
@@ -114,7 +115,7 @@ def _digest_at(paths: list[Path], index: int) -> bytes:
 
 
 def from_files(paths: list[Path]) -> Images:
-    return Images(partial(_decode_at, paths), range(len(paths)), partial(_digest_at, paths))
+    return Images(partial(_decode_at, paths), range(len(paths)), partial(digest_of_file, paths))
 
 
 def installed_at(package: str, distribution: str, what: str) -> Path:

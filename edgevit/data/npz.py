@@ -11,8 +11,9 @@ import numpy as np
 
 from edgevit.data.labelled import LabelledData, Pixels, Split, from_array
 from edgevit.data.split import part
-from edgevit.errors import UsageError
+from edgevit.errors import UsageError, first_line
 from edgevit.foreign import opened
+from edgevit.images import MAX_BYTES
 
 
 def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
@@ -20,7 +21,9 @@ def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
     try:
         with (
             opened(path, "an .npz", hint="check the path after npz:") as stream,
-            np.load(_zipped(stream, path), allow_pickle=False) as file,
+            np.load(
+                _begun(stream, path, b"PK", "a readable .npz of plain arrays", "numpy.savez"), allow_pickle=False
+            ) as file,
         ):
             arrays = {name: file[name] for name in ("images", "labels", "classes") if name in file}
             names = sorted(file.files)
@@ -39,12 +42,24 @@ def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
     return part(LabelledData(spec, from_array(images), labels, classes), split, seed)
 
 
-def _zipped(stream: BinaryIO, path: Path) -> BinaryIO:
-    """The file, if it begins as an .npz does: numpy takes any other for a pickle, and advises to trust it."""
-    begun = stream.read(2)
+def read_array(path: Path) -> Pixels:
+    """The array of an .npy; UsageError for anything else, and for one that needs pickle."""
+    with opened(path, "an .npy", limit=MAX_BYTES) as stream:
+        try:
+            array = np.load(_begun(stream, path, b"\x93NUMPY", "a readable .npy", "numpy.save"), allow_pickle=False)
+        except (ValueError, TypeError, EOFError, MemoryError) as exc:
+            raise UsageError(
+                f"{path}: not a readable .npy ({first_line(exc)})", hint="write it with numpy.save"
+            ) from exc
+    return np.asarray(array)
+
+
+def _begun(stream: BinaryIO, path: Path, magic: bytes, what: str, writer: str) -> BinaryIO:
+    """The file, if it begins as it should: numpy takes any other for a pickle, and advises to trust it."""
+    begun = stream.read(len(magic))
     stream.seek(0)
-    if begun != b"PK":
-        raise UsageError(f"{path}: not a readable .npz of plain arrays", hint="write it with numpy.savez")
+    if begun != magic:
+        raise UsageError(f"{path}: not {what}", hint=f"write it with {writer}")
     return stream
 
 

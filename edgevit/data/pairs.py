@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgevit.data.folder import image_files
+from edgevit.data.folder import EXTENSIONS
 from edgevit.data.labelled import LabelledData, Pixels, Split, from_arrays, from_files
+from edgevit.data.paired import Layout, pairs_in
 from edgevit.data.samples import photos
-from edgevit.data.split import part
 from edgevit.data.targets import Targets
-from edgevit.errors import UsageError
-from edgevit.images import decode
 
 LOW, HIGH = "low", "high"
 TILE = 48  # side of the small pictures that bundled photos are cut into
 _SAMPLES = re.compile(r"pairs:samples[x×]([2-4])")
 _HINT = f"pairs:PATH holds {LOW}/ and {HIGH}/ with pictures of the same names; pairs:samples×2 (×3, ×4) needs no files"
+_LAYOUT = Layout(LOW, HIGH, EXTENSIONS, _HINT)
 
 
 def scale_of(spec: str) -> int | None:
@@ -68,25 +66,7 @@ def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
 
     UsageError for a folder that is missing or empty, and for a picture that is in one of them alone.
     """
-    low, high = _named(path / LOW), _named(path / HIGH)
-    if alone := sorted(low.keys() ^ high.keys()):
-        where = LOW if alone[0] in low else HIGH
-        raise UsageError(f"{path}: {alone[0]} is in {where}/ alone", hint="give both folders the same names")
-    names = sorted(low)
-    targets = Targets("pictures", partial(_decoded, [high[name] for name in names]), range(len(names)))
-    return part(LabelledData(spec, from_files([low[name] for name in names]), targets=targets), split, seed)
-
-
-def _decoded(paths: list[Path], index: int) -> Pixels:
-    return decode(paths[index])
-
-
-def _named(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", hint=_HINT)
-    found = image_files(folder, deep=False)
-    if not found:
-        raise UsageError(f"{folder}: no images in this folder", hint=_HINT)
-    if len(named := {path.stem: path for path in found}) < len(found):
-        raise UsageError(f"{folder}: two pictures have the same name but for their endings", hint="rename one of them")
-    return named
+    pairs = pairs_in(path, _LAYOUT, split)
+    high = from_files(pairs.second)
+    targets = Targets("pictures", high.__getitem__, range(len(high)), high.digest)
+    return pairs.part(LabelledData(spec, from_files(pairs.first), targets=targets), split, seed)

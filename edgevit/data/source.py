@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgevit.data import cifar, folder, npz, pairs, scenes
+from edgevit.data import cifar, coco, depth, folder, idx, masks, npz, pairs, scenes
 from edgevit.data.digits import digits
 from edgevit.data.labelled import LabelledData, Split, from_array
 from edgevit.data.samples import samples
@@ -23,14 +23,18 @@ SCHEMES = (
     "npz:PATH",
     "cifar10:PATH",
     "cifar100:PATH",
+    "idx:PATH",
+    "masks:PATH",
+    "coco:PATH",
+    "depth:PATH",
 )
 
 
 def open_data(spec: str, *, split: Split = "all", seed: int = 0) -> LabelledData:
     """Open a data source by its spec; ``split`` picks the fixed 80 % for training or the 20 % held out from it.
 
-    CIFAR and folders with ``train`` and ``val``/``test`` keep their own split. Images without labels are split as one
-    class. Raises UnknownName for a spec of no known kind, UsageError for a source that is missing or malformed,
+    CIFAR, IDX and folders with ``train`` and ``val``/``test`` keep their own split. Images without labels are split as
+    one class. Raises UnknownName for a spec of no known kind, UsageError for a source that is missing or malformed,
     MissingDependency where scikit-learn or scikit-image is needed and absent.
     """
     if split not in ("all", "train", "held-out"):
@@ -56,6 +60,10 @@ def _readers() -> dict[str, Callable[[Path, str, Split, int], LabelledData]]:
         "cifar100": _cifar,
         "crops": npz.read_crops,
         "pairs": pairs.read,
+        "idx": idx.read,
+        "masks": masks.read,
+        "coco": coco.read,
+        "depth": depth.read,
     }
 
 

@@ -9,6 +9,7 @@ depth      (H, W) float32 metres, 0 where unknown
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
@@ -38,11 +39,17 @@ class Objects:
 
 
 class Targets(Sequence[Any]):
-    """Targets loaded one at a time by ``load(index)``, as ``Images`` are."""
+    """Targets loaded one at a time by ``load(index)``, as ``Images`` are; ``digest(index)`` likewise."""
 
-    def __init__(self, kind: Kind, load: Callable[[int], Any], indices: Iterable[int]) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        load: Callable[[int], Any],
+        indices: Iterable[int],
+        digest: Callable[[int], bytes] | None = None,
+    ) -> None:
         self.kind = kind
-        self._load = load
+        self._load, self._digest = load, digest
         self._indices = [int(index) for index in indices]
 
     def __len__(self) -> int:
@@ -54,9 +61,21 @@ class Targets(Sequence[Any]):
     def __getitem__(self, index: slice) -> Targets: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return Targets(self.kind, self._load, self._indices[index])
+            return Targets(self.kind, self._load, self._indices[index], self._digest)
         return self._load(self._indices[index])
 
     def take(self, indices: Iterable[int]) -> Targets:
         """Those at ``indices``, in that order, still unloaded."""
-        return Targets(self.kind, self._load, (self._indices[index] for index in indices))
+        return Targets(self.kind, self._load, (self._indices[index] for index in indices), self._digest)
+
+    def digest(self, index: int) -> bytes:
+        """The same for the same target, wherever it lies."""
+        if self._digest is not None:
+            return self._digest(self._indices[index])
+        target = self[index]
+        arrays = vars(target).values() if isinstance(target, Objects) else [target]
+        found = hashlib.sha256(self.kind.encode())
+        for array in arrays:
+            if array is not None:
+                found.update(f"|{array.shape} {array.dtype}|".encode() + np.ascontiguousarray(array).tobytes())
+        return found.digest()

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
+from edgevit.data.rle import encoded
 from edgevit.tasks.base import Asked, Row, unfit
 from edgevit.tasks.palette import blended, colours
 from edgevit.tasks.places import back_to_image
-from edgevit.tasks.rle import encoded
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ Model = Annotated[
 ]
 Out = Annotated[Path, of_output("-o", "--out", help="Checkpoint to write (.safetensors).", show_default=False)]
 Data = Annotated[
-    str, of_data("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
+    str, of_data("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH, idx:PATH.")
 ]
 TrainEpochs = Annotated[int | None, of_training(min=1, help="Default: fitted to the data's size.")]
 BatchSize = Annotated[int, of_training(min=2, help="Images of one step.")]

@@ -168,5 +168,5 @@ Cache = Annotated[
 Force = Annotated[bool, of_output("--force", help="Replace what is at the output path.")]
 Data = Annotated[
     str | None,
-    of_data("--data", metavar="SRC", help="digits, samples, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH."),
+    of_data("--data", metavar="SRC", help="digits, folder:PATH, masks:PATH, coco:PATH, depth:PATH, idx:PATH, …"),
 ]

@@ -31,7 +31,7 @@ Model = Annotated[str, typer.Argument(help="A ViT: vit_edvit, vit_base, timm:dei
 Parts = Annotated[int, of_splitting("--parts", min=1, help="How many sub-models.", show_default=False)]
 Out = Annotated[Path, of_output("-o", "--out", help="Bundle folder to write.", show_default=False)]
 Data = Annotated[
-    str, of_data("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH.")
+    str, of_data("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH, idx:PATH.")
 ]
 Target = Annotated[
     list[str] | None,

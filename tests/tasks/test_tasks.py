@@ -12,12 +12,12 @@ from hypothesis.extra.numpy import arrays
 
 from edgevit import registry
 from edgevit.artifact.manifest import TensorSpec
+from edgevit.data.rle import decoded, encoded
 from edgevit.errors import Unsupported
 from edgevit.images import Preprocess
 from edgevit.tasks.base import Asked, load_task
 from edgevit.tasks.palette import colour
 from edgevit.tasks.places import back_to_image, boxes_in_image
-from edgevit.tasks.rle import decoded, encoded
 
 SQUASH = Preprocess(size=(8, 8), crop="squash")
 IMAGE = np.full((16, 32, 3), 200, np.uint8)
