@@ -7,7 +7,6 @@ imported by what decodes or resizes: a process that does neither does without it
 from __future__ import annotations
 
 import io
-import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edgevit.addresses import shown
 from edgevit.errors import EdgeVitError, first_line
 from edgevit.foreign import read_bounded
-from edgevit.pixels import UnknownRange, to_rgb
+from edgevit.framing import PADDING, Crop, Framing, Place, framed
+from edgevit.pixels import UnknownRange, over_white, to_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,9 +37,13 @@ LARGE_PIXELS = 16_000_000  # beyond, pictures are decoded and resized one at a t
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 # What may be opened: other formats of Pillow's start programs (EPS runs Ghostscript) or are no photographs.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+Color = Literal["RGB", "BGR", "GRAY", "RGBA"]
+CHANNELS: dict[Color, int] = {"RGB": 3, "BGR": 3, "GRAY": 1, "RGBA": 4}
 Triple = tuple[float, float, float]
 Side = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 Positive = Annotated[float, Field(gt=0)]
+Channels = Annotated[tuple[float, ...], Field(min_length=1, max_length=4)]
+PadValue = Annotated[int, Field(ge=0, le=255)] | Literal["mean", "reflect"]
 
 _ORIENTATION = 0x0112
 # How the pixels of each orientation are turned upright; 1 is upright.
@@ -59,22 +63,24 @@ class ImageError(EdgeVitError):
 
 
 class Preprocess(BaseModel):
-    """How an RGB image becomes the model's ``image`` input.
+    """How a picture becomes the model's ``image`` input.
 
-    resize shorter side to ``size / crop_pct`` (``crop="center"``) or both sides to ``size`` (``crop="squash"``), centre
-    crop to ``size``, scale [0, 255] to [0, 1], subtract ``mean``, divide by ``std``, order as ``layout``. With
-    ``baked`` the graph does all that follows the crop itself and takes uint8 NHWC.
+    frame it in ``size`` (``crop``, see framing.py), order its colours as ``color``, scale [0, 255] to [0, 1], subtract
+    ``mean``, divide by ``std``, order as ``layout``. With ``baked`` the graph does all that follows the colours itself
+    and takes uint8 NHWC.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     size: tuple[Side, Side] = Field(description="height and width in pixels")
-    mean: Triple = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
-    crop: Literal["center", "squash"] = "center"
+    mean: Channels = Field(default=(0.485, 0.456, 0.406), description="of each channel, in the order of color")
+    std: tuple[Positive, ...] = (0.229, 0.224, 0.225)
+    crop: Crop = "center"
     crop_pct: float = Field(default=0.875, gt=0, le=1)
     interpolation: Interpolation = "bicubic"
-    color: Literal["RGB"] = "RGB"
+    pad_value: PadValue = Field(default=114, description="of letterbox and pad: all channels of a pixel of 0 to 255")
+    place: Place = Field(default="center", description="of letterbox and pad: where the picture lies")
+    color: Color = "RGB"
     range: Literal["0-1"] = Field(default="0-1", description="range of a pixel before mean and std")
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     baked: bool = False
@@ -83,10 +89,24 @@ class Preprocess(BaseModel):
     def _fits(self) -> Preprocess:
         if self.size[0] * self.size[1] > MAX_PIXELS:
             raise ValueError(f"a size of {self.size[0]}×{self.size[1]} has more than {MAX_PIXELS:,} pixels")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"{self.color} has {self.channels} channels; mean and std have one number for each")
         return self
 
+    @property
+    def channels(self) -> int:
+        """Of the model's input."""
+        return CHANNELS[self.color]
+
+    @property
+    def pixel_channels(self) -> int:
+        """Of the pixels that it is best given, and that ``crop_pixels`` gives: 4 where transparency is looked at."""
+        return 4 if self.color == "RGBA" else 3
+
     def crop_pixels(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Resize and crop. (H, W, 3) uint8 -> (*size, 3) uint8; the image itself where nothing changes."""
+        """Resize, and crop or pad. (H, W, 3 or 4) uint8 -> (*size, pixel_channels) uint8; the image itself where
+        nothing changes."""
+        image = with_channels(image, self.pixel_channels)
         if self.crop == "squash" and image.shape[:2] == self.size:
             return image
         with _turn(image.shape[0] * image.shape[1]):
@@ -95,55 +115,61 @@ class Preprocess(BaseModel):
     def _cropped(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         from PIL import Image
 
-        height, width = self.size
-
-        how = Image.Resampling[self.interpolation.upper()]
-        picture = Image.fromarray(image)
-        if self.crop == "squash":
-            return np.asarray(picture.resize((width, height), how))
-        resized = self._resized(picture.width, picture.height)
-        if resized[0] * resized[1] > MAX_PIXELS:  # a strip of 1 × 100,000 pixels would be resized to gigabytes
+        how = self.framing(*image.shape[:2])
+        (tall, wide), (height, width) = how.resized, self.size
+        if tall * wide > MAX_PIXELS:  # a strip of 1 × 100,000 pixels would be resized to gigabytes
             raise ImageError(
-                f"{picture.width}×{picture.height} pixels are too long and narrow for a crop of {height}×{width}",
+                f"{image.shape[1]}×{image.shape[0]} pixels are too long and narrow for a crop of {height}×{width}",
                 hint="cut out the part that matters first",
             )
-        if resized != picture.size:
-            picture = picture.resize(resized, how)
-        # round() halves to even, as torchvision's centre crop does
-        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
-        return np.asarray(picture.crop((left, top, left + width, top + height)))
+        if how.resized != how.picture:
+            picture = Image.fromarray(image).resize((wide, tall), Image.Resampling[self.interpolation.upper()])
+            image = np.asarray(picture)
+        if self.crop in PADDING:
+            return self._padded(image, how)
+        return np.ascontiguousarray(image[-how.top : height - how.top, -how.left : width - how.left])
 
-    def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) after the resize: the shorter side becomes size / crop_pct, the other follows, rounded down
-        as torchvision does; for a size that is not square, the smallest scale that covers it."""
-        goal_height, goal_width = (math.floor(side / self.crop_pct) for side in self.size)
-        if goal_height == goal_width:
-            short = min(width, height)
-            return int(goal_width * width / short), int(goal_height * height / short)
-        scale = max(goal_height / height, goal_width / width)
-        return max(self.size[1], round(width * scale)), max(self.size[0], round(height * scale))
+    def _padded(self, image: np.ndarray[Any, Any], how: Framing) -> np.ndarray[Any, Any]:
+        beside = [(how.top, self.size[0] - how.top - len(image)), (how.left, self.size[1] - how.left - image.shape[1])]
+        if self.pad_value == "reflect":
+            return np.pad(image, (*beside, (0, 0)), mode="reflect")
+        made = np.empty((*self.size, image.shape[2]), np.uint8)
+        made[:] = self.pad_value if isinstance(self.pad_value, int) else self._mean_pixel()
+        made[how.top : how.top + len(image), how.left : how.left + image.shape[1]] = image
+        return made
+
+    def _mean_pixel(self) -> np.ndarray[Any, Any]:
+        """The nearest to ``mean``, in the channels of ``crop_pixels``."""
+        mean = self.mean[::-1] if self.color == "BGR" else self.mean
+        return np.round(np.clip(np.array(mean), 0, 1) * 255).astype(np.uint8)
+
+    def framing(self, height: int, width: int) -> Framing:
+        """Where an image of that size lies in what the model sees."""
+        return framed((height, width), self.size, self.crop, self.crop_pct, self.place)
 
     def window(self, height: int, width: int) -> tuple[float, float, float, float]:
         """What the model sees of an image of that size: (top, left, bottom, right), in the image's pixels."""
-        if self.crop == "squash":
-            return 0.0, 0.0, float(height), float(width)
-        resized = self._resized(width, height)
-        left, top = (round((have - want) / 2) for have, want in zip(resized, self.size[::-1], strict=True))
-        down, across = height / resized[1], width / resized[0]
-        return top * down, left * across, (top + self.size[0]) * down, (left + self.size[1]) * across
+        return self.framing(height, width).window()
 
     def after_crop(self) -> Preprocess:
         """For images that ``crop_pixels`` has made: a squash to the size that they have changes nothing."""
         return self.model_copy(update={"crop": "squash"})
 
+    def coloured(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Of ``crop_pixels``, the channels that the model takes. (..., pixel_channels) -> (..., channels) uint8."""
+        if self.color == "GRAY":
+            return grey(pixels)
+        return np.ascontiguousarray(pixels[..., ::-1]) if self.color == "BGR" else pixels
+
     def normalise(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """(..., 3) uint8 in [0, 255] -> (..., 3) float32, mean subtracted and divided by std."""
+        """(..., channels) uint8 in [0, 255] -> (..., channels) float32, mean subtracted and divided by std."""
         unit = pixels.astype(np.float32) / np.float32(255)
         return (unit - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
     def __call__(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """One row of the model's input. (H, W, 3) uint8 -> (3, *size) float32, or (*size, 3) uint8 when baked."""
-        pixels = self.crop_pixels(image)
+        """One row of the model's input. (H, W, 3 or 4) uint8 -> (channels, *size) float32, or (*size, channels) uint8
+        when baked."""
+        pixels = self.coloured(self.crop_pixels(image))
         if self.baked:
             return pixels
         normal = self.normalise(pixels)
@@ -154,8 +180,21 @@ class Preprocess(BaseModel):
         return np.stack([self(image) for image in images])
 
 
+def grey(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """(..., 3) uint8 RGB -> (..., 1): the luma of ITU-R 601, rounded as Pillow does."""
+    weighed = pixels.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)  # 65536ths
+    return ((weighed + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
+def with_channels(image: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+    """(H, W, 3 or 4) as (H, W, count): without transparency over white, with it opaque."""
+    if image.shape[2] == count:
+        return image
+    return over_white(image) if count == 3 else np.dstack((image, np.full(image.shape[:2], 255, np.uint8)))
+
+
 def shrink(image: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
-    """The (H, W, 3) uint8 image with its shorter side at most ``side`` pixels, aspect ratio kept."""
+    """The (H, W, 3 or 4) uint8 image with its shorter side at most ``side`` pixels, aspect ratio kept."""
     height, width = image.shape[:2]
     scale = side / min(height, width)
     if scale >= 1:
@@ -166,8 +205,9 @@ def shrink(image: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
-def decode(source: Path | bytes, *, name: str | None = None) -> np.ndarray[Any, Any]:
-    """Pixels of a PNG, JPEG, WebP, … as (H, W, 3) uint8 RGB: EXIF rotation applied, alpha laid over white.
+def decode(source: Path | bytes, *, name: str | None = None, channels: int = 3) -> np.ndarray[Any, Any]:
+    """Pixels of a PNG, JPEG, WebP, … as (H, W, 3) uint8 RGB: EXIF rotation applied, alpha laid over white; with four
+    ``channels`` (H, W, 4), alpha kept.
 
     Raises ImageError with one sentence for a file that is missing, no file, empty, broken, over ``MAX_BYTES`` or
     ``MAX_PIXELS``, or of samples whose range is not known.
@@ -175,7 +215,7 @@ def decode(source: Path | bytes, *, name: str | None = None) -> np.ndarray[Any, 
     label = name or (shown(source) if isinstance(source, Path) else "image")
     data = source if isinstance(source, bytes) else read_bounded(source, MAX_BYTES, "an image", error=ImageError)
     with _in_words(label):
-        return _opened(data, label)
+        return _opened(data, label, channels)
 
 
 @contextmanager
@@ -203,11 +243,11 @@ def _in_words(label: str) -> Iterator[None]:
         raise ImageError(f"{label}: broken image ({said})", hint="is the file complete?") from exc
 
 
-def of_pillow(picture: Image.Image, label: str) -> np.ndarray[Any, Any]:
+def of_pillow(picture: Image.Image, label: str, channels: int = 3) -> np.ndarray[Any, Any]:
     """The pixels of a picture that Pillow has opened or made, as ``decode`` gives those of a file; ImageError
     likewise."""
     with _in_words(label):
-        return _pixels(picture, label, None)
+        return _pixels(picture, label, None, channels)
 
 
 _one_large = threading.Lock()
@@ -236,19 +276,21 @@ def encoded_size(data: bytes) -> tuple[int, int]:
         return picture.size
 
 
-def _opened(data: bytes, label: str) -> np.ndarray[Any, Any]:
+def _opened(data: bytes, label: str, channels: int) -> np.ndarray[Any, Any]:
     with _header(data, label) as picture:
-        return _pixels(picture, label, partial(_header, data, label))
+        return _pixels(picture, label, partial(_header, data, label), channels)
 
 
-def _pixels(picture: Image.Image, label: str, reopened: Callable[[], ImageFile] | None) -> np.ndarray[Any, Any]:
+def _pixels(
+    picture: Image.Image, label: str, reopened: Callable[[], ImageFile] | None, channels: int
+) -> np.ndarray[Any, Any]:
     if not 0 < picture.width * picture.height <= MAX_PIXELS:
         size = f"{picture.width}×{picture.height} pixels"
         raise ImageError(
             f"{label}: {size}, where 1 to {MAX_PIXELS // 10**6} million are allowed", hint="scale it down first"
         )
     with _turn(picture.width * picture.height):
-        pixels = to_rgb(picture, reopened)
+        pixels = to_pixels(picture, reopened, channels)
     turned = picture.getexif().get(_ORIENTATION)
     return np.ascontiguousarray(_UPRIGHT[turned](pixels)) if turned in _UPRIGHT else pixels
 

@@ -9,6 +9,7 @@ from edgevit.artifact.manifest import Manifest, Parity, ReparamSummary, TensorSp
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.manifest import BundleAccuracy, Remaining
 from edgevit.bundle.opened import Bundle
+from edgevit.steps import cut_in_words
 
 
 def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:
@@ -67,7 +68,7 @@ def _preprocess(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if steps is None:
         return
     height, width = steps.size
-    cut = "squashed to it" if steps.crop == "squash" else f"centre crop {steps.crop_pct:g}"
+    cut = cut_in_words(steps)
     where = "inside the graph" if steps.baked else "before the graph"
     numbers = [" ".join(f"{value:g}" for value in triple) for triple in (steps.mean, steps.std)]
     yield (

@@ -1,4 +1,4 @@
-"""From what Pillow decodes to RGB bytes: every depth, sign and kind of transparency.
+"""From what Pillow decodes to RGB or RGBA bytes: every depth, sign and kind of transparency.
 
 Pillow's own ``convert`` clips what is deeper than 8 bits, forgets which 16-bit value is transparent, and does not
 turn a 16-bit negative round.
@@ -30,17 +30,17 @@ class UnknownRange(ValueError):
     """Which values are black and white is not known."""
 
 
-def to_rgb(picture: Image.Image, reopened: Callable[[], ImageFile] | None) -> Pixels:
-    """(H, W, 3) uint8, what is transparent laid over white. ``reopened`` gives the same picture, not yet loaded; None
-    for one that is no file's any more.
+def to_pixels(picture: Image.Image, reopened: Callable[[], ImageFile] | None, channels: int = 3) -> Pixels:
+    """(H, W, 3) uint8, what is transparent laid over white; with four ``channels`` (H, W, 4), alpha kept. ``reopened``
+    gives the same picture, not yet loaded; None for one that is no file's any more.
 
     Integers of 16 bits and less are spread from their full range; deeper ones must lie in 0..255 and floats in 0..1.
     UnknownRange where they do not.
     """
-    convert = _converter(picture, reopened)
+    convert = partial(_converter(picture, reopened), channels=channels)
     picture.load()
     width, height = picture.size
-    made = np.empty((height, width, 3), np.uint8)
+    made = np.empty((height, width, channels), np.uint8)
     rows = max(1, STRIP // width)
     for top in range(0, height, rows):
         box = (0, top, width, min(top + rows, height))
@@ -48,8 +48,8 @@ def to_rgb(picture: Image.Image, reopened: Callable[[], ImageFile] | None) -> Pi
     return made
 
 
-def _converter(picture: Image.Image, reopened: Callable[[], ImageFile] | None) -> Callable[[Box], Pixels]:
-    """What makes RGB bytes of a part of the picture."""
+def _converter(picture: Image.Image, reopened: Callable[[], ImageFile] | None) -> Callable[..., Pixels]:
+    """What makes bytes of a part of the picture."""
     tiles: Any = getattr(picture, "tile", ())
     stored = str(tiles[0].args) if tiles else ""  # how a PNG holds its samples
     tags: Any = getattr(picture, "tag_v2", {})
@@ -77,28 +77,46 @@ def _white(picture: Image.Image, tags: Any) -> int:
     return 4095 if 12 in tags.get(_BITS, ()) else 65535
 
 
-def _of_deep(picture: Image.Image, box: Box, *, white: int, inverted: bool, key: Any) -> Pixels:
+def _of_deep(picture: Image.Image, box: Box, *, white: int, inverted: bool, key: Any, channels: int) -> Pixels:
     samples = np.asarray(picture.crop(box)).astype(np.float64)
     low, high = float(samples.min()), float(samples.max())
     if not (low >= 0 and high <= white):  # nor if one is not a number
         raise UnknownRange(f"values from {low:g} to {high:g}")
     grey = np.rint((white - samples if inverted else samples) * (255 / white)).astype(np.uint8)
-    if isinstance(key, int):
-        grey[samples == key] = 255
-    return np.repeat(grey[..., None], 3, axis=-1)
+    return _keyed(np.repeat(grey[..., None], 3, axis=-1), samples == key if isinstance(key, int) else None, channels)
 
 
-def _of_deep_colour(picture: Image.Image, low: ImageFile, box: Box, *, key: tuple[int, int, int]) -> Pixels:
+def _of_deep_colour(
+    picture: Image.Image, low: ImageFile, box: Box, *, key: tuple[int, int, int], channels: int
+) -> Pixels:
     made, below = np.array(picture.crop(box)), np.asarray(low.crop(box))
-    made[(made * np.uint16(256) + below == key).all(axis=-1)] = 255
-    return made
+    return _keyed(made, (made * np.uint16(256) + below == key).all(axis=-1), channels)
 
 
-def _of_bytes(picture: Image.Image, box: Box) -> Pixels:
+def _keyed(made: Pixels, clear: Pixels | None, channels: int) -> Pixels:
+    """RGB bytes whose ``clear`` pixels are transparent, or white where there are three channels."""
+    if channels == 3:
+        if clear is not None:
+            made[clear] = 255
+        return made
+    alpha = np.full(made.shape[:2], 255, np.uint8)
+    if clear is not None:
+        alpha[clear] = 0
+    return np.dstack((made, alpha))
+
+
+def _of_bytes(picture: Image.Image, box: Box, *, channels: int) -> Pixels:
+    part = picture.crop(box)
+    clear = part.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in part.info
+    if clear or channels == 4:
+        rgba = np.asarray(part.convert("RGBA"))
+        return rgba if channels == 4 else over_white(rgba)
+    return np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
+
+
+def over_white(pixels: Pixels) -> Pixels:
+    """(H, W, 4) uint8 -> (H, W, 3): what is transparent laid over white."""
     from PIL import Image
 
-    part = picture.crop(box)
-    if part.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in part.info:
-        rgba = part.convert("RGBA")
-        part = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba)
-    return np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
+    picture = Image.fromarray(pixels)
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", picture.size, (255,) * 4), picture).convert("RGB"))

@@ -151,6 +151,43 @@ def test_a_baked_graph_gets_the_cropped_bytes() -> None:
     assert (row == photo(4, 4)).all()
 
 
+def test_grey_is_what_pillow_makes_of_it_and_blue_may_come_first() -> None:
+    image = photo(9, 7)
+    plain = {"size": (7, 9), "crop": "squash", "baked": True}
+    grey = Preprocess(**plain, color="GRAY", mean=(0.5,), std=(0.5,))(np.ascontiguousarray(image))
+    assert (grey[..., 0] == np.asarray(Image.fromarray(image).convert("L"))).all()
+    assert (Preprocess(**plain, color="BGR")(image) == image[..., ::-1]).all()
+
+
+def test_mean_and_std_are_in_the_order_of_the_colours() -> None:
+    image = np.full((4, 4, 3), (255, 0, 0), np.uint8)
+    rgb = Preprocess(size=(4, 4), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))(image)
+    bgr = Preprocess(size=(4, 4), mean=(0.3, 0.2, 0.1), std=(4.0, 2.0, 1.0), color="BGR")(image)
+    assert (rgb[::-1] == bgr).all()
+
+
+def test_alpha_is_kept_where_the_model_takes_it_and_laid_over_white_where_not(tmp_path: Path) -> None:
+    image = np.dstack((photo(4, 4), np.full((4, 4), 128, np.uint8)))
+    file = saved(Image.fromarray(image), tmp_path / "x.png")
+    look = {"size": (4, 4), "crop": "squash", "baked": True}
+    rgba = Preprocess(**look, color="RGBA", mean=(0.5,) * 4, std=(0.5,) * 4)
+    assert (decode(file, channels=4) == image).all()
+    assert (rgba(decode(file, channels=rgba.pixel_channels)) == image).all()
+    assert (Preprocess(**look)(image) == decode(file)).all()
+    assert (rgba(photo(4, 4))[..., 3] == 255).all()
+
+
+def test_the_transparent_colour_of_a_palette_is_transparent(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 2), 0)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    assert decode(saved(image, tmp_path / "x.png", transparency=0), channels=4).tolist() == [[[0, 0, 0, 0]] * 2] * 2
+
+
+def test_numbers_for_other_channels_than_the_colours_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="GRAY has 1 channels; mean and std have one number for each"):
+        Preprocess(size=(4, 4), color="GRAY")
+
+
 def test_a_size_that_is_not_square_is_covered_as_timm_does() -> None:
     from edgevit.models.loading.source import import_timm
 

@@ -83,6 +83,13 @@ def test_a_models_own_preprocessing_wins_unless_a_flag_says_otherwise_and_then_i
         ({"crop": "1.2"}, "is no share of a picture", "at most 1"),
         ({"crop": "0"}, "is no share of a picture", "at most 1"),
         ({"crop": "nan"}, "is no share of a picture", "at most 1"),
+        ({"color": "rgb"}, "unknown color 'rgb'", "RGB"),
+        ({"color": "GRAY", "mean": (0.1, 0.2, 0.3)}, "--mean has 3 numbers; GRAY pictures have 1 channel", "for all"),
+        ({"mean": (0.1,) * 3, "std": (0.1,) * 4}, "other numbers of channels", "as many"),
+        ({"crop": "letterbox", "pad_value": "256"}, "is no grey of 0 to 255", "reflect"),
+        ({"crop": "letterbox", "pad_value": "-1"}, "is no grey of 0 to 255", "reflect"),
+        ({"crop": "letterbox", "place": "middle"}, "unknown place 'middle'", "center"),
+        ({"crop": "squash", "pad_value": "0"}, "--pad-value: of --crop squash nothing is padded", "letterbox"),
     ],
     ids=str,
 )
@@ -90,6 +97,41 @@ def test_what_cannot_be_right_is_one_sentence_and_a_next_step(said, sentence, hi
     with pytest.raises(UsageError, match=sentence) as caught:
         Steps(**said)
     assert hint in caught.value.hint
+
+
+def test_channels_say_the_colours_where_nobody_does():
+    assert [Steps().onto(None, SIZE, channels)[0].color for channels in (1, 3, 4)] == ["GRAY", "RGB", "RGBA"]
+    grey, (note,) = Steps().onto(None, SIZE, 1)
+    assert grey.mean == pytest.approx((0.449,))
+    assert note.startswith("assumed of its pictures: GRAY, ImageNet's mean 0.449, std 0.226,")
+    rgba = Steps().onto(None, SIZE, 4)[0]
+    assert (rgba.mean[3], rgba.std[3]) == (0.0, 1.0)
+    with pytest.raises(UsageError, match="--color GRAY makes 1 channel; the model takes 3") as caught:
+        Steps(color="GRAY").onto(None, SIZE, 3)
+    assert caught.value.hint == "say --color RGB, or leave it out"
+
+
+def test_blue_first_turns_the_models_own_numbers_round_and_says_so():
+    own = Preprocess(size=SIZE, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    found, (note,) = Steps(color="BGR").onto(own, SIZE)
+    assert (found.color, found.mean, found.std) == ("BGR", (0.3, 0.2, 0.1), (0.6, 0.5, 0.4))
+    assert note.startswith("--color instead of its own: mean 0.1,0.2,0.3")
+    assert Steps(color="BGR").onto(found, SIZE) == (found, ())
+
+
+def test_what_a_letterbox_is_filled_with_has_a_default_of_its_own():
+    def padding(**said):
+        steps = Steps(**said).onto(None, SIZE)[0]
+        return steps.crop, steps.pad_value, steps.place
+
+    assert padding(crop="letterbox") == ("letterbox", 114, "center")
+    assert padding(crop="pad") == ("pad", "reflect", "top-left")
+    assert padding(crop="pad", pad_value="0", place="center") == ("pad", 0, "center")
+    with pytest.raises(UsageError, match="--place: of --crop center nothing is padded"):
+        Steps(place="center").onto(None, SIZE)
+    letterbox = Preprocess(size=SIZE, crop="letterbox", pad_value=0, place="top-left", crop_pct=1.0)
+    assert Steps(pad_value="mean").onto(letterbox, SIZE)[0].place == "top-left"
+    assert steps_of(letterbox).onto(None, SIZE)[0] == letterbox
 
 
 def test_numbers_are_written_with_commas_or_spaces():

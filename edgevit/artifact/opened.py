@@ -152,7 +152,9 @@ class Artifact:
 
     def golden_pixels(self) -> list[Array]:
         """The same, decoded from bytes that have their hash: (H, W, 3) uint8 each."""
-        return [decode(self.read(name, GOLDEN_BYTES), name=name) for name in PICTURES if name in self.manifest.files]
+        channels = self.manifest.preprocess.pixel_channels if self.manifest.preprocess else 3
+        found = [name for name in PICTURES if name in self.manifest.files]
+        return [decode(self.read(name, GOLDEN_BYTES), name=name, channels=channels) for name in found]
 
     def size_bytes(self) -> int:
         """Bytes of the model files: everything listed but the golden pair. BadArtifact where one is missing."""

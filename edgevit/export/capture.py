@@ -30,7 +30,7 @@ NORMALISE = "normalise"  # the path of a baked normalisation
 
 
 class Normalise(nn.Module):
-    """(B, H, W, 3) uint8 pixels -> (B, 3, H, W) float, ``(x / 255 - mean) / std`` as one multiply and one add."""
+    """(B, H, W, C) uint8 pixels -> (B, C, H, W) float, ``(x / 255 - mean) / std`` as one multiply and one add."""
 
     scale: Tensor
     shift: Tensor
@@ -38,7 +38,8 @@ class Normalise(nn.Module):
     def __init__(self, preprocess: Preprocess) -> None:
         super().__init__()
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocess.mean, preprocess.std))
-        shape = (1, 3, 1, 1) if preprocess.layout == "NCHW" else (1, 1, 1, 3)
+        count = preprocess.channels
+        shape = (1, count, 1, 1) if preprocess.layout == "NCHW" else (1, 1, 1, count)
         self.register_buffer("scale", (1 / (255 * std)).reshape(shape).float())
         self.register_buffer("shift", (-mean / std).reshape(shape).float())
         self.channels_first = preprocess.layout == "NCHW"
@@ -61,7 +62,7 @@ class Baked(nn.Module):
 
 
 def bake_preprocess(model: nn.Module, preprocess: Preprocess) -> nn.Module:
-    """A module that takes uint8 (B, H, W, 3) and normalises inside; ``model`` is shared, not copied."""
+    """A module that takes uint8 (B, H, W, C) and normalises inside; ``model`` is shared, not copied."""
     return Baked(model, preprocess).eval()
 
 

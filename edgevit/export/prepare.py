@@ -92,16 +92,11 @@ def _spec(source: nn.Module, request: ExportRequest) -> ModelSpec:
             f"{type(source).__name__} does not say what it takes", hint="give image_size=, or inputs= for other tensors"
         )
     size = request.model.image_size
-    channels, classes = look(source, size)
-    preprocess, notes = request.model.steps.onto(None, size)
-    return replace(
-        _bare_spec(type(source).__name__),
-        image_size=size,
-        preprocess=preprocess,
-        notes=notes,
-        num_classes=classes,
-        channels=channels,
-    )
+    channels, classes = look(source, size, request.model.steps.channels)
+    spec = replace(_bare_spec(type(source).__name__), image_size=size, num_classes=classes, channels=channels)
+    spec.require_pictures()
+    preprocess, notes = request.model.steps.onto(None, size, channels)
+    return replace(spec, preprocess=preprocess, notes=notes)
 
 
 def _bare_spec(name: str) -> ModelSpec:
@@ -113,7 +108,7 @@ def _resized(spec: ModelSpec, request: ExportRequest) -> ModelSpec:
     size = request.model.image_size or spec.image_size
     if isinstance(request.model.source, str) or size is None or spec.preprocess is None:
         return spec
-    preprocess, notes = request.model.steps.onto(spec.preprocess, size)
+    preprocess, notes = request.model.steps.onto(spec.preprocess, size, spec.channels)
     return replace(spec, image_size=size, preprocess=preprocess, notes=(*spec.notes, *notes))
 
 
@@ -131,10 +126,10 @@ def _stored_preprocess(preprocess: Preprocess | None, request: ExportRequest) ->
 def _rows(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, request: ExportRequest) -> Rows:
     if request.inputs is not None:
         return tensor_rows(source, request.inputs)
+    spec.require_pictures()
     stored = _stored_preprocess(preprocess, request)
     if stored is None:
         raise UsageError(f"{spec.name} does not say how images are preprocessed", hint="give inputs= arrays")
-    spec.require_rgb()
     return image_rows(request.data or spec.data or DEFAULT_DATA, stored, max(MIN_ROWS, request.batch.max))
 
 
@@ -204,7 +199,7 @@ def _model_info(
     request: ExportRequest,
     recall: Recall,
 ) -> ModelInfo:
-    size = spec.image_size
+    size, channels = spec.image_size, spec.channels
     inputs = None if size else [torch.from_numpy(array[:1].copy()) for array in rows.inputs.values()]
     return ModelInfo(
         name=spec.name,
@@ -214,7 +209,7 @@ def _model_info(
         image_size=spec.image_size,
         classes=spec.num_classes,
         params=count_params(form),
-        macs=recall.found(MACS, (form, size, inputs), lambda: count_macs(form, size, inputs=inputs)),
+        macs=recall.found(MACS, (form, size, inputs), lambda: count_macs(form, size, inputs=inputs, in_chans=channels)),
         weights=WeightsInfo(origin=spec.origin, state_sha256=state_sha256(source)),
     )
 

@@ -12,6 +12,7 @@ from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Array
 from edgevit.data.source import open_data
 from edgevit.errors import UsageError
+from edgevit.framing import PADDING
 from edgevit.images import Preprocess, shrink
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def image_rows(data: str, preprocess: Preprocess, wanted: int) -> Rows:
     if all(image.shape[0] == image.shape[1] for image in pixels[:GOLDEN_ROWS]):
         # A square picture tells no centre crop from a squash, and the golden pictures have to.
         pixels[GOLDEN_ROWS - 1] = _oblong(pixels[GOLDEN_ROWS - 1])
+    if preprocess.crop in PADDING:  # one that has to be scaled down is padded as it is letterboxed
+        pixels[0] = _inside(pixels[0], preprocess.size)
+    if preprocess.pixel_channels == 4:
+        pixels = [_fading(image) for image in pixels]
     return Rows({"image": preprocess.batch(pixels)}, data, pixels)
 
 
@@ -80,6 +85,19 @@ def labels_in(data: str, classes: int) -> tuple[tuple[str, ...] | None, tuple[st
 def _oblong(image: Array) -> Array:
     """The upper three quarters of a picture."""
     return image[: max(1, image.shape[0] * 3 // 4)]
+
+
+def _inside(image: Array, size: tuple[int, int]) -> Array:
+    """The corner of a picture that leaves room in both directions."""
+    return image[: max(1, size[0] * 3 // 4), : max(1, size[1] // 2)]
+
+
+def _fading(image: Array) -> Array:
+    """A picture that is opaque only at its right edge: one that is so everywhere proves nothing of alpha."""
+    if image.shape[2] == 4:
+        return image
+    alpha = np.linspace(0, 255, image.shape[1]).round().astype(np.uint8)
+    return np.dstack((image, np.broadcast_to(alpha, image.shape[:2])))
 
 
 def tensor_rows(module: nn.Module, inputs: Mapping[str, Array]) -> Rows:

@@ -8,6 +8,7 @@ from torch import nn
 
 from edgevit.errors import Unsupported
 from edgevit.images import Preprocess
+from edgevit.steps import OF_CHANNELS
 
 _ATTRIBUTE = "edgevit_spec"
 
@@ -39,14 +40,22 @@ class ModelSpec:
     task: str | None = None
     notes: tuple[str, ...] = ()
 
-    def require_rgb(self) -> None:
-        """Unsupported unless the model takes the three channels that images have here."""
-        if self.channels != 3:
-            counted = f"{self.channels} channel{'s' if self.channels > 1 else ''}"
+    def require_pictures(self) -> None:
+        """Unsupported unless pictures can have as many channels as the model takes."""
+        if self.channels not in OF_CHANNELS:
             raise Unsupported(
-                f"{self.name} takes images of {counted}; images have 3 here",
-                hint="let it begin with a layer that takes 3, for grey x.mean(1, keepdim=True); "
-                "or from Python: edgevit.export(…, inputs={…}), arrays by the names of forward's arguments",
+                f"{self.name} takes images of {self.channels} channels; pictures have 1, 3 or 4",
+                hint="let it begin with a layer that takes 3; or give rows of its own inputs: --inputs rows.npz, "
+                "from Python edgevit.export(…, inputs={…}), arrays by the names of forward's arguments",
+            )
+
+    def require_rgb(self) -> None:
+        """Unsupported unless the model takes the three channels that pictures have in training."""
+        if self.channels != 3:
+            raise Unsupported(
+                f"{self.name} takes images of {self.channels} channel{'s' if self.channels > 1 else ''}; "
+                "in training images have 3",
+                hint="let it begin with a layer that takes 3, for grey x.mean(1, keepdim=True)",
             )
 
 

@@ -79,7 +79,7 @@ class Looked:
 
 def looked_at(reading: Reading, picture: Picture) -> Looked:
     """ImageError for what is no picture."""
-    pixels = picture.pixels()
+    pixels = picture.pixels(reading.steps.pixel_channels)
     height, width = pixels.shape[:2]
     return Looked(reading.steps(pixels).astype(reading.image.dtype, copy=False), (height, width))
 

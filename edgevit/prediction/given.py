@@ -60,20 +60,21 @@ def _of(image: Any, name: str, sampling: Sampling | None) -> Iterator[Picture | 
 
 def _pillow(image: Any, name: str) -> Picture | Failure:
     try:
-        return Picture(name, of_pillow(image, name))
+        return Picture(name, of_pillow(image, name, 4 if image.has_transparency_data else 3))
     except ImageError as error:
         return failed(name, error)
 
 
 def checked(array: Array, name: str) -> Array:
-    """The array, if it is (H, W, 3) uint8; UsageError says what it is, and how it becomes that."""
+    """The array, if it is (H, W, 3) or (H, W, 4) uint8; UsageError says what it is, and how it becomes that."""
     shape = "×".join(map(str, array.shape)) or "a single number"
-    if array.ndim == 3 and array.shape[-1] == 3 and array.size:
+    planes = array.ndim == 3 and array.shape[0] == 3 and array.size > 0
+    alpha = array.ndim == 3 and array.shape[-1] == 4 and not planes
+    if (alpha or (array.ndim == 3 and array.shape[-1] == 3)) and array.size:
         if array.dtype == np.uint8:
             return np.ascontiguousarray(array)
         hint = "(array * 255).astype(np.uint8), if it lies in 0 to 1" if array.dtype.kind == "f" else "use uint8"
         raise UsageError(f"{name} is an array of {array.dtype}, where bytes of 0 to 255 are needed", hint=hint)
-    planes = array.ndim == 3 and array.shape[0] == 3 and array.size > 0
     grey = "np.repeat(array[..., None], 3, axis=-1), if it is grey"
     advice = "array.transpose(1, 2, 0)" if planes else grey if array.ndim == 2 and array.size else _KINDS
     raise UsageError(f"{name} is an array of {shape}, where height × width × 3 is needed", hint=advice)

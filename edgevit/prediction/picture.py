@@ -8,7 +8,7 @@ from pathlib import Path
 from edgevit.addresses import shown
 from edgevit.artifact.manifest import Array
 from edgevit.errors import EdgeVitError
-from edgevit.images import decode
+from edgevit.images import decode, with_channels
 from edgevit.prediction.results import Failure, failed
 
 
@@ -16,7 +16,7 @@ from edgevit.prediction.results import Failure, failed
 class Picture:
     """A picture by its name.
 
-    source          a file, decoded when it is looked at; or (H, W, 3) uint8 RGB
+    source          a file, decoded when it is looked at; or (H, W, 3) uint8 RGB, or (H, W, 4) with alpha
     frame, seconds  those of ``Result``
     """
 
@@ -25,9 +25,11 @@ class Picture:
     frame: int | None = None
     seconds: float | None = None
 
-    def pixels(self) -> Array:
-        """(H, W, 3) uint8 RGB; ImageError for a file that is no picture."""
-        return decode(self.source) if isinstance(self.source, Path) else self.source
+    def pixels(self, channels: int = 3) -> Array:
+        """(H, W, channels) uint8: 3 of RGB, 4 with alpha; ImageError for a file that is no picture."""
+        if isinstance(self.source, Path):
+            return decode(self.source, channels=channels)
+        return with_channels(self.source, channels)
 
     def failure(self, error: EdgeVitError | str) -> Failure:
         """Why there is no answer for it."""

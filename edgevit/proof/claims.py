@@ -8,6 +8,7 @@ unchecked.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -18,7 +19,8 @@ from edgevit.artifact.manifest import MANIFEST, SIGNATURE, Array, Manifest
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact
 from edgevit.foreign import parse_json
-from edgevit.images import Preprocess
+from edgevit.framing import PADDING, Crop, Place
+from edgevit.images import Interpolation, Preprocess
 from edgevit.precisions import precision_row, tolerance_for
 
 UNMEASURED = 10  # where no noise was measured, a tenth of what the precision allows is allowed
@@ -126,11 +128,12 @@ def unsupported(artifact: Artifact, words: Mapping[str, str]) -> Iterator[str]:
 def undecided(preprocess: Preprocess, pictures: list[Array], made: Array) -> Iterator[str]:
     """Fields of the preprocessing that could be others and give the very same rows: the golden pictures do not prove
     them."""
-    for field, others in (
-        ("crop", ("center", "squash")),
-        ("interpolation", ("nearest", "bilinear", "bicubic", "lanczos")),
-    ):
+    padding: dict[str, tuple[Any, ...]] = {"pad_value": (0, 255, "reflect"), "place": get_args(Place)}
+    others = {"crop": get_args(Crop), "interpolation": get_args(Interpolation)}
+    for field, values in (others | (padding if preprocess.crop in PADDING else {})).items():
         said = getattr(preprocess, field)
-        changed = (preprocess.model_copy(update={field: other}) for other in others if other != said)
+        changed = (preprocess.model_copy(update={field: other}) for other in values if other != said)
         if any(np.array_equal(one.batch(pictures), made) for one in changed):
             yield f"the golden pictures are of a size that tells no {field} from another: {said} is what it claims"
+    if preprocess.color in ("RGB", "BGR") and all((one == one[..., :1]).all() for one in pictures):
+        yield f"the golden pictures are grey, which tells no RGB from BGR: {preprocess.color} is what it claims"

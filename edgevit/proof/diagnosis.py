@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Manifest
 from edgevit.images import Preprocess, Triple
+from edgevit.steps import turned
 
 Infer = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-_Stats = Callable[[Triple], Array]
+_Stats = Callable[[Sequence[float]], Array]
 
 _COMMON: dict[str, tuple[Triple, Triple]] = {  # mean and std that pipelines apply by habit
     "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -97,24 +98,32 @@ def _experiments(image: Array, preprocess: Preprocess) -> Iterator[tuple[str, Ar
     yield f"{twice} (it takes pixels of 0 to 255)", unit * 255
     never = "the graph lost its normalisation: mean and std were not applied"
     yield never, (image - stats(preprocess.mean)) / stats(preprocess.std)
-    for name, (mean, std) in _COMMON.items():
+    for name, (of_rgb, std_of_rgb) in _COMMON.items():
+        mean, std = turned(of_rgb, "RGB", preprocess.color, 0.0), turned(std_of_rgb, "RGB", preprocess.color, 1.0)
         if (mean, std) != (preprocess.mean, preprocess.std):
             yield f"the graph expects mean and std of {name}, not the manifest's", (unit - stats(mean)) / stats(std)
-    yield "red and blue are swapped: the graph expects BGR", np.flip(image, axis).copy()
+    if preprocess.channels >= 3:
+        other = "RGB" if preprocess.color == "BGR" else "BGR"
+        yield f"red and blue are swapped: the graph expects {other}", np.take(image, _swapped(image.shape[axis]), axis)
     height, width = (side for side in (1, 2, 3) if side != axis)
     if image.shape[height] == image.shape[width]:
         yield "height and width are swapped", np.swapaxes(image, height, width).copy()
-    other = np.moveaxis(image, axis, 3 if axis == 1 else 1)
-    yield "the graph reads its input in the other layout (NCHW or NHWC)", other.reshape(image.shape)
+    moved = np.moveaxis(image, axis, 3 if axis == 1 else 1)
+    yield "the graph reads its input in the other layout (NCHW or NHWC)", moved.reshape(image.shape)
 
 
 def _channel_axis(preprocess: Preprocess) -> int:
     return 1 if preprocess.layout == "NCHW" else 3
 
 
+def _swapped(channels: int) -> list[int]:
+    """The order of channels with red and blue in each other's place."""
+    return [2, 1, 0, *range(3, channels)] if channels >= 3 else [*range(channels)]
+
+
 def _along_channels(image: Array, axis: int) -> _Stats:
     shape = [1] * image.ndim
-    shape[axis] = 3
+    shape[axis] = image.shape[axis]
     return lambda values: np.asarray(values, image.dtype).reshape(shape)
 
 
@@ -148,7 +157,9 @@ def preprocessing_differs(made: Array, golden: Array, preprocess: Preprocess) ->
     if made.shape != golden.shape:
         return f"preprocessing gives {made.shape}, the golden input is {golden.shape}"
     axis = 3 if preprocess.baked else _channel_axis(preprocess)
-    ours, theirs = (np.moveaxis(array, axis, -1).astype(np.float64).reshape(-1, 3) for array in (made, golden))
+    ours, theirs = (
+        np.moveaxis(array, axis, -1).astype(np.float64).reshape(-1, preprocess.channels) for array in (made, golden)
+    )
     if preprocess.baked:
         return None if _alike(ours, theirs) else _OTHER
     std, mean = np.asarray(preprocess.std), np.asarray(preprocess.mean)
@@ -159,7 +170,7 @@ def preprocessing_differs(made: Array, golden: Array, preprocess: Preprocess) ->
 
 
 def _alike(ours: Array, theirs: Array) -> bool:
-    """(pixels, 3) in grey levels."""
+    """(pixels, channels) in grey levels."""
     difference = ours - theirs
     return bool(
         np.abs(difference).max() <= _MAX_LEVELS
@@ -170,7 +181,7 @@ def _alike(ours: Array, theirs: Array) -> bool:
 
 def _explained(unit: Array, golden: Array, mean: Array, std: Array) -> str | None:
     """How the golden rows come from the same pixels: golden = unit × slope + offset per channel, fitted."""
-    for pixels, swapped in ((unit, ""), (unit[:, ::-1], ", with red and blue swapped")):
+    for pixels, swapped in ((unit, ""), (unit[:, _swapped(unit.shape[1])], ", with red and blue swapped")):
         spread = pixels.std(axis=0)
         if spread.min() < 1e-3:  # nothing to fit a line to
             continue
@@ -187,7 +198,7 @@ def _named(their_std: Array, their_mean: Array, mean: Array, std: Array) -> str:
     def close(one: Array, other: Array) -> bool:
         return bool(np.abs(one - other).max() <= 1e-3)
 
-    if close(their_std, np.ones(3)) and close(their_mean, np.zeros(3)):
+    if close(their_std, np.ones(len(std))) and close(their_mean, np.zeros(len(std))):
         return "the golden input has no mean and std"
     if close(their_std, std**2) and close(their_mean, mean + mean * std):
         return "the golden input was normalised twice"

@@ -111,15 +111,18 @@ ImageSize = Annotated[
 Pretrained = Annotated[bool, of_model("--pretrained", help="The library's own weights (timm:, torchvision:, hf:).")]
 _STEPS: dict[str, tuple[Any, Any]] = {
     "mean": (
-        Annotated[str | None, of_model("--mean", metavar="N|R,G,B", help="Taken from pixels. Default: the model's.")],
+        Annotated[str | None, of_model("--mean", metavar="N|N,N,N", help="Taken from pixels. Default: the model's.")],
         None,
     ),
     "std": (
-        Annotated[str | None, of_model("--std", metavar="N|R,G,B", help="Pixels are divided by it, then.")],
+        Annotated[str | None, of_model("--std", metavar="N|N,N,N", help="Pixels are divided by it, then.")],
         None,
     ),
     "crop": (
-        Annotated[str | None, of_model("--crop", help="center, squash, or the share cut out of the middle: 0.95.")],
+        Annotated[
+            str | None,
+            of_model("--crop", help="center, squash, letterbox, pad, or the share cut out of the middle: 0.95."),
+        ],
         None,
     ),
     "interpolation": (
@@ -131,6 +134,18 @@ _STEPS: dict[str, tuple[Any, Any]] = {
             str | None,
             of_model("--range", help="Of pixels before mean and std: 0-1, 0-255 or -1-1; alone: as they are."),
         ],
+        None,
+    ),
+    "color": (Annotated[str | None, of_model("--color", help="RGB, BGR, GRAY or RGBA. Default: the model's.")], None),
+    "pad_value": (
+        Annotated[
+            str | None,
+            of_model("--pad-value", metavar="N|mean|reflect", help="Beside a letterbox or pad: 0 to 255, or a word."),
+        ],
+        None,
+    ),
+    "place": (
+        Annotated[str | None, of_model("--place", help="Of a letterbox or pad: center or top-left.")],
         None,
     ),
 }

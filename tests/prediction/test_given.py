@@ -59,14 +59,14 @@ def test_every_mode_of_pil_is_taken_as_the_file_of_it_is(make_artifact, tmp_path
         (np.zeros((4, 4, 3), np.int64), "an array of int64"),
         (np.zeros((3, 4, 4), np.uint8), "an array of 3×4×4, where height × width × 3 is needed"),
         (np.zeros((4, 4), np.uint8), "an array of 4×4"),
-        (np.zeros((4, 4, 4), np.uint8), "an array of 4×4×4"),
+        (np.zeros((4, 4, 5), np.uint8), "an array of 4×4×5"),
         (np.zeros((0, 4, 3), np.uint8), "an array of 0×4×3"),
         (np.zeros((), np.uint8), "an array of a single number"),
         (b"bytes", "cannot be bytes"),
         (7, "cannot be int"),
         (None, "cannot be NoneType"),
     ],
-    ids=["float", "int64", "planes", "grey", "alpha", "empty", "scalar", "bytes", "number", "none"],
+    ids=["float", "int64", "planes", "grey", "five", "empty", "scalar", "bytes", "number", "none"],
 )
 def test_what_is_no_picture_is_one_sentence(make_artifact, wrong, said: str) -> None:
     folder = make_artifact()

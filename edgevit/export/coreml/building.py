@@ -22,6 +22,7 @@ from edgevit.export.coreml.precision import (
     truthful_report,
 )
 from edgevit.export.coreml.program import Source, prepare
+from edgevit.foreign import parse_json
 
 
 def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions, context: Context) -> Built:
@@ -58,6 +59,10 @@ def check_image_input(capture: Capture, options: CoreMlOptions) -> None:
         raise Unsupported(
             "a Core ML picture has pixels of 0 to 255, this model takes normalised values",
             hint="add --bake-preprocess, which puts the normalisation into the package",
+        )
+    if (steps := capture.metadata.get("preprocess")) and parse_json(steps)["color"] != "RGB":
+        raise Unsupported(
+            f"a Core ML picture is RGB here, this model takes {parse_json(steps)['color']}", hint="drop image_input"
         )
     if capture.batch.dynamic or capture.batch.max != 1:
         raise Unsupported("a Core ML picture input takes one image per call", hint="use --batch 1, or drop image_input")

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from edgevit.artifact.manifest import Array, BatchRange, TensorSpec
 from edgevit.errors import Unsupported, UsageError
 from edgevit.printable import printable
+from edgevit.steps import OF_CHANNELS
 
 Side = int | None  # None: any
 Layout = Literal["NCHW", "NHWC"]
 DTYPES = frozenset(get_args(TensorSpec.model_fields["dtype"].annotation))
-CHANNELS = 3
 _FROM_PYTHON = "from Python: edgevit.export(…, inputs={…}), 16 rows or more by the names of the inputs"
 
 
@@ -39,10 +39,11 @@ class Port:
 
 @dataclass(frozen=True)
 class ImagePort:
-    """The one input of a model of images, and where its sides are."""
+    """The one input of a model of images, where its sides are, and how many channels it takes."""
 
     port: Port
     layout: Layout
+    channels: int
 
     @property
     def size(self) -> tuple[Side, Side]:
@@ -52,7 +53,7 @@ class ImagePort:
 
     def pinned(self, size: tuple[int, int]) -> Port:
         """The same with every side but the batch fixed."""
-        inner = (CHANNELS, *size) if self.layout == "NCHW" else (*size, CHANNELS)
+        inner = (self.channels, *size) if self.layout == "NCHW" else (*size, self.channels)
         return replace(self.port, sides=(self.port.batch, *inner))
 
 
@@ -95,17 +96,18 @@ def checked_dtype(name: str, what: str) -> str:
     return name
 
 
-def image_port(found: tuple[Port, ...], shown: str) -> ImagePort:
-    """The input that images go to. UsageError where the model takes anything else, Unsupported for odd images."""
+def image_port(found: tuple[Port, ...], shown: str, asked: int | None = None) -> ImagePort:
+    """The input that images go to, of the channels that were ``asked`` for where it takes any number. UsageError where
+    the model takes anything else, Unsupported for odd images."""
     one = found[0] if len(found) == 1 else None
     if one is None or len(one.sides) != 4 or one.dtype not in ("float32", "uint8"):
         listed = ", ".join(str(port) for port in found[:4]) or "nothing"
         raise UsageError(f"{shown} does not take one image: its inputs are {listed}", hint=_FROM_PYTHON)
     layout = _layout(one)
-    channels = one.sides[1 if layout == "NCHW" else 3]
-    if channels not in (None, CHANNELS):
+    channels = one.sides[1 if layout == "NCHW" else 3] or asked or 3
+    if channels not in OF_CHANNELS:
         raise Unsupported(
-            f"{shown} takes images of {channels} channel{'s' if channels != 1 else ''}; images have 3 here",
+            f"{shown} takes images of {channels} channels; pictures have 1, 3 or 4",
             hint=f"export it behind a layer that takes 3; or {_FROM_PYTHON}",
         )
     if one.dtype == "uint8" and layout == "NCHW":
@@ -113,12 +115,12 @@ def image_port(found: tuple[Port, ...], shown: str) -> ImagePort:
             f"{shown} takes uint8 images with the channels first; pixels have them last",
             hint="export it with a float32 input, or uint8 of batch × height × width × 3",
         )
-    return ImagePort(one, layout)
+    return ImagePort(one, layout, channels)
 
 
 def _layout(port: Port) -> Layout:
-    """Where the channels are: where there are 1 or 3 of them; where both or neither say so, what the name says."""
-    first, last = (port.sides[axis] in (1, CHANNELS) for axis in (1, 3))
+    """Where the channels are: where there are 1, 3 or 4 of them; where both or neither say so, what the name says."""
+    first, last = (port.sides[axis] in OF_CHANNELS for axis in (1, 3))
     if first != last:
         return "NCHW" if first else "NHWC"
     open_last = not first and port.sides[1] is not None and port.sides[3] is None

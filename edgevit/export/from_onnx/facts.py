@@ -43,7 +43,7 @@ def facts_of(metadata: Mapping[str, str]) -> Facts:
         size=size or (640, 640),
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
-        crop="center" if metadata.get("task") == "classify" else "squash",
+        crop="center" if metadata.get("task") == "classify" else "letterbox",
         crop_pct=1.0,
         interpolation="bilinear",
     )

@@ -171,7 +171,7 @@ def read_source(request: ExportRequest) -> Source:
     check_batch(found, request.batch, shown)
     if request.inputs is not None:
         return Source(request, file, found, None, None, facts, None, ())
-    image = image_port(found, shown)
+    image = image_port(found, shown, request.model.steps.channels)
     size = pinned_size(image, request.model.image_size, facts.size, shown)
     notes = () if size else (SIZE_NOTE,)
     preprocess, said = _preprocess(image, facts, size or ASSUMED_SIZE, request.model.steps)
@@ -192,7 +192,7 @@ def _preprocess(
             hint="leave --mean, --std and --range out",
         )
     plain = Preprocess(size=size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)) if baked else None
-    found, notes = steps.onto(known or plain, size)
+    found, notes = steps.onto(known or plain, size, image.channels)
     if known is None and plain is not None and not steps.said():
         notes = (PIXELS.format(f"a centre crop of {plain.crop_pct:g}, {plain.interpolation},"),)
     source = (facts.source,) if known and facts.source else ()

@@ -312,22 +312,21 @@ def _rows(loaded: _Loaded, asked: InferMeta, data: bytes) -> Array:
     if steps is None or loaded.cropped is None:
         raise BadMessage(f"{loaded.held.part} takes no image")
     if asked.kind == "image":
-        row = steps(_decoded(data))
+        row = steps(_decoded(data, steps.pixel_channels))
     else:
-        size = (*steps.size, 3)
+        size = (*steps.size, steps.pixel_channels)
         if asked.tensor is None or asked.tensor.shape != size or asked.tensor.dtype != "uint8":
             raise BadMessage(f"pixels must be uint8 {'×'.join(map(str, size))}")
-        pixels = tensor_of(asked.tensor, data)
-        row = pixels if steps.baked else loaded.cropped(pixels)
+        row = loaded.cropped(tensor_of(asked.tensor, data))
     return row[np.newaxis].astype(loaded.image.dtype, copy=False)
 
 
-def _decoded(data: bytes) -> Array:
+def _decoded(data: bytes, channels: int) -> Array:
     """Pixels of an encoded image, whose header is looked at before anything is allocated for it."""
     width, height = encoded_size(data)
     if width * height > MAX_IMAGE_PIXELS:
         raise ImageError(f"an image of {width}×{height} pixels; at most {MAX_IMAGE_PIXELS} are decoded here")
-    return decode(data)
+    return decode(data, channels=channels)
 
 
 def _infer(loaded: _Loaded, rows: Array) -> Array:

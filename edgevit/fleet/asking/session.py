@@ -58,13 +58,13 @@ class Takes:
         if self.preprocess is None:
             raise UsageError(f"this model takes {self.image.name}, a {self.image.dtype} tensor, and no images")
         if isinstance(image, np.ndarray):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            if image.ndim != 3 or image.shape[2] not in (3, 4) or image.dtype != np.uint8:
                 raise UsageError(f"an image must be uint8 height×width×3, got {image.dtype} {_shown(image.shape)}")
             return self._pixels(image)
         height, width = self.preprocess.size
         if len(image) < height * width * 3 and math.prod(encoded_size(image)) <= MAX_ENCODED_PIXELS:
             return Load("image", image)
-        return self._pixels(decode(image))
+        return self._pixels(decode(image, channels=self.preprocess.pixel_channels))
 
     def _pixels(self, image: Array) -> Load:
         if self.preprocess is None:

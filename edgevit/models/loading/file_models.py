@@ -65,21 +65,22 @@ def declared_size(module: nn.Module, name: str) -> Size | None:
     return None if size is None else as_size(size, f"image_size of {name}")
 
 
-def give_shapes(module: nn.Module, size: Size) -> None:
-    """Lazy layers take their shapes from one image: before weights are loaded into them, or they are copied."""
+def give_shapes(module: nn.Module, size: Size, channels: int | None = None) -> None:
+    """Lazy layers take their shapes from one image of so many ``channels`` (None: 3): before weights are loaded into
+    them, or they are copied."""
     if any(nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         with suppress(Exception), torch.no_grad():  # whoever runs it next says why it cannot
-            module.eval()(torch.zeros(1, 3, *(declared_size(module, "the model") or size)))
+            module.eval()(torch.zeros(1, channels or 3, *(declared_size(module, "the model") or size)))
 
 
-def look(module: nn.Module, size: Size) -> tuple[int, int | None]:
+def look(module: nn.Module, size: Size, asked: int | None = None) -> tuple[int, int | None]:
     """How many channels of an image the module takes, and C when one image gives the (1, C) scores of a head, else
     None.
 
-    Found by running without data; 3 where it runs with none.
+    Found by running without data, first with as many as were ``asked`` for; 3 where it runs with none.
     """
     first = next((layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)), 1)
-    for channels in dict.fromkeys((3, first, 1)):
+    for channels in dict.fromkeys((asked or 3, 3, first, 1, 4)):
         result = dry_run(module, size, channels)
         if not isinstance(result, Exception):
             scores = isinstance(result, Tensor) and result.ndim == 2 and result.is_floating_point()

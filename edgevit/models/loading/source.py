@@ -31,7 +31,7 @@ from edgevit.models.loading.timm_models import import_timm as import_timm
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
 from edgevit.request import ModelChoice, image_sides
 from edgevit.sizes import ImageSize
-from edgevit.steps import Steps
+from edgevit.steps import OF_CHANNELS, Steps
 
 RANDOM = "random (seed 0)"
 BY_FACTORY = "its factory's own"
@@ -79,9 +79,9 @@ def load(model: ModelChoice) -> nn.Module:
 def _prepared(module: nn.Module, steps: Steps) -> nn.Module:
     """``module`` with the steps that were said, and with what is assumed where nobody said any."""
     spec = spec_of(module)
-    if spec is None or spec.image_size is None:
+    if spec is None or spec.image_size is None or spec.channels not in OF_CHANNELS:
         return module
-    preprocess, notes = steps.onto(spec.preprocess, spec.image_size)
+    preprocess, notes = steps.onto(spec.preprocess, spec.image_size, spec.channels)
     return attach_spec(module, replace(spec, preprocess=preprocess, notes=(*spec.notes, *notes)))
 
 
@@ -185,7 +185,7 @@ def _from_file(name: str, asked: ModelChoice) -> nn.Module:
     size = asked.image_size or (meta.image_size if meta else None)
     with _seeded(), Drawn() as drawn:
         made = file_models.file_model(name, num_classes=classes, image_size=size)
-        file_models.give_shapes(made.module, size or made.image_size or ASSUMED_SIZE)
+        file_models.give_shapes(made.module, size or made.image_size or ASSUMED_SIZE, asked.steps.channels)
         module = unwrapped(made.module)
         own = spec_of(module)  # a factory may itself call create_model, or attach what it knows
         size = size or (own.image_size if own else None) or file_models.declared_size(module, name) or made.image_size
@@ -193,7 +193,7 @@ def _from_file(name: str, asked: ModelChoice) -> nn.Module:
         size = size or ASSUMED_SIZE
     taken = weights.into(module) if weights.checkpoint else _of_factory(module, drawn)
     module = in_float32(module)
-    channels, found = file_models.look(module, size)
+    channels, found = file_models.look(module, size, asked.steps.channels)
     preprocess = (meta and meta.preprocess) or (own and own.preprocess) or None
     spec = ModelSpec(
         name,

@@ -75,14 +75,23 @@ def test_other_inputs_than_one_image_are_listed_with_the_way_from_python(tmp_pat
 
 
 def test_images_of_other_channels_and_byte_planes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="images of 4 channels"):
-        source(classifier(sides=("N", 4, 16, 16)), tmp_path)
-    with pytest.raises(Unsupported, match="images of 1 channel;"):
-        source(classifier(sides=("N", 1, 16, 16)), tmp_path)
+    for channels in (2, 5):
+        with pytest.raises(Unsupported, match=f"images of {channels} channels; pictures have 1, 3 or 4"):
+            source(classifier(sides=("N", channels, 16, 16)), tmp_path)
     with pytest.raises(Unsupported, match="uint8 images with the channels first"):
         source(classifier(elem=TensorProto.UINT8), tmp_path)
     with pytest.raises(Unsupported, match="is float64, which no artifact can hold"):
         source(classifier(elem=TensorProto.DOUBLE), tmp_path)
+
+
+def test_one_and_four_channels_are_grey_and_alpha(tmp_path: Path) -> None:
+    for channels, color in ((1, "GRAY"), (4, "RGBA")):
+        for sides, layout in ((("N", channels, 16, 16), "NCHW"), (("N", 16, 16, channels), "NHWC")):
+            found = source(classifier(sides=sides), tmp_path)
+            assert found.preprocess is not None
+            assert (found.preprocess.color, found.preprocess.layout) == (color, layout)
+    with pytest.raises(UsageError, match="--color RGB makes 3 channels; the model takes 1"):
+        source(classifier(sides=("N", 1, 16, 16)), tmp_path, steps=Steps(color="RGB"))
 
 
 def test_bytes_with_the_channels_last_are_pixels(tmp_path: Path) -> None:

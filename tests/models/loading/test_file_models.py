@@ -299,7 +299,7 @@ def test_python_too_takes_whatever_means_a_size(size):
     assert spec_of(create_model("vit_nano", image_size=size)).image_size == (16, 16)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("channels", [2, 5])
 def test_channels_that_images_do_not_have_are_named_before_any_work(write, channels, tmp_path):
     import edgevit
 
@@ -307,10 +307,12 @@ def test_channels_that_images_do_not_have_are_named_before_any_work(write, chann
     spec = spec_of(model)
     assert (spec.channels, spec.num_classes) == (channels, 10)
     for given in (model, torch.nn.Sequential(model)):
-        with pytest.raises(Unsupported, match=rf"takes images of {channels} channels?; images have 3 here") as caught:
+        with pytest.raises(
+            Unsupported, match=rf"takes images of {channels} channels; pictures have 1, 3 or 4"
+        ) as caught:
             edgevit.export(given, "onnx", out=tmp_path / "out", image_size=32)
         assert "inputs=" in caught.value.hint
-        assert "mean" in caught.value.hint
+        assert "takes 3" in caught.value.hint
     images = np.random.default_rng(0).normal(size=(16, channels, 32, 32)).astype(np.float32)
     made = edgevit.export(model, "onnx", out=tmp_path / "out", inputs={"input": images}, threads=1)
     assert made.manifest.parity.status == "verified"
