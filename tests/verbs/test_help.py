@@ -73,8 +73,9 @@ def test_the_long_pages_are_those_of_the_long_verbs() -> None:
 def test_an_export_s_options_are_where_one_looks_for_them() -> None:
     found = listed(page("export"))
     assert found["Model"] == [
-        "--weights", "--pretrained", "--image-size", "--classes", "--labels", "--form", "--bake-preprocess",
-        "--mean", "--std", "--crop", "--interpolation", "--range",
+        "--weights", "--pretrained", "--image-size", "--classes", "--labels", "--task", "--form",
+        "--bake-preprocess", "--mean", "--std", "--crop", "--interpolation", "--range", "--color", "--pad-value",
+        "--place",
     ]  # fmt: skip
     assert found["Target"] == ["--target", "--precision", "--batch", "--option"]
     assert found["Output"] == ["--out", "--force", "--json"]
