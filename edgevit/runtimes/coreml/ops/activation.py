@@ -87,6 +87,31 @@ def softsign(x: Array) -> Array:
     return np.asarray(x / (1 + np.abs(x)))
 
 
+@maps("clamped_relu")
+def clamped_relu(x: Array, alpha: float, beta: float) -> Array:
+    """x, times ``alpha`` where negative, and at most ``beta``."""
+    return np.asarray(np.minimum(np.where(x < 0, alpha * x, x), beta))
+
+
+@maps("linear_activation")
+def linear_activation(x: Array, alpha: float, beta: float) -> Array:
+    """α·x + β."""
+    return np.asarray(alpha * x + beta)
+
+
+@maps("scaled_tanh")
+def scaled_tanh(x: Array, alpha: float, beta: float) -> Array:
+    """α·tanh(β·x)."""
+    return np.asarray(alpha * np.tanh(beta * x))
+
+
+@computes("softplus_parametric")
+def softplus_parametric(x: Array, alpha: Array, beta: Array) -> Array:
+    """α·ln(1 + e^(β·x)), with an α and a β for each channel. x is (N, C, …)."""
+    shape = (-1,) + (1,) * (x.ndim - 2)
+    return np.asarray(np.reshape(alpha, shape) * softplus(np.reshape(beta, shape) * x))
+
+
 @computes("softmax")
 def softmax(x: Array, axis: int = -1) -> Array:
     """eˣ / Σ eˣ along ``axis``, the largest element subtracted first."""

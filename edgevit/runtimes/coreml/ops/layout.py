@@ -76,16 +76,26 @@ def slice_by_index(
     squeeze_mask: Sequence[bool] | None = None,
 ) -> Array:
     """x[begin:end:stride] by axis. A mask makes that end open; ``squeeze_mask`` takes x[begin] and drops the axis."""
-    no = (False,) * x.ndim
+    return np.asarray(x[slices(x.ndim, (begin, end, stride), (begin_mask, end_mask, squeeze_mask))])
+
+
+def slices(
+    rank: int,
+    places: tuple[Sequence[int], Sequence[int], Sequence[int] | None],
+    masks: tuple[Sequence[bool] | None, Sequence[bool] | None, Sequence[bool] | None],
+) -> tuple[int | slice, ...]:
+    """numpy's index of MIL's begin, end and stride, and of its masks for begin, end and squeeze."""
+    begin, end, stride = places
+    open_begin, open_end, squeezed = ((False,) * rank if mask is None else mask for mask in masks)
     index: list[int | slice] = []
-    for axis in range(x.ndim):
-        if (squeeze_mask if squeeze_mask is not None else no)[axis]:
+    for axis in range(rank):
+        if squeezed[axis]:
             index.append(int(begin[axis]))
             continue
-        first = None if (begin_mask if begin_mask is not None else no)[axis] else int(begin[axis])
-        last = None if (end_mask if end_mask is not None else no)[axis] else int(end[axis])
+        first = None if open_begin[axis] else int(begin[axis])
+        last = None if open_end[axis] else int(end[axis])
         index.append(slice(first, last, int(stride[axis]) if stride is not None else 1))
-    return np.asarray(x[tuple(index)])
+    return tuple(index)
 
 
 @moves("slice_by_size")
@@ -126,3 +136,55 @@ def pixel_unshuffle(x: Array, downscale_factor: int) -> Array:
     f = int(downscale_factor)
     blocks = x.reshape(rows, channels, height // f, f, width // f, f)
     return blocks.transpose(0, 1, 3, 5, 2, 4).reshape(rows, -1, height // f, width // f)
+
+
+@moves("depth_to_space")
+def depth_to_space(x: Array, block_size: int) -> Array:
+    """(N, C·f², H, W) to (N, C, H·f, W·f), the channels of a block first: unlike ``pixel_shuffle``."""
+    rows, channels, height, width = x.shape
+    f = int(block_size)
+    blocks = x.reshape(rows, f, f, channels // (f * f), height, width)
+    return blocks.transpose(0, 3, 4, 1, 5, 2).reshape(rows, -1, height * f, width * f)
+
+
+@moves("space_to_depth")
+def space_to_depth(x: Array, block_size: int) -> Array:
+    """(N, C, H·f, W·f) to (N, C·f², H, W): the inverse of ``depth_to_space``."""
+    rows, channels, height, width = x.shape
+    f = int(block_size)
+    blocks = x.reshape(rows, channels, height // f, f, width // f, f)
+    return blocks.transpose(0, 3, 5, 1, 2, 4).reshape(rows, -1, height // f, width // f)
+
+
+@moves("crop")
+def crop(x: Array, crop_height: Sequence[int], crop_width: Sequence[int]) -> Array:
+    """x without so many rows and columns at both ends of its last two axes."""
+    (top, bottom), (left, right) = (
+        (int(before), x.shape[axis] - int(after)) for axis, (before, after) in ((-2, crop_height), (-1, crop_width))
+    )
+    return x[..., top:bottom, left:right]
+
+
+@moves("sliding_windows")
+def sliding_windows(x: Array, axis: int, size: int, stride: int = 1) -> Array:
+    """All windows of an axis, their elements in a new axis behind it."""
+    place = int(axis) % x.ndim
+    windows = np.lib.stride_tricks.sliding_window_view(x, int(size), axis=place)
+    return np.moveaxis(windows[(slice(None),) * place + (slice(None, None, int(stride)),)], -1, place + 1)
+
+
+@moves("flatten2d")
+def flatten2d(x: Array, axis: int = 1) -> Array:
+    """Two axes: those before ``axis``, and the others."""
+    return x.reshape(int(np.prod(x.shape[: int(axis)], dtype=np.int64)), -1)
+
+
+@moves("reshape_like")
+def reshape_like(
+    x: Array, ref_tensors: list[Array], begins: Sequence[int], ends: Sequence[int], end_masks: Sequence[bool]
+) -> Array:
+    """x in the sides of other tensors, a slice of the sides of each."""
+    sides: list[int] = []
+    for one, begin, end, whole in zip(ref_tensors, begins, ends, end_masks, strict=True):
+        sides += one.shape[int(begin) :] if whole else one.shape[int(begin) : int(end)]
+    return x.reshape(sides)

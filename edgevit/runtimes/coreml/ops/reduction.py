@@ -41,6 +41,27 @@ def reduce_l2_norm(x: Array, axes: Sequence[int] | None = None, keep_dims: bool 
     return np.asarray(np.sqrt(reduce_sum_square(x, axes, keep_dims)))
 
 
+@computes("reduce_l1_norm")
+def reduce_l1_norm(x: Array, axes: Sequence[int] | None = None, keep_dims: bool = False) -> Array:
+    """Σ|x|."""
+    return np.asarray(np.abs(x).sum(axis=_over(axes), keepdims=bool(keep_dims)))
+
+
+@computes("reduce_log_sum")
+def reduce_log_sum(x: Array, axes: Sequence[int] | None = None, keep_dims: bool = False) -> Array:
+    """ln Σx."""
+    return np.asarray(np.log(x.sum(axis=_over(axes), keepdims=bool(keep_dims))))
+
+
+@computes("reduce_log_sum_exp")
+def reduce_log_sum_exp(x: Array, axes: Sequence[int] | None = None, keep_dims: bool = False) -> Array:
+    """ln Σeˣ, the largest finite element taken out of the sum."""
+    largest = x.max(axis=_over(axes), keepdims=True)
+    taken = np.where(np.isfinite(largest), largest, 0)
+    found = np.log(np.exp(x - taken).sum(axis=_over(axes), keepdims=True)) + taken
+    return np.asarray(found if keep_dims else np.squeeze(found, _over(axes)))
+
+
 @computes("reduce_argmax")
 def reduce_argmax(x: Array, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Array:
     """Index of the largest element, the first of equals."""

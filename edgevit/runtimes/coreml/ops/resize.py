@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgevit.artifact.manifest import Array
+from edgevit.errors import EdgeVitError
 from edgevit.runtimes.coreml.ops.registry import computes, moves
 
 
@@ -47,6 +48,25 @@ def resize_nearest_neighbor(x: Array, target_size_height: int, target_size_width
     return _nearest(x, (int(target_size_height), int(target_size_width)))
 
 
+@computes("resize")
+def resize(
+    x: Array,
+    shape: Sequence[int],
+    resized_dims: int,
+    interpolation_mode: str = "LINEAR",
+    sampling_mode: str = "DEFAULT",
+) -> Array:
+    """The last ``resized_dims`` axes to the last sides of ``shape``, where 0 leaves an axis as it is."""
+    if interpolation_mode != "LINEAR":
+        raise EdgeVitError(
+            f"the reference evaluator has no resize with {interpolation_mode}", hint="verify the package on a Mac"
+        )
+    count = int(resized_dims)
+    for axis, asked in zip(range(-count, 0), [int(side) for side in shape][-count:], strict=True):
+        x = _linear(x, axis, asked or x.shape[axis], sampling_mode)
+    return x
+
+
 def _scaled(x: Array, height: float, width: float) -> tuple[int, int]:
     """The new sides, with the product rounded to float32 as the shapes of the program are."""
     return math.floor(np.float32(height) * np.float32(x.shape[-2])), math.floor(
@@ -62,15 +82,18 @@ def _nearest(x: Array, sizes: Sequence[int]) -> Array:
 
 def _bilinear(x: Array, sizes: Sequence[int], mode: str) -> Array:
     for axis, size in zip((-2, -1), sizes, strict=True):
-        points = _points(x.shape[axis], size, mode)
-        low = np.floor(points).astype(np.int64)
-        high = np.minimum(low + 1, x.shape[axis] - 1)
-        share = (points - low).astype(x.dtype)
-        if axis == -2:
-            share = share[:, None]
-        below = np.take(x, low, axis=axis)
-        x = below + (np.take(x, high, axis=axis) - below) * share
+        x = _linear(x, axis, size, mode)
     return x
+
+
+def _linear(x: Array, axis: int, size: int, mode: str) -> Array:
+    """One axis, told from the end, to ``size`` elements."""
+    points = _points(x.shape[axis], size, mode)
+    low = np.floor(points).astype(np.int64)
+    high = np.minimum(low + 1, x.shape[axis] - 1)
+    share = (points - low).astype(x.dtype).reshape(-1, *[1] * (-1 - axis))
+    below = np.take(x, low, axis=axis)
+    return np.asarray(below + (np.take(x, high, axis=axis) - below) * share)
 
 
 def _points(side: int, size: int, mode: str) -> Array:

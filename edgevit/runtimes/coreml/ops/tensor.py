@@ -64,7 +64,7 @@ def pad(x: Array, pad: Sequence[int], mode: str = "constant", constant_val: Any 
 def gather(x: Array, indices: Array, axis: int = 0, batch_dims: int = 0, validate_indices: bool | None = None) -> Array:
     """Slices of x at ``indices`` along ``axis``; the first ``batch_dims`` axes of both are walked together."""
     place = int(axis) % x.ndim
-    _check_indices("gather", indices, x.shape[place], validate_indices)
+    check_indices("gather", indices, x.shape[place], validate_indices)
     if not batch_dims:
         return np.take(x, indices, axis=place)
     together = x.shape[:batch_dims]
@@ -77,7 +77,7 @@ def gather(x: Array, indices: Array, axis: int = 0, batch_dims: int = 0, validat
 @moves("gather_along_axis")
 def gather_along_axis(x: Array, indices: Array, axis: int = 0, validate_indices: bool | None = None) -> Array:
     """Elements of x at ``indices`` along ``axis``; all other axes are walked together."""
-    _check_indices("gather_along_axis", indices, x.shape[int(axis)], validate_indices)
+    check_indices("gather_along_axis", indices, x.shape[int(axis)], validate_indices)
     return np.take_along_axis(x, np.asarray(indices, np.int64), axis=int(axis))
 
 
@@ -87,12 +87,12 @@ def gather_nd(x: Array, indices: Array, batch_dims: int = 0, validate_indices: b
     shared = np.indices(indices.shape[:-1], sparse=True)[:batch_dims] if batch_dims else ()
     own = np.moveaxis(indices, -1, 0)
     for axis, one in enumerate(own):
-        _check_indices("gather_nd", one, x.shape[batch_dims + axis], validate_indices)
+        check_indices("gather_nd", one, x.shape[batch_dims + axis], validate_indices)
     where = (*shared, *own)
     return np.asarray(x[where])
 
 
-def _check_indices(name: str, indices: Array, side: int, validate: bool | None) -> None:
+def check_indices(name: str, indices: Array, side: int, validate: bool | None) -> None:
     """From iOS 17 on (where ``validate_indices`` exists) a negative index is out of bounds, before it is not.
 
     What Core ML reads out of bounds is undefined, so the evaluator never guesses.

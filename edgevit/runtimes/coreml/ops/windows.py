@@ -32,10 +32,10 @@ class Windows:
         around = [(0, 0), (0, 0)]
         for axis, side in enumerate(x.shape[2:]):
             before = self.pads[axis][0]
-            around.append((before, max(0, self._reach(axis) - side - before)))
+            around.append((before, max(0, self.reach(axis) - side - before)))
         return np.pad(x, around, constant_values=value) if any(map(any, around)) else x
 
-    def _reach(self, axis: int) -> int:
+    def reach(self, axis: int) -> int:
         """Elements from the first window's begin to the last one's end."""
         return (self.out[axis] - 1) * self.strides[axis] + (self.kernel[axis] - 1) * self.dilations[axis] + 1
 
