@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, cast, get_args
 
+import numpy as np
+
 from edgevit.errors import UnknownName, UsageError
 from edgevit.framing import PADDING, Place
 from edgevit.images import CHANNELS, Color, Interpolation, Preprocess
@@ -139,6 +141,16 @@ class Steps:
         said = [f"--{name.replace('_', '-')}" for name in ("pad_value", "place") if getattr(self, name) is not None]
         if said and crop not in PADDING:
             raise UsageError(f"{' and '.join(said)}: of --crop {crop} nothing is padded", hint="add --crop letterbox")
+
+
+def range_of(steps: Preprocess) -> Range:
+    """The range of a model's pixels, where its steps do nothing else to them; "0-1" for any others."""
+    for scale, offset in RANGES.values():
+        wanted = (-offset / scale, 1 / scale)
+        pairs = zip(steps.mean, steps.std, strict=True)
+        if all(np.allclose(pair, wanted, rtol=1e-9, atol=1e-12) for pair in pairs):
+            return Range(scale, offset)
+    return RANGES["0-1"]
 
 
 def steps_of(given: Any) -> Steps:

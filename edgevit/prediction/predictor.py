@@ -18,6 +18,7 @@ from edgevit.prediction.given import Image, pictures
 from edgevit.prediction.labels import check_labels, check_labels_of
 from edgevit.prediction.picture import Picture
 from edgevit.prediction.results import BundlePrediction, Failure, Prediction, classified
+from edgevit.prediction.tiling import Tiling
 from edgevit.prediction.videos import Sampling
 from edgevit.runtimes.base import Session, open_session
 from edgevit.tasks.reading import Reading
@@ -59,6 +60,8 @@ class Predictor:
         batch and the size of its outputs allow."""
         if isinstance(self.session, BundleSession):  # whose answers say how long each took
             return one_by_one(partial(self._fused, self.session), found)
+        if Tiling.fits(self._reading):
+            return one_by_one(partial(self._tiled, self.session), found)
         fitting = max(1, BYTES_AT_ONCE // self._reading.row_bytes)
         count = min(self.session.artifact.manifest.batch.max, at_once, fitting)
         return together(partial(looked_at, self._reading), partial(self._told, self.session), found, count)
@@ -69,6 +72,11 @@ class Predictor:
         doubts = session.artifact.manifest.model.weights.doubts()
         for picture, answer in zip(found, read(session, self._reading, looked), strict=True):
             yield told(Prediction, picture, answer, doubts=doubts)
+
+    def _tiled(self, session: Session, picture: Picture) -> Prediction | None:
+        """Of a model that gives pictures: one of any size."""
+        answer = Tiling(session, self._reading).answer(picture.pixels(self._reading.steps.pixel_channels))
+        return told(Prediction, picture, answer, doubts=session.artifact.manifest.model.weights.doubts())
 
     def _fused(self, session: BundleSession, picture: Picture) -> BundlePrediction | None:
         gathered = session.answer(session.rows([picture.pixels()]))

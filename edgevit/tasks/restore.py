@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
+from edgevit.images import Preprocess
+from edgevit.steps import range_of
 from edgevit.tasks.base import Asked, Row, unfit
 
 
@@ -34,7 +36,8 @@ class Restored:
 
 
 class Restore:
-    """(B, 3, H, W) or (B, 1, H, W) pictures of 0 to 1, or of 0 to 255 where they are uint8."""
+    """(B, 3, H, W) or (B, 1, H, W) pictures in the colours that the model takes: of 0 to 1, of its input's range where
+    nothing but that is done to it (``--range``), or bytes."""
 
     name = "restore"
     alone = "picture"
@@ -53,15 +56,26 @@ class Restore:
         picture = asked.one(row, "picture")
         if picture is None:
             raise unfit(self.name, asked.outputs, "a picture")
-        return Restored(pixels_of(picture))
+        return Restored(pixels_of(_of_image(picture, asked), asked.steps))
 
     def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
         return "height", "width"
 
 
-def pixels_of(picture: Array) -> Array:
-    """(1 or 3, H, W) floats of 0 to 1, or uint8 -> (H, W, 3) uint8."""
+def _of_image(picture: Array, asked: Asked) -> Array:
+    """The part of a (C, H, W) picture that shows the image, without what it was padded with."""
+    shown = asked.steps.framing(*asked.size).shown()
+    scale = [side / frame for side, frame in zip(picture.shape[1:], asked.steps.size, strict=True)] * 2
+    top, left, bottom, right = (round(side * by) for side, by in zip(shown, scale, strict=True))
+    return picture[:, top:bottom, left:right]
+
+
+def pixels_of(picture: Array, steps: Preprocess) -> Array:
+    """(1 or 3, H, W) floats or bytes -> (H, W, 3) uint8 RGB."""
     if picture.dtype != np.uint8:
-        picture = np.round(np.clip(picture.astype(np.float64), 0.0, 1.0) * 255).astype(np.uint8)
-    found: Array = np.ascontiguousarray(np.broadcast_to(picture, (3, *picture.shape[1:])).transpose(1, 2, 0))
+        scale, offset = range_of(steps)
+        unit = (picture.astype(np.float64) - offset) / scale
+        picture = np.round(np.clip(unit, 0.0, 1.0) * 255).astype(np.uint8)
+    colours = picture[::-1] if steps.color == "BGR" and len(picture) == 3 else picture
+    found: Array = np.ascontiguousarray(np.broadcast_to(colours, (3, *colours.shape[1:])).transpose(1, 2, 0))
     return found

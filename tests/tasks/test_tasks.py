@@ -15,6 +15,7 @@ from edgevit.artifact.manifest import TensorSpec
 from edgevit.data.rle import decoded, encoded
 from edgevit.errors import Unsupported
 from edgevit.images import Preprocess
+from edgevit.steps import Steps
 from edgevit.tasks.base import Asked, load_task
 from edgevit.tasks.palette import colour
 from edgevit.tasks.places import back_to_image, boxes_in_image
@@ -167,3 +168,17 @@ def test_a_box_over_all_that_was_seen_is_the_window() -> None:
     about = asked("detect", spec("boxes", 1, 4), spec("logits", 1, 2), steps=steps)
     assert boxes_in_image(np.array([[0, 0, 8, 8]]), about, unit=False).tolist() == [[8, 0, 24, 16]]
     assert back_to_image(np.ones((2, 2), int), about, outside=-1).sum() == 16 * 16 - 16 * 16
+
+
+@pytest.mark.parametrize(
+    ("said", "values"),
+    [({"range": "0-1"}, [0, 0.5, 1]), ({"range": "0-255"}, [0, 127.5, 255]), ({"range": "-1-1"}, [-1, 0, 1])],
+    ids=["0-1", "0-255", "-1-1"],
+)
+def test_a_restored_picture_is_of_the_range_and_the_colours_that_the_model_takes(said: dict, values: list) -> None:
+    steps = Steps(crop="pad", color="BGR", **said).onto(None, (4, 4))[0]
+    about = asked("restore", spec("picture", 3, 8, 8), steps=steps, size=(3, 2))
+    picture = np.broadcast_to(np.array(values)[:, None, None], (3, 8, 8))
+    made = load_task("restore").decode({"picture": picture}, about).picture
+    assert made.shape == (6, 4, 3)  # twice the image, without what it was padded with
+    assert made[0, 0].tolist() == [255, 128, 0]
