@@ -56,7 +56,7 @@ TASKS = ("segment", "detect", "restore", "depth", "embed", "tensors")
 def exported(task: str, folder: Path) -> Path:
     """The artifact of a task, proved, in ``folder``."""
     labels = LABELS if task in ("segment", "detect") else None
-    steps = Steps(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop="squash")
+    steps = Steps(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop="squash", interpolation="bilinear")
     edgevit.export(
         Net(task).eval(), "onnx", out=folder / task, image_size=SIDE, batch="1-4", task=task, labels=labels,
         preprocess=steps,

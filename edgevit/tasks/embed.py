@@ -28,7 +28,8 @@ class Embedding:
 
     def words(self) -> str:
         numbers = " ".join(f"{value:.3g}" for value in self.vector[:4])
-        return f"{len(self.vector)} numbers of length {float(np.linalg.norm(self.vector)):.4g}: {numbers} …"
+        more = " …" if len(self.vector) > 4 else ""
+        return f"{len(self.vector)} numbers of length {float(np.linalg.norm(self.vector)):.4g}: {numbers}{more}"
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [{f"value_{number}": float(value) for number, value in enumerate(self.vector, 1)}]

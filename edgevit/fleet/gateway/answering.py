@@ -18,12 +18,16 @@ from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, Unsupported
 from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
 from edgevit.fleet.asking.where import Reached
 from edgevit.fleet.bus.messages import MAX_ROWS
-from edgevit.images import LARGE_PIXELS, decode, encoded_size
+from edgevit.images import LARGE_PIXELS, ImageError, decode, encoded_size
+from edgevit.prediction.answering import classes, looked_at, outputs_of
+from edgevit.prediction.picture import Picture
 from edgevit.proof.golden import require_proof
 from edgevit.runtimes.base import Session, open_session
-from edgevit.runtimes.rows import run_rows
+from edgevit.tasks.base import Answer
+from edgevit.tasks.reading import Reading
 
 HERE = "this process"
+TOP = 5  # classes that are named
 LARGE_WAITING = 4  # pictures that wait for their turn
 
 
@@ -43,8 +47,21 @@ class Said(Gathered):
     trace: str = ""  # of a fleet's answer: what the nodes' logs name it by
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What was said of an image.
+
+    answer  by the model's task; None where the outputs hold NaN or infinity
+    pixels  of the image, (H, W, 3) uint8; None where it went to the nodes as it came
+    """
+
+    said: Said
+    answer: Answer | None
+    pixels: Array | None = None
+
+
 class Answering(Protocol):
-    """Something that can be asked. ``infer`` and ``classify`` are called from several threads; they raise UsageError or
+    """Something that can be asked. ``infer`` and ``look`` are called from several threads; they raise UsageError or
     ImageError for what the asker got wrong, and another EdgeVitError when nothing can be answered now. ``trace`` is the
     asker's trace id, which a fleet's nodes log."""
 
@@ -58,13 +75,15 @@ class Answering(Protocol):
     rows: BatchRange
     parts: Mapping[str, tuple[str, ...]]  # sub-models and their classes; empty for a single artifact
     takes_images: bool
+    task: str
+    draws: bool  # whether an answer can be seen as a picture
 
     def ready(self) -> bool: ...
 
     def infer(self, feeds: Mapping[str, Array], deadline_s: float, trace: str | None = None) -> Said: ...
 
-    def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
-        """Of one encoded image; outputs hold ``logits`` (1, classes)."""
+    def look(self, image: bytes, deadline_s: float, trace: str | None = None) -> Looked:
+        """At one encoded image."""
         ...
 
     def close(self) -> None: ...
@@ -99,6 +118,7 @@ class EmbeddedBundle:
     where: Literal["fleet", "embedded"] = "embedded"
     platform = "edgevit_bundle"
     takes_images = True
+    task, draws = "classify", False
 
     def __init__(self, session: BundleSession, name: str) -> None:
         self.session, self.name = session, name
@@ -127,8 +147,9 @@ class EmbeddedBundle:
         outputs = {"logits": answer.logits}
         return Said(outputs, answer.parts, answer.missing, waited + answer.latency_ms, timings)
 
-    def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
-        return self.infer(self.session.rows([self._decoded(image, deadline_s)]), deadline_s)
+    def look(self, image: bytes, deadline_s: float, trace: str | None = None) -> Looked:
+        said = self.infer(self.session.rows([self._decoded(image, deadline_s)]), deadline_s)
+        return Looked(said, classes(said.outputs["logits"][0], self.labels, TOP))
 
     def close(self) -> None:
         self.session.close()
@@ -147,8 +168,9 @@ class EmbeddedArtifact:
         self.labels = manifest.labels
         self.inputs, self.outputs, self.rows = manifest.inputs, manifest.outputs, manifest.batch
         self.parts: Mapping[str, tuple[str, ...]] = {}
-        logits, image = manifest.logits_output(), manifest.image_input()
-        self.takes_images = bool(logits and image and manifest.preprocess and len(manifest.inputs) == 1)
+        self._reading = _reading(artifact)
+        self.takes_images, self.task = self._reading is not None, manifest.model.task
+        self.draws = self._reading is not None and self._reading.task.draws
         self._turn, self._decoded = threading.Lock(), Decoding()
 
     def ready(self) -> bool:
@@ -161,21 +183,20 @@ class EmbeddedArtifact:
             outputs = self.session.infer(feeds)
         return self._said(outputs, asked, began)
 
-    def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
-        spec, logits, steps = self._classifier()
-        row = steps(self._decoded(image, deadline_s)).astype(spec.dtype, copy=False)
+    def look(self, image: bytes, deadline_s: float, trace: str | None = None) -> Looked:
+        reading = self._reading
+        if reading is None:
+            raise Unsupported(f"{self.name} takes no images", hint="send its tensors to infer")
+        if reading.task.draws and math.prod(encoded_size(image)) > LARGE_PIXELS:  # its answer has as many
+            raise ImageError(f"an image of more than {LARGE_PIXELS // 10**6} million pixels", hint="send a smaller one")
+        pixels = self._decoded(image, deadline_s)
+        looked = looked_at(reading, Picture("the image", pixels))
         asked = time.perf_counter()
         with self._turn:
             began = time.perf_counter()
-            found = run_rows(self.session, {spec.name: row[None]}, self.rows.min)
-        return self._said({"logits": found[logits.name][:1]}, asked, began)
-
-    def _classifier(self) -> tuple[TensorSpec, TensorSpec, Any]:
-        manifest = self.session.artifact.manifest
-        spec, logits, steps = manifest.image_input(), manifest.logits_output(), manifest.preprocess
-        if spec is None or logits is None or steps is None or len(manifest.inputs) != 1:
-            raise Unsupported(f"{self.name} is not an image classifier", hint="send its tensors to infer")
-        return spec, logits, steps
+            found = outputs_of(self.session, reading, [looked])
+        said = self._said({name: rows[:1] for name, rows in found.items()}, asked, began)
+        return Looked(said, reading.answer({name: rows[0] for name, rows in found.items()}, looked.size), pixels)
 
     def _said(self, outputs: Mapping[str, Array], asked: float, began: float) -> Said:
         ended = time.perf_counter()
@@ -220,6 +241,7 @@ class FleetModel:
 
     where: Literal["fleet", "embedded"] = "fleet"
     platform = "edgevit_fleet"
+    task, draws = "classify", False
 
     def __init__(self, reached: Reached, name: str) -> None:
         self.reached, self.name = reached, name
@@ -241,8 +263,9 @@ class FleetModel:
     def infer(self, feeds: Mapping[str, Array], deadline_s: float, trace: str | None = None) -> Said:
         return self._said(self.reached.session.answer(feeds[self.inputs[0].name], deadline_s, trace=trace))
 
-    def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
-        return self._said(self.reached.session.answer(image, deadline_s, trace=trace))
+    def look(self, image: bytes, deadline_s: float, trace: str | None = None) -> Looked:
+        answer = self.reached.session.answer(image, deadline_s, trace=trace)
+        return Looked(self._said(answer), classes(answer.logits[0], self.labels, TOP))
 
     def _said(self, answer: FleetAnswer) -> Said:
         return Said(
@@ -255,3 +278,11 @@ class FleetModel:
 
 def _logits(classes: int) -> TensorSpec:
     return TensorSpec(name="logits", dtype="float32", shape=("batch", classes), role="logits")
+
+
+def _reading(artifact: Artifact) -> Reading | None:
+    """How an artifact is asked about an image; None where it takes none."""
+    try:
+        return Reading.of(artifact, top=TOP)
+    except Unsupported:
+        return None

@@ -30,7 +30,7 @@ from starlette.types import Receive, Scope, Send
 from edgevit.errors import EdgeVitError, FleetError, Unsupported, UsageError, one_line
 from edgevit.fleet.bus.messages import MAX_PAYLOAD
 from edgevit.fleet.gateway import oip, schema
-from edgevit.fleet.gateway.answering import Answering, Busy, Said
+from edgevit.fleet.gateway.answering import Answering, Busy, Looked, Said
 from edgevit.fleet.gateway.bodies import Bodies, Gone, Refused, image_in, inflated
 from edgevit.fleet.gateway.callers import Callers, Guard
 from edgevit.fleet.gateway.live import Live
@@ -38,11 +38,10 @@ from edgevit.fleet.gateway.metrics import CONTENT_TYPE, Metrics
 from edgevit.fleet.operating.watch import Watch
 from edgevit.images import ImageError
 from edgevit.pages import style
+from edgevit.prediction.album import encoded
 from edgevit.registry import own_version
-from edgevit.tasks.classify import best
 
 LIVE_EVERY_S = 0.5
-TOP = 5
 TRACE_HEADER = "X-Trace-Id"  # of an answer: what `edgevit fleet logs --trace` finds it by
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 LOG = logging.getLogger("edgevit.gateway")
@@ -113,7 +112,9 @@ class Gateway:
             app.get(path, responses=schema.MODEL)(self.model_metadata)
             app.get(f"{path}/ready", responses=schema.MODEL_READY)(self.model_ready)
             app.post(f"{path}/infer", responses=schema.INFER, openapi_extra=schema.INFER_BODY)(self.infer)
-            app.post(f"{path}/classify", responses=schema.CLASSIFY, openapi_extra=schema.CLASSIFY_BODY)(self.classify)
+            app.post(f"{path}/predict", responses=schema.PREDICT, openapi_extra=schema.IMAGE_BODY)(self.predict)
+            app.post(f"{path}/classify", responses=schema.CLASSIFY, openapi_extra=schema.IMAGE_BODY)(self.classify)
+            app.post(f"{path}/picture", responses=schema.PICTURE, openapi_extra=schema.IMAGE_BODY)(self.picture)
 
     # --- health and metadata ---------------------------------------------------------------------------------------
 
@@ -164,27 +165,46 @@ class Gateway:
 
         return await self._answer(request, work)
 
+    async def predict(self, request: Request, name: str, version: str | None = None) -> Response:
+        self._takes_images(name, version)
+        return await self._looked(request, lambda looked: JSONResponse(self._record(looked)))
+
     async def classify(self, request: Request, name: str, version: str | None = None) -> Response:
+        self._takes_images(name, version)
+        if self.model.task != "classify":
+            raise Refused(400, f"{name} is not an image classifier; send the image to predict")
+        return await self._looked(request, lambda looked: JSONResponse(self._record(looked)))
+
+    async def picture(self, request: Request, name: str, version: str | None = None) -> Response:
+        self._takes_images(name, version)
+        if not self.model.draws:
+            raise Refused(400, f"answers of {name} cannot be drawn; send the image to predict")
+        return await self._looked(request, _drawn)
+
+    def _takes_images(self, name: str, version: str | None) -> None:
         self._known(name, version)
         if not self.model.takes_images:
-            raise Refused(400, f"{name} is not an image classifier; send its tensors to infer")
+            raise Refused(400, f"{name} takes no images; send its tensors to infer")
 
+    async def _looked(self, request: Request, responded: Callable[[Looked], Response]) -> Response:
         def work(body: bytes) -> tuple[Said, Response]:
             image = image_in(body, request.headers.get("content-type"))
-            said = self.model.classify(image, self.bounds.deadline_s, _trace(request))
-            return said, JSONResponse(self._classes(said))
+            looked = self.model.look(image, self.bounds.deadline_s, _trace(request))
+            if looked.answer is None:
+                raise oip.BadRequest("the model's output holds NaN or infinity for this image")
+            return looked.said, responded(looked)
 
         return await self._answer(request, work)
 
-    def _classes(self, said: Said) -> dict[str, Any]:
-        scores = said.outputs["logits"][0]
-        if not all(map(_finite, scores.tolist())):
-            raise oip.BadRequest("the model's output holds NaN or infinity for this image")
+    def _record(self, looked: Looked) -> dict[str, Any]:
+        said, answer = looked.said, looked.answer
         return {
             "model_name": self.model.name,
             "model_version": self.model.version,
             "where": self.model.where,
-            "top": [vars(guess) for guess in best(scores, self.model.labels, TOP)],
+            "task": self.model.task,
+            **(answer.record() if answer else {}),
+            "words": answer.words() if answer else "",
             "parts": said.parts,
             "answered": said.answered,
             "degraded": said.degraded,
@@ -339,8 +359,12 @@ def _trace(request: Request) -> str | None:
     return found[1] if found else None
 
 
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+def _drawn(looked: Looked) -> Response:
+    """The answer as a picture."""
+    picture = looked.answer.drawn(looked.pixels) if looked.answer and looked.pixels is not None else None
+    if picture is None:
+        raise oip.BadRequest("there is nothing to see for this image")
+    return Response(encoded(picture), media_type="image/png")
 
 
 async def _http_error(request: Request, exc: Exception) -> Response:

@@ -188,7 +188,7 @@ function refused(words) {
 }
 
 function answerOf(found) {
-  const classes = found.top.map((one) =>
+  const classes = (found.top || []).map((one) =>
     tag("li", {}, tag("span", {}, one.label), tag("span", { class: "share", share: one.probability, "aria-hidden": "true" }), tag("span", { class: "figure" }, `${(one.probability * 100).toFixed(1)} %`)));
   const most = Math.max(0, ...found.timings.map(total));
   const answered = found.timings.map((one) =>
@@ -201,9 +201,22 @@ function answerOf(found) {
   const verdict = found.degraded ? badge("degraded", "degraded") : badge("whole", "whole");
   return [
     tag("p", { class: "verdict" }, verdict, tag("span", {}, `${found.said} in ${ms(found.latency_ms)}`)),
-    tag("ol", { class: "classes", "aria-label": "Best classes" }, ...classes),
+    found.top ? tag("ol", { class: "classes", "aria-label": "Best classes" }, ...classes) : tag("p", {}, found.words),
     tag("div", { class: "scroll" }, tag("table", { class: "timings" }, head, tag("tbody", {}, ...rows))),
   ];
+}
+
+// The answer drawn, in place of the image that was asked about.
+async function showDrawn(path, file, headers, mine) {
+  const response = await fetch(`${path}/picture`, { method: "POST", body: file, headers });
+  if (!response.ok) return;
+  const drawn = await response.blob();
+  if (mine !== turn) return;
+  const preview = $("preview");
+  URL.revokeObjectURL(preview.src);
+  preview.src = URL.createObjectURL(drawn);
+  preview.alt = "The answer as a picture";
+  preview.hidden = false;
 }
 
 async function tryImage(file) {
@@ -218,14 +231,15 @@ async function tryImage(file) {
   if (file.size > MAX_BYTES) return refused("the file is larger than 64 MB");
   setText($("drop-words"), "Drop another, paste one, or");
   try {
-    const path = `/v2/models/${encodeURIComponent(state.model)}/classify`;
+    const path = `/v2/models/${encodeURIComponent(state.model)}`;
     const headers = { "Content-Type": "application/octet-stream" };
     if (token()) headers.Authorization = `Bearer ${token()}`;
-    const response = await fetch(path, { method: "POST", body: file, headers });
+    const response = await fetch(`${path}/predict`, { method: "POST", body: file, headers });
     const found = await response.json();
     if (mine !== turn) return; // a newer image was chosen meanwhile
-    if (response.ok) $("answer").replaceChildren(...answerOf(found));
-    else refused(found.error);
+    if (!response.ok) return refused(found.error);
+    $("answer").replaceChildren(...answerOf(found));
+    if (state.draws) await showDrawn(path, file, headers, mine);
   } catch {
     if (mine === turn) refused("the server cannot be reached");
   }

@@ -81,6 +81,7 @@ class Live:
                 "version": self.model.version,
                 "where": self.model.where,
                 "takes_images": self.model.takes_images,
+                "draws": self.model.draws,
                 "parts": [
                     {"part": part, "classes": list(classes), "nodes": _holders(nodes, part)}
                     for part, classes in self.model.parts.items()

@@ -83,21 +83,24 @@ INFER: dict[int | str, Schema] = {
     },
     **_errors(400, 404, 408, 413, 500, 503),
 }
+_PARTS = {
+    "parts": COUNT, "answered": COUNT, "degraded": FLAG, "missing": {"type": "array"}, "latency_ms": NUMBER,
+    "timings": {"type": "array"},
+}  # fmt: skip
+_TOP = {"type": "array", "items": _object({"label": TEXT, "index": COUNT, "probability": NUMBER})}
 CLASSIFY: dict[int | str, Schema] = {
+    200: _json("The best classes, and what the answer was made from", _object({"top": _TOP, **_PARTS})),
+    **_errors(400, 404, 408, 413, 500, 503),
+}
+PREDICT: dict[int | str, Schema] = {
     200: _json(
-        "The best classes, and what the answer was made from",
-        _object(
-            {
-                "top": {"type": "array", "items": _object({"label": TEXT, "index": COUNT, "probability": NUMBER})},
-                "parts": COUNT,
-                "answered": COUNT,
-                "degraded": FLAG,
-                "missing": {"type": "array"},
-                "latency_ms": NUMBER,
-                "timings": {"type": "array"},
-            }
-        ),
+        "What the model's task answers, as edgevit predict --json has it, and what it was made from",
+        _object({"task": TEXT, "words": TEXT, **_PARTS}),
     ),
+    **_errors(400, 404, 408, 413, 500, 503),
+}
+PICTURE: dict[int | str, Schema] = {
+    200: {"description": "The answer drawn", "content": {"image/png": BINARY}},
     **_errors(400, 404, 408, 413, 500, 503),
 }
 _REQUEST = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -128,7 +131,7 @@ INFER_BODY: Schema = {
         }
     ],
 }
-CLASSIFY_BODY: Schema = {
+IMAGE_BODY: Schema = {
     "requestBody": {
         "required": True,
         "content": dict.fromkeys(("image/jpeg", "image/png", "image/webp", "application/octet-stream"), BINARY),

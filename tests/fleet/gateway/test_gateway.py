@@ -27,13 +27,14 @@ from edgevit.bundle.embedded import BundleSession, Missing
 from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.asking.answers import PartTiming
 from edgevit.fleet.bus.link import Link
-from edgevit.fleet.gateway.answering import Answering, Said, embedded
+from edgevit.fleet.gateway.answering import Answering, Looked, Said, embedded
 from edgevit.fleet.gateway.app import Bounds, Gateway
 from edgevit.fleet.gateway.callers import Callers
 from edgevit.fleet.gateway.oip import HEADER_LENGTH
 from edgevit.fleet.gateway.server import run, serve
 from edgevit.images import decode
 from edgevit.runtimes.base import open_session
+from edgevit.tasks.classify import Classes, best
 
 
 class Answer:
@@ -299,14 +300,16 @@ class Stuck:
     def infer(self, feeds: Mapping[str, np.ndarray], deadline_s: float, trace: str | None = None) -> Said:
         raise NotImplementedError
 
-    def classify(self, image: bytes, deadline_s: float, trace: str | None = None) -> Said:
+    def look(self, image: bytes, deadline_s: float, trace: str | None = None) -> Looked:
         self.asked.release()
         self.go.wait(20)
         if self.fails:
             raise self.fails
         gone = (Missing("part-2", ("4", "5"), "gone"),)
         times = tuple(PartTiming(f"part-{i}", f"pi-{i}", 1.0, 2.0, 3.0) for i in (0, 1, 3))
-        return Said({"logits": np.zeros((1, 8), np.float32)}, 4, gone, 6.5, times, trace or NEW_TRACE)
+        logits = np.zeros((1, 8), np.float32)
+        said = Said({"logits": logits}, 4, gone, 6.5, times, trace or NEW_TRACE)
+        return Looked(said, Classes(best(logits[0], None, 5)))
 
 
 def test_when_too_much_is_under_way_the_next_is_refused_at_once(bundle: Path) -> None:
