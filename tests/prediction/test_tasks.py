@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgevit.tasks.rle import decoded
 from PIL import Image
 from task_models import TASKS, all_exported
 from typer.testing import CliRunner
@@ -20,7 +21,6 @@ from edgevit.cli import app
 from edgevit.errors import Unsupported, UsageError
 from edgevit.prediction import album
 from edgevit.prediction.results import Prediction
-from edgevit.tasks.rle import decoded
 
 DARK, BRIGHT = (0, 0, 0), (250, 240, 230)
 
