@@ -18,7 +18,7 @@ from edgevit.prediction.given import Image, pictures
 from edgevit.prediction.labels import check_labels, check_labels_of
 from edgevit.prediction.picture import Picture
 from edgevit.prediction.results import BundlePrediction, Failure, Prediction, classified
-from edgevit.prediction.tiling import Tiling
+from edgevit.prediction.tiling import Tiling, answer_of
 from edgevit.prediction.videos import Sampling
 from edgevit.runtimes.base import Session, open_session
 from edgevit.tasks.reading import Reading
@@ -75,7 +75,7 @@ class Predictor:
 
     def _tiled(self, session: Session, picture: Picture) -> Prediction | None:
         """Of a model that gives pictures: one of any size."""
-        answer = Tiling(session, self._reading).answer(picture.pixels(self._reading.steps.pixel_channels))
+        answer = answer_of(session, self._reading, picture)
         return told(Prediction, picture, answer, doubts=session.artifact.manifest.model.weights.doubts())
 
     def _fused(self, session: BundleSession, picture: Picture) -> BundlePrediction | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.images import MAX_PIXELS, ImageError
-from edgevit.prediction.answering import looked_at, outputs_of
+from edgevit.prediction.answering import looked_at, outputs_of, read
 from edgevit.prediction.picture import Picture
 from edgevit.runtimes.base import Session
 from edgevit.tasks.base import Answer
@@ -110,6 +110,14 @@ class Tiling:
                 shown = self.reading.steps.framing(*part.shape[:2]).shown()
                 top, left, bottom, right = (side * scale for side in shown)
                 yield tile, one[:, top:bottom, left:right]
+
+
+def answer_of(session: Session, reading: Reading, picture: Picture) -> Answer | None:
+    """That about one picture, in tiles where the model takes them; None where it is no number. ImageError for what is
+    no picture, or too large."""
+    if Tiling.fits(reading):
+        return Tiling(session, reading).answer(picture.pixels(reading.steps.pixel_channels))
+    return next(iter(read(session, reading, [looked_at(reading, picture)])))
 
 
 def _picture(reading: Reading) -> TensorSpec:

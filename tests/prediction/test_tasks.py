@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgevit.tasks.rle import decoded
 from PIL import Image
 from task_models import TASKS, all_exported
 from typer.testing import CliRunner
@@ -18,6 +17,7 @@ from video_files import plain, write_video
 import edgevit
 from edgevit.artifact.opened import Artifact
 from edgevit.cli import app
+from edgevit.data.rle import decoded
 from edgevit.errors import Unsupported, UsageError
 from edgevit.prediction import album
 from edgevit.prediction.results import Prediction

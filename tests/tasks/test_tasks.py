@@ -132,7 +132,7 @@ def test_a_depth_is_drawn_in_the_size_of_the_image() -> None:
 def test_an_embedding_is_the_mean_of_a_map_and_the_vector_itself() -> None:
     task = load_task("embed")
     vector = task.decode({"features": np.array([3.0, 4.0])}, asked("embed", spec("features", 2)))
-    assert vector.words() == "2 numbers of length 5: 3 4 …"
+    assert vector.words() == "2 numbers of length 5: 3 4"
     maps = task.decode({"features": np.ones((4, 2, 2))}, asked("embed", spec("features", 4, 2, 2)))
     assert maps.record()["embedding"] == [1.0] * 4
 

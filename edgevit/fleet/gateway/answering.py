@@ -18,9 +18,10 @@ from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, Unsupported
 from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
 from edgevit.fleet.asking.where import Reached
 from edgevit.fleet.bus.messages import MAX_ROWS
-from edgevit.images import LARGE_PIXELS, ImageError, decode, encoded_size
-from edgevit.prediction.answering import classes, looked_at, outputs_of
+from edgevit.images import LARGE_PIXELS, ImageError, decode, encoded_size, with_channels
+from edgevit.prediction.answering import classes
 from edgevit.prediction.picture import Picture
+from edgevit.prediction.tiling import Tiling, answer_of
 from edgevit.proof.golden import require_proof
 from edgevit.runtimes.base import Session, open_session
 from edgevit.tasks.base import Answer
@@ -28,6 +29,7 @@ from edgevit.tasks.reading import Reading
 
 HERE = "this process"
 TOP = 5  # classes that are named
+TILES = 256  # of one image, where a model takes it in tiles: others wait meanwhile
 LARGE_WAITING = 4  # pictures that wait for their turn
 
 
@@ -95,17 +97,17 @@ class Decoding:
     def __init__(self) -> None:
         self._turn, self._waiting = threading.Lock(), threading.Semaphore(LARGE_WAITING)
 
-    def __call__(self, image: bytes, deadline_s: float) -> Array:
-        """(H, W, 3) uint8. ImageError as ``decode``."""
+    def __call__(self, image: bytes, deadline_s: float, channels: int = 3) -> Array:
+        """(H, W, channels) uint8. ImageError as ``decode``."""
         if math.prod(encoded_size(image)) <= LARGE_PIXELS:
-            return decode(image)
+            return decode(image, channels=channels)
         if not self._waiting.acquire(blocking=False):
             raise Busy("too many large pictures wait to be decoded", hint="send smaller ones")
         try:
             if not self._turn.acquire(timeout=deadline_s):
                 raise Busy("other large pictures are being decoded", hint="send a smaller one")
             try:
-                return decode(image)
+                return decode(image, channels=channels)
             finally:
                 self._turn.release()
         finally:
@@ -187,16 +189,13 @@ class EmbeddedArtifact:
         reading = self._reading
         if reading is None:
             raise Unsupported(f"{self.name} takes no images", hint="send its tensors to infer")
-        if reading.task.draws and math.prod(encoded_size(image)) > LARGE_PIXELS:  # its answer has as many
-            raise ImageError(f"an image of more than {LARGE_PIXELS // 10**6} million pixels", hint="send a smaller one")
-        pixels = self._decoded(image, deadline_s)
-        looked = looked_at(reading, Picture("the image", pixels))
+        _check_bounds(reading, image)
+        pixels = self._decoded(image, deadline_s, reading.steps.pixel_channels)
         asked = time.perf_counter()
         with self._turn:
             began = time.perf_counter()
-            found = outputs_of(self.session, reading, [looked])
-        said = self._said({name: rows[:1] for name, rows in found.items()}, asked, began)
-        return Looked(said, reading.answer({name: rows[0] for name, rows in found.items()}, looked.size), pixels)
+            answer = answer_of(self.session, reading, Picture("the image", pixels))
+        return Looked(self._said({}, asked, began), answer, with_channels(pixels, 3))
 
     def _said(self, outputs: Mapping[str, Array], asked: float, began: float) -> Said:
         ended = time.perf_counter()
@@ -286,3 +285,12 @@ def _reading(artifact: Artifact) -> Reading | None:
         return Reading.of(artifact, top=TOP)
     except Unsupported:
         return None
+
+
+def _check_bounds(reading: Reading, image: bytes) -> None:
+    """ImageError for an encoded image whose answer would have too many pixels, or keep others waiting for long."""
+    if not reading.task.draws:
+        return
+    most = min(LARGE_PIXELS, TILES * math.prod(reading.steps.size)) if Tiling.fits(reading) else LARGE_PIXELS
+    if math.prod(encoded_size(image)) > most:
+        raise ImageError(f"an image of more than {most:,} pixels", hint="send a smaller one")
