@@ -58,6 +58,14 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "masked_fill_": lambda t: (t * 2).masked_fill_(t > 0, float("-inf")).softmax(1),
     "pixel_shuffle": lambda t: F.pixel_shuffle(t, 2),
     "rsub": lambda t: 1 - t,
+    "argmax of a masked row": lambda t: t.masked_fill(t[:, :1] > 0, float("-inf")).argmax(1).to(t.dtype),
+    "argmin of a masked row": lambda t: t.masked_fill(t[:, :1] > 0, float("inf")).argmin(1).to(t.dtype),
+    "max and where it is": lambda t: t.max(1).values + t.max(1).indices.to(t.dtype),
+    "bicubic by a scale": lambda t: F.interpolate(t, scale_factor=1.9, mode="bicubic"),
+    "bilinear by a scale": lambda t: F.interpolate(t, scale_factor=1.9, mode="bilinear"),
+    "nearest by a scale": lambda t: F.interpolate(t, scale_factor=1.9),
+    "nearest to a size": lambda t: F.interpolate(t, size=(11, 9)),
+    "bilinear to a size": lambda t: F.interpolate(t, size=(11, 9), mode="bilinear"),
     "bare_layer_norm": lambda t: F.layer_norm(t, (6,)),
 }
 
@@ -97,3 +105,8 @@ def test_ranking_is_refused_by_name(name: str) -> None:
 def test_a_failed_import_says_at_which_call_it_was() -> None:
     with pytest.raises(Unsupported, match=r"TVM cannot import \S+ \(in the model, test_tvm_importing\.py:\d+\): \w+"):
         lowered(lambda t: t.topk(3, dim=1, sorted=False).values)
+
+
+def test_antialiasing_is_refused_and_not_left_out() -> None:
+    with pytest.raises(Unsupported, match="_upsample_bilinear2d_aa"):
+        error(Maps(lambda t: F.interpolate(t, size=(4, 3), mode="bilinear", antialias=True)))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._decomp import get_decompositions
 
 Operator = Any
 
@@ -61,13 +62,14 @@ def in_known_operators(
     for _ in range(_ROUNDS):
         program = rewritten(program, rules)
         unknown = {node.target for node in calls_of(program) if not is_known(node)}
-        table = table or dict(torch.export.default_decompositions())
+        table = table or {**torch.export.default_decompositions(), **get_decompositions(_RESAMPLING)}
         if not (mendable := {target: table[target] for target in unknown if target in table}):
             break
         program = _decomposed(program, mendable)
     return program
 
 
+_RESAMPLING = [torch.ops.aten.upsample_nearest2d.vec, torch.ops.aten.upsample_bilinear2d.vec]  # no default has them
 _ROUNDS = 3  # what PyTorch writes out may hold what a rule is for
 
 

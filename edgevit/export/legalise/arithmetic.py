@@ -19,6 +19,23 @@ def rsub(self: Tensor, other: Any, alpha: Any = 1) -> Tensor:
     return found
 
 
+def extreme(value: Callable[..., Tensor], place: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The largest, or smallest, and where it is, apart: together some importers make a ranking of them."""
+
+    def written(self: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+        return value(self, [dim], keepdim), place(self, dim, keepdim)
+
+    return written
+
+
+def whole_clamp(self: Tensor, min: Any = None, max: Any = None) -> Tensor | Any:
+    """Of integers at one end: some importers put an infinity, which no integer is, at the other."""
+    if self.is_floating_point() or (min is None) == (max is None):
+        return NotImplemented
+    limit = torch.full((), max if min is None else min, dtype=self.dtype)
+    return torch.minimum(self, limit) if min is None else torch.maximum(self, limit)
+
+
 def all_dim(self: Tensor, dim: int | list[int], keepdim: bool = False) -> Tensor:
     """Whether none is zero."""
     return _count(_zero(self), dim, keepdim) == 0
@@ -160,4 +177,9 @@ LOGICAL_RULES = {
 }
 DIVISION_RULES = {aten.div.Tensor_mode: Rule(floored), aten.div.Scalar_mode: Rule(floored)}
 ONE_HOT_RULES = {aten.one_hot.default: Rule(one_hot), aten.scatter.value: Rule(scatter_value)}
+CLAMP_RULES = {aten.clamp.default: Rule(whole_clamp, lambda node: None in node.args[1:] or len(node.args) == 2)}
+EXTREME_RULES = {
+    aten.max.dim: Rule(extreme(aten.amax.default, aten.argmax.default)),
+    aten.min.dim: Rule(extreme(aten.amin.default, aten.argmin.default)),
+}
 SUBTRACTION_RULES = {aten.rsub.Scalar: Rule(rsub)}

@@ -8,7 +8,9 @@ from edgevit.export.legalise import Rules
 from edgevit.export.legalise.arithmetic import (
     BATCH_NORM_RULES,
     BOOLEAN_RULES,
+    CLAMP_RULES,
     DIVISION_RULES,
+    EXTREME_RULES,
     LAYER_NORM_RULES,
     LOGICAL_RULES,
     ONE_HOT_RULES,
@@ -25,6 +27,8 @@ TVM: Rules = {
     **LAYER_NORM_RULES,
     **BOOLEAN_RULES,
     **ONE_HOT_RULES,
+    **CLAMP_RULES,
+    **EXTREME_RULES,
     **SUBTRACTION_RULES,
     **PIXEL_RULES,
     **SAMPLING_RULES,

@@ -13,12 +13,13 @@ from edgevit.export.legalise import calls_of, in_known_operators
 from edgevit.export.legalise.refusals import named
 from edgevit.export.legalise.targets import RULES
 from edgevit.export.tvm import attention, origins
+from edgevit.export.tvm.misread import READ_ANEW, misread
 from edgevit.export.tvm.origins import Modules
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-OURS: Mapping[str, Callable[[fx.Node, Any], Any]] = {attention.OPERATOR: attention.convert}
+OURS: Mapping[str, Callable[[fx.Node, Any], Any]] = {attention.OPERATOR: attention.convert, **READ_ANEW}
 
 
 def imported(program: ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:
@@ -64,7 +65,7 @@ class _Importer(ExportedProgramImporter):  # type: ignore[misc]
 
     def knows(self, node: fx.Node) -> bool:
         name = getattr(node.target, "__name__", "")
-        return name in self.convert_map or name in OURS
+        return (name in self.convert_map or name in OURS) and not misread(node)
 
 
 def _refusal(exc: Exception, node: fx.Node | None, baked: bool) -> EdgeVitError:

@@ -15,7 +15,9 @@ from edgevit.export.legalise import Rules, calls_of, rewritten
 from edgevit.export.legalise.arithmetic import (
     BATCH_NORM_RULES,
     BOOLEAN_RULES,
+    CLAMP_RULES,
     DIVISION_RULES,
+    EXTREME_RULES,
     LAYER_NORM_RULES,
     LOGICAL_RULES,
     ONE_HOT_RULES,
@@ -180,3 +182,14 @@ def test_a_call_is_named_with_its_module_and_its_line() -> None:
     told = named(calls_of(program)[0])
     assert told.startswith(f"{str(calls_of(program)[0].target).removeprefix('aten.')} (in 1, test_rules.py:"), told
     assert f":{line})" in told or told.count("test_rules.py") == 1
+
+
+@pytest.mark.parametrize("keepdim", [True, False], ids=["kept", "dropped"])
+def test_an_extreme_and_its_place_are_found_apart(keepdim: bool) -> None:
+    assert_written_out(Calls(lambda x: torch.stack([*map(Tensor.double, x.max(1, keepdim))])), EXTREME_RULES, 5)
+    assert_written_out(Calls(lambda x: x.min(-1, keepdim).indices), EXTREME_RULES, 5)
+
+
+def test_integers_are_cut_at_one_end_without_an_infinity() -> None:
+    assert_written_out(Calls(lambda x: (x * 10).long().clamp(max=5)), CLAMP_RULES, 4)
+    assert_written_out(Calls(lambda x: (x * 10).long().clamp(min=-3)), CLAMP_RULES, 4)
