@@ -19,11 +19,13 @@ def rsub(self: Tensor, other: Any, alpha: Any = 1) -> Tensor:
     return found
 
 
-def extreme(value: Callable[..., Tensor], place: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+def extreme(find: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
     """The largest, or smallest, and where it is, apart: together some importers make a ranking of them."""
 
     def written(self: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-        return value(self, [dim], keepdim), place(self, dim, keepdim)
+        place = find(self, dim, True)
+        value = self.gather(dim, place)
+        return (value, place) if keepdim else (value.squeeze(dim), place.squeeze(dim))
 
     return written
 
@@ -179,7 +181,7 @@ DIVISION_RULES = {aten.div.Tensor_mode: Rule(floored), aten.div.Scalar_mode: Rul
 ONE_HOT_RULES = {aten.one_hot.default: Rule(one_hot), aten.scatter.value: Rule(scatter_value)}
 CLAMP_RULES = {aten.clamp.default: Rule(whole_clamp, lambda node: None in node.args[1:] or len(node.args) == 2)}
 EXTREME_RULES = {
-    aten.max.dim: Rule(extreme(aten.amax.default, aten.argmax.default)),
-    aten.min.dim: Rule(extreme(aten.amin.default, aten.argmin.default)),
+    aten.max.dim: Rule(extreme(aten.argmax.default)),
+    aten.min.dim: Rule(extreme(aten.argmin.default)),
 }
 SUBTRACTION_RULES = {aten.rsub.Scalar: Rule(rsub)}

@@ -23,9 +23,9 @@ def misread(node: fx.Node) -> bool:
 
 def _by_another_scale(node: fx.Node) -> bool:
     """A scale was given that is not the ratio of the sizes: the importer knows of sizes alone."""
-    scales = arguments(node).get("scale_factors")
+    scales = arguments(node).get("scale_factors") or ()
     sizes = zip(_sides(node.args[0]), _sides(node), strict=True)
-    return bool(scales) and any(scale * given != made for scale, (given, made) in zip(scales, sizes, strict=True))
+    return any(scale * given != made for scale, (given, made) in zip(scales, sizes, strict=False))
 
 
 def _by_no_whole_scale(node: fx.Node) -> bool:
