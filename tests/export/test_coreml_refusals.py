@@ -40,7 +40,7 @@ class Odd(nn.Module):
 
 
 def test_an_operator_without_translation_is_declined_by_name_and_module(tmp_path):
-    with pytest.raises(Unsupported, match=r"special_bessel_j0.*\(in body\)") as caught:
+    with pytest.raises(Unsupported, match=r"special_bessel_j0.*\(in body, ") as caught:
         build(captured(Odd(torch.special.bessel_j0)), tmp_path)
     assert caught.value.exit_code == 4
     assert "onnx" in (caught.value.hint or "")
@@ -139,3 +139,22 @@ def test_one_tensor_under_two_names_is_said(tmp_path):
     with pytest.raises(Unsupported, match="one tensor one name") as caught:
         edgevit.export(Twice(), "coreml", out=tmp_path / "twice", inputs=rows, threads=1)
     assert "return it once" in str(caught.value.hint)
+
+
+class Views(nn.Module):
+    """Six axes in the module ``shape``, with the caller's operator on them in ``body``."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.shape, self.body = Body(lambda x: x.reshape(-1, 3, 4, 4, 4, 4)), Body(function)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.body(self.shape(image)).flatten(1)[:, :5]
+
+
+def test_six_axes_become_fewer_and_an_operator_that_needs_them_is_declined_where_they_are_made(tmp_path):
+    build(captured(Views(lambda x: x.permute(0, 5, 3, 1, 4, 2).softmax(2))), tmp_path)
+    expected = eager(Views(lambda x: x.permute(0, 5, 3, 1, 4, 2).softmax(2)), images(1))
+    assert np.abs(run(tmp_path, images(1)) - expected).max() < 1e-5
+    with pytest.raises(Unsupported, match=r"5 axes at most, and view.* \(in shape, .*\) gives 6"):
+        build(captured(Views(lambda x: x.flip(2))), tmp_path / "more")

@@ -20,13 +20,15 @@ from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, unbaked
 from edgevit.export.coreml.operators import is_known
 from edgevit.export.coreml.quiet import silence
-from edgevit.export.legalise import in_known_operators
+from edgevit.export.legalise import calls_of, in_known_operators
+from edgevit.export.legalise.ranks import axes_of, within_ranks
 from edgevit.export.legalise.refusals import named
 from edgevit.export.legalise.targets import RULES
 from edgevit.export.precision import module_path
 
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.detach.default)
 _TAKES = ("float32", "int32", "uint8")
+_AXES = 5  # of a tensor, at most
 _GIVES = ("float32", "int32", "int64")
 
 
@@ -47,6 +49,8 @@ def prepare(capture: Capture) -> Source:
     with silence():
         program = _in_known_operators(capture.program)
     _drop_aliases(program.graph_module)
+    within_ranks(program, _AXES)
+    _check_ranks(program)
     _widen_pixels(program)
     baked = isinstance(capture.module, Baked)
     modules: dict[int, str] = {}
@@ -94,6 +98,15 @@ def _check_operators(program: ExportedProgram) -> None:
             f"coremltools has no translation of {told}",
             hint="write the model without it, or export to onnx or tvm",
         )
+
+
+def _check_ranks(program: ExportedProgram) -> None:
+    for node in calls_of(program):
+        if axes_of(node) > _AXES:
+            raise Unsupported(
+                f"Core ML holds tensors of {_AXES} axes at most, and {named(node)} gives {axes_of(node)}",
+                hint="merge axes there, or export to onnx or tvm",
+            )
 
 
 def _drop_aliases(module: fx.GraphModule) -> None:

@@ -16,6 +16,7 @@ from edgevit.export.legalise.arithmetic import (
     ONE_HOT_RULES,
     SUBTRACTION_RULES,
 )
+from edgevit.export.legalise.einsum import EINSUM_RULES
 from edgevit.export.legalise.pixels import PIXEL_RULES
 from edgevit.export.legalise.sampling import SAMPLING_RULES
 from edgevit.export.legalise.scatter import SCATTER_REDUCE, SCATTER_RULE
@@ -39,6 +40,7 @@ COREML: Rules = {
     **BOOLEAN_RULES,
     **ONE_HOT_RULES,
     **DIVISION_RULES,  # coremltools divides in float32
+    **EINSUM_RULES,  # coremltools permutes some of them wrongly
     **WINDOW_RULES,  # coremltools unfolds by a convolution with (C k²)² weights
 }
 ONNX: Rules = {SCATTER_REDUCE: SCATTER_RULE}  # it has no scattered mean; torch.onnx writes another function for it
