@@ -5,11 +5,14 @@ Frozen, and free of torch: a device can make one, and be told what it lacks.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
 
 from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Form = Literal["deploy", "train"]
+MIN_ROWS = 16  # of a proof
 ONE = BatchRange(min=1, max=1)
 _IR_VERSIONS, _AFTER_IR = 64, (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)  # tags of the other fields of a model
 
@@ -104,20 +108,28 @@ class ExportRequest:
             raise UnknownName("form", self.form, get_args(Form))
         if self.task is not None:
             registry.row("task", self.task)
+        if self.inputs is not None and (said := [*self.model.steps.said(), *(["--data"] if self.data else [])]):
+            raise UsageError(
+                f"{', '.join(said)}: of images; rows that are given go to the model as they are",
+                hint="leave them out, or the rows",
+            )
         for target in self.options:
             if target not in self.targets:
                 raise UsageError(f"there are options for {target}, which is not being built", hint=f"add -t {target}")
 
     def record(self) -> dict[str, Any]:
-        """As JSON, for a worker: of a model by name, without arrays."""
+        """As JSON, for a worker: of a model by name."""
         found = {**asdict(self), "batch": self.batch.model_dump(), "out": None if self.out is None else str(self.out)}
-        record: dict[str, Any] = json.loads(json.dumps(found))  # as it is read again: lists, no tuples
+        record: dict[str, Any] = json.loads(
+            json.dumps(found, default=_array_record)
+        )  # as it is read again: lists, no tuples
         return record
 
 
 def of_record(record: Mapping[str, Any]) -> ExportRequest:
     """The request that ``record()`` wrote."""
     size, labels, out = record["model"]["image_size"], record["labels"], record["out"]
+    inputs = record["inputs"]
     return ExportRequest(
         **{
             **record,
@@ -128,8 +140,19 @@ def of_record(record: Mapping[str, Any]) -> ExportRequest:
             "batch": BatchRange(**record["batch"]),
             "labels": labels and tuple(labels),
             "out": out and Path(out),
+            "inputs": inputs and {name: _array_of(one) for name, one in inputs.items()},
         }
     )
+
+
+def _array_record(array: Array) -> dict[str, Any]:
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "base64": data}
+
+
+def _array_of(record: Mapping[str, Any]) -> Array:
+    values = np.frombuffer(base64.b64decode(record["base64"]), record["dtype"])
+    return values.reshape(record["shape"])
 
 
 def is_onnx(path: Path) -> bool:

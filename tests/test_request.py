@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgevit import registry
@@ -118,3 +119,13 @@ def test_all_where_nothing_can_be_built_is_an_error(monkeypatch: pytest.MonkeyPa
     with pytest.raises(Unsupported, match="can build no target") as caught:
         resolve_targets(["all"])
     assert "edgevit targets" in str(caught.value.hint)
+
+
+def test_rows_survive_the_way_to_a_worker_as_json() -> None:
+    rows = {"x": np.arange(48, dtype=np.float32).reshape(16, 3), "mask": np.eye(16, 2, dtype=bool)}
+    request = ExportRequest(ModelChoice("mine.py:both"), ("onnx",), inputs=rows)
+    again = of_record(json.loads(json.dumps(request.record()))).inputs
+    assert again is not None
+    for name, array in rows.items():
+        assert again[name].dtype == array.dtype
+        assert (again[name] == array).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,24 +16,12 @@ from edgevit.errors import UsageError, first_line
 from edgevit.foreign import opened
 from edgevit.images import MAX_BYTES
 
+ROW_TYPES = ("float32", "float16", "uint8", "int32", "int64", "bool")  # of inputs of an artifact
+
 
 def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
     """Arrays ``images`` (N, H, W[, 1 or 3]), uint8 or floats in 0..1, and optional ``labels`` (N,), ``classes``."""
-    try:
-        with (
-            opened(path, "an .npz", hint="check the path after npz:") as stream,
-            np.load(
-                _begun(stream, path, b"PK", "a readable .npz of plain arrays", "numpy.savez"), allow_pickle=False
-            ) as file,
-        ):
-            arrays = {name: file[name] for name in ("images", "labels", "classes") if name in file}
-            names = sorted(file.files)
-    except MemoryError as exc:
-        raise UsageError(f"{path}: its arrays do not fit into memory", hint="store fewer images in it") from exc
-    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as exc:
-        raise UsageError(
-            f"{path}: not a readable .npz of plain arrays ({exc})", hint="write it with numpy.savez"
-        ) from exc
+    arrays, names = _arrays(path, ("images", "labels", "classes"))
     if "images" not in arrays:
         raise UsageError(f"{path}: no array named 'images'", hint=f"it holds: {', '.join(names) or 'nothing'}")
     images = _checked_images(arrays["images"], path)
@@ -40,6 +29,54 @@ def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
         return part(LabelledData(spec, from_array(images)), split, seed)
     labels, classes = _checked_labels(arrays["labels"], arrays.get("classes"), len(images), path)
     return part(LabelledData(spec, from_array(images), labels, classes), split, seed)
+
+
+def read_rows(path: Path, fewest: int = 1) -> dict[str, Pixels]:
+    """Rows of a model's inputs: (rows, …) by the names of the inputs. UsageError for what is no .npz of such arrays,
+    for other numbers of rows, and for fewer than ``fewest``."""
+    arrays, _ = _arrays(path)
+    if not arrays:
+        raise UsageError(f"{path} holds no arrays", hint="numpy.savez(path, name=rows, …), by the names of the inputs")
+    for name, array in arrays.items():
+        _check_rows(name, array, path)
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in lengths.items())
+        raise UsageError(f"{path}: the numbers of rows differ: {listed}", hint="as many of each, row by row")
+    if (count := min(lengths.values())) < fewest:
+        raise UsageError(
+            f"{path} has {count} row{'s' if count != 1 else ''}; {fewest} are needed", hint="add real rows"
+        )
+    return arrays
+
+
+def _check_rows(name: str, array: Pixels, path: Path) -> None:
+    if str(array.dtype) not in ROW_TYPES:
+        hint = f"{name}.astype(np.float32)" if array.dtype.kind == "f" else f"use {', '.join(ROW_TYPES)}"
+        raise UsageError(f"{path}: {name} is {array.dtype}, which no artifact takes", hint=hint)
+    if array.ndim == 0 or 0 in array.shape[1:]:
+        raise UsageError(f"{path}: {name} has the shape {array.shape}", hint="one row an item: (rows, …)")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UsageError(f"{path}: {name} holds NaN or infinity", hint="give rows that the model is used with")
+
+
+def _arrays(path: Path, wanted: Collection[str] | None = None) -> tuple[dict[str, Pixels], list[str]]:
+    """The ``wanted`` ones that are there (None: all), by name, and the names of all."""
+    try:
+        with (
+            opened(path, "an .npz", hint="check the path") as stream,
+            np.load(
+                _begun(stream, path, b"PK", "a readable .npz of plain arrays", "numpy.savez"), allow_pickle=False
+            ) as file,
+        ):
+            arrays = {name: file[name] for name in file.files if wanted is None or name in wanted}
+            return arrays, sorted(file.files)
+    except MemoryError as exc:
+        raise UsageError(f"{path}: its arrays do not fit into memory", hint="store fewer rows in it") from exc
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as exc:
+        raise UsageError(
+            f"{path}: not a readable .npz of plain arrays ({exc})", hint="write it with numpy.savez"
+        ) from exc
 
 
 def read_array(path: Path) -> Pixels:

@@ -21,14 +21,14 @@ from edgevit.export.capture import capture
 from edgevit.export.meaning import meaning_of
 from edgevit.export.prepared import Answers, Noise, Prepared
 from edgevit.export.reference import answers, logits_of, noise
-from edgevit.export.rows import DEFAULT_DATA, MIN_ROWS, Rows, image_rows, labelled, tensor_rows
+from edgevit.export.rows import DEFAULT_DATA, Rows, image_rows, labelled, tensor_rows
 from edgevit.images import Preprocess
 from edgevit.models.loading.source import load, state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.spec import ModelSpec, spec_of
 from edgevit.models.threads import torch_threads
 from edgevit.registry import own_version
-from edgevit.request import ExportRequest
+from edgevit.request import MIN_ROWS, ExportRequest
 from edgevit.tasks.meaning import Meaning
 
 threads = torch_threads  # of a ``Way``, as ``check`` is

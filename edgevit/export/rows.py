@@ -14,13 +14,14 @@ from edgevit.data.source import open_data
 from edgevit.errors import UsageError
 from edgevit.framing import PADDING
 from edgevit.images import Preprocess, shrink
+from edgevit.request import MIN_ROWS
 
 if TYPE_CHECKING:
     from torch import nn
 
     from edgevit.models.spec import ModelSpec
 
-MIN_ROWS, MAX_ROWS = 16, 32
+MAX_ROWS = 32
 DEFAULT_DATA = "samples"
 GOLDEN_SIDE = 512  # pixels: photos are shrunk to it, since four of them travel in every artifact
 

@@ -167,6 +167,12 @@ def predictable(artifact: Artifact, labels: Sequence[str] | None) -> Artifact:
     for ``labels`` of another number than its classes."""
     artifact.check_seal()
     Reading.of(artifact)
+    return proved(artifact, labels)
+
+
+def proved(artifact: Artifact, labels: Sequence[str] | None) -> Artifact:
+    """The artifact. ParityFailed where it failed its proof, UsageError for ``labels`` of another number than its
+    classes."""
     parity = artifact.manifest.parity
     if parity.status == "failed":
         raise ParityFailed(

@@ -13,7 +13,7 @@ from edgevit.errors import Unsupported
 from edgevit.images import Preprocess
 from edgevit.tasks.base import Answer, Asked, Row, Task, load_task
 
-BY_HAND = "run it from Python: edgevit.open_session(…)"
+BY_HAND = "give rows of its inputs: --inputs rows.npz; from Python edgevit.open_session(…)"
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,10 @@ Form = Annotated[str, of_model("--form", help="deploy (re-parameterised) or trai
 BakePreprocess = Annotated[
     bool, of_model("--bake-preprocess", help="Take uint8 NHWC pixels and normalise inside the graph.")
 ]
+InputRows = Annotated[
+    Path | None,
+    of_data("--inputs", metavar="FILE", help="Rows of other inputs than images: an .npz, 16 or more by argument name."),
+]
 RequireVerified = Annotated[bool, of_data("--require-verified", help="Exit 7 unless the proof ran here.")]
 DryRun = Annotated[
     bool, of_running("--dry-run", help="Say what would be built, where, and how long it took last time.")
@@ -86,6 +90,7 @@ def export(
     form: Form = "deploy",
     bake_preprocess: BakePreprocess = False,
     data: Data = None,
+    inputs: InputRows = None,
     verify: Verify = True,
     require_verified: RequireVerified = False,
     threads: Threads = None,
@@ -99,14 +104,24 @@ def export(
 
     Example: edgevit export fmvit_nano --weights digits -t onnx
     """
+    from edgevit.data.npz import read_rows
     from edgevit.prediction.labels import read_labels
-    from edgevit.request import ExportRequest, ModelChoice, image_sides, parse_batch, resolve_targets, split_options
+    from edgevit.request import (
+        MIN_ROWS,
+        ExportRequest,
+        ModelChoice,
+        image_sides,
+        parse_batch,
+        resolve_targets,
+        split_options,
+    )
 
     chosen = ModelChoice(model, weights, pretrained, classes, image_sides(image_size), steps)
     names = resolve_targets(target, chosen.format)
+    rows = read_rows(inputs, MIN_ROWS) if inputs else None
     request = ExportRequest(
         chosen, names, precision, parse_batch(batch), split_options(option or (), names), form=cast("Any", form),
-        bake_preprocess=bake_preprocess, labels=read_labels(labels), task=task, data=data, out=out,
+        bake_preprocess=bake_preprocess, labels=read_labels(labels), task=task, inputs=rows, data=data, out=out,
         parent="all" in target, force=force, verify=verify, require_verified=require_verified, threads=threads,
         timeout_s=timeout, cache=cache,
     )  # fmt: skip

@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgevit import render
-from edgevit.errors import Interrupted
+from edgevit.errors import Interrupted, UsageError
 from edgevit.verbs.help import of_data, of_model, of_output, of_running
 from edgevit.verbs.options import ArtifactOrBundle, Force, Json, Provider, RuntimeName, Threads, Trust
 
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from edgevit.prediction.outputs import Wanted
     from edgevit.prediction.results import Result
 
-Named = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="INPUT",
-        help="Pictures, folders, globs in quotes, videos, camera:0; - for names on stdin.",
-        show_default=False,
-    ),
+_NAMED = typer.Argument(
+    metavar="INPUT",
+    help="Pictures, folders, globs in quotes, videos, camera:0; - for names on stdin.",
+    show_default=False,
+)
+Named = Annotated[list[str], _NAMED]
+NamedIfAny = Annotated[list[str] | None, _NAMED]
+Rows = Annotated[
+    Path | None, of_data("--inputs", metavar="FILE", help="Instead of pictures rows of the model's inputs: an .npz.")
 ]
 Every = Annotated[int | None, of_data("--every", metavar="N", min=1, help="Of a video, each N-th frame.")]
 Fps = Annotated[float | None, of_data("--fps", help="Of a video, at most so many frames a second of its own time.")]
@@ -49,7 +51,8 @@ SHOWN_S = 5.0  # between two words about the progress
 
 def predict(
     artifact: ArtifactOrBundle,
-    inputs: Named,
+    inputs: NamedIfAny = None,
+    rows: Rows = None,
     top: Top = 5,
     labels: Labels = None,
     every: Every = None,
@@ -70,21 +73,29 @@ def predict(
     picture, … What is broken is one line and does not stop the others.
 
     Folders are searched to the bottom, in the order of names. A bundle also says how many of its sub-models answered.
-    -o FOLDER draws what can be seen.
+    -o FOLDER draws what can be seen. --inputs asks about rows of other inputs than pictures.
 
     Example: edgevit predict artifacts/vit_nano-onnx-fp32 photos clip.mp4 --fps 2 -o answers.csv
     """
     from edgevit.prediction.labels import read_labels
     from edgevit.prediction.predictor import AT_ONCE, open_predictor
+    from edgevit.prediction.rows import rows_answered
 
+    if bool(inputs) == bool(rows):
+        raise UsageError("predict takes pictures, or rows with --inputs", hint="name pictures, or give --inputs FILE")
     wanted = wanted_of(csv, jsonl, out, json=json, force=force)
-    wanted.check(inputs)
-    named = inputs_of(inputs, every, fps, frames)
-    opened = open_predictor(
-        artifact, runtime=runtime, threads=threads, top=top, provider=provider, labels=read_labels(labels),
-        trust=trust, without=without or (),
-    )  # fmt: skip
-    with opened as predictor:
+    wanted.check([*(inputs or ()), *([str(rows)] if rows else ())])
+    named = inputs_of(inputs or [], every, fps, frames)
+    opening: dict[str, Any] = {"runtime": runtime, "threads": threads, "provider": provider, "trust": trust}
+    names = read_labels(labels)
+    if rows:
+        if without:
+            raise UsageError("--without is of bundles, which take pictures", hint="drop it, or --inputs")
+        wanted.require_seen(False)
+        with rows_answered(artifact, rows, top=top, labels=names, **opening) as (answers, columns):
+            deliver(answers, wanted, named, columns)
+        return
+    with open_predictor(artifact, top=top, labels=names, without=without or (), **opening) as predictor:
         wanted.require_seen(predictor.draws)
         results = predictor.answers(named, at_once=1 if named.live else AT_ONCE)
         deliver(results, wanted, named, predictor.columns)

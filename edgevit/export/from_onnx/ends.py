@@ -17,7 +17,7 @@ from edgevit.steps import OF_CHANNELS
 Side = int | None  # None: any
 Layout = Literal["NCHW", "NHWC"]
 DTYPES = frozenset(get_args(TensorSpec.model_fields["dtype"].annotation))
-_FROM_PYTHON = "from Python: edgevit.export(…, inputs={…}), 16 rows or more by the names of the inputs"
+_FROM_PYTHON = "give rows of its inputs: --inputs rows.npz, 16 or more by their names; from Python inputs={…}"
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,11 @@ from edgevit.export.from_onnx.file import OnnxFile, read
 from edgevit.export.from_onnx.graph import read_graph
 from edgevit.export.from_onnx.original import Original
 from edgevit.export.prepared import Answers, Outputs, Run
-from edgevit.export.rows import DEFAULT_DATA, MAX_ROWS, MIN_ROWS, Rows, image_rows, labels_in
+from edgevit.export.rows import DEFAULT_DATA, MAX_ROWS, Rows, image_rows, labels_in
 from edgevit.images import Preprocess
 from edgevit.printable import printable
 from edgevit.registry import own_version
-from edgevit.request import ExportRequest
+from edgevit.request import MIN_ROWS, ExportRequest
 from edgevit.steps import Steps
 from edgevit.tasks.base import load_task
 from edgevit.tasks.meaning import Meaning

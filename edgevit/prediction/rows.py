@@ -1,0 +1,87 @@
+"""Answers about rows of a model's own inputs, as an .npz holds them: for models that take no picture, or more than one
+input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgevit.artifact.manifest import Array
+from edgevit.artifact.opened import Artifact
+from edgevit.bundle.opened import is_bundle
+from edgevit.data.npz import read_rows
+from edgevit.errors import UsageError
+from edgevit.images import Preprocess
+from edgevit.prediction.predictor import proved
+from edgevit.prediction.results import Failure, Prediction, failed
+from edgevit.runtimes.base import Session, open_session
+from edgevit.runtimes.rows import run_rows
+from edgevit.tasks.base import load_task
+from edgevit.tasks.reading import Reading
+
+Answers = Iterator[Prediction | Failure]
+
+
+@contextmanager
+def rows_answered(
+    path: Path, file: Path, *, top: int, labels: Sequence[str] | None, **opening: Any
+) -> Iterator[tuple[Answers, Sequence[str]]]:
+    """One result for each row of the ``file``, as they come, and the columns of a table of them. ``opening`` is that of
+    ``open_session``. ParityFailed for an artifact that failed its proof, UsageError for a bundle, and for rows that the
+    artifact does not take."""
+    if is_bundle(path):
+        raise UsageError(f"{path} is a bundle, which takes pictures", hint="drop --inputs, or name a part's folder")
+    if top < 1:
+        raise UsageError(f"top must be 1 or more, got {top}")
+    rows = read_rows(file)
+    artifact = Artifact.open(path)
+    artifact.check_seal()
+    reading = _reading(proved(artifact, labels), labels, top)
+    with open_session(artifact, **opening) as session:
+        check_rows(session, rows, file)
+        yield _answers(session, reading, rows, file), reading.columns
+
+
+def check_rows(session: Session, rows: dict[str, Array], file: Path) -> None:
+    """UsageError unless the artifact takes them."""
+    specs = {spec.name: spec for spec in session.inputs}
+    if set(rows) != set(specs):
+        raise UsageError(
+            f"{file} holds {', '.join(rows)}; the artifact takes {', '.join(specs)}", hint="store one array for each"
+        )
+    for name, spec in specs.items():
+        array = rows[name]
+        if str(array.dtype) != spec.dtype or array.shape[1:] != spec.rows(1)[1:]:
+            wanted = "×".join(map(str, ("rows", *spec.rows(1)[1:])))
+            found = "×".join(map(str, array.shape))
+            raise UsageError(
+                f"{file}: {name} is {array.dtype} {found}; the artifact takes {spec.dtype} {wanted}",
+                hint="store it so",
+            )
+
+
+def _answers(session: Session, reading: Reading, rows: dict[str, Array], file: Path) -> Answers:
+    """A call of the largest batch at a time, so that the outputs of one call are held."""
+    manifest = session.artifact.manifest
+    count, doubts = len(next(iter(rows.values()))), manifest.model.weights.doubts()
+    for first in range(0, count, manifest.batch.max):
+        some = {name: array[first : first + manifest.batch.max] for name, array in rows.items()}
+        made = run_rows(session, some, max(manifest.batch.min, len(next(iter(some.values())))))
+        for index in range(min(manifest.batch.max, count - first)):
+            name = f"{file}[{first + index}]"
+            answer = reading.answer({output: array[index] for output, array in made.items()}, reading.steps.size)
+            if answer is None:
+                yield failed(name, "the model's output holds NaN or infinity; run edgevit verify")
+            else:
+                yield Prediction(name, answer, doubts=doubts)
+
+
+def _reading(artifact: Artifact, labels: Sequence[str] | None, top: int) -> Reading:
+    """What reads answers about rows: places are in the model's own pixels, where it has any."""
+    manifest = artifact.manifest
+    image = manifest.image_input() or manifest.inputs[0]
+    steps = manifest.preprocess or Preprocess(size=manifest.model.image_size or (1, 1))
+    names = tuple(labels) if labels else manifest.labels
+    return Reading(load_task(manifest.model.task), image, steps.after_crop(), manifest.outputs, names, top)
