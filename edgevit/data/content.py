@@ -1,8 +1,8 @@
 """What images some data holds, whatever the path that leads to it: known by content.
 
 An image's digest is of its file's bytes (of its pixels, where it is no file of its own) and of its class's name, or
-of what else the data says of it. Only
-the images that an accuracy is judged on are read, 2,000 at most and a piece at a time: of a folder of 50,000 no more.
+of what else the data says of it. Only the images that an accuracy is judged on are read, 2,000 at most and a piece at a
+time: of a folder of 50,000 no more.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgevit.data.labelled import LabelledData
+if TYPE_CHECKING:  # manifests hold a Content, and who reads manifests reads no data
+    from edgevit.data.labelled import LabelledData
 
 _DIGITS = 8  # of each image: enough to count how many are the same, where ``sha256`` says whether all are
 _MOST = 100_000
