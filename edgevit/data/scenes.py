@@ -68,7 +68,7 @@ class Scenes:
     def __call__(self, index: int) -> Scene:
         # RandomState, not default_rng: its stream is the same in all versions of numpy.
         random = np.random.RandomState([self.seed, int(self.split == "train"), index])
-        photo = _background(photos(held_out=self.split != "train"), self.side, random)
+        photo = _background(self.split != "train", self.side, random)
         return _filled(photo, self.pictures(), random)
 
 
@@ -117,16 +117,25 @@ def _digit_labels() -> Pixels:
     return np.empty(0, np.int64) if labels is None else labels
 
 
-def _background(among: tuple[Pixels, ...], side: int, random: np.random.RandomState) -> Pixels:
+@cache
+def _pictures(held_out: bool) -> tuple[Any, ...]:
+    """The photos as Pillow holds them: to hand one over again for every scene would take longest of all."""
+    from PIL import Image
+
+    return tuple(Image.fromarray(photo) for photo in photos(held_out=held_out))
+
+
+def _background(held_out: bool, side: int, random: np.random.RandomState) -> Pixels:
     """A square of one photo, of at least a quarter of its height, in the size of the scene."""
     from PIL import Image
 
+    among = _pictures(held_out)
     photo = among[random.randint(len(among))]
-    most = min(photo.shape[:2])
+    most = min(photo.size)
     cut = random.randint(most // 4, most + 1)
-    top, left = (random.randint(edge - cut + 1) for edge in photo.shape[:2])
-    square = Image.fromarray(photo[top : top + cut, left : left + cut])
-    return np.array(square.resize((side, side), Image.Resampling.BILINEAR))
+    left, top = (random.randint(edge - cut + 1) for edge in photo.size)
+    box = left, top, left + cut, top + cut
+    return np.array(photo.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=2.0))
 
 
 def _filled(photo: Pixels, pictures: Pixels, random: np.random.RandomState) -> Scene:
