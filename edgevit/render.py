@@ -269,17 +269,22 @@ def ms(value: float | None) -> str:
     return "—" if value is None else f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
 
 
+def figure(value: float) -> str:
+    """A held-out figure: shares in percent, what is above them (PSNR) in dB."""
+    return f"{value:.2%}" if value <= 1 else f"{value:.2f} dB"
+
+
 class Epochs:
-    """``epochs(epoch, epochs, loss, accuracy)``: a bar on a terminal; a line every tenth of the run when piped."""
+    """``epochs(epoch, epochs, loss, figure)``: a bar on a terminal; a line every tenth of the run when piped."""
 
     def __init__(self, shown: Progress, title: str) -> None:
         self.shown, self.title = shown, printable(title)
         self.task = shown.task_ids[0]
 
-    def __call__(self, epoch: int, epochs: int, loss: float, accuracy: float | None) -> None:
+    def __call__(self, epoch: int, epochs: int, loss: float, held_out: float | None) -> None:
         sentence = f"{self.title}: epoch {epoch}/{epochs}, loss {loss:.3f}"
-        if accuracy is not None:
-            sentence += f", held-out {accuracy:.2%}"
+        if held_out is not None:
+            sentence += f", held-out {figure(held_out)}"
         self.shown.update(self.task, description=sentence, total=epochs, completed=epoch)
         if epoch == epochs or epoch % max(1, epochs // 10) == 0:
             _step(self.shown, sentence)

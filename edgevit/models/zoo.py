@@ -31,15 +31,20 @@ class Pixels:
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
 
+SETR = "SETR (arXiv 2012.15840): a plain ViT and deconvolutions"
+SESR = "SESR (arXiv 2103.09404), reconstruction, in colour"
 IMAGENET = Pixels()
 IMAGENET_95 = Pixels(crop_pct=0.95)  # what EfficientFormer's published accuracies use
 SMALL = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop="squash", crop_pct=1.0, interpolation="bilinear")
+
+AS_THEY_ARE = Pixels(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop="squash", crop_pct=1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ZooRow:
     """One model. ``path`` is the builder, ``module:function``; sizes are the builder's defaults.
 
+    task    what the outputs mean
     small   the contract suite takes it through every target: one of each family, which builds in seconds
     """
 
@@ -48,8 +53,9 @@ class ZooRow:
     summary: str
     source: str
     image_size: int = 224
-    num_classes: int = 1000
+    num_classes: int | None = 1000
     pixels: Pixels = IMAGENET
+    task: str = "classify"
     small: bool = False
 
 
@@ -60,6 +66,22 @@ def _family(module: str, names: Mapping[str, str], source: str, pixels: Pixels) 
 def _tiny(module: str, name: str, summary: str, source: str, image_size: int, small: bool = True) -> ZooRow:
     path = f"{module}:{name}"
     return ZooRow(name, path, summary, source, image_size=image_size, num_classes=10, pixels=SMALL, small=small)
+
+
+def _dense(path: str, summary: str, source: str, image_size: int, task: str, small: bool = True) -> ZooRow:
+    """A row of another task than classify; ``path`` below the families."""
+    segments = task == "segment"
+    return ZooRow(
+        path.partition(":")[2],
+        f"edgevit.models.families.{path}",
+        summary,
+        source,
+        image_size=image_size,
+        num_classes=11 if segments else None,
+        pixels=SMALL if segments else AS_THEY_ARE,
+        task=task,
+        small=small,
+    )
 
 
 _FMVIT, _EFFICIENTFORMER, _VIT = (f"edgevit.models.families.{name}" for name in ("fmvit", "efficientformer", "vit"))
@@ -80,6 +102,11 @@ _ROWS = [
         {f"efficientformerv2_{s}": f"EfficientFormerV2-{s.upper()}" for s in ("s0", "s1", "s2", "l")},
         EFFICIENTFORMER_V2,
         IMAGENET_95,
+    ),
+    _dense("segmenter:segmenter_nano", "a tiny ViT that labels every pixel, patch 4", SETR, 32, "segment"),
+    *(
+        _dense(f"sesr:sesr_nano_x{n}", f"a tiny super-resolver, ×{n}", SESR, 48, "restore", small=n == 2)
+        for n in (2, 3, 4)
     ),
     *_family(
         _VIT, {f"vit_{s}": f"ViT/DeiT-{s.title()}, patch 16" for s in ("tiny", "small", "base", "large")}, VIT, IMAGENET

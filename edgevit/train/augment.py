@@ -35,8 +35,11 @@ class Augment:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """A changed copy of (B, C, H, W) normalised images; all randomness comes from ``generator`` (on the CPU)."""
-        images = move(images, self.transforms(len(images), generator).to(images))
-        images = self._light(images, generator)
+        return self.moved(images, self.transforms(len(images), generator).to(images), generator)
+
+    def moved(self, images: Tensor, transforms: Tensor, generator: torch.Generator) -> Tensor:
+        """The same by ``transforms`` that were drawn before, for what must move along."""
+        images = self._light(move(images, transforms), generator)
         return self._erase(images, generator) if self.erase else images
 
     def transforms(self, count: int, generator: torch.Generator) -> Tensor:
@@ -72,6 +75,14 @@ def move(images: Tensor, transforms: Tensor) -> Tensor:
     """(B, C, H, W) images sampled at ``transforms`` (B, 2, 3) of their positions; the border is continued outwards."""
     grid = F.affine_grid(transforms, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def moved_labels(labels: Tensor, transforms: Tensor) -> Tensor:
+    """(B, H, W) whole numbers moved as ``move`` moves images, each place taking the nearest; int64."""
+    grid = F.affine_grid(transforms, [len(labels), 1, *labels.shape[1:]], align_corners=False)
+    values = labels[:, None].to(transforms)  # whole numbers below 2²⁴ are exact in float32
+    found = F.grid_sample(values, grid, mode="nearest", padding_mode="border", align_corners=False)
+    return found[:, 0].long()
 
 
 def mixed(images: Tensor, targets: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -28,11 +28,15 @@ SAVE_EVERY_S = 2.0
 """Least time between two saved states: for a small model, saving takes as long as a few steps."""
 
 Progress = Callable[[int, int, float, float | None], None]
-"""``progress(epoch, epochs, mean loss, held-out accuracy or None where it was not measured)``, after each epoch."""
+"""``progress(epoch, epochs, mean loss, held-out figure or None where it was not measured)``, after each epoch."""
 
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 """``loss(model, images, targets, rows)``: the mean loss of a batch; targets are (B, classes) and sum to one, rows (B,)
 say which images of the training set these are."""
+
+
+View = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+"""``view(images, labels, generator)``: the batch as a loss takes it, on the images' device."""
 
 
 class Steps(Protocol):
@@ -61,8 +65,9 @@ class FullPrecision:
 class Run:
     """Everything the epochs share.
 
-    measure   held-out accuracy of the averaged model
+    measure   held-out accuracy, or another figure, of the averaged model
     loss      None is cross entropy with the options' label smoothing
+    view      what a step sees of images and their labels; None is augmented images and (B, classes) targets
     sample    rows of ``train`` that one epoch shows, drawn from its generator; None shows all of them
     """
 
@@ -76,6 +81,7 @@ class Run:
     device: torch.device
     measure: Callable[[nn.Module], float]
     loss: Loss | None = None
+    view: View | None = None
     sample: Callable[[torch.Generator], Tensor] | None = None
     steps: Steps = field(default_factory=FullPrecision)
 
@@ -123,7 +129,7 @@ def _epoch(run: Run, epoch: int) -> float:
     seed = (run.options.seed << 20) + epoch
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # dropout and the like
-    augment = Augment(hflip=run.options.hflip) if run.options.augment else None
+    view = run.view or _classes_of(run)
     among = None if run.sample is None else run.sample(generator)
     steps = step_count(len(run.train) if among is None else len(among), run.options.batch_size)
     run.model.train()
@@ -131,12 +137,20 @@ def _epoch(run: Run, epoch: int) -> float:
     for index, (images, labels, rows) in enumerate(run.train.shuffled(run.options.batch_size, generator, among)):
         rate = learning_rate(epoch * steps + index, run.epochs * steps, run.options.lr, run.options.warmup)
         set_learning_rate(run.optimizer, rate)
-        images, targets = images.to(run.device), F.one_hot(labels, run.classes).float().to(run.device)
-        images = augment(images, generator) if augment else images
-        if run.options.mixup:
-            images, targets = mixed(images, targets, run.options.mixup, generator)
+        images, targets = view(images.to(run.device), labels, generator)
         losses.append(_step(run, images, targets, rows))
     return _finite(run, epoch, float(torch.stack(losses).mean()))
+
+
+def _classes_of(run: Run) -> View:
+    augment = Augment(hflip=run.options.hflip) if run.options.augment else None
+
+    def view(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        targets = F.one_hot(labels, run.classes).float().to(run.device)
+        images = augment(images, generator) if augment else images
+        return mixed(images, targets, run.options.mixup, generator) if run.options.mixup else (images, targets)
+
+    return view
 
 
 def _finite(run: Run, epoch: int, mean: float) -> float:

@@ -1,4 +1,4 @@
-"""Train a model on labelled images: AdamW, warm-up and cosine, label smoothing, averaged weights, a fixed split.
+"""Train a model on images and what is true of them: AdamW, warm-up and cosine, averaged weights, a fixed split.
 
 The result is the average of the weights at the end of the run. No epoch is ever chosen by its held-out accuracy, so
 that accuracy is an honest estimate.
@@ -28,7 +28,9 @@ from edgevit.models.loading.checkpoint import CheckpointMeta, save_checkpoint
 from edgevit.models.loading.source import create_model
 from edgevit.models.spec import spec_of
 from edgevit.models.threads import torch_threads
+from edgevit.train import dense
 from edgevit.train.batches import Batches, make_batches
+from edgevit.train.dense import fitting, taught
 from edgevit.train.epochs import Progress, Run, adamw, run_epochs
 from edgevit.train.optim import Ema
 from edgevit.train.options import TrainOptions, command_line
@@ -39,12 +41,20 @@ SPLIT_SEED = 0  # fixed whatever --seed says, so that accuracies of two runs are
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run. ``accuracy`` is top-1 on the held-out images, a fraction; ``loss`` the last epoch's mean."""
+    """A finished run.
+
+    accuracy  top-1 on the held-out images, a fraction; None of other tasks
+    metric    what ``figure`` is, on the held-out images: "top-1", "mIoU", "PSNR"
+    loss      the last epoch's mean
+    """
 
     path: Path
     model: str
     data: str
-    accuracy: float
+    task: str
+    accuracy: float | None
+    metric: str
+    figure: float
     loss: float
     epochs: int
     train_images: int
@@ -61,7 +71,10 @@ class TrainResult:
         size = self.path.stat().st_size / 1e6
         return [
             ("checkpoint", f"{self.path} ({size:.2f} MB)"),
-            ("accuracy", f"{self.accuracy:.2%} on {self.held_out_images} held-out images of {self.data}"),
+            (
+                "accuracy" if self.task == "classify" else self.metric,
+                f"{render.figure(self.figure)} on {self.held_out_images} held-out images of {self.data}",
+            ),
             ("trained", f"{self.epochs} epochs of {self.train_images} images in {self.seconds:.0f} s on {self.device}"),
         ]
 
@@ -89,9 +102,10 @@ def fit(
 def _fit(model_name: str, data_spec: str, out: Path, options: TrainOptions, progress: Progress | None) -> TrainResult:
     started = time.perf_counter()
     device = training_device(options.device)
-    train, held_out = open_split(data_spec)
+    train, held_out = (open_data(data_spec, split=part, seed=SPLIT_SEED) for part in ("train", "held-out"))
     with torch_threads(options.threads), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        run, preprocess, labels = _prepare(model_name, train, held_out, options, device)
+        ready = _prepared(model_name, train, held_out, options, device)
+        run = ready.run
         recipe = {
             "model": model_name,
             "data": data_spec,
@@ -100,26 +114,57 @@ def _fit(model_name: str, data_spec: str, out: Path, options: TrainOptions, prog
             **options.recipe(),
         }
         loss = run_epochs(run, resume_path(out), recipe, progress)
-        accuracy = run.measure(run.ema.module)
-    meta = CheckpointMeta(
-        model=model_name,
-        num_classes=run.classes,
-        image_size=preprocess.size,
-        labels=labels,
-        preprocess=preprocess,
-        data=data_spec,
-        split_seed=SPLIT_SEED,
-        accuracy=accuracy,
-        epochs=run.epochs,
-        command=command_line(model_name, data_spec, out, options),
-        edgevit=metadata.version("edgevit"),
+        figure = run.measure(run.ema.module)
+    meta = ready.meta(model_name, data_spec, figure).model_copy(
+        update={"command": command_line(model_name, data_spec, out, options)}
     )
     save_checkpoint(out, run.ema.module.state_dict(), meta)
     resume_path(out).unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     return TrainResult(
-        out, model_name, data_spec, accuracy, loss, run.epochs, len(train), len(held_out), seconds, str(device)
-    )
+        out, model_name, data_spec, ready.task, meta.accuracy, ready.metric, figure,
+        loss, run.epochs, len(train), len(held_out), seconds, str(device),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A run, how its images are preprocessed, the classes in the order of its outputs, and what is measured."""
+
+    run: Run
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None
+    task: str
+    metric: str
+
+    def meta(self, model: str, data: str, figure: float) -> CheckpointMeta:
+        classifies = self.task == "classify"
+        return CheckpointMeta(
+            model=model,
+            num_classes=self.run.classes or None,
+            image_size=self.preprocess.size,
+            labels=self.labels,
+            preprocess=self.preprocess,
+            data=data,
+            split_seed=SPLIT_SEED,
+            task=self.task,
+            accuracy=figure if classifies else None,
+            metric=None if classifies else self.metric,
+            figure=None if classifies else figure,
+            epochs=self.run.epochs,
+            edgevit=metadata.version("edgevit"),
+        )
+
+
+def _prepared(
+    name: str, train: LabelledData, held_out: LabelledData, options: TrainOptions, device: torch.device
+) -> _Ready:
+    task = taught(train, options.task)
+    if task == "classify":
+        require_classes(train, held_out)
+        return _Ready(*_prepare(name, train, held_out, options, device), task, "top-1")
+    run, preprocess, measure = dense.prepare(name, train, held_out, options, device)
+    return _Ready(run, preprocess, train.classes, task, measure.name)
 
 
 @torch.no_grad()
@@ -147,17 +192,21 @@ def training_device(name: str) -> torch.device:
 
 
 def open_split(spec: str) -> tuple[LabelledData, LabelledData]:
-    train, held_out = (
-        open_data(spec, split="train", seed=SPLIT_SEED),
-        open_data(spec, split="held-out", seed=SPLIT_SEED),
-    )
+    """What a classifier is trained on, and what is held out. Errors of ``open_data`` and ``require_classes``."""
+    train, held_out = (open_data(spec, split=part, seed=SPLIT_SEED) for part in ("train", "held-out"))
+    require_classes(train, held_out)
+    return train, held_out
+
+
+def require_classes(train: LabelledData, held_out: LabelledData) -> None:
+    """UsageError for data that no classifier learns from."""
+    spec = train.name
     if train.labels is None or train.classes is None or held_out.labels is None:
         raise UsageError(f"{spec} has no labels to learn from", hint="give folder:PATH one sub-folder per class")
     if len(set(train.labels.tolist())) < 2:
         raise UsageError(f"{spec} has a single class, so there is nothing to tell apart", hint="add a second class")
     if not len(held_out):
         raise UsageError(f"{spec} has too few images to hold any out", hint="give each class two images or more")
-    return train, held_out
 
 
 def _prepare(
@@ -168,6 +217,7 @@ def _prepare(
     # A shipped or own checkpoint knows its preprocessing; the seed decides order and augmentation, never the start.
     model = create_model(name, num_classes=classes, image_size=options.image_size, weights=options.weights)
     spec = spec_of(model)
+    fitting(spec, "classify", train)
     if spec is not None:
         spec.require_rgb()
         for note in spec.notes:

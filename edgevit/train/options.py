@@ -19,7 +19,9 @@ _IMAGES_SHOWN = 29_000
 class TrainOptions:
     """Recipe and circumstances of one run. The defaults made the checkpoints shipped with the package.
 
-    epochs        None fits it to the data: about 29,000 images are shown, in 10 to 100 epochs (20 for digits)
+    task          what is learned: classify, segment, restore; None is what the data teaches
+    epochs        None fits it to the data: about 29,000 images are shown, in 10 to 100 epochs (20 for digits); to learn
+                  masks 64,000, pictures 40,000
     lr            peak learning rate, reached after ``warmup`` (a fraction of all steps), then a cosine down to zero
     weight_decay  on weights of convolutions and linear layers only
     smoothing     label smoothing
@@ -31,6 +33,7 @@ class TrainOptions:
     device        auto (the GPU if there is one), cpu, cuda
     """
 
+    task: str | None = None
     epochs: int | None = None
     batch_size: int = 64
     lr: float = 2e-3

@@ -89,8 +89,10 @@ Model = Annotated[
 ]
 Out = Annotated[Path, of_output("-o", "--out", help="Checkpoint to write (.safetensors).", show_default=False)]
 Data = Annotated[
-    str, of_data("--data", metavar="SRC", help="digits, folder:PATH, npz:PATH, cifar10:PATH, cifar100:PATH, idx:PATH.")
+    str,
+    of_data("--data", metavar="SRC", help="digits, scenes, pairs:samples×2, folder:, npz:, cifar10:, idx:PATH, …."),
 ]
+TrainTask = Annotated[str | None, of_training("--task", help="classify, segment or restore. Default: by the data.")]
 TrainEpochs = Annotated[int | None, of_training(min=1, help="Default: fitted to the data's size.")]
 BatchSize = Annotated[int, of_training(min=2, help="Images of one step.")]
 Lr = Annotated[float, of_training(help="Peak learning rate.")]
@@ -111,6 +113,7 @@ def train(
     model: Model,
     out: Out,
     data: Data = "digits",
+    task: TrainTask = None,
     epochs: TrainEpochs = None,
     batch_size: BatchSize = RECIPE.batch_size,
     lr: Lr = RECIPE.lr,
@@ -131,9 +134,10 @@ def train(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Train a small model honestly: fixed split, held-out accuracy in the checkpoint.
+    """Train a small model honestly: fixed split, held-out accuracy, mIoU or PSNR in the checkpoint.
 
     Example: edgevit train fmvit_nano --data digits -o digits.safetensors
+    Example: edgevit train segmenter_nano --data scenes:32 -o scenes.safetensors
     """
     asked = {field: value for field, value in locals().items() if field in RECIPE.__dataclass_fields__}
     registry.need_torch("training")

@@ -25,12 +25,15 @@ class CheckpointMeta(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)  # of later versions, and of earlier ones
 
     model: str
-    num_classes: int = Field(ge=1, le=1 << 20)
+    num_classes: int | None = Field(default=None, ge=1, le=1 << 20)
     image_size: tuple[Side, Side]
     labels: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
     data: str | None = Field(default=None, description="the labelled data source it was trained on, e.g. 'digits'")
     split_seed: int | None = None
+    task: str | None = Field(default=None, description="what its outputs mean; None in files of earlier versions")
+    metric: str | None = Field(default=None, description="what ``figure`` is, of other tasks than classify: 'mIoU'")
+    figure: float | None = Field(default=None, description="of the held-out part")
     accuracy: float | None = Field(default=None, description="top-1 on the held-out part, as a fraction")
     epochs: int | None = None
     command: str | None = Field(default=None, description="the command line that made it")

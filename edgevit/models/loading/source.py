@@ -110,6 +110,8 @@ def _from_zoo(name: str, asked: ModelChoice) -> nn.Module:
         )
     size = asked.image_size or (meta.image_size if meta else (row.image_size, row.image_size))
     classes = asked.classes or (meta.num_classes if meta else row.num_classes)
+    if row.num_classes is None and classes is not None:
+        raise UsageError(f"{row.name} has no classes", hint="leave --classes out")
     module = build(row, num_classes=classes, image_size=size)
     home = import_module(row.path.partition(":")[0])
     converts = [home.from_timm] if hasattr(home, "from_timm") else []
@@ -120,16 +122,21 @@ def _from_zoo(name: str, asked: ModelChoice) -> nn.Module:
     origin = taken.origin
     if resize is not None and taken.source and (note := resize(taken.source, module)[1]):
         origin = f"{origin} ({note})"
-    spec = ModelSpec(row.name, "zoo", size, _zoo_preprocess(row, size, meta), classes, origin=origin, notes=taken.notes)
+    spec = ModelSpec(
+        row.name, "zoo", size, _zoo_preprocess(row, size, meta), classes,
+        origin=origin, task=row.task, notes=taken.notes,
+    )  # fmt: skip
     return attach_spec(module, _with_meta(spec, meta))
 
 
-def build(row: zoo.ZooRow, *, num_classes: int, image_size: ImageSize) -> nn.Module:
+def build(row: zoo.ZooRow, *, num_classes: int | None, image_size: ImageSize) -> nn.Module:
     """The row's model with random weights from seed 0; torch's own random state is left as it was."""
     module, _, function = row.path.partition(":")
     builder: Callable[..., nn.Module] = getattr(import_module(module), function)
     with _seeded():
         try:
+            if num_classes is None:
+                return builder(image_size=image_size)
             return builder(num_classes=num_classes, image_size=image_size)
         except ValueError as exc:  # the builders' own words for a size that they cannot take
             raise UsageError(f"{row.name}: {exc}", hint=f"its own image size is {row.image_size}") from exc
@@ -152,7 +159,8 @@ def _zoo_preprocess(row: zoo.ZooRow, size: tuple[int, int], meta: CheckpointMeta
 def _with_meta(spec: ModelSpec, meta: CheckpointMeta | None) -> ModelSpec:
     if meta is None:
         return spec
-    return replace(spec, labels=meta.labels, data=meta.data, accuracy=meta.accuracy)
+    task = spec.task or meta.task
+    return replace(spec, labels=meta.labels, data=meta.data, accuracy=meta.accuracy, task=task)
 
 
 # --- libraries and files -----------------------------------------------------------------------------------------

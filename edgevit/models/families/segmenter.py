@@ -1,0 +1,185 @@
+"""A plain ViT that says the class of every pixel: a stem, transformer blocks of one size, a head of deconvolutions.
+
+Source: SETR (Zheng et al., arXiv 2012.15840), which showed that such an encoder and progressive upsampling are enough.
+There is no class token, and every deconvolution doubles the sides with a kernel as wide as its stride.
+
+In training the network gives scores; in eval mode it decides, so that an artifact holds labels, not eleven numbers a
+pixel. The deploy form computes the same scores with matrix products alone: such a deconvolution looks at one place at a
+time, so nothing has to be moved until the labels are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from edgevit.models.families.vit import LAYER_NORM_EPS, Block, ViTConfig, uniform_blocks
+from edgevit.models.layers.fusion import fuse_conv_bn, linear
+from edgevit.sizes import ImageSize, as_size
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """A ViT's sizes, and the channels behind each deconvolution: as many of them as make a patch of one token."""
+
+    encoder: ViTConfig
+    widths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if 2 ** len(self.widths) != self.encoder.patch:
+            raise ValueError(
+                f"{len(self.widths)} deconvolutions make {2 ** len(self.widths)}×{2 ** len(self.widths)} pixels of a "
+                f"token, not patches of {self.encoder.patch}×{self.encoder.patch}"
+            )
+
+
+class ConvNormAct(nn.Module):
+    """A 3×3 convolution: (B, C, H, W) -> (B, C', H / stride, W / stride)."""
+
+    fold_kinds: ClassVar[tuple[str, ...]] = ("conv-bn",)
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(after)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.act(self.bn(self.conv(x)))
+        return out
+
+    def fused(self) -> nn.Module:
+        return nn.Sequential(fuse_conv_bn(self.conv, self.bn), self.act)
+
+
+class Stem(nn.Module):
+    """Convolutions that halve the sides until a patch is one place, and two more: (B, C, H, W) -> (B, N, D), in raster
+    order.
+
+    A ViT that gets bare patches learns slowly which of them are neighbours; after these it begins with what is near
+    (Xiao et al., arXiv 2106.14881).
+    """
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        widths = (config.encoder.in_chans, *reversed(config.widths))
+        dim = config.encoder.dim
+        self.halvings = nn.Sequential(*(ConvNormAct(before, after, 2) for before, after in pairwise(widths)))
+        self.near = nn.Sequential(ConvNormAct(widths[-1], dim, 1), ConvNormAct(dim, dim, 1))
+        self.proj = nn.Conv2d(dim, dim, kernel_size=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        grid: Tensor = self.proj(self.near(self.halvings(image)))
+        return grid.flatten(2).transpose(1, 2)
+
+
+class Upsampling(nn.Module):
+    """Tokens to scores of pixels: (B, N, D) -> (B, classes, H, W)."""
+
+    fold_kinds: ClassVar[tuple[str, ...]] = ("deconvolutions into matrix products",)
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = (config.encoder.dim, *config.widths)
+        self.deconvs = nn.ModuleList(
+            nn.ConvTranspose2d(before, after, kernel_size=2, stride=2) for before, after in pairwise(widths)
+        )
+        self.act = nn.GELU()
+        self.classify = nn.Conv2d(widths[-1], config.encoder.num_classes, kernel_size=1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows, columns = self.config.encoder.grid
+        x = tokens.transpose(1, 2).reshape(-1, tokens.shape[2], rows, columns)
+        for deconv in self.deconvs:
+            x = self.act(deconv(x))
+        out: Tensor = self.classify(x)
+        return out
+
+    def fused(self) -> nn.Module:
+        return DeployUpsampling(self)
+
+
+class PixelScores(nn.Module):
+    """Encoder and head: (B, C, H, W) -> (B, classes, H, W)."""
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        encoder = config.encoder
+        rows, columns = encoder.grid
+        self.stem = Stem(config)
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, encoder.dim))
+        self.blocks = nn.Sequential(*(Block(encoder.dim, block) for block in encoder.blocks))
+        self.norm = nn.LayerNorm(encoder.dim, eps=LAYER_NORM_EPS)
+        self.head: nn.Module = Upsampling(config)
+        nn.init.trunc_normal_(self.pos_embed, std=encoder.dim**-0.5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.head(self.norm(self.blocks(self.stem(image) + self.pos_embed)))
+        return out
+
+
+class Segmenter(nn.Module):
+    """(B, C, H, W) -> scores (B, classes, H, W) in training; in eval mode labels (B, H, W) int64."""
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scores = PixelScores(config)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores: Tensor = self.scores(image)
+        return scores if self.training else scores.argmax(dim=1)
+
+
+# --- deploy form -------------------------------------------------------------------------------------------------
+
+
+class DeployUpsampling(nn.Module):
+    """The head as matrix products, equal to the ``Upsampling`` that it is made from.
+
+    A deconvolution whose kernel is its stride makes 2×2 places of each place, and of nothing else. They are put where
+    they belong after each product; that moves rows of numbers, never single ones.
+    """
+
+    def __init__(self, source: Upsampling) -> None:
+        super().__init__()
+        self.grid, self.act = source.config.encoder.grid, source.act
+        self.products = nn.ModuleList(_as_product(deconv) for deconv in source.deconvs)
+        self.classify = linear(source.classify.weight.detach()[:, :, 0, 0], source.classify.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows, columns = self.grid
+        x = tokens
+        for product in self.products:
+            x = self.act(product(x))  # (B, rows · columns, 2 · 2 · C): above left, above right, below left, below right
+            x = x.reshape(-1, columns, 2, x.shape[-1] // 2).transpose(1, 2)  # (B · rows, 2, columns, 2 · C)
+            rows, columns = 2 * rows, 2 * columns
+            x = x.reshape(-1, rows * columns, x.shape[-1] // 2)
+        out: Tensor = self.classify(x).transpose(1, 2).reshape(-1, self.classify.out_features, rows, columns)
+        return out
+
+
+def _as_product(deconv: nn.Module) -> nn.Linear:
+    """A 2×2 deconvolution of stride 2 as one product: (…, C) -> (…, 2 · 2 · C')."""
+    if not isinstance(deconv, nn.ConvTranspose2d) or deconv.bias is None:
+        raise TypeError(f"{type(deconv).__name__} is no deconvolution with a bias")
+    weight = deconv.weight.detach()  # (C, C', 2, 2)
+    return linear(weight.permute(2, 3, 1, 0).flatten(0, 2), deconv.bias.detach().repeat(4))
+
+
+# --- builders ----------------------------------------------------------------------------------------------------
+
+
+def segmenter_nano(num_classes: int = 11, image_size: ImageSize = 32, in_chans: int = 3) -> Segmenter:
+    """For tests and demos, patch 4: 4 blocks, 3 heads of 32, D = 96."""
+    encoder = ViTConfig(as_size(image_size), 4, 96, uniform_blocks(4, 3, 32, 288), num_classes, in_chans)
+    return Segmenter(SegmenterConfig(encoder, (48, 24)))
