@@ -54,7 +54,7 @@ def prepare(
     task, targets = taught(train, options.task), train.targets
     if options.mixup or targets is None:
         raise UsageError("--mixup mixes the classes of whole images", hint="leave it out")
-    classes = len(train.classes) if train.classes else None
+    classes = count(train)
     model = create_model(name, num_classes=classes, image_size=options.image_size, weights=options.weights)
     spec = spec_of(model)
     fitting(spec, task, train)
@@ -82,7 +82,7 @@ def _run(
         train=_batches(train, preprocess, device),
         options=options,
         epochs=options.epochs or fitted(subject.shown, len(train), 10, 100),
-        classes=len(train.classes or ()),
+        classes=count(train) or 0,
         device=device,
         measure=measure,
         loss=subject.loss,
@@ -96,9 +96,15 @@ def _subject(train: LabelledData, preprocess: Preprocess, options: TrainOptions)
         raise UsageError(f"{train.name} holds nothing to learn from", hint="use another --data")
     if targets.kind == "pictures":
         return Pictures(targets, options)
-    if not train.classes:
-        raise UsageError(f"the classes of {train.name} have no names", hint="name them in the data")
-    return Masks(targets, preprocess, len(train.classes), options)
+    return Masks(targets, preprocess, count(train) or 1, options)
+
+
+def count(data: LabelledData) -> int | None:
+    """How many classes the masks of ``data`` tell apart: those with names, else the highest that occurs and all below;
+    None for pictures."""
+    if data.targets is None or data.targets.kind != "masks":
+        return None
+    return len(data.classes) if data.classes else 1 + max((int(mask.max()) for mask in data.targets), default=0)
 
 
 def _batches(data: LabelledData, preprocess: Preprocess, device: torch.device) -> Batches:
