@@ -100,7 +100,7 @@ def test_the_zoos_segmenter_lowers_its_loss_in_a_few_steps_on_scenes() -> None:
         loss = run.loss(run.model, images, truth, batch[1])
         run.steps.follow(loss, run.model, run.optimizer, 1.0)
         losses.append(loss.item())
-    assert losses[-1] < losses[0] * 0.8
+    assert losses[-1] < losses[0] * 0.9
 
 
 def test_a_super_resolver_begins_as_bicubic_and_is_trained_on_pairs_of_files(pairs: str, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_masks_move_with_their_images() -> None:
 
 def test_rare_classes_weigh_more_and_what_is_ignored_counts_for_nothing() -> None:
     masks = torch.tensor([[0] * 16 + [1] * 4 + [2] + [IGNORE] * 9])
-    assert balanced(masks, 4).tolist() == pytest.approx([0.5, 1.0, 2.0, 2.0])
+    assert balanced(masks, 4).tolist() == pytest.approx([0.5**0.5, 1.0, 2**0.5, 2**0.5])
 
 
 def test_pairs_are_cut_into_tiles_that_belong_together() -> None:

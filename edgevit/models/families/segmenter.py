@@ -1,11 +1,12 @@
 """A plain ViT that says the class of every pixel: a stem, transformer blocks of one size, a head of deconvolutions.
 
 Source: SETR (Zheng et al., arXiv 2012.15840), which showed that such an encoder and progressive upsampling are enough.
-There is no class token, and every deconvolution doubles the sides with a kernel as wide as its stride.
+There is no class token, and every deconvolution doubles the sides with a kernel as wide as its stride. What the stem
+saw at the same size is added behind each, the image itself behind the last: a token knows what is there, not where it
+ends.
 
 In training the network gives scores; in eval mode it decides, so that an artifact holds labels, not eleven numbers a
-pixel. The deploy form computes the same scores with matrix products alone: such a deconvolution looks at one place at a
-time, so nothing has to be moved until the labels are known.
+pixel. The deploy form has matrix products for deconvolutions: those of this kind look at one place at a time.
 """
 
 from __future__ import annotations
@@ -72,13 +73,17 @@ class Stem(nn.Module):
         self.near = nn.Sequential(ConvNormAct(widths[-1], dim, 1), ConvNormAct(dim, dim, 1))
         self.proj = nn.Conv2d(dim, dim, kernel_size=1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        grid: Tensor = self.proj(self.near(self.halvings(image)))
-        return grid.flatten(2).transpose(1, 2)
+    def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        finer, x = [], image
+        for halving in self.halvings:
+            finer.append(x)
+            x = halving(x)
+        grid: Tensor = self.proj(self.near(x))
+        return grid.flatten(2).transpose(1, 2), finer
 
 
 class Upsampling(nn.Module):
-    """Tokens to scores of pixels: (B, N, D) -> (B, classes, H, W)."""
+    """Tokens (B, N, D), and what the stem saw at each size from the image's on, to scores (B, classes, H, W)."""
 
     fold_kinds: ClassVar[tuple[str, ...]] = ("deconvolutions into matrix products",)
 
@@ -86,18 +91,24 @@ class Upsampling(nn.Module):
         super().__init__()
         self.config = config
         widths = (config.encoder.dim, *config.widths)
+        seen = (*config.widths[1:], config.encoder.in_chans)  # channels of the stem at the sizes behind each
         self.deconvs = nn.ModuleList(
             nn.ConvTranspose2d(before, after, kernel_size=2, stride=2) for before, after in pairwise(widths)
         )
+        self.details = nn.ModuleList(
+            nn.Conv2d(before, after, kernel_size=3, padding=1)
+            for before, after in zip(seen, config.widths, strict=True)
+        )
         self.act = nn.GELU()
+        self.refine: nn.Module = ConvNormAct(widths[-1], widths[-1], 1)
         self.classify = nn.Conv2d(widths[-1], config.encoder.num_classes, kernel_size=1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, finer: list[Tensor]) -> Tensor:
         rows, columns = self.config.encoder.grid
         x = tokens.transpose(1, 2).reshape(-1, tokens.shape[2], rows, columns)
-        for deconv in self.deconvs:
-            x = self.act(deconv(x))
-        out: Tensor = self.classify(x)
+        for deconv, detail, seen in zip(self.deconvs, self.details, reversed(finer), strict=True):
+            x = self.act(deconv(x) + detail(seen))
+        out: Tensor = self.classify(self.refine(x))
         return out
 
     def fused(self) -> nn.Module:
@@ -119,7 +130,8 @@ class PixelScores(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=encoder.dim**-0.5)
 
     def forward(self, image: Tensor) -> Tensor:
-        out: Tensor = self.head(self.norm(self.blocks(self.stem(image) + self.pos_embed)))
+        tokens, finer = self.stem(image)
+        out: Tensor = self.head(self.norm(self.blocks(tokens + self.pos_embed)), finer)
         return out
 
 
@@ -144,7 +156,7 @@ class Segmenter(nn.Module):
 
 
 class DeployUpsampling(nn.Module):
-    """The head as matrix products, equal to the ``Upsampling`` that it is made from.
+    """The head with matrix products for deconvolutions, equal to the ``Upsampling`` that it is made from.
 
     A deconvolution whose kernel is its stride makes 2×2 places of each place, and of nothing else. They are put where
     they belong after each product; that moves rows of numbers, never single ones.
@@ -154,17 +166,18 @@ class DeployUpsampling(nn.Module):
         super().__init__()
         self.grid, self.act = source.config.encoder.grid, source.act
         self.products = nn.ModuleList(_as_product(deconv) for deconv in source.deconvs)
-        self.classify = linear(source.classify.weight.detach()[:, :, 0, 0], source.classify.bias)
+        self.details, self.refine, self.classify = source.details, source.refine, source.classify
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, finer: list[Tensor]) -> Tensor:
         rows, columns = self.grid
         x = tokens
-        for product in self.products:
-            x = self.act(product(x))  # (B, rows · columns, 2 · 2 · C): above left, above right, below left, below right
+        for product, detail, seen in zip(self.products, self.details, reversed(finer), strict=True):
+            x = product(x)  # (B, rows · columns, 2 · 2 · C): above left, above right, below left, below right
             x = x.reshape(-1, columns, 2, x.shape[-1] // 2).transpose(1, 2)  # (B · rows, 2, columns, 2 · C)
             rows, columns = 2 * rows, 2 * columns
             x = x.reshape(-1, rows * columns, x.shape[-1] // 2)
-        out: Tensor = self.classify(x).transpose(1, 2).reshape(-1, self.classify.out_features, rows, columns)
+            x = self.act(x + detail(seen).flatten(2).transpose(1, 2))
+        out: Tensor = self.classify(self.refine(x.transpose(1, 2).reshape(-1, x.shape[-1], rows, columns)))
         return out
 
 
