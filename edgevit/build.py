@@ -375,6 +375,7 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
         precision_report=built.precision,
         reparam=prepared.reparam,
         accuracy=prepared.accuracy,
+        quality=prepared.quality,
         versions={"python": _python_version(), **built.versions},
         lock=dict(built.lock),
         notes=(*prepared.notes, *built.notes),

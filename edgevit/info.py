@@ -37,6 +37,8 @@ def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:
         yield "", decisions
     if manifest.accuracy:
         yield "accuracy", manifest.accuracy.sentence("source model")
+    if manifest.quality:
+        yield "quality", manifest.quality.sentence("source model")
     yield from _inside(manifest)
     for note in manifest.notes:
         yield "note", note

@@ -235,6 +235,33 @@ class RecordedAccuracy(Accuracy):
     content: Content | None = Field(default=None, description="null where an older edgevit wrote it")
 
 
+class Quality(_Model):
+    """How good answers other than classes are on ``images`` of ``data``, by their task's metric. Whose they are says
+    who holds it, as of ``Accuracy``."""
+
+    data: str
+    metric: str = Field(description="mIoU, AP, PQ, PSNR, AbsRel, linear probe, …")
+    value: float
+    better: Literal["higher", "lower"]
+    others: dict[str, float] = Field(default={}, description="figures of the same answers that are shown beside it")
+    images: int = Field(ge=1)
+
+    def sentence(self, whose: str) -> str:
+        """``whose`` is "artifact", "source model", …"""
+        return f"{self.figures()} of the {whose} on {self.images} images of {self.data}"
+
+    def figures(self) -> str:
+        """The figure, those beside it in brackets."""
+        beside = ", ".join(f"{name} {value:.4g}" for name, value in self.others.items())
+        return f"{self.metric} {self.value:.4g}" + (f" ({beside})" if beside else "")
+
+
+class RecordedQuality(Quality):
+    """That of the source model at export, with what its images were and what was said of them."""
+
+    content: Content
+
+
 class Manifest(_Model):
     """edgevit.json. Strict: an unknown field is an error, and a newer schema is refused."""
 
@@ -255,6 +282,7 @@ class Manifest(_Model):
     precision_report: PrecisionReport
     reparam: ReparamSummary | None = None
     accuracy: RecordedAccuracy | None = None
+    quality: RecordedQuality | None = None
     versions: dict[str, str] = Field(default={}, description="packages that took part in the build")
     lock: dict[str, str | int | list[int]] = Field(
         default={}, description="what a target checks before it opens the file"

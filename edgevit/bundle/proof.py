@@ -23,9 +23,10 @@ from edgevit.bundle.manifest import BUNDLE
 from edgevit.bundle.opened import Bundle, wired
 from edgevit.data.classes import class_indices
 from edgevit.data.labelled import LabelledData
+from edgevit.data.split import spread
 from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, UsageError
 from edgevit.precisions import precision_row
-from edgevit.proof.accuracy import AccuracyCheck, spread, too_far, top_shares
+from edgevit.proof.accuracy import AccuracyCheck, too_far, top_shares
 from edgevit.proof.labelled import MAX_IMAGES, held_out_from
 from edgevit.proof.parity import judge
 from edgevit.proof.reference import Reference

@@ -28,8 +28,7 @@ def class_indices(data: LabelledData, names: Sequence[str] | None, count: int | 
     if data.labels is None:
         raise UsageError(f"{data.name} has no labels", hint="put every image into its class's sub-folder")
     theirs = data.classes
-    if names and theirs and tuple(theirs) != tuple(names) and set(theirs) & set(names):
-        places = np.asarray([_place(name, data, names) for name in theirs], np.int64)
+    if (places := _places(data, names)) is not None:
         picked: Indices = places[data.labels]
         return picked
     given = len(theirs) if theirs else int(data.labels.max(initial=-1)) + 1
@@ -51,6 +50,25 @@ def aligned(data: LabelledData, names: Sequence[str] | None) -> LabelledData:
     if data.labels is None or not names or not data.classes or sorted(names) != sorted(data.classes):
         return data
     return replace(data, labels=class_indices(data, names, len(names)), classes=tuple(names))
+
+
+def in_the_order_of(data: LabelledData, names: Sequence[str] | None) -> LabelledData:
+    """``data`` whose targets count their classes as ``names`` do, where any is common to both; else as it is.
+
+    UsageError for a class of the data that is none of those, or two of them.
+    """
+    places = _places(data, names)
+    if data.targets is None or places is None:
+        return data
+    return replace(data, targets=data.targets.renumbered(places), classes=tuple(names or ()))
+
+
+def _places(data: LabelledData, names: Sequence[str] | None) -> Indices | None:
+    """The place of each of the data's classes among ``names``; None where they are the same, or none is."""
+    theirs = data.classes
+    if not names or not theirs or tuple(theirs) == tuple(names) or not set(theirs) & set(names):
+        return None
+    return np.asarray([_place(name, data, names) for name in theirs], np.int64)
 
 
 def _place(name: str, data: LabelledData, names: Sequence[str]) -> int:

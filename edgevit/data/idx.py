@@ -15,6 +15,7 @@ import numpy as np
 
 from edgevit.data.labelled import LabelledData, Split, from_array
 from edgevit.data.names import FILE, names_in
+from edgevit.data.split import part
 from edgevit.errors import UsageError
 from edgevit.foreign import entries, opened
 
@@ -28,7 +29,8 @@ _BYTES = 8  # the code of unsigned bytes, which all of them hold
 
 
 def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
-    """(N, H, W) images with labels; those called ``t10k`` or ``test`` are held out. ``classes.txt`` names the classes.
+    """(N, H, W) images with labels; those called ``t10k`` or ``test`` are held out, where there are others.
+    ``classes.txt`` names the classes.
 
     UsageError for a folder without such files, and for a file that is cut, larger than it says, or of something else.
     """
@@ -36,16 +38,18 @@ def read(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
     folder = path if path.is_dir() else path.parent
     held = [found for found in files if any(name in found["part"] for name in _HELD_OUT)]
     train = [found for found in files if found not in held]
-    chosen = {"train": train, "held-out": held, "all": [*train, *held]}[split]
+    own = bool(train and held)
+    chosen = {"train": train, "held-out": held}[split] if own and split != "all" else [*train, *held]
     if not chosen:
-        raise UsageError(f"{path}: no IDX files of images{_whose(split)} here", hint=_HINT)
+        raise UsageError(f"{path}: no IDX files of images here", hint=_HINT)
     _require_one_set(path, chosen)
     images = [_array(folder / found.string, 3) for found in chosen]
     labels = [_labels(folder, found, len(rows)) for found, rows in zip(chosen, images, strict=True)]
     if len({rows.shape[1:] for rows in images}) > 1:
         raise UsageError(f"{path}: its files hold images of different sizes", hint=_HINT)
     together = np.concatenate(labels)
-    return LabelledData(spec, from_array(np.concatenate(images)), together, _named(folder, together))
+    whole = LabelledData(spec, from_array(np.concatenate(images)), together, _named(folder, together))
+    return whole if own else part(whole, split, seed)
 
 
 def _files(path: Path) -> list[str]:
@@ -54,10 +58,6 @@ def _files(path: Path) -> list[str]:
         return [path.name]
     names = {file.name for file in entries(path, _HINT) if file.is_file()}
     return sorted(name for name in names if name.removesuffix(".gz") == name or name.removesuffix(".gz") not in names)
-
-
-def _whose(split: Split) -> str:
-    return "" if split == "all" else f" to {'train on' if split == 'train' else 'test with (t10k-…)'}"
 
 
 def _require_one_set(path: Path, chosen: list[re.Match[str]]) -> None:

@@ -29,6 +29,8 @@ SCHEMES = (
     "depth:PATH",
 )
 
+_SPLIT = frozenset({"digits", "scenes", "cifar10", "cifar100", "idx"})
+
 
 def open_data(spec: str, *, split: Split = "all", seed: int = 0) -> LabelledData:
     """Open a data source by its spec; ``split`` picks the fixed 80 % for training or the 20 % held out from it.
@@ -50,6 +52,11 @@ def check_spec(spec: str) -> None:
     _, path = _parsed(spec)
     if path is not None and not path.exists():
         raise UsageError(f"{path}: no such file or folder", hint="check the path")
+
+
+def has_own_split(spec: str) -> bool:
+    """Whether what is held out of the source is the same for everybody, whoever trained on it or not."""
+    return spec.partition(":")[0] in _SPLIT or pairs.scale_of(spec) is not None
 
 
 def _readers() -> dict[str, Callable[[Path, str, Split, int], LabelledData]]:

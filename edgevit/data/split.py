@@ -52,3 +52,10 @@ def part(data: LabelledData, split: Split, seed: int) -> LabelledData:
     labels = np.zeros(len(data), np.int64) if data.labels is None else data.labels
     train, held = stratified_split(labels, seed=seed)
     return data.take(train if split == "train" else held)
+
+
+def spread(data: LabelledData, count: int) -> LabelledData:
+    """At most ``count`` rows, evenly spread: folders are sorted by class, so the first rows would be one class."""
+    if len(data) <= count:
+        return data
+    return data.take(np.linspace(0, len(data) - 1, count).round().astype(np.int64))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -68,6 +68,11 @@ class Targets(Sequence[Any]):
         """Those at ``indices``, in that order, still unloaded."""
         return Targets(self.kind, self._load, (self._indices[index] for index in indices), self._digest)
 
+    def renumbered(self, places: Array) -> Targets:
+        """The same with class i called ``places[i]``; what counts no classes as it is."""
+        load, indices = self._load, self._indices
+        return Targets(self.kind, lambda index: _renumbered(load(index), self.kind, places), indices, self._digest)
+
     def digest(self, index: int) -> bytes:
         """The same for the same target, wherever it lies."""
         if self._digest is not None:
@@ -79,3 +84,11 @@ class Targets(Sequence[Any]):
             if array is not None:
                 found.update(f"|{array.shape} {array.dtype}|".encode() + np.ascontiguousarray(array).tobytes())
         return found.digest()
+
+
+def _renumbered(target: Any, kind: Kind, places: Array) -> Any:
+    if kind == "masks":
+        return np.append(places, IGNORE)[target]  # whose last place is that of IGNORE
+    if kind == "objects":
+        return replace(target, classes=places[target.classes])
+    return target

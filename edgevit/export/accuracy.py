@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from edgevit.artifact.manifest import Array, RecordedAccuracy
 from edgevit.data.classes import Indices, class_indices
 from edgevit.data.content import content_of
 from edgevit.data.labelled import LabelledData
 from edgevit.data.source import open_data
+from edgevit.data.split import spread
 from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 
@@ -50,11 +49,9 @@ def measure_accuracy(
     """Top-1 of the float32 source on the held-out part; None where the labels are not this model's classes, as those of
     a whole data set are not a sub-model's. ``logits_of`` runs rows of its input; None where it has no logits. What was
     found before holds where every pixel of every picture is the same."""
-    held = open_data(data, split="held-out")
+    held = spread(open_data(data, split="held-out"), ACCURACY_IMAGES)
     if held.labels is None or classes is None or len(held) == 0:
         return None
-    if len(held) > ACCURACY_IMAGES:
-        held = held.take(np.linspace(0, len(held) - 1, ACCURACY_IMAGES).round().astype(np.int64))
     try:
         wanted = class_indices(held, labels, classes)
     except UsageError:

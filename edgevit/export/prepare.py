@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from edgevit.artifact.manifest import ModelInfo, RecordedAccuracy, ReparamSummary, WeightsInfo
+from edgevit.artifact.manifest import ModelInfo, RecordedAccuracy, RecordedQuality, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
 from edgevit.export.accuracy import measure_accuracy
 from edgevit.export.base import Capture, Progress, silent
@@ -20,7 +20,8 @@ from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture
 from edgevit.export.meaning import meaning_of
 from edgevit.export.prepared import Answers, Noise, Prepared
-from edgevit.export.reference import answers, logits_of, noise
+from edgevit.export.quality import measure_quality
+from edgevit.export.reference import answers, logits_of, noise, outputs_of
 from edgevit.export.rows import DEFAULT_DATA, Rows, image_rows, labelled, tensor_rows
 from edgevit.images import Preprocess
 from edgevit.models.loading.source import load, state_sha256
@@ -30,6 +31,7 @@ from edgevit.models.threads import torch_threads
 from edgevit.registry import own_version
 from edgevit.request import MIN_ROWS, ExportRequest
 from edgevit.tasks.meaning import Meaning
+from edgevit.tasks.metrics.measuring import Bench
 
 threads = torch_threads  # of a ``Way``, as ``check`` is
 
@@ -70,6 +72,7 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         labels=_labels(spec, request),
         reparam=reparam,
         accuracy=_accuracy(source, spec, preprocess, request, recall, say),
+        quality=_quality(source, captured, spec, preprocess, request, meaning),
         notes=(*spec.notes, *meaning.notes, *reference.notes),
         reused=recall.reused,
     )
@@ -234,3 +237,18 @@ def _accuracy(
         _labels(spec, request),
         lambda decided, made, holds: recall.found(ACCURACY, (source, *decided), made, holds),
     )
+
+
+def _quality(
+    source: nn.Module,
+    captured: Capture,
+    spec: ModelSpec,
+    preprocess: Preprocess | None,
+    request: ExportRequest,
+    meaning: Meaning,
+) -> RecordedQuality | None:
+    data = request.data or spec.data
+    if preprocess is None or data is None or request.inputs is not None:
+        return None
+    bench = Bench(meaning.task, captured.outputs, preprocess, _labels(spec, request))
+    return measure_quality(outputs_of(source, meaning.task.alone), data, bench)

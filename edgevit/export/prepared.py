@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from edgevit.artifact.golden import GOLDEN_ROWS
-from edgevit.artifact.manifest import Array, ModelInfo, RecordedAccuracy, ReparamSummary
+from edgevit.artifact.manifest import Array, ModelInfo, RecordedAccuracy, RecordedQuality, ReparamSummary
 from edgevit.data.source import check_spec
 from edgevit.export.base import Capture, Graph, Progress
 from edgevit.images import Preprocess
@@ -102,6 +102,7 @@ class Prepared:
     labels: tuple[str, ...] | None
     reparam: ReparamSummary | None
     accuracy: RecordedAccuracy | None
+    quality: RecordedQuality | None = None
     notes: tuple[str, ...] = ()
     reused: Sequence[str] = ()
 

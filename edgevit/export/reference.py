@@ -132,6 +132,17 @@ def logits_of(module: nn.Module) -> Callable[[Array], Array | None]:
     return answer
 
 
+def outputs_of(module: nn.Module, alone: str) -> Callable[[Array], dict[str, Array]]:
+    """Rows of images -> the float32 model's outputs by name, a single one called ``alone``."""
+    copy = cache(lambda: copied(module))
+
+    def answer(rows: Array) -> dict[str, Array]:
+        found = named_outputs(run(copy(), (torch.from_numpy(rows),)), alone)
+        return {name: np.asarray(value.numpy()) for name, value in found.items()}
+
+    return answer
+
+
 def apart(got: Run, want: Run) -> float:
     """The error of the worst output, where no decision hangs in the balance; inf where one is missing."""
     if set(got.outputs) != set(want.outputs):

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from edgevit.artifact.opened import Artifact
+from edgevit.data.split import spread
 from edgevit.errors import UsageError
-from edgevit.proof.accuracy import spread
 from edgevit.proof.labelled import MAX_IMAGES, held_out
 from edgevit.runtimes.feeds import image_steps
 

@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import ConfigDict
 
 from edgevit.artifact.manifest import Accuracy, Array, Manifest
-from edgevit.data.labelled import LabelledData
 
 DROP = 0.01  # images on the border between two classes may change sides
 
@@ -37,13 +36,6 @@ def model_sha256(manifest: Manifest) -> str:
     inside = sorted(path for path in manifest.files if path.startswith(f"{manifest.entry}/"))
     lines = "".join(f"{manifest.files[path]}  {path}\n" for path in inside)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def spread(data: LabelledData, count: int) -> LabelledData:
-    """At most ``count`` rows, evenly spread: folders are sorted by class, so the first rows would be one class."""
-    if len(data) <= count:
-        return data
-    return data.take(np.linspace(0, len(data) - 1, count).round().astype(np.int64))
 
 
 def top_shares(logits: Array, labels: Array) -> tuple[float, float | None]:

@@ -116,7 +116,8 @@ def unsupported(artifact: Artifact, words: Mapping[str, str]) -> Iterator[str]:
     manifest = artifact.manifest
     if artifact.seal != "none":
         return
-    parts = ["tolerance", *(["accuracy"] if manifest.accuracy else [])]
+    measured = {"accuracy": manifest.accuracy, "quality": manifest.quality}
+    parts = ["tolerance", *(name for name, recorded in measured.items() if recorded)]
     if manifest.labels is not None and "labels" not in words:
         parts.insert(0, "labels")
     yield f"{MANIFEST} has no seal: its {', '.join(parts)} are what it claims"

@@ -11,12 +11,14 @@ from edgevit.artifact.opened import Artifact
 from edgevit.data.classes import class_indices
 from edgevit.data.content import Content, content_of
 from edgevit.data.labelled import LabelledData
-from edgevit.data.source import open_data
+from edgevit.data.source import has_own_split, open_data
+from edgevit.data.split import spread
 from edgevit.errors import UsageError
-from edgevit.proof.accuracy import spread, top_shares
+from edgevit.proof.accuracy import top_shares
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.feeds import image_steps
 from edgevit.runtimes.rows import run_rows
+from edgevit.tasks.metrics.measuring import IMAGES
 
 MAX_IMAGES = 2000  # as many as the accuracy recorded at export was measured on, spread over the data in the same way
 
@@ -41,7 +43,7 @@ def run(payload: dict[str, Any]) -> dict[str, Any]:
 def held_out(artifact: Artifact, source: str) -> LabelledData:
     """The part of ``source`` that was held out in training, where that is known, else all of it; UsageError for
     none."""
-    recorded = artifact.manifest.accuracy
+    recorded = artifact.manifest.accuracy or artifact.manifest.quality
     found = held_out_from(source, recorded.data, recorded.content) if recorded else held_out_from(source)
     if not len(found):
         raise UsageError(f"{source} holds no images", hint="use another --data")
@@ -51,7 +53,7 @@ def held_out(artifact: Artifact, source: str) -> LabelledData:
 def held_out_from(source: str, trained_on: str | None = None, content: Content | None = None) -> LabelledData:
     """Without what a model trained on ``trained_on`` has seen, where the source has a fixed part for that; the part
     that holds the recorded images, where they lie at another path, or alone."""
-    fixed = source.partition(":")[0] in ("digits", "cifar10", "cifar100")
+    fixed = has_own_split(source)
     first = open_data(source, split="held-out" if fixed or source == trained_on else "all")
     if content is None or fixed or _fit(first, content) == (len(content), -len(content)):
         return first
@@ -61,7 +63,7 @@ def held_out_from(source: str, trained_on: str | None = None, content: Content |
 
 def _fit(part: LabelledData, content: Content) -> tuple[int, int]:
     """The more of the recorded images, and the fewer others beside them, the larger."""
-    judged = content_of(spread(part, MAX_IMAGES))
+    judged = content_of(spread(part, IMAGES if part.targets is not None else MAX_IMAGES))
     shared = content.shared(judged)
     return shared, -len(judged) if shared else 0
 

@@ -15,13 +15,15 @@ from edgevit.artifact.manifest import MANIFEST, Array, Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.data.classes import class_indices, taken_in_order
 from edgevit.data.labelled import LabelledData
+from edgevit.data.split import spread
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
-from edgevit.proof.accuracy import AccuracyCheck, spread, too_far, top_shares
+from edgevit.proof.accuracy import AccuracyCheck, too_far, top_shares
 from edgevit.proof.claims import undecided, unsupported, who_vouches, words_differ
 from edgevit.proof.diagnosis import preprocessing_differs
 from edgevit.proof.golden import golden_reference, require_believable
 from edgevit.proof.labelled import MAX_IMAGES, held_out, logits_on, preprocessed
 from edgevit.proof.parity import batches_to_prove, compare
+from edgevit.proof.quality import QualityCheck, judge, quality_on
 from edgevit.proof.reference import Reference
 from edgevit.proof.sameness import sameness
 from edgevit.runtimes.base import Session, open_session
@@ -43,6 +45,7 @@ class Verification:
     runtime: str
     parity: Parity
     accuracy: AccuracyCheck | None
+    quality: QualityCheck | None
     against: Parity | None
     checks: tuple[str, ...]
     problems: tuple[str, ...]
@@ -56,6 +59,7 @@ class Verification:
             "runtime": self.runtime,
             "parity": self.parity.record(),
             "accuracy": self.accuracy.model_dump(mode="json") if self.accuracy else None,
+            "quality": self.quality.model_dump(mode="json") if self.quality else None,
             "against": self.against.record() if self.against else None,
             "checks": list(self.checks),
             "problems": list(self.problems),
@@ -118,6 +122,7 @@ def _revived(answer: dict[str, Any]) -> Verification:
         runtime=answer["runtime"],
         parity=Parity.model_validate(answer["parity"], strict=False),
         accuracy=AccuracyCheck.model_validate(answer["accuracy"]) if answer["accuracy"] else None,
+        quality=QualityCheck.model_validate(answer["quality"]) if answer["quality"] else None,
         against=Parity.model_validate(answer["against"], strict=False) if answer["against"] else None,
         checks=tuple(answer["checks"]),
         problems=tuple(answer["problems"]),
@@ -163,6 +168,7 @@ class _Checks:
         self.problems: list[str] = []
         self.parity: Parity | None = None
         self.accuracy: AccuracyCheck | None = None
+        self.quality: QualityCheck | None = None
         self.compared: Parity | None = None
 
     def say(self, sentence: str, *, problem: bool = False) -> None:
@@ -194,12 +200,14 @@ class _Checks:
             self.doubt(sentence)
 
     def remembered(self) -> None:
-        """The recorded accuracy, where it was not measured again."""
-        recorded = self.artifact.manifest.accuracy
+        """The recorded accuracy and quality, where they were not measured again."""
+        recorded, quality = self.artifact.manifest.accuracy, self.artifact.manifest.quality
         if recorded and (self.accuracy is None or self.accuracy.recorded is None):
             self.doubt(
                 f"the accuracy of {recorded.top1:.2%} is what was recorded: --data {recorded.data} measures it again"
             )
+        if quality and (self.quality is None or self.quality.recorded is None):
+            self.doubt(f"{quality.figures()} is what was recorded: --data {quality.data} measures it again")
 
     def golden(self, session: Session) -> None:
         """The stored inputs must give the stored outputs, at every batch size that has to be proved."""
@@ -232,8 +240,14 @@ class _Checks:
             self.doubt(sentence)
 
     def data(self, session: Session) -> None:
-        """Accuracy on labelled images, judged against the recorded one when the data is the same."""
-        found = spread(held_out(self.artifact, self.payload["data"]), MAX_IMAGES)
+        """Accuracy on labelled images, or the task's metric, judged against the recorded one when the data is the
+        same."""
+        whole = held_out(self.artifact, self.payload["data"])
+        if (judged := quality_on(session, whole)) is not None:
+            self.quality, sentence, wrong = judge(judged, self.artifact.manifest.quality, self.payload["data"], whole)
+            self.say(sentence, problem=wrong)
+            return
+        found = spread(whole, MAX_IMAGES)
         if found.labels is None:
             if not self.payload["against"]:
                 self._unlabelled(session, spread(found, MAX_COMPARED))
@@ -328,6 +342,7 @@ class _Checks:
             session.runtime,
             self.parity,
             self.accuracy,
+            self.quality,
             self.compared,
             (*self.sentences, *self.artifact.manifest.model.weights.doubts()),
             tuple(self.problems),

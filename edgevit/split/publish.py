@@ -20,6 +20,7 @@ from edgevit.bundle.manifest import BUNDLE, BundleAccuracy, Lineage, Loss, Parti
 from edgevit.bundle.opened import Bundle, BundleFacts, PartFacts, folder_of, golden_features, write_bundle
 from edgevit.data.content import content_of
 from edgevit.data.labelled import LabelledData
+from edgevit.data.split import spread
 from edgevit.disk import filling
 from edgevit.errors import EdgeVitError
 from edgevit.export.rows import MAX_ROWS
@@ -30,7 +31,6 @@ from edgevit.models.loading.source import state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.reparam import reparameterize
 from edgevit.models.spec import ModelSpec, attach_spec, spec_of
-from edgevit.proof.accuracy import spread
 from edgevit.proof.labelled import MAX_IMAGES
 from edgevit.request import ExportRequest, ModelChoice
 from edgevit.split.accuracy import Degradation

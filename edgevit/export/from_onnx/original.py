@@ -20,8 +20,9 @@ from onnx import ModelProto
 
 from edgevit import registry, worker
 from edgevit.artifact.golden import GOLDEN_ROWS
-from edgevit.artifact.manifest import Array, BatchRange, RecordedAccuracy
+from edgevit.artifact.manifest import Array, BatchRange, RecordedAccuracy, RecordedQuality
 from edgevit.cpu import checked_threads
+from edgevit.data.source import open_data
 from edgevit.errors import ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Graph
 from edgevit.export.from_onnx.file import OnnxFile
@@ -29,6 +30,8 @@ from edgevit.export.from_onnx.trials import jittered, rounded
 from edgevit.export.prepared import Answers, Noise, Outputs, Run
 from edgevit.images import Preprocess
 from edgevit.precisions import FLOOR, error_of, precision_row
+from edgevit.tasks.metrics.base import meter_for
+from edgevit.tasks.metrics.measuring import Bench
 
 CHUNK = 8  # rows of a dynamic batch that are run at once
 SLACK = 30.0  # rows that differ this many times more than rounding explains depend on one another
@@ -104,6 +107,20 @@ class Original:
             }  # fmt: skip
             found = _called("accuracy_in_worker", payload)["accuracy"]
         return RecordedAccuracy.model_validate(found) if found else None
+
+    def quality(self, data: str, bench: Bench, group: int) -> RecordedQuality | None:
+        """The task's metric; None where the data says nothing that it is judged by."""
+        if meter_for(bench.task, open_data(data)) is None:
+            return None
+        with tempfile.TemporaryDirectory(prefix="edgevit-quality-") as folder:
+            path, weights = self._source(Path(folder))
+            payload = {
+                "path": path, "folder": weights, "threads": checked_threads(self.threads), "group": group, "data": data,
+                "task": bench.task.name, "outputs": [spec.model_dump(mode="json") for spec in bench.outputs],
+                "preprocess": bench.steps.model_dump_json(), "labels": bench.labels and list(bench.labels),
+            }  # fmt: skip
+            found = _called("quality_in_worker", payload)["quality"]
+        return RecordedQuality.model_validate(found) if found else None
 
     def sentence(self) -> str:
         """What the reference is, for the record."""

@@ -14,6 +14,7 @@ from edgevit.export.from_onnx.original import Original
 from edgevit.export.from_onnx.source import read_source
 from edgevit.export.prepared import Noise, Prepared
 from edgevit.request import ExportRequest, ModelChoice
+from edgevit.tasks.metrics.measuring import Bench
 
 
 @contextmanager
@@ -66,7 +67,10 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         found = original.noise(rows.inputs, answers, levels, precision, keep_fp32)
         return dict(zip(reference.whole.outputs, found.values(), strict=True))
 
-    accuracy = None
+    accuracy = quality = None
+    if source.preprocess is not None and request.data is not None:
+        bench = Bench(source.meaning(classes).task, capture.outputs, source.preprocess, labels)
+        quality = original.quality(request.data, bench, reference.group)
     if source.preprocess is not None and request.data is not None and classes is not None:
         say(f"accuracy on {request.data}", None)
         accuracy = original.accuracy(request.data, source.preprocess, classes, labels, reference.group)
@@ -81,5 +85,6 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         labels=labels,
         reparam=None,
         accuracy=accuracy,
+        quality=quality,
         notes=(*source.notes, *notes, *reference.notes),
     )

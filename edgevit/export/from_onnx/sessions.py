@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from edgevit.artifact.manifest import Array
+from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, first_line
 from edgevit.export.accuracy import measure_accuracy
+from edgevit.export.quality import measure_quality
 from edgevit.images import Preprocess
 from edgevit.printable import printable
+from edgevit.tasks.base import load_task
+from edgevit.tasks.metrics.measuring import Bench
 
 _QUIET = 4  # fatal only: errors are raised as well
 _WEIGHTS = "session.model_external_initializers_file_folder_path"
@@ -149,3 +153,19 @@ def accuracy_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     preprocess = Preprocess.model_validate_json(payload["preprocess"])
     found = measure_accuracy(logits_of, payload["data"], preprocess, payload["classes"], labels and tuple(labels))
     return {"accuracy": found.model_dump(mode="json") if found else None}
+
+
+def quality_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
+    """Worker target. The task's metric on data, as a RecordedQuality in JSON, or None."""
+    model = Model(payload["path"], payload["folder"], payload["threads"])
+    group, (name,) = payload["group"], model.inputs
+    outputs = tuple(TensorSpec.model_validate_json(json.dumps(spec)) for spec in payload["outputs"])
+
+    def answers(rows: Array) -> dict[str, Array]:
+        found = model.grouped({name: rows}, group, len(rows)).values()
+        return {spec.name: value for spec, value in zip(outputs, found, strict=True)}
+
+    labels, steps = payload["labels"], Preprocess.model_validate_json(payload["preprocess"])
+    bench = Bench(load_task(payload["task"]), outputs, steps, labels and tuple(labels))
+    found = measure_quality(answers, payload["data"], bench)
+    return {"quality": found.model_dump(mode="json") if found else None}

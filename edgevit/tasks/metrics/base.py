@@ -28,7 +28,7 @@ class Meter(Protocol):
         ...
 
     def value(self) -> float:
-        """The figure; UsageError where the images held nothing to judge by."""
+        """The figure; NothingToJudge where the images held nothing to go by."""
         ...
 
     def others(self) -> Mapping[str, float]:
@@ -52,6 +52,10 @@ def meter_for(task: Task, data: LabelledData) -> Meter | None:
     return meter
 
 
-def nothing(what: str) -> UsageError:
-    """The error of a metric that saw nothing to judge by."""
-    return UsageError(f"no image of the data holds {what}", hint="use another --data")
+class NothingToJudge(UsageError):
+    """The images hold nothing that a metric could go by."""
+
+
+def nothing(what: str) -> NothingToJudge:
+    """The error of a metric that saw none of ``what`` it needs."""
+    return NothingToJudge(f"no image of the data holds {what}", hint="use another --data")

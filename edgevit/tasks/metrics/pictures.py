@@ -35,7 +35,8 @@ class PeakNoise:
 
     def take(self, row: Row, target: Array, asked: Asked) -> None:
         made = Restore().decode(row, asked).picture
-        scale = max(1, round(made.shape[0] / asked.steps.size[0]))
+        whole = next(row[spec.name] for spec in asked.outputs if spec.role == "picture")
+        scale = max(1, round(whole.shape[1] / asked.steps.size[0]))
         border = scale if scale > 1 and min(made.shape[:2]) > 2 * scale else 0
         wanted = _as_seen(target, made.shape[:2], asked)
         one, other = (_inner(brightness(picture), border) for picture in (made, wanted))

@@ -1,0 +1,21 @@
+"""How good the source model's own answers are, where data says more of an image than its class."""
+
+from __future__ import annotations
+
+from edgevit.artifact.manifest import RecordedQuality
+from edgevit.data.content import content_of
+from edgevit.data.source import open_data
+from edgevit.data.split import spread
+from edgevit.tasks.metrics.base import NothingToJudge
+from edgevit.tasks.metrics.measuring import IMAGES, Answers, Bench
+
+
+def measure_quality(answers: Answers, data: str, bench: Bench) -> RecordedQuality | None:
+    """The task's metric on the held-out part, at most 500 images; None where the data says nothing that it is judged
+    by. UsageError for data that does not fit the model: its classes, its sizes, a broken file."""
+    held = spread(open_data(data, split="held-out"), IMAGES)
+    try:
+        found = bench.measure(answers, held)
+    except NothingToJudge:
+        return None
+    return RecordedQuality(**found.quality.model_dump(), content=content_of(held)) if found else None
