@@ -24,6 +24,7 @@ from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import FleetError, ParityFailed, Unsupported
 from edgevit.fleet.agent.figures import Figures
+from edgevit.fleet.agent.release import MODEL, answered
 from edgevit.fleet.agent.station import sentence
 from edgevit.fleet.bus.logs import Log
 from edgevit.fleet.bus.messages import (
@@ -197,6 +198,7 @@ class Engine:
         if len(manifest.inputs) != 1 or not manifest.inputs[0].shape:
             raise Unsupported(f"{folder} takes {len(manifest.inputs)} inputs; a node serves models of one")
         by_role = {spec.role: spec.name for spec in reversed(manifest.outputs)}
+        features = by_role.get("features") or by_role.get("logits") or manifest.outputs[0].name
         steps = manifest.preprocess if manifest.image_input() else None
         if steps:
             able_formats()  # now, and not while the first image waits
@@ -211,7 +213,7 @@ class Engine:
             held=held.model_copy(update={"state": "ready"}),
             session=session,
             image=image,
-            output=by_role.get("features") or by_role.get("logits") or manifest.outputs[0].name,
+            output=answered(artifact).name if held.part == MODEL else features,
             preprocess=steps,
             cropped=steps and steps.after_crop(),
             figures=Figures(held.revision, held.part),

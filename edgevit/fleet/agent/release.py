@@ -7,6 +7,7 @@ normal artifacts. Paths are checked here, before anything is written: relative, 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,10 +16,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from edgevit.artifact.files import sha256_of
-from edgevit.artifact.manifest import MANIFEST, SIGNATURE
+from edgevit.artifact.manifest import MANIFEST, SIGNATURE, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.assign import Part, memory_need
-from edgevit.errors import BadArtifact, UsageError
+from edgevit.errors import BadArtifact, Unsupported, UsageError
 from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Count, Message, Name, Placement, Sha256, parse
 
 RELEASE_SCHEMA: Literal[1] = 1
@@ -152,6 +153,7 @@ def pack(path: Path | str, runtime: str | None = None) -> Packed:
         members, kind = dict(zip(model.names, model.parts(target), strict=True)), "bundle"
         revision = model.sha256
     else:
+        answered(model)
         members, kind = {MODEL: model}, "artifact"
         target = f"{model.manifest.target}-{model.manifest.precision}"
         revision = content_sha256(model)
@@ -164,13 +166,26 @@ def pack(path: Path | str, runtime: str | None = None) -> Packed:
     return packed
 
 
+def answered(artifact: Artifact) -> TensorSpec:
+    """The one output that a node sends of an artifact that is deployed alone. Unsupported where there are several."""
+    manifest = artifact.manifest
+    output = manifest.logits_output() or manifest.outputs[0]
+    if len(manifest.inputs) == 1 and (len(manifest.outputs) == 1 or output.role == "logits"):
+        return output
+    raise Unsupported(
+        f"{artifact.path} has {len(manifest.inputs)} inputs and {len(manifest.outputs)} outputs; a fleet takes one and "
+        "gives one",
+        hint="serve it in one process: edgevit serve … --where embedded",
+    )
+
+
 def _part(artifact: Artifact, files: dict[str, Path]) -> ReleasePart:
     from edgevit.bundle.opened import features_output
 
     artifact.check_seal()
     artifact.check_files()
-    spec = features_output(artifact) or artifact.manifest.logits_output()
-    values = spec.shape[-1] if spec and isinstance(spec.shape[-1], int) else 0
+    spec = features_output(artifact) or artifact.manifest.logits_output() or artifact.manifest.outputs[0]
+    values = math.prod(spec.rows(1))
     listed = [MANIFEST, *(name for name in (SIGNATURE,) if (artifact.path / name).is_file()), *artifact.manifest.files]
     found = []
     for name in dict.fromkeys(listed):

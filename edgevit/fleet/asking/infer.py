@@ -109,6 +109,8 @@ def _there(
     """From the fleet."""
     with closing(reached):
         session = reached.session
+        if session.output.role != "logits":
+            raise Unsupported(f"{session.path} is no classifier", hint="edgevit serve answers with it from the fleet")
         check_labels(shown.labels, session.count)
         top = partial(classes, labels=shown.labels or session.labels, count=shown.top)
         yield from one_by_one(partial(_asked, session, deadline_s, top), images)

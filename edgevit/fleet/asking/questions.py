@@ -32,10 +32,11 @@ class Load:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A part, and the shape of the answer without its rows. An answer of another shape is refused."""
+    """A part, and the shape of the answer without its rows. An answer of another shape, or type, is refused."""
 
     part: str
     shape: tuple[int, ...]
+    dtypes: tuple[str, ...] = ("float32", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def checked(answer: Answer, question: str, wanted: Wanted, rows: int) -> Checked
     meta = parse(ReplyMeta, answer.meta)
     if meta.id != question:
         raise BadMessage("answers another question")
-    if meta.tensor.shape != (rows, *wanted.shape) or meta.tensor.dtype not in ("float32", "float16"):
+    if meta.tensor.shape != (rows, *wanted.shape) or meta.tensor.dtype not in wanted.dtypes:
         raise BadMessage(f"answers {meta.tensor.dtype} {'×'.join(map(str, meta.tensor.shape))}")
     array = tensor_of(meta.tensor, answer.payload)
     if not np.isfinite(array).all():

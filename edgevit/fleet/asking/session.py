@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -23,8 +23,8 @@ from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import Fusion, Missing
 from edgevit.bundle.opened import Bundle, content_sha256, opened
-from edgevit.errors import FleetError, ParityFailed, Unsupported, UsageError
-from edgevit.fleet.agent.release import MODEL
+from edgevit.errors import FleetError, ParityFailed, UsageError
+from edgevit.fleet.agent.release import MODEL, answered
 from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
 from edgevit.fleet.asking.client import FleetClient
 from edgevit.fleet.asking.questions import Gathered, Load, PartAnswer, Wanted
@@ -106,6 +106,8 @@ class FleetSession:
             self._open_artifact(model)
 
     def _open_bundle(self, bundle: Bundle, threads: int) -> None:
+        self.artifact: Artifact | None = None
+        self.output = bundle.fusion().manifest.outputs[0]
         self.labels: tuple[str, ...] | None = bundle.manifest.classes
         self.classes: Mapping[str, tuple[str, ...]] = {one.name: one.classes for one in bundle.manifest.parts}
         self.wanted = tuple(Wanted(one.part, (one.size,)) for one in bundle.manifest.features)
@@ -116,12 +118,12 @@ class FleetSession:
         self.fusion: Fusion | None = Fusion(self._stack.enter_context(open_session(head, threads=threads)))
 
     def _open_artifact(self, artifact: Artifact) -> None:
-        logits = artifact.manifest.logits_output()
-        if logits is None or len(artifact.manifest.inputs) != 1:
-            raise Unsupported(f"{artifact.path} is no classifier of one input", hint="deploy one that is")
+        output = answered(artifact)
+        self.artifact, self.output = artifact, output
         self.labels = artifact.manifest.labels
         self.classes = {MODEL: self.labels or ()}
-        self.wanted = (Wanted(MODEL, tuple(int(side) for side in logits.shape[1:])),)
+        one = Wanted(MODEL, output.rows(1)[1:])
+        self.wanted = (one if output.dtype.startswith("float") else replace(one, dtypes=(output.dtype,)),)
         self.takes = _takes(artifact)
         self.fusion = None
 

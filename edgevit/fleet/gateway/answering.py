@@ -240,7 +240,6 @@ class FleetModel:
 
     where: Literal["fleet", "embedded"] = "fleet"
     platform = "edgevit_fleet"
-    task, draws = "classify", False
 
     def __init__(self, reached: Reached, name: str) -> None:
         self.reached, self.name = reached, name
@@ -251,10 +250,16 @@ class FleetModel:
         self.version = session.revision[:12]
         self.labels = session.labels
         self.inputs: tuple[TensorSpec, ...] = (spec.model_copy(update={"shape": shape}),)
-        self.outputs: tuple[TensorSpec, ...] = (_logits(session.count),)
         self.rows = BatchRange(min=1, max=MAX_ROWS)
         self.parts: Mapping[str, tuple[str, ...]] = session.classes
-        self.takes_images = session.takes.preprocess is not None
+        self.takes_images, self._decoded = session.takes.preprocess is not None, Decoding()
+        self._reading = _reading(session.artifact) if session.artifact else None
+        if self._reading is None or session.output.role == "logits":
+            self.task, self.draws = "classify", False
+            self.outputs: tuple[TensorSpec, ...] = (_logits(session.count),)
+        else:
+            self.task, self.draws = self._reading.task.name, self._reading.task.draws
+            self.outputs = (session.output.model_copy(update={"shape": ("batch", *session.output.shape[1:])}),)
 
     def ready(self) -> bool:
         return self.reached.client.wait_any(self.reached.session.revision, 0.0)
@@ -263,12 +268,24 @@ class FleetModel:
         return self._said(self.reached.session.answer(feeds[self.inputs[0].name], deadline_s, trace=trace))
 
     def look(self, image: bytes, deadline_s: float, trace: str | None = None) -> Looked:
+        if self._reading is None or self.task == "classify":
+            answer = self.reached.session.answer(image, deadline_s, trace=trace)
+            return Looked(self._said(answer), classes(answer.logits[0], self.labels, TOP))
+        _check_bounds(self._reading, image)
+        pixels = self._decoded(image, deadline_s)
+        height, width = pixels.shape[:2]
         answer = self.reached.session.answer(image, deadline_s, trace=trace)
-        return Looked(self._said(answer), classes(answer.logits[0], self.labels, TOP))
+        row = {self.outputs[0].name: answer.logits[0]}
+        return Looked(self._said(answer), self._reading.answer(row, (height, width)), pixels)
 
     def _said(self, answer: FleetAnswer) -> Said:
         return Said(
-            {"logits": answer.logits}, answer.parts, answer.missing, answer.latency_ms, answer.timings, answer.trace
+            {self.outputs[0].name: answer.logits},
+            answer.parts,
+            answer.missing,
+            answer.latency_ms,
+            answer.timings,
+            answer.trace,
         )
 
     def close(self) -> None:
