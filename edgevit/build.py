@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit import registry, render, signing, worker
+from edgevit.amounts import parse_bytes
 from edgevit.artifact.claim import check_room, claimed
 from edgevit.artifact.files import hash_tree, write_atomically
 from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS, write_golden
@@ -35,6 +36,7 @@ from edgevit.export.prepared import Noise, Prepared, check, way_of
 from edgevit.export.rehearsal import REHEARSED as REHEARSED
 from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
+from edgevit.export.weight import bytes_in, check_weight, notes_on_weight
 from edgevit.precisions import tolerance_for
 from edgevit.proof.parity import batches_to_prove
 from edgevit.proof.reference import Reference, write_reference
@@ -139,6 +141,7 @@ def export(
     inputs: Mapping[str, Array] | None = None,
     threads: int | None = None,
     timeout_s: float | None = None,
+    max_size: int | str | None = None,
     cache: bool = True,
     progress: Progress = silent,
 ) -> Artifact:
@@ -147,8 +150,9 @@ def export(
     ``task`` says what the outputs mean, where the model does not. ``batch`` is a number or a range "1-8".
     ``preprocess`` is a ``Preprocess``, or a dict of what differs from the model's own: ``{"mean": 0.5, "std": 0.5,
     "crop": "squash", "interpolation": "bilinear", "range": "0-255"}``. ``inputs`` are arrays (16 rows or more) by
-    argument name, for models that take no image. The proof compares the artifact with the model as given (before
-    re-parameterisation) in float64 on real images: ``data``, else what the checkpoint was trained on, else "samples".
+    argument name, for models that take no image. ``max_size`` is what the model files may have, "8MB". The proof
+    compares the artifact with the model as given (before re-parameterisation) in float64 on real images: ``data``, else
+    what the checkpoint was trained on, else "samples".
     On failure the folder is kept as ``OUT.failed``. Raises the tree of ``edgevit.errors``.
     """
     request = ExportRequest(
@@ -168,6 +172,7 @@ def export(
         verify=verify,
         threads=threads,
         timeout_s=timeout_s,
+        max_size=parse_bytes(max_size) if isinstance(max_size, str) else max_size,
         cache=cache,
     )
     return artifact(request, progress)
@@ -260,9 +265,9 @@ def _tried(
         return Outcome(name, error=error, seconds=time.perf_counter() - started, notes=_notes(prepared))
     seconds = time.perf_counter() - started
     remember(prepared.request, build.target, shared + seconds)
-    done = Outcome(
-        name, artifact, seconds=seconds, notes=_notes(prepared), reused=tuple(dict.fromkeys(prepared.reused))
-    )
+    heavy = notes_on_weight(artifact.size_bytes(), prepared.info.params)
+    notes = (*_notes(prepared), *(f"{name}: {note}" for note in heavy))
+    done = Outcome(name, artifact, seconds=seconds, notes=notes, reused=tuple(dict.fromkeys(prepared.reused)))
     return _judged(prepared, done)
 
 
@@ -307,6 +312,9 @@ def build_target(
         built = target.exporter.write(
             prepared.capture, scratch, precision=target.precision, options=target.options, context=context
         )
+        found = bytes_in(scratch)
+        check_weight(target.name, found, prepared.request.max_size)
+        built = replace(built, notes=(*built.notes, *notes_on_weight(found, prepared.info.params)))
         say("noise of the precision", None)
         levels = prepared.noise(target.precision, built.precision.kept_fp32)
         write_golden(scratch, golden_arrays(prepared, levels), list(prepared.rows.pixels[:GOLDEN_ROWS]))

@@ -79,6 +79,7 @@ class ExportRequest:
     out        the artifact's folder; of several targets, or as ``parent``, the one that holds a folder for each.
                None: artifacts/MODEL-TARGET-PRECISION
     timeout_s  for the build of each target
+    max_size   bytes that each target's model files may have; None: any number
     cache      whether what earlier exports found out of the same model is used, and kept; the proof never is
     Raises UnknownName and UsageError for what cannot be right.
     """
@@ -101,6 +102,7 @@ class ExportRequest:
     require_verified: bool = False
     threads: int | None = None
     timeout_s: float | None = None
+    max_size: int | None = None
     cache: bool = True
 
     def __post_init__(self) -> None:

@@ -219,6 +219,17 @@ def test_out_is_the_folder_of_a_single_target_or_its_parent(tmp_path: Path, pare
     assert str(result.error).startswith(f"{tmp_path / folder} ")
 
 
+def test_an_artifact_above_its_largest_size_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    given = {"image_size": 16, "data": "digits", "verify": False, "threads": 1}
+    with pytest.raises(Unsupported, match=r"the onnx artifact has .*B, --max-size allows 1 kB") as caught:
+        export(Small(), "onnx", out=tmp_path / "small", max_size="1kB", **given)
+    assert "--max-size" in str(caught.value.hint)
+    assert not list(tmp_path.iterdir())
+    assert export(Small(), "onnx", out=tmp_path / "small", max_size=100_000, **given).size_bytes() < 100_000
+    with pytest.raises(UsageError, match="not an amount of memory"):
+        export(Small(), "onnx", out=tmp_path / "other", max_size="much", **given)
+
+
 def test_an_unproved_artifact_is_an_error_only_where_proof_is_required(tmp_path: Path) -> None:
     for required in (False, True):
         out = tmp_path / str(required)

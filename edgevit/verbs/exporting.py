@@ -19,6 +19,7 @@ from edgevit.verbs.options import (
     Force,
     ImageSize,
     Json,
+    MaxSize,
     ModelName,
     Precision,
     Pretrained,
@@ -95,6 +96,7 @@ def export(
     require_verified: RequireVerified = False,
     threads: Threads = None,
     timeout: Timeout = None,
+    max_size: MaxSize = None,
     cache: Cache = True,
     dry_run: DryRun = False,
     force: Force = False,
@@ -104,6 +106,7 @@ def export(
 
     Example: edgevit export fmvit_nano --weights digits -t onnx
     """
+    from edgevit.amounts import parse_bytes
     from edgevit.data.npz import read_rows
     from edgevit.prediction.labels import read_labels
     from edgevit.request import (
@@ -123,7 +126,7 @@ def export(
         chosen, names, precision, parse_batch(batch), split_options(option or (), names), form=cast("Any", form),
         bake_preprocess=bake_preprocess, labels=read_labels(labels), task=task, inputs=rows, data=data, out=out,
         parent="all" in target, force=force, verify=verify, require_verified=require_verified, threads=threads,
-        timeout_s=timeout, cache=cache,
+        timeout_s=timeout, max_size=None if max_size is None else parse_bytes(max_size), cache=cache,
     )  # fmt: skip
     (_rehearsed if dry_run else _exported)(request, json)
 

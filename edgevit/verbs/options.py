@@ -176,6 +176,9 @@ ExporterOptions = Annotated[
 Timeout = Annotated[
     float | None, of_running("--timeout", min=1, help="Seconds that a target's native compiler may take.")
 ]
+MaxSize = Annotated[
+    str | None, of_target("--max-size", metavar="BYTES", help="Refuse model files above this, such as 8MB.")
+]
 Verify = Annotated[bool, of_data("--verify/--no-verify", help="Prove every artifact equal to its model.")]
 Cache = Annotated[
     bool, of_running("--cache/--no-cache", help="Use and keep what does not change while model and data are the same.")
