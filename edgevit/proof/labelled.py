@@ -63,7 +63,7 @@ def held_out_from(source: str, trained_on: str | None = None, content: Content |
 
 def _fit(part: LabelledData, content: Content) -> tuple[int, int]:
     """The more of the recorded images, and the fewer others beside them, the larger."""
-    judged = content_of(spread(part, IMAGES if part.targets is not None else MAX_IMAGES))
+    judged = content_of(spread(part, IMAGES if len(content) == IMAGES else MAX_IMAGES))
     shared = content.shared(judged)
     return shared, -len(judged) if shared else 0
 
