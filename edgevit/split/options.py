@@ -144,13 +144,12 @@ class SplitJob:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file that is part of the recipe; UsageError where there is none."""
-    from edgevit.artifact.files import sha256_of
+    """SHA-256 of a file that is part of the recipe; UsageError for what is no file, such as a pipe."""
+    from edgevit.artifact.files import sha256_of_stream
+    from edgevit.foreign import opened
 
-    try:
-        return sha256_of(path)
-    except OSError as exc:
-        raise UsageError(f"{path} cannot be read: {exc.strerror}", hint="check the path") from exc
+    with opened(path, "a file of a split") as stream:
+        return sha256_of_stream(stream)
 
 
 def command_line(job: SplitJob) -> str:
