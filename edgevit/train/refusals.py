@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from edgevit.data.source import check_spec
+from edgevit.disk import why
 from edgevit.errors import UsageError
 from edgevit.models.loading.choice import check as check_model
 from edgevit.request import ModelChoice
@@ -25,6 +26,14 @@ def resume_path(out: Path) -> Path:
 
 
 def check_out(out: Path, options: TrainOptions) -> None:
+    """UsageError for an ``-o`` that cannot be written, or would be written over."""
+    try:
+        _check_out(out, options)
+    except OSError as exc:
+        raise UsageError(f"{out} cannot be written: {why(exc)}", hint="check the path") from exc
+
+
+def _check_out(out: Path, options: TrainOptions) -> None:
     if out.suffix not in (".safetensors", ".pt", ".pth"):
         raise UsageError(f"{out} is not a kind of weights file known here", hint="end it with .safetensors")
     if out.is_dir():
