@@ -77,7 +77,7 @@ def test_an_export_s_options_are_where_one_looks_for_them() -> None:
         "--bake-preprocess", "--mean", "--std", "--crop", "--interpolation", "--range", "--color", "--pad-value",
         "--place",
     ]  # fmt: skip
-    assert found["Target"] == ["--target", "--precision", "--batch", "--option"]
+    assert found["Target"] == ["--target", "--precision", "--batch", "--option", "--max-size"]
     assert found["Output"] == ["--out", "--force", "--json"]
     assert list(found) == ["Arguments", "Model", "Target", "Data and proof", "Running", "Output", "Everywhere"]
 
