@@ -91,7 +91,7 @@ class Tiling:
         for (rows, columns), made in self._made(pixels, [*product(down, across)], picture, scale):
             own = np.outer(rows.weights(overlap, scale), columns.weights(overlap, scale))
             at = tuple(slice(one.start * scale, (one.start + one.length) * scale) for one in (rows, columns))
-            total[(slice(None), *at)] += made * own
+            total[(slice(None), at[0], at[1])] += made * own
             weight[at] += own
         found: Array = total / weight
         return found
