@@ -67,7 +67,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @dataclass(frozen=True)
 class Killed:
-    """What lay in the work folder of a killed run, and the record of the run that went on from there."""
+    """What lay in the work folder of a run when it was killed, and the record of the run that went on from there."""
 
     kept: frozenset[str]
     record: dict[str, Any]
@@ -84,13 +84,14 @@ def killed(site: Site) -> Killed:
         start_new_session=True,
     )
     try:
-        until(lambda: any(work.glob("part-?.resume")) or running.poll() is not None, "an epoch is finished")
+        until(lambda: held_after_an_epoch(running, work), "an epoch is finished")
+        kept = frozenset(path.name for path in work.iterdir())
         running.kill()
+        os.killpg(running.pid, signal.SIGCONT)
         running.wait()
         until(lambda: not alive(running.pid), "the workers have ended as well")
     finally:
         end_group(running.pid)
-    kept = frozenset(path.name for path in work.iterdir())
     ran = subprocess.run(
         site.split("bundle", "--resume", "--json"), cwd=site.folder, capture_output=True, text=True, timeout=300
     )
@@ -124,6 +125,16 @@ def until(happened: Any, what: str) -> None:
     while not happened():
         assert time.monotonic() < end, f"waited {DEADLINE_S} s until {what}"
         time.sleep(0.02)
+
+
+def held_after_an_epoch(running: subprocess.Popen[bytes], work: Path) -> bool:
+    """Whether the run stands still at a moment when an epoch of a part lies in ``work``; it goes on when not."""
+    os.killpg(running.pid, signal.SIGSTOP)
+    if any(work.glob("part-?.resume")):
+        return True
+    os.killpg(running.pid, signal.SIGCONT)
+    assert running.poll() is None, "it was over before it was killed"
+    return False
 
 
 def alive(group: int) -> bool:

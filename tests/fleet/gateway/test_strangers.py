@@ -333,14 +333,14 @@ def test_large_pictures_are_decoded_one_at_a_time_and_small_ones_beside_them(mon
     decode, counted = answering.decode, threading.Lock()
     under_way, most = 0, 0
 
-    def slow(image: bytes) -> np.ndarray:
+    def slow(image: bytes, *, channels: int) -> np.ndarray:
         nonlocal under_way, most
         if image == small:
-            return decode(image)
+            return decode(image, channels=channels)
         with counted:
             under_way += 1
             most = max(most, under_way)
-        shape = decode(image)
+        shape = decode(image, channels=channels)
         threading.Event().wait(0.2)
         with counted:
             under_way -= 1
