@@ -16,6 +16,17 @@ from edgevit.runtimes.coreml.ops import OPERATIONS
 from edgevit.runtimes.coreml.program import Program, load
 
 
+class Computes(nn.Module):
+    """A module around a function."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
 def compute(name: str, *, dtype: Any = np.float32, **inputs: Any) -> np.ndarray:
     """The first output of a MIL operation."""
     return OPERATIONS[name].call(inputs, [np.dtype(dtype)])[0]

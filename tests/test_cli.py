@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -14,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from command import said
 from onnx import helper, numpy_helper
 from PIL import Image
 
 from edgevit.artifact.files import sha256_of
-from edgevit.cli import main
 from edgevit.registry import newer_line
 
 JSON_PROFILE_KEYS = {
@@ -41,22 +39,6 @@ def edgevit(*arguments: object, cwd: Path | None = None, **environment: str) -> 
     )
     assert "Traceback" not in ran.stderr + ran.stdout, ran.stderr
     return ran
-
-
-def said(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The same without a process to start: what ``main`` prints and the code it leaves with."""
-    shown, told, ended = io.StringIO(), io.StringIO(), 0
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(shown),
-        contextlib.redirect_stderr(told),
-    ):
-        patch.setattr(sys, "argv", ["edgevit", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as left:
-            ended = left.code if isinstance(left.code, int) else 0
-    return subprocess.CompletedProcess(arguments, ended, shown.getvalue(), told.getvalue())
 
 
 @pytest.fixture(scope="module")

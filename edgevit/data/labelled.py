@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 
+from edgevit.data.loaded import Loaded
 from edgevit.data.targets import Targets
 from edgevit.errors import MissingDependency
 from edgevit.foreign import opened
@@ -22,39 +23,11 @@ Pixels = np.ndarray[Any, Any]
 Split = Literal["all", "train", "held-out"]
 
 
-class Images(Sequence[Pixels]):
-    """Images loaded one at a time by ``load(index)``: (H, W, 3) uint8 each. Slicing loads nothing.
+class Images(Loaded[Pixels]):
+    """Images loaded one at a time: (H, W, 3) uint8 each."""
 
-    ``digest(index)`` is a hash of the image as it is stored, for those that are files; else it is of their pixels.
-    """
-
-    def __init__(
-        self, load: Callable[[int], Pixels], indices: Iterable[int], digest: Callable[[int], bytes] | None = None
-    ) -> None:
-        self._load, self._digest = load, digest
-        self._indices = [int(index) for index in indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Pixels: ...
-    @overload
-    def __getitem__(self, index: slice) -> Images: ...
-    def __getitem__(self, index: int | slice) -> Pixels | Images:
-        if isinstance(index, slice):
-            return Images(self._load, self._indices[index], self._digest)
-        return self._load(self._indices[index])
-
-    def take(self, indices: Iterable[int]) -> Images:
-        """The images at ``indices``, in that order, still unloaded."""
-        return Images(self._load, (self._indices[index] for index in indices), self._digest)
-
-    def digest(self, index: int) -> bytes:
-        """The same for the same image, wherever it lies."""
-        if self._digest is not None:
-            return self._digest(self._indices[index])
-        pixels = np.ascontiguousarray(self[index])
+    def _hash_of(self, row: Pixels) -> bytes:
+        pixels = np.ascontiguousarray(row)
         return hashlib.sha256(f"{pixels.shape}|".encode() + pixels.tobytes()).digest()
 
 

@@ -10,11 +10,13 @@ depth      (H, W) float32 metres, 0 where unknown
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
+
+from edgevit.data.loaded import Loaded
 
 Kind = Literal["masks", "pictures", "objects", "depth"]
 Array = np.ndarray[Any, Any]
@@ -38,8 +40,8 @@ class Objects:
     crowd: Array
 
 
-class Targets(Sequence[Any]):
-    """Targets loaded one at a time by ``load(index)``, as ``Images`` are; ``digest(index)`` likewise."""
+class Targets(Loaded[Any]):
+    """Targets of one kind, as ``Images`` are of pictures."""
 
     def __init__(
         self,
@@ -48,37 +50,16 @@ class Targets(Sequence[Any]):
         indices: Iterable[int],
         digest: Callable[[int], bytes] | None = None,
     ) -> None:
+        super().__init__(load, indices, digest)
         self.kind = kind
-        self._load, self._digest = load, digest
-        self._indices = [int(index) for index in indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> Targets: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return Targets(self.kind, self._load, self._indices[index], self._digest)
-        return self._load(self._indices[index])
-
-    def take(self, indices: Iterable[int]) -> Targets:
-        """Those at ``indices``, in that order, still unloaded."""
-        return Targets(self.kind, self._load, (self._indices[index] for index in indices), self._digest)
 
     def renumbered(self, places: Array) -> Targets:
         """The same with class i called ``places[i]``; what counts no classes as it is."""
         load, indices = self._load, self._indices
         return Targets(self.kind, lambda index: _renumbered(load(index), self.kind, places), indices, self._digest)
 
-    def digest(self, index: int) -> bytes:
-        """The same for the same target, wherever it lies."""
-        if self._digest is not None:
-            return self._digest(self._indices[index])
-        target = self[index]
-        arrays = vars(target).values() if isinstance(target, Objects) else [target]
+    def _hash_of(self, row: Any) -> bytes:
+        arrays = vars(row).values() if isinstance(row, Objects) else [row]
         found = hashlib.sha256(self.kind.encode())
         for array in arrays:
             if array is not None:

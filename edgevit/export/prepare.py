@@ -71,8 +71,8 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         preprocess=_stored_preprocess(preprocess, request),
         labels=_labels(spec, request),
         reparam=reparam,
-        accuracy=_accuracy(source, spec, preprocess, request, recall, say),
-        quality=_quality(source, captured, spec, preprocess, request, meaning),
+        accuracy=_accuracy(source, spec, request, recall, say),
+        quality=_quality(source, captured, spec, request, meaning),
         notes=(*spec.notes, *meaning.notes, *reference.notes),
         reused=recall.reused,
     )
@@ -217,22 +217,22 @@ def _model_info(
     )
 
 
+def _data(spec: ModelSpec, request: ExportRequest) -> str | None:
+    """What the source model's own answers are judged on, None for models of other inputs than images."""
+    return (request.data or spec.data) if request.inputs is None else None
+
+
 def _accuracy(
-    source: nn.Module,
-    spec: ModelSpec,
-    preprocess: Preprocess | None,
-    request: ExportRequest,
-    recall: Recall,
-    say: Progress,
+    source: nn.Module, spec: ModelSpec, request: ExportRequest, recall: Recall, say: Progress
 ) -> RecordedAccuracy | None:
-    data = request.data or spec.data
-    if preprocess is None or data is None or request.inputs is not None:
+    data = _data(spec, request)
+    if data is None or spec.preprocess is None:
         return None
     say(f"accuracy on {data}", None)
     return measure_accuracy(
         logits_of(source),
         data,
-        preprocess,
+        spec.preprocess,
         spec.num_classes,
         _labels(spec, request),
         lambda decided, made, holds: recall.found(ACCURACY, (source, *decided), made, holds),
@@ -240,15 +240,10 @@ def _accuracy(
 
 
 def _quality(
-    source: nn.Module,
-    captured: Capture,
-    spec: ModelSpec,
-    preprocess: Preprocess | None,
-    request: ExportRequest,
-    meaning: Meaning,
+    source: nn.Module, captured: Capture, spec: ModelSpec, request: ExportRequest, meaning: Meaning
 ) -> RecordedQuality | None:
-    data = request.data or spec.data
-    if preprocess is None or data is None or request.inputs is not None:
+    data = _data(spec, request)
+    if data is None or spec.preprocess is None:
         return None
-    bench = Bench(meaning.task, captured.outputs, preprocess, _labels(spec, request))
+    bench = Bench(meaning.task, captured.outputs, spec.preprocess, _labels(spec, request))
     return measure_quality(outputs_of(source, meaning.task.alone), data, bench)

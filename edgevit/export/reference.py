@@ -239,14 +239,15 @@ def _steady(model: _Eager, size: int) -> _Eager:
     with in_full() as types, _seeded(0):
         first = model.once(FULL, module, picks)
     _require_numbers(model.module, first.outputs)
+    unwatched = replace(model, decides=False)  # where decisions hang in the balance, the first call said
     with in_full(), _seeded(1):
         state = torch.get_rng_state()
-        again = model.once(FULL, module, picks)
+        again = unwatched.once(FULL, module, picks)
         # Whether numbers were drawn is asked of the generator: what is drawn may seldom change an answer.
         if not torch.equal(state, torch.get_rng_state()):
             raise moving(random=True)
         if apart(again, first) > REPEATABLE:
-            fresh = model.once(FULL, _single(model.module), picks)
+            fresh = unwatched.once(FULL, _single(model.module), picks)
             raise moving(random=apart(fresh, first) > REPEATABLE)
     return replace(model, halves=types.changed, decides=bool(first.margins))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgevit.models.eager.copying import copied
+
+Found = TypeVar("Found")
 
 
 def count_params(module: nn.Module) -> int:
@@ -77,13 +79,20 @@ def _count(module: nn.Module, inputs: Sequence[Tensor]) -> int:
 
 def dry_run(module: nn.Module, size: tuple[int, int], channels: int = 3) -> Any:
     """The output for one image of ``size``, or the exception; without data where the model can do that."""
-    image = torch.empty(1, channels, *size)
     try:
-        with torch.no_grad(), torch.device("meta"):
-            return hollow_copy(module).eval()(image.to("meta"))
-    except Exception:  # perhaps only because there is no data: ask again with some
+        return asked_of_copy(lambda one, image: one(image), module, size, channels)
+    except Exception as exc:  # any failure of the user's own code is the answer
+        return exc
+
+
+def asked_of_copy(
+    ask: Callable[[nn.Module, Tensor], Found], module: nn.Module, size: tuple[int, int], channels: int
+) -> Found:
+    """What ``ask`` finds of a copy of the module and one image; without data where the model can do that."""
+    image = torch.empty(1, channels, *size)
+    with torch.no_grad():
         try:
-            with torch.no_grad():
-                return copied(module).eval()(image.zero_())
-        except Exception as exc:  # any failure of the user's own code is the answer
-            return exc
+            with torch.device("meta"):
+                return ask(hollow_copy(module).eval(), image.to("meta"))
+        except Exception:  # perhaps only because there is no data: ask again with some
+            return ask(copied(module).eval(), image.zero_())

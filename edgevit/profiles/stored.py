@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from edgevit.errors import BadArtifact, first_line
+from edgevit.errors import BadArtifact
 from edgevit.foreign import read_bounded
+from edgevit.profiles.formats import checked, parsed
 from edgevit.profiles.record import PROFILE_FORMAT, Plain, ProfileRecord
 
 MAX_BYTES = 512 << 20  # some 20 million samples
@@ -42,26 +40,7 @@ class Measurement:
 def read(file: Path) -> Measurement:
     """BadArtifact, in one sentence, when the file is no profile of this format."""
     raw = read_bounded(file, MAX_BYTES, "a profile", error=BadArtifact)
-    stored = _record(file, raw)
+    stored = checked(parsed(file, raw), ProfileRecord, PROFILE_FORMAT, str(file), "profile", "profile again")
     if sum(process.samples for process in stored.processes) != len(stored.samples_ms):
         raise BadArtifact(f"{file} is damaged: it does not hold as many samples as its processes took")
     return Measurement(file, hashlib.sha256(raw).hexdigest(), stored)
-
-
-def _record(file: Path, raw: bytes) -> ProfileRecord:
-    try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError) as exc:
-        raise BadArtifact(f"{file} cannot be read: {first_line(exc)}") from exc
-    if not isinstance(found, dict) or "format" not in found:
-        raise BadArtifact(f"{file} is not a profile of edgevit")
-    if found["format"] != PROFILE_FORMAT:
-        raise BadArtifact(
-            f"{file} is in profile format {found['format']!r}; this edgevit reads {PROFILE_FORMAT}: profile again"
-        )
-    try:
-        return ProfileRecord.model_validate(found)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadArtifact(f"{file} is damaged: {where}: {first['msg'].lower()}") from exc

@@ -45,9 +45,8 @@ class Differences:
             self.changed = np.maximum(self.changed, other)
 
     def _error(self, got: Array) -> float:
-        if self.discrete and self.clear is not None:
-            return float((got != self.wanted)[self.clear].mean()) if self.clear.any() else 0.0
-        return error_of(got, self.wanted, self.clear)
+        # whole numbers are judged as such, whatever type holds them
+        return error_of(got, self.wanted.astype(np.int64) if self.discrete else self.wanted, self.clear)
 
     def problems(self) -> list[str]:
         """What is wrong with this output, as sentences."""

@@ -39,6 +39,14 @@ class Asked:
         """The first output that has one of the roles."""
         return next((row[spec.name] for role in roles for spec in self.outputs if spec.role == role), None)
 
+    def need(self, task: str, row: Row, role: Role, wanted: str = "") -> Array:
+        """The same of one that the task cannot do without. Unsupported where no output has the role; ``wanted`` is what
+        it is called then."""
+        found = self.one(row, role)
+        if found is None:
+            raise unfit(task, self.outputs, wanted or role)
+        return found
+
 
 class Answer(Protocol):
     """What a model says about one image."""
@@ -96,6 +104,11 @@ def unfit(task: str, outputs: Sequence[TensorSpec], wanted: str) -> Unsupported:
     """The error for outputs that are no answer of a task."""
     found = ", ".join(f"{spec.name} {spec.dtype} {'×'.join(map(str, spec.shape))}" for spec in outputs)
     return Unsupported(f"{task} needs {wanted}; the model gives {found}", hint="say what it does with --task")
+
+
+def is_flat(spec: TensorSpec) -> bool:
+    """Whether it has one value for every place: (B, H, W) or (B, 1, H, W)."""
+    return len(spec.shape) == 3 or (len(spec.shape) == 4 and spec.shape[1] == 1)
 
 
 def named(outputs: Sequence[TensorSpec], known: Mapping[str, Role]) -> dict[str, Role]:

@@ -60,10 +60,7 @@ class Classify:
         return {**named(outputs, {"features": "features"}), chosen.name: "logits"}
 
     def decode(self, row: Row, asked: Asked) -> Classes:
-        logits = asked.one(row, "logits")
-        if logits is None:
-            raise unfit(self.name, asked.outputs, "logits")
-        return Classes(best(logits, asked.labels, asked.top))
+        return Classes(best(asked.need(self.name, row, "logits"), asked.labels, asked.top))
 
     def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
         return tuple(f"{name}_{rank}" for rank in range(1, top + 1) for name in ("label", "index", "probability"))
@@ -71,7 +68,13 @@ class Classify:
 
 def best(scores: Array, labels: Sequence[str] | None, count: int) -> tuple[Guess, ...]:
     """The ``count`` largest of (classes,) logits as probabilities. A class without a name is called by its index."""
-    shifted = np.exp(scores.astype(np.float64) - scores.max())
-    probabilities = shifted / shifted.sum()
+    probabilities = probabilities_of(scores)
     order = np.argsort(-probabilities, kind="stable")[:count]
     return tuple(Guess(labels[i] if labels else str(i), int(i), float(probabilities[i])) for i in order)
+
+
+def probabilities_of(logits: Array) -> Array:
+    """(…, classes) logits as probabilities in float64."""
+    shifted: Array = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    shares: Array = shifted / shifted.sum(axis=-1, keepdims=True)
+    return shares

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
-from edgevit.tasks.base import Asked, Row, unfit
+from edgevit.tasks.base import Asked, Row, is_flat, named, unfit
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,14 @@ class Depth:
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
         """The last output that can be a map: heads that refine give the finest last."""
-        maps = [spec for spec in outputs if _is_map(spec)]
+        maps = [spec for spec in outputs if is_flat(spec) and spec.dtype.startswith("float")]
         if not maps:
             raise unfit(self.name, outputs, "a map of (batch, height, width) floats")
-        found: dict[str, Role] = dict.fromkeys((spec.name for spec in outputs), "tensor")
-        return {**found, maps[-1].name: "depth"}
+        return named(outputs, {maps[-1].name: "depth"})
 
     def decode(self, row: Row, asked: Asked) -> Distances:
-        depth = asked.one(row, "depth")
-        if depth is None:
-            raise unfit(self.name, asked.outputs, "depth")
+        depth = asked.need(self.name, row, "depth")
         return Distances(np.asarray(depth.reshape(depth.shape[-2:]), np.float32), asked)
 
     def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
         return "height", "width", "min", "median", "max"
-
-
-def _is_map(spec: TensorSpec) -> bool:
-    flat = len(spec.shape) == 3 or (len(spec.shape) == 4 and spec.shape[1] == 1)
-    return flat and spec.dtype.startswith("float")

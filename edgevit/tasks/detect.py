@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
-from edgevit.tasks.base import Asked, Row, unfit
+from edgevit.tasks.base import Asked, Row, named, unfit
+from edgevit.tasks.classify import probabilities_of
 from edgevit.tasks.palette import colour
 from edgevit.tasks.places import boxes_in_image
 
 LEAST = 0.05  # score: what lies below is no find for a reader
 _SIDES = ("x0", "y0", "x1", "y1")
+_GIVEN: tuple[Role, Role] = ("scores", "labels")
 _NAMES: dict[str, Role] = {
     **dict.fromkeys(("boxes", "pred_boxes", "bboxes"), "boxes"),
     **dict.fromkeys(("scores", "score", "confidence"), "scores"),
@@ -97,11 +99,11 @@ class Detect:
     meters: ClassVar[Mapping[str, str]] = {"objects": "edgevit.tasks.metrics.boxes:AveragePrecision"}
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
-        found: dict[str, Role] = {spec.name: _NAMES.get(spec.name, "tensor") for spec in outputs}
-        given = set(found.values())
+        roles = named(outputs, _NAMES)
+        given = set(roles.values())
         if "boxes" not in given or not ({"scores", "labels"} <= given or "logits" in given):
             raise unfit(self.name, outputs, "outputs called boxes, scores and labels, or boxes and logits")
-        return found
+        return roles
 
     def decode(self, row: Row, asked: Asked) -> Finds:
         every = found(row, asked)
@@ -116,9 +118,7 @@ class Detect:
 
 def found(row: Row, asked: Asked) -> Every:
     """All that the outputs for one image say of objects."""
-    boxes, logits = asked.one(row, "boxes"), asked.one(row, "logits")
-    if boxes is None:
-        raise unfit("detect", asked.outputs, "boxes")
+    boxes, logits = asked.need(Detect.name, row, "boxes"), asked.one(row, "logits")
     scores, labels = _given(row, asked) if logits is None else _of_logits(logits)
     places = boxes_in_image(_corners(boxes) if logits is not None else boxes, asked, unit=logits is not None)
     order = np.argsort(-scores, kind="stable")
@@ -126,16 +126,13 @@ def found(row: Row, asked: Asked) -> Every:
 
 
 def _given(row: Row, asked: Asked) -> tuple[Array, Array]:
-    scores, labels = asked.one(row, "scores"), asked.one(row, "labels")
-    if scores is None or labels is None:
-        raise unfit("detect", asked.outputs, "scores and labels")
+    scores, labels = (asked.need(Detect.name, row, role, "scores and labels") for role in _GIVEN)
     return scores.reshape(-1).astype(np.float64), labels.reshape(-1).astype(np.int64)
 
 
 def _of_logits(logits: Array) -> tuple[Array, Array]:
     """(n, classes + 1) -> the probability of the likeliest class of each, and that class."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    probabilities = (shifted / shifted.sum(axis=-1, keepdims=True))[:, :-1]
+    probabilities = probabilities_of(logits)[:, :-1]
     return probabilities.max(axis=-1), probabilities.argmax(axis=-1)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgevit.artifact.manifest import TensorSpec
-from edgevit.errors import Unsupported
-from edgevit.tasks.base import Task, load_task
+from edgevit.tasks.base import Task
 
 GUESSED = "its outputs look like those of the task {}; --task says otherwise"
 
@@ -25,11 +24,6 @@ class Meaning:
         return () if self.said else (GUESSED.format(self.task.name),)
 
     def named(self, outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        """The outputs with their roles. Unsupported where somebody said what they are, and they are not."""
-        try:
-            roles = self.task.roles(outputs)
-        except Unsupported:
-            if self.said:
-                raise
-            roles = load_task("tensors").roles(outputs)
+        """The outputs with their roles. Unsupported where they are no answer of the task."""
+        roles = self.task.roles(outputs)
         return tuple(spec.model_copy(update={"role": roles[spec.name]}) for spec in outputs)

@@ -11,7 +11,7 @@ import numpy as np
 from edgevit.artifact.manifest import Array, Role, TensorSpec
 from edgevit.images import Preprocess
 from edgevit.steps import range_of
-from edgevit.tasks.base import Asked, Row, unfit
+from edgevit.tasks.base import Asked, Row, named, unfit
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,10 @@ class Restore:
         pictures = [spec for spec in outputs if len(spec.shape) == 4 and spec.shape[1] in (1, 3)]
         if not pictures:
             raise unfit(self.name, outputs, "a picture of (batch, 1 or 3, height, width)")
-        found: dict[str, Role] = dict.fromkeys((spec.name for spec in outputs), "tensor")
-        return {**found, pictures[0].name: "picture"}
+        return named(outputs, {pictures[0].name: "picture"})
 
     def decode(self, row: Row, asked: Asked) -> Restored:
-        picture = asked.one(row, "picture")
-        if picture is None:
-            raise unfit(self.name, asked.outputs, "a picture")
+        picture = asked.need(self.name, row, "picture", "a picture")
         return Restored(pixels_of(_of_image(picture, asked), asked.steps))
 
     def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
 from edgevit.data.rle import encoded
-from edgevit.tasks.base import Asked, Row, unfit
+from edgevit.tasks.base import Asked, Row, is_flat, named, unfit
 from edgevit.tasks.palette import blended, colours
 from edgevit.tasks.places import back_to_image
 
@@ -69,21 +69,13 @@ class Segment:
         scores = [spec for spec in outputs if len(spec.shape) == 4 and spec.dtype.startswith("float")]
         if not maps and not scores:
             raise unfit(self.name, outputs, "(batch, classes, height, width) scores or a map of whole numbers")
-        found: dict[str, Role] = dict.fromkeys((spec.name for spec in outputs), "tensor")
-        for spec in scores[:1]:
-            found[spec.name] = "masks"
-        for spec in maps[:1]:
-            found[spec.name] = "labels"
-        return found
+        known: dict[str, Role] = {spec.name: "masks" for spec in scores[:1]}
+        return named(outputs, known | {spec.name: "labels" for spec in maps[:1]})
 
     def decode(self, row: Row, asked: Asked) -> ClassMap:
-        labels, scores = asked.one(row, "labels"), asked.one(row, "masks")
-        if labels is not None:
-            decided = labels.reshape(labels.shape[-2:]).astype(np.int64)
-        elif scores is not None:
-            decided = scores.argmax(axis=0).astype(np.int64)
-        else:
-            raise unfit(self.name, asked.outputs, "scores or labels")
+        labels = asked.one(row, "labels")
+        decided = asked.need(self.name, row, "masks", "scores or labels").argmax(axis=0) if labels is None else labels
+        decided = decided.reshape(decided.shape[-2:]).astype(np.int64)
         return ClassMap(back_to_image(decided, asked, outside=-1), asked)
 
     def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
@@ -91,5 +83,4 @@ class Segment:
 
 
 def _is_map(spec: TensorSpec) -> bool:
-    whole = spec.dtype in ("uint8", "int32", "int64")
-    return whole and (len(spec.shape) == 3 or (len(spec.shape) == 4 and spec.shape[1] == 1))
+    return is_flat(spec) and spec.dtype in ("uint8", "int32", "int64")

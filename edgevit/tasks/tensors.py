@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
@@ -16,21 +17,25 @@ class Numbers:
 
     row: Row
 
+    @cached_property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """By output."""
+        return {name: _figures(value) for name, value in self.row.items()}
+
     def record(self) -> dict[str, Any]:
-        return {"outputs": {name: _figures(value) for name, value in self.row.items()}}
+        return {"outputs": self.figures}
 
     def words(self) -> str:
-        figures = {name: _figures(value) for name, value in self.row.items()}
         return "; ".join(
             f"{name} {'×'.join(map(str, found['shape']))} from {found['min']:.4g} to {found['max']:.4g}"
-            for name, found in figures.items()
+            for name, found in self.figures.items()
         )
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """One for each output."""
-        figures = {name: _figures(value) for name, value in self.row.items()}
         return [
-            {**found, "output": name, "shape": "×".join(map(str, found["shape"]))} for name, found in figures.items()
+            {**found, "output": name, "shape": "×".join(map(str, found["shape"]))}
+            for name, found in self.figures.items()
         ]
 
     def drawn(self, image: Array) -> Array | None:

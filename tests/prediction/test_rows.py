@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from edgevit.cli import main
+from command import said
 
 MINE = """
 import torch
@@ -34,29 +29,13 @@ def both():
 X, SCALE = (np.random.default_rng(0).random(shape).astype(np.float32) for shape in ((17, 3, 4), (17, 3)))
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    """What the command prints, and the code that it leaves with."""
-    shown, told, ended = io.StringIO(), io.StringIO(), 0
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(shown),
-        contextlib.redirect_stderr(told),
-    ):
-        patch.setattr(sys, "argv", ["edgevit", *map(str, words)])
-        try:
-            main()
-        except SystemExit as left:
-            ended = left.code if isinstance(left.code, int) else 0
-    return subprocess.CompletedProcess(words, ended, shown.getvalue(), told.getvalue())
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
     (folder / "mine.py").write_text(MINE)
     np.savez(folder / "rows.npz", x=X, scale=SCALE)
     args = ("--inputs", folder / "rows.npz", "-t", "onnx", "-o", folder / "a", "--threads", 1, "--batch", "1-8")
-    ran = run("export", f"{folder}/mine.py:both", *args)
+    ran = said("export", f"{folder}/mine.py:both", *args)
     assert ran.returncode == 0, ran.stderr
     return folder
 
@@ -65,7 +44,7 @@ def test_several_inputs_are_exported_proved_and_asked_about(folder: Path) -> Non
     manifest = json.loads((folder / "a/edgevit.json").read_text())
     assert [one["name"] for one in manifest["inputs"]] == ["x", "scale"]
     assert manifest["parity"]["status"] == "verified"
-    ran = run("predict", folder / "a", "--inputs", folder / "rows.npz", "--json", "--threads", 1)
+    ran = said("predict", folder / "a", "--inputs", folder / "rows.npz", "--json", "--threads", 1)
     assert ran.returncode == 0, ran.stderr
     answers = json.loads(ran.stdout)
     assert [one["image"] for one in answers] == [f"{folder}/rows.npz[{row}]" for row in range(17)]
@@ -74,7 +53,7 @@ def test_several_inputs_are_exported_proved_and_asked_about(folder: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "sentence"),
     [
         ({"x": X}, "holds x; the artifact takes x, scale"),
         ({"x": X, "scale": SCALE[:, :2]}, "scale is float32 17×2; the artifact takes float32 rows×3"),
@@ -82,16 +61,16 @@ def test_several_inputs_are_exported_proved_and_asked_about(folder: Path) -> Non
     ],
     ids=["missing", "shape", "type"],
 )
-def test_rows_that_do_not_fit_are_one_sentence(folder: Path, tmp_path: Path, arrays: dict, said: str) -> None:
+def test_rows_that_do_not_fit_are_one_sentence(folder: Path, tmp_path: Path, arrays: dict, sentence: str) -> None:
     np.savez(tmp_path / "other.npz", **arrays)
-    ran = run("predict", folder / "a", "--inputs", tmp_path / "other.npz", "--threads", 1)
+    ran = said("predict", folder / "a", "--inputs", tmp_path / "other.npz", "--threads", 1)
     assert ran.returncode == 2
-    assert said in " ".join(ran.stderr.split())
+    assert sentence in " ".join(ran.stderr.split())
 
 
 def test_rows_and_pictures_contradict_each_other_and_one_is_needed(folder: Path) -> None:
     for words in ((), ("x.png", "--inputs", folder / "rows.npz")):
-        ran = run("predict", folder / "a", *words)
+        ran = said("predict", folder / "a", *words)
         assert ran.returncode == 2
         assert "predict takes pictures, or rows with --inputs" in ran.stderr
 
@@ -99,6 +78,6 @@ def test_rows_and_pictures_contradict_each_other_and_one_is_needed(folder: Path)
 @pytest.mark.parametrize("more", [("--mean", "0.5"), ("--data", "digits"), ("--crop", "letterbox")], ids=lambda w: w[0])
 def test_what_is_said_of_pictures_is_refused_beside_rows(folder: Path, more: tuple) -> None:
     args = ("--inputs", folder / "rows.npz", "-t", "onnx", "-o", folder / "b", *more)
-    ran = run("export", f"{folder}/mine.py:both", *args)
+    ran = said("export", f"{folder}/mine.py:both", *args)
     assert ran.returncode == 2
     assert f"{more[0]}: of images" in ran.stderr

@@ -8,21 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from coreml_oracle import converted, error, evaluated, exported
+from coreml_oracle import Computes, converted, error, evaluated, exported
 from torch import Tensor, nn
 
 SHAPES = {"image": (2, 6, 10, 12), "tokens": (2, 9, 16), "heads": (2, 3, 5, 8)}
-
-
-class Computes(nn.Module):
-    """A module around a function."""
-
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def attention(x: Tensor) -> Tensor:

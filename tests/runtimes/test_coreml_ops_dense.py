@@ -9,22 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from coreml_oracle import compute, converted, error, exported, values
+from coreml_oracle import Computes, compute, converted, error, exported, values
 from torch import Tensor, nn
 
 from edgevit.errors import EdgeVitError
 from edgevit.runtimes.coreml.ops import OPERATIONS
-
-
-class Computes(nn.Module):
-    """A module around a function."""
-
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def places(x: Tensor) -> Tensor:

@@ -62,6 +62,8 @@ def in_known_operators(
     for _ in range(_ROUNDS):
         program = rewritten(program, rules)
         unknown = {node.target for node in calls_of(program) if not is_known(node)}
+        if not unknown:
+            break
         table = table or {**torch.export.default_decompositions(), **get_decompositions(_RESAMPLING)}
         if not (mendable := {target: table[target] for target in unknown if target in table}):
             break

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from edgevit.errors import UnknownName, UsageError
 from edgevit.foreign import TEXT_BYTES, read_bounded
-from edgevit.models.eager.copying import copied
 from edgevit.models.eager.heads import ends_in_head
 from edgevit.models.loading.choice import file_of
 from edgevit.models.loading.visiting import visiting
-from edgevit.models.macs import dry_run, hollow_copy
+from edgevit.models.macs import asked_of_copy, dry_run
 from edgevit.sizes import Size, as_size
 
 _OURS = {"num_classes": "--classes N", "image_size": "--image-size N"}  # the arguments that a factory may take
@@ -84,19 +83,9 @@ def look(module: nn.Module, size: Size, asked: int | None = None) -> tuple[int, 
         result = dry_run(module, size, channels)
         if not isinstance(result, Exception):
             scores = isinstance(result, Tensor) and result.ndim == 2 and result.is_floating_point()
-            return channels, int(result.shape[1]) if scores and _headed(module, size, channels) else None
+            headed = scores and asked_of_copy(ends_in_head, module, size, channels)
+            return channels, int(result.shape[1]) if headed else None
     return 3, None
-
-
-def _headed(module: nn.Module, size: Size, channels: int) -> bool:
-    """Whether the module ends in a head; seen without data where it runs so."""
-    image = torch.zeros(1, channels, *size)
-    with torch.no_grad():
-        try:
-            with torch.device("meta"):
-                return ends_in_head(hollow_copy(module).eval(), image.to("meta"))
-        except Exception:  # perhaps only because there is no data, as in dry_run
-            return ends_in_head(copied(module).eval(), image)
 
 
 # --- the file ----------------------------------------------------------------------------------------------------

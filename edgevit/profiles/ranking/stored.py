@@ -6,12 +6,11 @@ import datetime
 import json
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from edgevit.artifact.files import write_atomically
 from edgevit.disk import why
-from edgevit.errors import BadArtifact, first_line
+from edgevit.errors import BadArtifact
 from edgevit.foreign import read_bounded
+from edgevit.profiles.formats import checked, parsed
 from edgevit.profiles.ranking.answer import Ranking
 from edgevit.profiles.ranking.entrants import labels_of
 from edgevit.profiles.ranking.record import RANKING_FORMAT, RankingRecord
@@ -37,28 +36,12 @@ def save(found: Ranking, now: datetime.datetime | None = None) -> list[str]:
 
 def read(file: Path) -> RankingRecord:
     """BadArtifact, in one sentence, when the file is no ranking of this format."""
-    raw = read_bounded(file, MAX_BYTES, "a ranking", error=BadArtifact)
-    try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError) as exc:
-        raise BadArtifact(f"{file} cannot be read: {first_line(exc)}") from exc
-    return of_record(found, str(file))
+    return of_record(parsed(file, read_bounded(file, MAX_BYTES, "a ranking", error=BadArtifact)), str(file))
 
 
 def of_record(found: object, whose: str) -> RankingRecord:
     """A ranking from its JSON; ``whose`` names it in sentences."""
-    if not isinstance(found, dict) or "format" not in found:
-        raise BadArtifact(f"{whose} is not a ranking of edgevit")
-    if found["format"] != RANKING_FORMAT:
-        raise BadArtifact(
-            f"{whose} is in ranking format {found['format']!r}; this edgevit reads {RANKING_FORMAT}: compare again"
-        )
-    try:
-        return RankingRecord.model_validate(found)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadArtifact(f"{whose} is damaged: {where}: {first['msg'].lower()}") from exc
+    return checked(found, RankingRecord, RANKING_FORMAT, whose, "ranking", "compare again")
 
 
 def ranking_of(record: RankingRecord) -> Ranking:
