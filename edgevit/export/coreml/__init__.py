@@ -4,6 +4,7 @@ exporter   composition of the parts below
 options    what can be asked for
 program    the captured program as coremltools can read it, every node with a number that leads to its module
 operators  PyTorch operators that coremltools translates wrongly or not at all
+kinds      results are booleans, integers or real numbers as in PyTorch
 convert    the call of coremltools: silent, with progress and a deadline, errors in terms of operators and modules
 precision  which operations stay in float32, and what the saved package really holds
 layout     four-dimensional token streams and 1x1 convolutions for the Neural Engine

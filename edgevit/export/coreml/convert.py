@@ -12,7 +12,7 @@ import numpy as np
 
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, first_line
 from edgevit.export.base import Capture, Context
-from edgevit.export.coreml import layout
+from edgevit.export.coreml import kinds, layout
 from edgevit.export.coreml.options import CoreMlOptions
 from edgevit.export.coreml.program import Source
 from edgevit.export.coreml.quiet import ScopeSource, ct, frontend, passes, silence
@@ -37,7 +37,7 @@ def convert(
     """
     watch = _Watch(context)
     try:
-        with silence(), watch.told():
+        with silence(), watch.told(), kinds.kept(lambda: watch.node):
             return ct.convert(
                 source.program,
                 convert_to="mlprogram",

@@ -14,7 +14,9 @@ import coremltools as ct  # noqa: E402
 from coremltools.converters import mil  # noqa: E402
 from coremltools.converters.mil.frontend.torch import ops as frontend  # noqa: E402
 from coremltools.converters.mil.frontend.torch import torch_op_registry  # noqa: E402
+from coremltools.converters.mil.frontend.torch.converter import TranscriptionContext  # noqa: E402
 from coremltools.converters.mil.frontend.torch.utils import sanitize_op_kind  # noqa: E402
+from coremltools.converters.mil.mil import types  # noqa: E402
 from coremltools.converters.mil.mil.passes import pass_pipeline as passes  # noqa: E402
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass  # noqa: E402
 from coremltools.converters.mil.mil.passes.helper import block_context_manager  # noqa: E402
@@ -28,6 +30,7 @@ translations = torch_op_registry._TORCH_OPS_REGISTRY
 __all__ = [
     "AbstractGraphPass",
     "ScopeSource",
+    "TranscriptionContext",
     "block_context_manager",
     "ct",
     "frontend",
@@ -38,6 +41,7 @@ __all__ = [
     "sanitize_op_kind",
     "silence",
     "translations",
+    "types",
 ]
 
 

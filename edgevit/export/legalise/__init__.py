@@ -6,8 +6,9 @@ files by theme, and ``targets`` lists those that each target needs.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class Rule:
 
 
 Rules = Mapping[Operator, Rule]
+_VIEW, _RESHAPE = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 
 
 def rewritten(program: torch.export.ExportedProgram, rules: Rules) -> torch.export.ExportedProgram:
@@ -40,7 +42,28 @@ def rewritten(program: torch.export.ExportedProgram, rules: Rules) -> torch.expo
     wanted = {node.target for node in called if rules[node.target].needed(node)}
     if not wanted:
         return program
-    return _decomposed(program, {name: rules[name].written for name in wanted})
+    with _reshaping(program):
+        found = _decomposed(program, {name: rules[name].written for name in wanted})
+    for node in calls_of(found):
+        if node.target is _RESHAPE and node.args[0].meta["val"].is_contiguous():  # type: ignore[union-attr]
+            node.target = _VIEW
+    found.graph_module.recompile()
+    return found
+
+
+@contextlib.contextmanager
+def _reshaping(program: torch.export.ExportedProgram) -> Iterator[None]:
+    """With reshapes for views: what is written out may lie in memory in another order than an operator's result."""
+    views = [node for node in calls_of(program) if node.target is _VIEW]
+    for node in views:
+        node.target = _RESHAPE
+    program.graph_module.recompile()
+    try:
+        yield
+    finally:
+        for node in views:
+            node.target = _VIEW
+        program.graph_module.recompile()
 
 
 def _decomposed(program: torch.export.ExportedProgram, table: dict[Any, Any]) -> torch.export.ExportedProgram:

@@ -64,12 +64,6 @@ def any_of(self: Tensor) -> Tensor:
     return any_dim(self.reshape(-1), 0)
 
 
-def floored(self: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor | Any:
-    """``//`` of integers by its own name."""
-    whole = not self.is_floating_point() and not (isinstance(other, Tensor) and other.is_floating_point())
-    return torch.floor_divide(self, other) if rounding_mode == "floor" and whole else NotImplemented
-
-
 def bitwise(logical: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor | Any]:
     """``&``, ``|`` and ``^`` of booleans."""
 
@@ -177,7 +171,6 @@ LOGICAL_RULES = {
     },
     aten.bitwise_not.default: Rule(bitwise_not),
 }
-DIVISION_RULES = {aten.div.Tensor_mode: Rule(floored), aten.div.Scalar_mode: Rule(floored)}
 ONE_HOT_RULES = {aten.one_hot.default: Rule(one_hot), aten.scatter.value: Rule(scatter_value)}
 CLAMP_RULES = {aten.clamp.default: Rule(whole_clamp, lambda node: None in node.args[1:] or len(node.args) == 2)}
 EXTREME_RULES = {

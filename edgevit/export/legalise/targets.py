@@ -9,14 +9,15 @@ from edgevit.export.legalise.arithmetic import (
     BATCH_NORM_RULES,
     BOOLEAN_RULES,
     CLAMP_RULES,
-    DIVISION_RULES,
     EXTREME_RULES,
     LAYER_NORM_RULES,
     LOGICAL_RULES,
     ONE_HOT_RULES,
     SUBTRACTION_RULES,
 )
+from edgevit.export.legalise.attention import ATTENTION_RULES
 from edgevit.export.legalise.einsum import EINSUM_RULES
+from edgevit.export.legalise.integers import DIVISION_RULES, REMAINDER_RULES
 from edgevit.export.legalise.pixels import PIXEL_RULES
 from edgevit.export.legalise.sampling import SAMPLING_RULES
 from edgevit.export.legalise.scatter import SCATTER_REDUCE, SCATTER_RULE
@@ -36,10 +37,12 @@ TVM: Rules = {
     **WINDOW_RULES,
 }
 COREML: Rules = {
+    **ATTENTION_RULES,  # coremltools lets a row that forbids every key look at all of them, or gives no number
     **LOGICAL_RULES,  # coremltools knows them by other names than a program has for them
     **BOOLEAN_RULES,
     **ONE_HOT_RULES,
     **DIVISION_RULES,  # coremltools divides in float32
+    **REMAINDER_RULES,
     **EINSUM_RULES,  # coremltools permutes some of them wrongly
     **WINDOW_RULES,  # coremltools unfolds by a convolution with (C k²)² weights
 }
