@@ -22,7 +22,7 @@ from edgevit import registry, render, signing, worker
 from edgevit.amounts import parse_bytes
 from edgevit.artifact.claim import check_room, claimed
 from edgevit.artifact.files import hash_tree, write_atomically
-from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS, write_golden
+from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS, golden_at, write_arrays, write_golden
 from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
 from edgevit.artifact.manifest import Array, Manifest, OutputBound, Parity
 from edgevit.artifact.opened import Artifact
@@ -40,7 +40,7 @@ from edgevit.export.weight import bytes_in, check_weight, notes_on_weight
 from edgevit.precisions import tolerance_for
 from edgevit.proof.parity import batches_to_prove
 from edgevit.proof.reference import Reference, write_reference
-from edgevit.request import ExportRequest, Form, ModelChoice, image_sides, parse_batch
+from edgevit.request import ExportRequest, Form, ModelChoice, chosen_size, parse_batch
 from edgevit.steps import steps_of
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def export(
     data: str | None = None,
     form: Form = "deploy",
     bake_preprocess: bool = False,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     preprocess: Any = None,
     labels: Sequence[str] | None = None,
     task: str | None = None,
@@ -155,8 +155,9 @@ def export(
     what the checkpoint was trained on, else "samples".
     On failure the folder is kept as ``OUT.failed``. Raises the tree of ``edgevit.errors``.
     """
+    size, sizes = chosen_size(image_size)
     request = ExportRequest(
-        model=ModelChoice(model, image_size=image_sides(image_size), steps=steps_of(preprocess)),
+        model=ModelChoice(model, image_size=size, steps=steps_of(preprocess), image_sizes=sizes),
         targets=(target,),
         precision=precision,
         batch=parse_batch(batch),
@@ -318,6 +319,8 @@ def build_target(
         say("noise of the precision", None)
         levels = prepared.noise(target.precision, built.precision.kept_fp32)
         write_golden(scratch, golden_arrays(prepared, levels), list(prepared.rows.pixels[:GOLDEN_ROWS]))
+        for size, sized in prepared.sized.items():
+            write_arrays(scratch / golden_at(size), sized.golden(prepared.capture.outputs, levels))
         pending = _pending(_bounds(levels, target.precision))
         manifest = make_manifest(prepared, target, built, hash_tree(scratch), pending)
         _write_manifest(scratch, manifest)
@@ -378,6 +381,7 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
         batch=captured.batch,
         inputs=captured.inputs,
         outputs=captured.outputs,
+        image_sizes=prepared.sizes,
         preprocess=prepared.preprocess,
         parity=parity,
         precision_report=built.precision,
@@ -432,6 +436,30 @@ def proof(
             found = worker.call(f"{PROOF}:compare_in_worker", payload, timeout=PROOF_TIMEOUT_S, waiting=prover)
         except (Unsupported, MissingDependency) as exc:
             return pending.model_copy(update={"reason": _needs(exc)})
+        except WorkerFailed as exc:
+            raise ExportFailed(f"the built artifact could not be run: {exc}", hint=exc.hint) from exc
+        return _at_all_sizes(prepared, folder, Parity.model_validate(found, strict=False), levels)
+
+
+def _at_all_sizes(prepared: Prepared, folder: Path, own: Parity, levels: Mapping[str, Noise]) -> Parity:
+    """``own``, found at the size that the model was made for, and the same at the others that are to be proved."""
+    if not prepared.sized or own.status != "verified":
+        return own
+    with tempfile.TemporaryDirectory(prefix="edgevit-proof-") as scratch:
+        files = {str(size): str(Path(scratch) / f"{size}.npz") for size in prepared.sized}
+        for size, sized in prepared.sized.items():
+            answers = sized.reference.whole
+            bounded = (own.tolerance, own.noise, own.bounds, answers.clear(levels))
+            write_reference(Path(files[str(size)]), Reference(sized.inputs, answers.outputs, *bounded))
+        payload = {
+            "artifact": str(folder),
+            "own": own.model_dump(mode="json"),
+            "references": files,
+            "batches": batches_to_prove(prepared.capture.batch),
+            "threads": prepared.request.threads,
+        }
+        try:
+            found = worker.call("edgevit.proof.sizes:compare_in_worker", payload, timeout=PROOF_TIMEOUT_S)
         except WorkerFailed as exc:
             raise ExportFailed(f"the built artifact could not be run: {exc}", hint=exc.hint) from exc
         return Parity.model_validate(found, strict=False)

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from edgevit.sizes import Size, SizeRange
+
 Crop = Literal["center", "squash", "letterbox", "pad"]
 Place = Literal["center", "top-left"]
 PADDING: tuple[Crop, ...] = ("letterbox", "pad")  # of whose frame a picture may fill only a part
-
-Size = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,19 @@ def framed(picture: Size, frame: Size, crop: Crop, crop_pct: float, place: Place
     resized = _fitting(picture, frame, enlarge=crop == "letterbox")
     top, left = (0, 0) if place == "top-left" else ((frame[0] - resized[0]) // 2, (frame[1] - resized[1]) // 2)
     return Framing(picture, resized, frame, top, left)
+
+
+def frame_for(picture: Size, sizes: SizeRange, own: Size, crop: Crop) -> Size:
+    """The frame, out of a range of them, in which a picture of that size is seen; ``own`` where its middle is cut out.
+
+    squash          the nearest to its own
+    letterbox, pad  the smallest that holds it: as large as it fits into the largest frame, or as it is
+    """
+    if crop == "center":
+        return own
+    if crop == "squash":
+        return sizes.nearest(picture)
+    return sizes.holding(_fitting(picture, sizes.highest, enlarge=crop == "letterbox"))
 
 
 def _covering(picture: Size, frame: Size, crop_pct: float) -> Size:

@@ -103,6 +103,10 @@ class Preprocess(BaseModel):
         """Of the pixels that it is best given, and that ``crop_pixels`` gives: 4 where transparency is looked at."""
         return 4 if self.color == "RGBA" else 3
 
+    def at(self, size: tuple[int, int]) -> Preprocess:
+        """The same for a model that sees (height, width)."""
+        return self.model_copy(update={"size": (size[0], size[1])})
+
     def crop_pixels(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Resize, and crop or pad. (H, W, 3 or 4) uint8 -> (*size, pixel_channels) uint8; the image itself where
         nothing changes."""

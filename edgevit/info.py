@@ -23,6 +23,9 @@ def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:
     yield "size", f"{counts}, {render.si(artifact.size_bytes(), 'B')} on disk"
     yield "target", f"{manifest.target} {manifest.precision}, batch {manifest.batch}, file {manifest.entry}"
     yield "task", model.task
+    if manifest.image_sizes:
+        sizes = manifest.image_sizes
+        yield "image sizes", f"{sizes}: {sizes.lowest} to {sizes.highest}, sides that are multiples of {sizes.multiple}"
     if manifest.options:
         yield "options", ", ".join(f"{key}={value}" for key, value in manifest.options.items())
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
@@ -50,7 +53,7 @@ def parity_sentence(parity: Parity) -> str:
         return f"{parity.status}: {parity.reason}"
     sentence = (
         f"{parity.status}: error {parity.max_rel:.1e} of the largest output, tolerance {parity.tolerance:.1e}, "
-        f"{parity.images} rows, batch {', '.join(map(str, parity.batches))}, {parity.runtime}"
+        f"{parity.images} rows, batch {', '.join(map(str, parity.batches))}{parity.at_sizes()}, {parity.runtime}"
     )
     return f"{sentence}; {parity.reason}" if parity.reason else sentence
 
@@ -62,7 +65,7 @@ def reparam_sentence(summary: ReparamSummary) -> str:
 
 
 def _tensor(spec: TensorSpec) -> str:
-    return f"{spec.name}: {spec.dtype} {'×'.join(map(str, spec.shape))} ({spec.role})"
+    return f"{spec.name}: {spec.dtype} {spec.shown()} ({spec.role})"
 
 
 def _preprocess(manifest: Manifest) -> Iterator[tuple[str, str]]:

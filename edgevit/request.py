@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -18,7 +18,7 @@ from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import UnknownName, Unsupported, UsageError
 from edgevit.registry import Format
-from edgevit.sizes import as_size
+from edgevit.sizes import Sides, SizeRange, as_size, as_sizes
 from edgevit.steps import Steps
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class ModelChoice:
     classes     None: those of the weights, else the model's own
     image_size  height, width; None likewise
     steps       of its pictures, where they are other than the model says, or it says none
+    image_sizes all that an artifact is to take, in place of one: then pictures keep theirs, unless steps say otherwise
     Raises UsageError for what contradicts itself.
     """
 
@@ -48,8 +49,11 @@ class ModelChoice:
     classes: int | None = None
     image_size: tuple[int, int] | None = None
     steps: Steps = field(default_factory=Steps)
+    image_sizes: SizeRange | None = None
 
     def __post_init__(self) -> None:
+        if self.image_sizes is not None and self.steps.crop is None:
+            object.__setattr__(self, "steps", replace(self.steps, crop="pad"))
         if self.pretrained and self.weights is not None:
             raise UsageError("--pretrained and --weights contradict each other", hint="give one of them")
         if not isinstance(self.source, str) and (self.weights or self.pretrained or self.classes):
@@ -110,6 +114,11 @@ class ExportRequest:
             raise UnknownName("form", self.form, get_args(Form))
         if self.task is not None:
             registry.row("task", self.task)
+        if self.inputs is not None and self.model.image_sizes is not None:
+            raise UsageError(
+                f"--image-size {self.model.image_sizes} is of images; rows that are given have a size",
+                hint="leave one of them out",
+            )
         if self.inputs is not None and (said := [*self.model.steps.said(), *(["--data"] if self.data else [])]):
             raise UsageError(
                 f"{', '.join(said)}: of images; rows that are given go to the model as they are",
@@ -121,7 +130,9 @@ class ExportRequest:
 
     def record(self) -> dict[str, Any]:
         """As JSON, for a worker: of a model by name."""
+        sizes = self.model.image_sizes and str(self.model.image_sizes)
         found = {**asdict(self), "batch": self.batch.model_dump(), "out": None if self.out is None else str(self.out)}
+        found["model"] = {**found["model"], "image_sizes": sizes}
         record: dict[str, Any] = json.loads(
             json.dumps(found, default=_array_record)
         )  # as it is read again: lists, no tuples
@@ -130,20 +141,24 @@ class ExportRequest:
 
 def of_record(record: Mapping[str, Any]) -> ExportRequest:
     """The request that ``record()`` wrote."""
-    size, labels, out = record["model"]["image_size"], record["labels"], record["out"]
-    inputs = record["inputs"]
+    labels, out, inputs = record["labels"], record["out"], record["inputs"]
     return ExportRequest(
         **{
             **record,
-            "model": ModelChoice(
-                **{**record["model"], "image_size": size and tuple(size), "steps": Steps(**record["model"]["steps"])}
-            ),
+            "model": _choice_of(record["model"]),
             "targets": tuple(record["targets"]),
             "batch": BatchRange(**record["batch"]),
             "labels": labels and tuple(labels),
             "out": out and Path(out),
             "inputs": inputs and {name: _array_of(one) for name, one in inputs.items()},
         }
+    )
+
+
+def _choice_of(record: Mapping[str, Any]) -> ModelChoice:
+    size, sizes = chosen_size(record["image_size"])[0], chosen_size(record["image_sizes"])[1]
+    return ModelChoice(
+        **{**record, "image_size": size, "steps": Steps(**record["steps"]), "image_sizes": sizes},
     )
 
 
@@ -178,6 +193,13 @@ def image_sides(size: Any) -> tuple[int, int] | None:
         return None
     sides = as_size(size)
     return sides.height, sides.width
+
+
+def chosen_size(given: Any) -> tuple[tuple[int, int] | None, SizeRange | None]:
+    """``--image-size`` as the two fields of a ``ModelChoice``: one size, or a range of them. UsageError as
+    ``as_sizes``."""
+    found = None if given is None else as_sizes(given)
+    return (found, None) if isinstance(found, Sides) else (None, found)
 
 
 def parse_batch(batch: int | str) -> BatchRange:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from edgevit.errors import UsageError
@@ -22,6 +23,128 @@ class Sides(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
+
+
+class Span(NamedTuple):
+    """Pixels of a side from ``low`` to ``high``, both included."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return f"{self.low}" if self.low == self.high else f"{self.low}-{self.high}"
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """Sizes that an artifact takes: every side between two ends that is a ``multiple``, height and width each of its
+    own. Written as ``--image-size`` takes it: 128-512/32, or 128-512x256-1024/32."""
+
+    height: Span
+    width: Span
+    multiple: int = 1
+
+    def __str__(self) -> str:
+        sides = f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
+        return sides if self.multiple == 1 else f"{sides}/{self.multiple}"
+
+    def __contains__(self, size: object) -> bool:
+        return isinstance(size, tuple) and size == self.nearest((int(size[0]), int(size[1])))
+
+    @property
+    def lowest(self) -> Sides:
+        return Sides(self.height.low, self.width.low)
+
+    @property
+    def highest(self) -> Sides:
+        return Sides(self.height.high, self.width.high)
+
+    @property
+    def odd(self) -> Sides:
+        """One that is not square, between the ends and an odd number of multiples where there is such a one."""
+        heights, widths = self._between(self.height), self._between(self.width)
+        height = self._odd(heights, len(heights) // 3)
+        others = [side for side in widths if side != height] or [side for side in self.width if side != height]
+        return Sides(height, self._odd(others or widths, len(others or widths) * 2 // 3))
+
+    def nearest(self, size: Size) -> Sides:
+        """The size of the range that is most like ``size``."""
+        return Sides(*(self._within(round(side / self.multiple), span) for side, span in self._each(size)))
+
+    def holding(self, size: Size) -> Sides:
+        """The smallest of the range into which so many pixels fit, on each side; the largest where none is enough."""
+        return Sides(*(self._within(-(-side // self.multiple), span) for side, span in self._each(size)))
+
+    def to_prove(self, own: Size) -> tuple[Sides, ...]:
+        """Both ends and an odd size, but for the ``own``, on which everything is proved anyway."""
+        found = dict.fromkeys((self.lowest, self.odd, self.highest))
+        return tuple(size for size in found if size != own)
+
+    def require(self, size: Size, what: str) -> Sides:
+        """``size``, if it is in the range; UsageError that names the nearest of ``what`` takes it otherwise."""
+        if size not in self:
+            raise UsageError(
+                f"{what} takes images of {self}, not {Sides(*size)}", hint=f"the nearest is {self.nearest(size)}"
+            )
+        return Sides(*size)
+
+    def _each(self, size: Size) -> tuple[tuple[int, Span], ...]:
+        return (size[0], self.height), (size[1], self.width)
+
+    def _within(self, count: int, span: Span) -> int:
+        return min(max(count * self.multiple, span.low), span.high)
+
+    def _between(self, span: Span) -> list[int]:
+        """The sides between the ends, the ends where there is nothing between them."""
+        return [*range(span.low + self.multiple, span.high, self.multiple)] or [*dict.fromkeys(span)]
+
+    def _odd(self, sides: list[int], index: int) -> int:
+        """The first of ``sides`` from ``index`` on that is an odd number of multiples, as far as there is one."""
+        return next((side for side in sides[index:] if side // self.multiple % 2), sides[index])
+
+
+def as_sizes(value: Any, what: str = "the image size") -> Sides | SizeRange:
+    """The same as ``as_size``, or a range of them: "128-512/32", "128-512x256-1024/32", "384x128-512/32".
+
+    UsageError for a range that holds nothing, or whose ends are no multiples.
+    """
+    if isinstance(value, SizeRange):
+        return value
+    if not isinstance(value, str) or not re.search("[-/]", value):
+        return as_size(value, what)
+    sides, slash, step = value.strip().lower().partition("/")
+    spans = [_span(side) for side in re.split("[x×]", sides)]
+    multiple = _side(step) if slash else 1
+    if not 1 <= len(spans) <= 2 or None in spans or (slash and not re.fullmatch(r"[0-9]+", step)):
+        raise UsageError(
+            f"{what} {_shown(value)} is no range of sizes",
+            hint="write LOW-HIGH/MULTIPLE: 128-512/32, or HEIGHTxWIDTH as 128-512x256-1024/32",
+        )
+    height, width = spans[0] or Span(0, 0), spans[-1] or Span(0, 0)
+    found = SizeRange(height, width, multiple)
+    _require_range(found, what)
+    return found if found.lowest != found.highest else found.lowest
+
+
+def _span(text: str) -> Span | None:
+    """ "128-512", or "256" alone."""
+    found = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", text)
+    return Span(int(found[1]), int(found[2] or found[1])) if found else None
+
+
+def _require_range(found: SizeRange, what: str) -> None:
+    multiple, ends = found.multiple, (*found.height, *found.width)
+    if multiple < 1:
+        raise UsageError(f"{what} cannot go in steps of {multiple} pixels", hint="1 or more, such as 128-512/32")
+    if not all(1 <= side <= MAX_SIDE for side in ends):
+        raise UsageError(f"{what} must be 1 to {MAX_SIDE} pixels a side, not {found}", hint="for example 128-512/32")
+    for low, high in (found.height, found.width):
+        if low > high:
+            raise UsageError(f"{what} {low}-{high} holds none: its end is below its beginning", hint=f"{high}-{low}?")
+    if wrong := [side for side in ends if side % multiple]:
+        low, high = -(-min(ends) // multiple) * multiple, max(ends) // multiple * multiple
+        hint = f"for example {low}-{high}/{multiple}" if low < high else "use a smaller multiple, or a wider range"
+        raise UsageError(f"{what} ends at {wrong[0]}, which is no multiple of {multiple}", hint=hint)
 
 
 def as_size(value: Any, what: str = "the image size") -> Sides:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgevit.errors import UsageError
-from edgevit.sizes import Sides, as_size, checked_size
+from edgevit.sizes import Sides, as_size, as_sizes, checked_size
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,55 @@ def test_a_size_that_does_not_divide_is_answered_with_the_nearest_that_does():
 def test_sizes_are_read_without_torch():
     code = "import sys; from edgevit.sizes import as_size; as_size('3x4'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "ends", "odd"),
+    [
+        ("128-512/32", ((128, 128), (512, 512)), (288, 416)),
+        ("128-512x256-1024/32", ((128, 256), (512, 1024)), (288, 800)),
+        ("384x128-512/32", ((384, 128), (384, 512)), (384, 352)),
+        ("32-64/32", ((32, 32), (64, 64)), (32, 64)),
+        ("10-20", ((10, 10), (20, 20)), (15, 17)),
+    ],
+)
+def test_a_range_has_two_ends_and_a_size_between_them_that_is_not_square(text, ends, odd):
+    found = as_sizes(text)
+    assert (found.lowest, found.highest) == ends
+    assert found.odd == odd
+    assert as_sizes(str(found)) == found
+
+
+@pytest.mark.parametrize("text", ["224", "224x320", "224-224", "64-64x96-96/32"])
+def test_a_range_of_one_size_is_that_size(text):
+    assert isinstance(as_sizes(text), Sides)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("512-128/32", "holds none: its end is below its beginning", "128-512?"),
+        ("128-512/0", "cannot go in steps of 0 pixels", "1 or more, such as 128-512/32"),
+        ("130-512/32", "ends at 130, which is no multiple of 32", "for example 160-512/32"),
+        ("33-40/32", "ends at 33, which is no multiple of 32", "use a smaller multiple, or a wider range"),
+        ("128-99999/32", "must be 1 to 16384 pixels a side", "for example 128-512/32"),
+        ("128-512/-3", "is no range of sizes", "write LOW-HIGH/MULTIPLE"),
+        ("128-x256/32", "is no range of sizes", "write LOW-HIGH/MULTIPLE"),
+        ("1x2x3-4", "is no range of sizes", "write LOW-HIGH/MULTIPLE"),
+    ],
+)
+def test_what_is_no_range_is_refused_with_what_would_be(text, said, hint):
+    with pytest.raises(UsageError, match=said) as caught:
+        as_sizes(text)
+    assert caught.value.hint.startswith(hint)
+
+
+def test_a_range_knows_what_it_takes_and_what_holds_a_picture():
+    found = as_sizes("128-512x256-1024/32")
+    assert all(size in found for size in ((128, 256), (512, 1024), (160, 256)))
+    assert not any(size in found for size in ((130, 256), (96, 256), (128, 1056)))
+    assert found.nearest((140, 2000)) == (128, 1024)
+    assert found.holding((140, 300)) == (160, 320)
+    with pytest.raises(UsageError, match="net takes images of 128-512x256-1024/32, not 64") as caught:
+        found.require((64, 64), "net")
+    assert caught.value.hint == "the nearest is 128x256"

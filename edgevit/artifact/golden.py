@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -19,49 +20,83 @@ GOLDEN_ROWS = 4
 GOLDEN_BYTES = 1 << 32  # of all rows together, and of a picture
 PICTURES = tuple(f"golden/{row}.png" for row in range(GOLDEN_ROWS))
 
+KEPT = 1 << 20  # values of a row of an output at another size than a model's own
+
 CLEAR_OF = "clear:"  # before an output's name: which of its values no noise explains away
 
 _HEADER = 1 << 16  # bytes before the values of an array
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
+def golden_at(size: tuple[int, int]) -> str:
+    """The file of the rows at another size of image than the one that a model was made for."""
+    return f"golden/{size[0]}x{size[1]}.npz"
+
+
+def is_golden(name: str) -> bool:
+    """Whether a listed file is of the golden pair, and none of the model's."""
+    return name in (GOLDEN, *PICTURES) or re.fullmatch(r"golden/[0-9]+x[0-9]+\.npz", name) is not None
+
+
+def thinned(rows: Mapping[str, Array]) -> dict[str, Array]:
+    """Of outputs at another size, (rows, …), every so many-th value where a row has more than ``KEPT``."""
+    return {name: _thin(array) for name, array in rows.items()}
+
+
+def _thin(array: Array) -> Array:
+    values = math.prod(array.shape[1:])
+    return array.reshape(len(array), -1)[:, :: -(-values // KEPT)] if values > KEPT else array
+
+
+def spec_at(spec: TensorSpec) -> TensorSpec:
+    """What is kept of an output of a spec that is of another size."""
+    values = math.prod(spec.rows(1))
+    kept = len(range(0, values, -(-values // KEPT)))
+    return spec.model_copy(update={"shape": (spec.shape[0], kept), "sides": {}}) if values > KEPT else spec
+
+
 def write_golden(folder: Path, arrays: Mapping[str, Array], pixels: list[Array]) -> None:
     """golden.npz from name -> array, and golden/N.png from the images behind the rows."""
     from PIL import Image
 
-    # Not np.savez: it cannot store an array called "file", and writes the time, so that no two exports would be equal.
-    write: Any = np.lib.format.write_array  # numpy before 2.4 has no types for it
-    with zipfile.ZipFile(folder / GOLDEN, "w") as archive:
-        for name, array in arrays.items():
-            member = zipfile.ZipInfo(f"{name}.npy")
-            member.compress_type = zipfile.ZIP_DEFLATED
-            with archive.open(member, "w", force_zip64=True) as stream:
-                write(stream, np.asarray(array), allow_pickle=False)
+    write_arrays(folder / GOLDEN, arrays)
     if pixels:
         (folder / "golden").mkdir()
     for row, image in enumerate(pixels):
         Image.fromarray(image).save(folder / f"golden/{row}.png")
 
 
-def read_golden(data: bytes, specs: Iterable[TensorSpec]) -> dict[str, Array]:
-    """The rows of every spec by name, from the bytes of a golden.npz. One of ``UNREADABLE`` for an archive that lacks
-    one or holds another type or shape: its header is believed in nothing, and read before any memory is taken."""
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """An .npz that is the same whenever the arrays are."""
+    # Not np.savez: it cannot store an array called "file", and writes the time, so that no two exports would be equal.
+    write: Any = np.lib.format.write_array  # numpy before 2.4 has no types for it
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            member.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as stream:
+                write(stream, np.asarray(array), allow_pickle=False)
+
+
+def read_golden(data: bytes, specs: Iterable[TensorSpec], rows: int = GOLDEN_ROWS) -> dict[str, Array]:
+    """The ``rows`` of every spec by name, from the bytes of a golden.npz. One of ``UNREADABLE`` for an archive that
+    lacks one or holds another type or shape: its header is believed in nothing, and read before any memory is taken."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if sum(info.file_size for info in archive.infolist()) > GOLDEN_BYTES:
             raise ValueError(f"it holds more than {GOLDEN_BYTES:,} bytes")
-        return {spec.name: _member(archive, spec) for spec in specs}
+        return {spec.name: _member(archive, spec, rows) for spec in specs}
 
 
-def _member(archive: zipfile.ZipFile, spec: TensorSpec) -> Array:
+def _member(archive: zipfile.ZipFile, spec: TensorSpec, rows: int) -> Array:
     info = archive.getinfo(f"{spec.name}.npy")
-    shapes, dtype = (spec.rows(GOLDEN_ROWS), spec.shape), np.dtype(spec.dtype)  # a fixed batch may be there whole
+    shapes, dtype = (spec.rows(rows), spec.shape), np.dtype(spec.dtype)  # a fixed batch may be there whole
     size = max(math.prod(side for side in shape if side != "batch") for shape in shapes) * dtype.itemsize
     if info.file_size > size + _HEADER:
-        raise ValueError(f"it does not hold {GOLDEN_ROWS} rows of {spec.name}: {info.file_size:,} bytes for {size:,}")
+        raise ValueError(f"it does not hold {rows} rows of {spec.name}: {info.file_size:,} bytes for {size:,}")
     with archive.open(info) as stream:
         found = _header(stream)
         if found[0] not in shapes or found[1] != dtype:
-            raise ValueError(f"it does not hold {GOLDEN_ROWS} rows of {spec.name}: {found[1]} {found[0]}")
+            raise ValueError(f"it does not hold {rows} rows of {spec.name}: {found[1]} {found[0]}")
         stream.seek(0)
         read: Any = np.lib.format.read_array
         array: Array = read(stream, allow_pickle=False)

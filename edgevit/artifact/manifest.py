@@ -8,14 +8,27 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
+from edgevit.artifact.formulas import side_of
 from edgevit.data.content import Content
-from edgevit.errors import BadArtifact, UnknownName
+from edgevit.errors import BadArtifact, UnknownName, UsageError
 from edgevit.foreign import parse_json
 from edgevit.images import Preprocess
 from edgevit.precisions import precision_row
 from edgevit.registry import newer_line
+from edgevit.sizes import Sides, SizeRange, as_sizes
 
 SCHEMA_VERSION: Literal[2] = 2
 MANIFEST = "edgevit.json"
@@ -46,6 +59,17 @@ def _known(precision: str) -> str:
         raise ValueError(f"{exc}; {exc.hint}") from exc
 
 
+def _range(given: Any) -> SizeRange:
+    try:
+        found = as_sizes(given)
+    except UsageError as exc:
+        raise ValueError(str(exc)) from exc
+    if not isinstance(found, SizeRange):
+        raise ValueError(f"{found} is one size, and no range of them")
+    return found
+
+
+Sizes = Annotated[SizeRange, PlainValidator(_range), PlainSerializer(str), WithJsonSchema({"type": "string"})]
 KnownPrecision = Annotated[str, AfterValidator(_known)]
 RelativePath = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -61,17 +85,21 @@ class _Model(BaseModel):
 
 
 class TensorSpec(_Model):
-    """One input or output. ``shape`` holds "batch" where the first axis is dynamic."""
+    """One input or output. ``shape`` holds "batch" where the first axis is dynamic; where an artifact takes a range of
+    image sizes, it is that of the size which the model was made for, and ``sides`` says how it follows another."""
 
     name: str
     dtype: Literal["float32", "float16", "uint8", "int32", "int64", "bool"]
     shape: tuple[Side | Literal["batch"], ...] = Field(max_length=MAX_RANK)
     role: Role
+    sides: dict[str, str] = Field(default={}, description='axis -> formula of height and width: {"2": "height//4"}')
 
     @model_validator(mode="after")
     def _fits(self) -> TensorSpec:
         if "batch" in self.shape[1:]:
             raise ValueError(f"only the first side of {self.name} can be the batch")
+        if not set(self.sides) <= {str(axis) for axis in range(1, len(self.shape))}:
+            raise ValueError(f"{self.name} has no such axes as {', '.join(self.sides)}")
         if math.prod(side for side in self.shape if side != "batch") > MAX_VALUES:
             raise ValueError(f"{self.name} has more than {MAX_VALUES:,} values")
         return self
@@ -79,6 +107,18 @@ class TensorSpec(_Model):
     def rows(self, count: int) -> tuple[int, ...]:
         """The shape of ``count`` rows."""
         return (count, *(side for side in self.shape[1:] if side != "batch"))
+
+    def at(self, size: tuple[int, int]) -> TensorSpec:
+        """The same for images of (height, width). ValueError for a formula that gives no side."""
+        if not self.sides:
+            return self
+        sides = {int(axis): side_of(formula, size) for axis, formula in self.sides.items()}
+        shape = tuple(sides.get(axis, side) for axis, side in enumerate(self.shape))
+        return TensorSpec(name=self.name, dtype=self.dtype, shape=shape, role=self.role, sides=self.sides)
+
+    def shown(self) -> str:
+        """Its shape in words: "1×3×height×width"."""
+        return "×".join(self.sides.get(str(axis), str(side)) for axis, side in enumerate(self.shape))
 
 
 class BatchRange(_Model):
@@ -183,6 +223,7 @@ class Parity(_Model):
     bounds: dict[str, OutputBound] = Field(default={}, description="of each output; without: tolerance, of all")
     images: int = Field(default=0, ge=0, description="rows compared")
     batches: tuple[int, ...] = Field(default=(), description="batch sizes that were proved")
+    sizes: tuple[str, ...] = Field(default=(), description="sizes of images that were proved, of a range of them")
     runtime: str | None = None
     outputs: dict[str, OutputParity] = {}
 
@@ -193,6 +234,10 @@ class Parity(_Model):
                 continue
             changed = "none" if not figures.changed else f"{figures.changed:.4%}"
             yield f"{name}: {figures.clear:.2%} is clear of noise, all of it agrees; of all values {changed} differ"
+
+    def at_sizes(self) -> str:
+        """The sizes that were proved, in a sentence's words; "" where there is one."""
+        return f", images of {', '.join(self.sizes)}" if self.sizes else ""
 
     def record(self) -> dict[str, Any]:
         """The object ``parity`` of every ``--json``: the fields outside scripts rely on."""
@@ -277,6 +322,7 @@ class Manifest(_Model):
     batch: BatchRange
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    image_sizes: Sizes | None = Field(default=None, description="that it takes, as --image-size has them: 128-512/32")
     preprocess: Preprocess | None
     parity: Parity
     precision_report: PrecisionReport
@@ -303,7 +349,40 @@ class Manifest(_Model):
             raise ValueError("a label is empty")
         if any(math.prod(spec.rows(self.batch.max)) > MAX_VALUES for spec in (*self.inputs, *self.outputs)):
             raise ValueError(f"a batch of {self.batch.max} rows has more than {MAX_VALUES:,} values")
+        self._fits_sizes()
         return self
+
+    def _fits_sizes(self) -> None:
+        """ValueError where what follows the image's size is at odds with the sizes, or with the shapes."""
+        specs, sizes, steps = (*self.inputs, *self.outputs), self.image_sizes, self.preprocess
+        if sizes is None:
+            if any(spec.sides for spec in specs):
+                raise ValueError("sides follow an image's size, and there is no range of sizes")
+            return
+        if steps is None or steps.size not in sizes:
+            raise ValueError(f"image_sizes are {sizes}, and preprocess makes images of none of them")
+        if any(spec.at(steps.size).shape != spec.shape for spec in specs):
+            raise ValueError("the shape of a tensor is not what its sides make of the size of preprocess")
+        highest = [spec.at(sizes.highest).rows(self.batch.max) for spec in specs]
+        if any(math.prod(shape) > MAX_VALUES for shape in highest):
+            raise ValueError(f"a batch of {self.batch.max} rows of {sizes.highest} has more than {MAX_VALUES:,} values")
+
+    def at(self, size: tuple[int, int] | None) -> Manifest:
+        """What it says of images of one size, as if it took no other; None: of the size that it was made for.
+        UsageError for a size that it does not take."""
+        steps, sizes = self.preprocess, self.image_sizes
+        if size is None or steps is None or size == steps.size:
+            if size is not None and steps is None:
+                raise UsageError(f"{self.model.name} takes no images, so they have no size", hint="leave it out")
+            return self
+        if sizes is None:
+            raise UsageError(
+                f"{self.model.name} was exported for images of {Sides(*steps.size)}, not {Sides(*size)}",
+                hint=f"export it with --image-size {Sides(*size)}, or with a range of them: 128-512/32",
+            )
+        chosen = sizes.require(size, self.model.name)
+        specs = {kind: tuple(spec.at(chosen) for spec in getattr(self, kind)) for kind in ("inputs", "outputs")}
+        return self.model_copy(update={**specs, "preprocess": steps.at(chosen)})
 
     def image_input(self) -> TensorSpec | None:
         """The input that preprocessed images go to, or None."""

@@ -10,7 +10,17 @@ from functools import cached_property
 from pathlib import Path
 
 from edgevit.artifact.files import sha256_of, write_atomically
-from edgevit.artifact.golden import CLEAR_OF, GOLDEN, GOLDEN_BYTES, PICTURES, UNREADABLE, read_golden
+from edgevit.artifact.golden import (
+    CLEAR_OF,
+    GOLDEN,
+    GOLDEN_BYTES,
+    GOLDEN_ROWS,
+    PICTURES,
+    UNREADABLE,
+    is_golden,
+    read_golden,
+    spec_at,
+)
 from edgevit.artifact.manifest import MANIFEST, Array, Manifest, Parity, TensorSpec, parse_manifest
 from edgevit.artifact.mistaken import mistaken
 from edgevit.artifact.private import private_copy, require_hash
@@ -67,7 +77,7 @@ class Artifact:
     @property
     def model_files(self) -> dict[str, str]:
         """Relative path -> SHA-256 of everything listed but the golden pair."""
-        return {name: sha256 for name, sha256 in self.manifest.files.items() if name not in (GOLDEN, *PICTURES)}
+        return {name: sha256 for name, sha256 in self.manifest.files.items() if not is_golden(name)}
 
     def check_files(self, *, but_model: bool = False) -> None:
         """BadArtifact unless every listed file is there with its hash, the entry and the golden pair among them, and
@@ -136,14 +146,30 @@ class Artifact:
         )
         return {spec.name: found[CLEAR_OF + spec.name] for spec in decided}
 
-    def _golden(self, specs: Iterable[TensorSpec]) -> dict[str, Array]:
+    def golden_of(
+        self, file: str, size: tuple[int, int]
+    ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+        """The inputs, the reference outputs and what is clear of these, in the one row of a ``file`` of another size of
+        image, outputs as ``thinned`` leaves them. BadArtifact where it is not there."""
+        manifest = self.manifest.at(size)
+        outputs = [spec_at(spec) for spec in manifest.outputs]
+        decided = [
+            spec.model_copy(update={"name": CLEAR_OF + spec.name, "dtype": "bool"})
+            for spec in outputs
+            if (bound := manifest.parity.bounds.get(spec.name)) and bound.decided
+        ]
+        found = self._golden([*manifest.inputs, *outputs, *decided], file, rows=1)
+        inputs, answers = ({spec.name: found[spec.name] for spec in specs} for specs in (manifest.inputs, outputs))
+        return inputs, answers, {spec.name.removeprefix(CLEAR_OF): found[spec.name] for spec in decided}
+
+    def _golden(self, specs: Iterable[TensorSpec], file: str = GOLDEN, rows: int = GOLDEN_ROWS) -> dict[str, Array]:
         """Those arrays of the golden pair; BadArtifact unless the file has its hash and they are as the specs say."""
-        data = self._bytes(GOLDEN, GOLDEN_BYTES)
+        data = self._bytes(file, GOLDEN_BYTES)
         try:
-            found = read_golden(data, specs)
+            found = read_golden(data, specs, rows)
         except UNREADABLE as exc:
-            raise BadArtifact(f"{GOLDEN} in {self.path} cannot be read: {exc}", hint="export anew") from exc
-        self._require(GOLDEN, data)
+            raise BadArtifact(f"{file} in {self.path} cannot be read: {exc}", hint="export anew") from exc
+        self._require(file, data)
         return found
 
     def golden_images(self) -> list[Path]:

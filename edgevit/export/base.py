@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange, PrecisionReport, TensorSpec
 from edgevit.errors import UnknownName, UsageError
+from edgevit.sizes import SizeRange
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -55,6 +56,7 @@ class Capture:
     outputs      specs of the flattened outputs, in order
     calibration  ≥ 16 rows of real inputs by name: what activation ranges are measured on
     metadata     strings for the model file's own metadata (model name, edgevit version, labels, preprocessing)
+    image_sizes  that the program takes, where it takes more than one: its specs say which sides follow
     """
 
     module: torch.nn.Module
@@ -64,6 +66,7 @@ class Capture:
     batch: BatchRange
     calibration: Mapping[str, Array]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    image_sizes: SizeRange | None = None
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,15 @@ Taken = TypeVar("Taken", contravariant=True, bound=Capture | Graph)
 class Exporter(Protocol[Own, Taken]):
     """One target. ``precisions`` names what it can build, the default first; ``options`` is its own subclass.
 
+    ``one_size`` says why its artifacts take images of one size only, "" where they take a range of them.
+
     An exporter whose registry row takes ONNX files is given a ``Graph`` for those, else a ``Capture``.
     """
 
     name: str
     precisions: tuple[str, ...]
     options: type[Own]
+    one_size: str
 
     def write(self, capture: Taken, folder: Path, *, precision: str, options: Own, context: Context) -> Built:
         """Build into ``folder`` (exists, empty). ``precision`` is one of its own and ``options`` are of its own class:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from edgevit.artifact.manifest import Array, BatchRange, Role, TensorSpec
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, UsageError, first_line
 from edgevit.export.base import Capture
+from edgevit.export.ranges import Sizing, image_specs, output_specs, require_faithful, require_whole
 from edgevit.images import Preprocess
 from edgevit.models.eager.copying import copied, deep
+from edgevit.models.eager.fixing import asking
 from edgevit.models.eager.outputs import named_outputs
 from edgevit.models.eager.promotion import in_full
 
@@ -109,6 +111,39 @@ def capture(
     )
 
 
+def capture_range(
+    module: nn.Module,
+    inputs: Mapping[str, Array],
+    batch: BatchRange,
+    sizing: Sizing,
+    *,
+    alone: str = "output",
+    metadata: Mapping[str, str] | None = None,
+) -> Capture:
+    """The same of a model whose one input is an image, for a range of its sizes. Unsupported, with the module and the
+    line that holds it, for a model that takes one."""
+    module = module.eval()
+    rows = max(2, batch.min) if batch.dynamic else batch.min
+    example = torch.from_numpy(take_rows(sizing.image(sizing.traced), rows))
+    with deep():
+        traced, named = _traceable(copied(module), (example,), alone)
+        program = _export(traced, (example,), batch, sizing)
+        require_whole(program, traced, example, sizing)
+        require_faithful(module, program_module(program), sizing, alone)
+    ((name, own),) = inputs.items()
+    outputs = [_output_spec(name, tensor, rows, batch) for name, tensor in named.items()]
+    return Capture(
+        module=module,
+        program=program,
+        inputs=image_specs([_input_spec(name, own, batch, True)], sizing),
+        outputs=output_specs(program, outputs, sizing),
+        batch=batch,
+        calibration=dict(inputs),
+        metadata=dict(metadata or {}),
+        image_sizes=sizing.sizes,
+    )
+
+
 def _traceable(module: nn.Module, examples: tuple[Tensor, ...], alone: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """``module`` such that torch.export takes it, and its named outputs.
 
@@ -190,11 +225,12 @@ def _dtype(name: str, dtype: str) -> Any:
     return dtype
 
 
-def _export(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange) -> torch.export.ExportedProgram:
-    shapes: Any = None
-    if batch.dynamic:
-        axis = torch.export.Dim("batch", min=batch.min, max=batch.max)
-        shapes = tuple({0: axis} for _ in examples)
+def _export(
+    module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange, sizing: Sizing | None = None
+) -> torch.export.ExportedProgram:
+    rows = {0: torch.export.Dim("batch", min=batch.min, max=batch.max)} if batch.dynamic else {}
+    free = {**rows, **(sizing.dims() if sizing else {})}
+    shapes: Any = tuple(free for _ in examples) if free else None
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -202,8 +238,10 @@ def _export(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange) 
     except EdgeVitError:
         raise
     except Exception as exc:
-        if batch.dynamic and any(sign.lower() in str(exc).lower() for sign in _SPECIALISED):
+        if batch.dynamic and any(sign.lower() in str(exc).lower() for sign in _SPECIALISED) and _of_batch(exc, sizing):
             raise _fixed_batch(_constraint(exc)) from exc
+        if sizing is not None:
+            raise sizing.refusal(asking(module, examples[0], sizing.axes), _constraint(exc)) from exc
         raise ExportFailed(
             f"torch.export cannot trace the model: {first_line(exc)}",
             hint="forward must not branch on the values of tensors",
@@ -211,6 +249,10 @@ def _export(module: nn.Module, examples: tuple[Tensor, ...], batch: BatchRange) 
     if batch.dynamic and not program.range_constraints:
         raise _fixed_batch("the trace holds a fixed batch")
     return program
+
+
+def _of_batch(exc: Exception, sizing: Sizing | None) -> bool:
+    return sizing is None or "batch" in _constraint(exc)
 
 
 def _constraint(exc: Exception) -> str:

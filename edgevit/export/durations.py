@@ -55,12 +55,12 @@ def last(request: ExportRequest, target: Target) -> Took | None:
 
 def _key(request: ExportRequest, target: Target) -> str:
     """What decides the time: model, size, target, options; and the host, since a home may be shared."""
-    size = request.model.image_size
+    size, sizes = request.model.image_size, request.model.image_sizes
     return " ".join(
         (
             platform.node(),
             str(request.model.source),
-            "×".join(map(str, size)) if size else "own size",
+            str(sizes) if sizes else "×".join(map(str, size)) if size else "own size",
             target.name,
             target.precision,
             *(f"{name}={value}" for name, value in sorted(target.chosen().items())),

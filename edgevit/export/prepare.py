@@ -17,10 +17,11 @@ from edgevit.export.cache.findings import ACCURACY, ANSWERS, MACS, NOISE
 from edgevit.export.cache.fold import folded
 from edgevit.export.cache.recall import Recall, recall_for
 from edgevit.export.capture import bake_preprocess as baked
-from edgevit.export.capture import capture
+from edgevit.export.capture import capture, capture_range
 from edgevit.export.meaning import meaning_of
-from edgevit.export.prepared import Answers, Noise, Prepared
+from edgevit.export.prepared import Answers, Noise, Prepared, Sized, worst
 from edgevit.export.quality import measure_quality
+from edgevit.export.ranges import Sizing, in_range, require_free, sizing_of
 from edgevit.export.reference import answers, logits_of, noise, outputs_of
 from edgevit.export.rows import DEFAULT_DATA, Rows, image_rows, labelled, tensor_rows
 from edgevit.images import Preprocess
@@ -39,7 +40,7 @@ threads = torch_threads  # of a ``Way``, as ``check`` is
 def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     """Everything before the target: form, real rows, capture, float64 reference. Errors of each step."""
     say("load the model", None)
-    source = load(request.model)
+    source, request = in_range(load(request.model), request)
     spec = _spec(source, request)
     spec = spec if request.labels is not None else labelled(spec, request.data)
     recall = recall_for(request, spec.source)
@@ -49,16 +50,26 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     say("float64 reference", None)
     baking = preprocess if request.bake_preprocess else None
     asked = source if baking is None else baked(source, baking)
-    meaning = meaning_of(source, spec, rows, request)
+    sizing = sizing_of(request, _stored_preprocess(preprocess, request), rows)
+    if sizing is not None:
+        require_free(asked, rows.inputs["image"], sizing)
+    meaning = meaning_of(source, spec, rows if preprocess is None else _unbaked(preprocess, rows), request)
     reference = _reference(asked, meaning, rows, request, recall)
+    sized = {
+        size: Sized(at, _reference(asked, meaning, Rows(at, rows.data), request, recall))
+        for size, at in (sizing.inputs if sizing else {}).items()
+    }
     if request.form == "deploy":
         say("re-parameterise, with proof", None)
     form, reparam = _formed(source, rows, request, recall)
     say("trace", None)
-    captured = _captured(form, spec, preprocess, rows, request, meaning)
+    captured = _captured(form, spec, preprocess, rows, request, meaning, sizing)
 
     def level(precision: str, keep_fp32: Collection[str]) -> Mapping[str, Noise]:
-        asked = (captured.module, rows.inputs, reference, precision, sorted(keep_fp32))
+        return worst(at_size(one, precision, keep_fp32) for one in (Sized(rows.inputs, reference), *sized.values()))
+
+    def at_size(one: Sized, precision: str, keep_fp32: Collection[str]) -> Mapping[str, Noise]:
+        asked = (captured.module, one.inputs, one.reference, precision, sorted(keep_fp32))
         return recall.found(NOISE, asked, lambda: noise(*asked))
 
     return Prepared(
@@ -73,8 +84,10 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         reparam=reparam,
         accuracy=_accuracy(source, spec, request, recall, say),
         quality=_quality(source, captured, spec, request, meaning),
-        notes=(*spec.notes, *meaning.notes, *reference.notes),
+        notes=(*spec.notes, *meaning.notes, *reference.notes, *(sizing.notes if sizing else ())),
         reused=recall.reused,
+        sizes=sizing.sizes if sizing else None,
+        sized=sized,
     )
 
 
@@ -136,6 +149,11 @@ def _rows(source: nn.Module, spec: ModelSpec, preprocess: Preprocess | None, req
     return image_rows(request.data or spec.data or DEFAULT_DATA, stored, max(MIN_ROWS, request.batch.max))
 
 
+def _unbaked(preprocess: Preprocess, rows: Rows) -> Rows:
+    """A row as the model itself takes it, whatever the artifact does."""
+    return Rows({"image": preprocess.batch(list(rows.pixels[:1]))}, rows.data)
+
+
 def _reference(asked: nn.Module, meaning: Meaning, rows: Rows, request: ExportRequest, recall: Recall) -> Answers:
     alone = meaning.task.alone
     return recall.found(
@@ -165,6 +183,7 @@ def _captured(
     rows: Rows,
     request: ExportRequest,
     meaning: Meaning,
+    sizing: Sizing | None,
 ) -> Capture:
     """The capture, with the preprocessing in front where that was asked for."""
     if request.bake_preprocess and preprocess is not None:
@@ -172,7 +191,10 @@ def _captured(
     metadata = _metadata(spec, _stored_preprocess(preprocess, request), _labels(spec, request))
     image = preprocess is not None
     alone = meaning.task.alone
-    found = capture(form, rows.inputs, request.batch, alone=alone, image=image, metadata=metadata)
+    if sizing is not None:
+        found = capture_range(form, rows.inputs, request.batch, sizing, alone=alone, metadata=metadata)
+    else:
+        found = capture(form, rows.inputs, request.batch, alone=alone, image=image, metadata=metadata)
     return replace(found, outputs=meaning.named(found.outputs))
 
 

@@ -5,20 +5,28 @@ Free of torch: an ONNX file needs none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from edgevit.artifact.golden import GOLDEN_ROWS
-from edgevit.artifact.manifest import Array, ModelInfo, RecordedAccuracy, RecordedQuality, ReparamSummary
+from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS, thinned
+from edgevit.artifact.manifest import (
+    Array,
+    ModelInfo,
+    RecordedAccuracy,
+    RecordedQuality,
+    ReparamSummary,
+    TensorSpec,
+)
 from edgevit.data.source import check_spec
 from edgevit.export.base import Capture, Graph, Progress
 from edgevit.images import Preprocess
 from edgevit.precisions import clear_of_noise
 from edgevit.registry import Format
 from edgevit.request import ExportRequest, ModelChoice
+from edgevit.sizes import Sides, SizeRange
 
 if TYPE_CHECKING:
     from edgevit.export.rows import Rows
@@ -36,6 +44,17 @@ class Noise:
 
     error: float
     margin: float | None = None
+
+
+def worst(levels: Iterable[Mapping[str, Noise]]) -> dict[str, Noise]:
+    """The largest of every output."""
+    found: dict[str, Noise] = {}
+    for level in levels:
+        for name, noise in level.items():
+            before = found.get(name, noise)
+            margins = [one.margin for one in (before, noise) if one.margin is not None]
+            found[name] = Noise(max(before.error, noise.error), max(margins, default=None))
+    return found
 
 
 @dataclass(frozen=True)
@@ -82,6 +101,21 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Sized:
+    """What the model itself answers to ``inputs`` of images of another size than the one that it was made for."""
+
+    inputs: Mapping[str, Array]
+    reference: Answers
+
+    def golden(self, outputs: Sequence[TensorSpec], levels: Mapping[str, Noise]) -> dict[str, Array]:
+        """The one row that is kept, by its names in the file."""
+        first = self.reference.whole.head(1)
+        answers = {spec.name: first.outputs[spec.name].astype(spec.dtype) for spec in outputs}
+        clear = {CLEAR_OF + name: found for name, found in first.clear(levels).items()}
+        return {**{name: rows[:1] for name, rows in self.inputs.items()}, **thinned(answers), **thinned(clear)}
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A model ready for any target that takes its format, with what its source answers on the same rows.
 
@@ -90,6 +124,8 @@ class Prepared:
     noise      precision, paths kept in float32 -> by output, how far the source computed so is from the reference
     notes      what was assumed or chosen when the model was loaded, and of its answers, in sentences
     reused     what an earlier export had found out, by name; ``noise`` may add to it
+    sizes      of images that the model takes, where that is a range
+    sized      those of them that are proved, beside its own
     """
 
     request: ExportRequest
@@ -105,6 +141,8 @@ class Prepared:
     quality: RecordedQuality | None = None
     notes: tuple[str, ...] = ()
     reused: Sequence[str] = ()
+    sizes: SizeRange | None = None
+    sized: Mapping[Sides, Sized] = field(default_factory=dict)
 
 
 # What the module that says what is wrong with a model's name and files has, without torch: check(model).

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.artifact.staging import check_vacant
-from edgevit.errors import EdgeVitError, UnknownName
+from edgevit.errors import EdgeVitError, UnknownName, Unsupported
 from edgevit.export.base import Exporter, Options, load_exporter, parse_options
 from edgevit.precisions import precision_row
 from edgevit.registry import Format
@@ -49,6 +49,7 @@ def builds(request: ExportRequest) -> dict[str, Build | EdgeVitError]:
     for name in request.targets:
         try:
             target = choose(name, request.precision, request.options.get(name, {}), request.model.format)
+            _require_sizes(target, request)
             out = folder_of(request, target)
             check_vacant(out, force=request.force)
         except EdgeVitError as error:
@@ -56,6 +57,16 @@ def builds(request: ExportRequest) -> dict[str, Build | EdgeVitError]:
         else:
             found[name] = Build(target, out)
     return found
+
+
+def _require_sizes(target: Target, request: ExportRequest) -> None:
+    """Unsupported for a range of image sizes that a target's artifacts cannot have."""
+    sizes, why = request.model.image_sizes, getattr(target.exporter, "one_size", "its exporter knows no other")
+    if sizes is not None and why:
+        raise Unsupported(
+            f"{target.name} artifacts take images of one size, not of {sizes}: {why}",
+            hint=f"export one size, such as --image-size {sizes.highest}, or -t onnx",
+        )
 
 
 def choose(

@@ -26,6 +26,7 @@ from edgevit.proof.parity import batches_to_prove, compare
 from edgevit.proof.quality import QualityCheck, judge, quality_on
 from edgevit.proof.reference import Reference
 from edgevit.proof.sameness import sameness
+from edgevit.proof.sizes import compare_sizes, golden_references
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.rows import run_rows
 
@@ -213,13 +214,16 @@ class _Checks:
         """The stored inputs must give the stored outputs, at every batch size that has to be proved."""
         manifest = self.artifact.manifest
         reference = golden_reference(self.artifact)
-        self.parity = compare(session, reference, batches_to_prove(manifest.batch))
+        batches = batches_to_prove(manifest.batch)
+        self.parity = compare(session, reference, batches)
+        self.parity = compare_sizes(session, self.parity, golden_references(self.artifact), batches)
         if self.parity.status == "failed":
             self.say(f"golden pair: {self.parity.reason}", problem=True)
             return
         self.say(
             f"golden pair: error {self.parity.max_rel:.1e} of the largest output, tolerance "
-            f"{self.parity.tolerance:.1e}, batch {', '.join(map(str, self.parity.batches))}, on {session.runtime}"
+            f"{self.parity.tolerance:.1e}, batch {', '.join(map(str, self.parity.batches))}"
+            f"{self.parity.at_sizes()}, on {session.runtime}"
         )
         for sentence in self.parity.decisions():
             self.say(sentence)

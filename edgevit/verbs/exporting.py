@@ -17,7 +17,7 @@ from edgevit.verbs.options import (
     Data,
     ExporterOptions,
     Force,
-    ImageSize,
+    ImageSizes,
     Json,
     MaxSize,
     ModelName,
@@ -83,7 +83,7 @@ def export(
     pretrained: Pretrained = False,
     precision: Precision = None,
     batch: Batch = "1",
-    image_size: ImageSize = None,
+    image_size: ImageSizes = None,
     classes: Classes = None,
     labels: Labels = None,
     task: Task = None,
@@ -113,13 +113,14 @@ def export(
         MIN_ROWS,
         ExportRequest,
         ModelChoice,
-        image_sides,
+        chosen_size,
         parse_batch,
         resolve_targets,
         split_options,
     )
 
-    chosen = ModelChoice(model, weights, pretrained, classes, image_sides(image_size), steps)
+    size, sizes = chosen_size(image_size)
+    chosen = ModelChoice(model, weights, pretrained, classes, size, steps, sizes)
     names = resolve_targets(target, chosen.format)
     rows = read_rows(inputs, MIN_ROWS) if inputs else None
     request = ExportRequest(

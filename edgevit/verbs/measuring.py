@@ -19,7 +19,7 @@ from edgevit.verbs.options import (
     Classes,
     Data,
     ExporterOptions,
-    ImageSize,
+    ImageSizes,
     Json,
     Precision,
     Pretrained,
@@ -262,7 +262,7 @@ def benchmark(
     pretrained: Pretrained = False,
     precision: Precision = None,
     batch: Batch = "1",
-    image_size: ImageSize = None,
+    image_size: ImageSizes = None,
     classes: Classes = None,
     option: ExporterOptions = None,
     data: Data = None,
@@ -282,11 +282,12 @@ def benchmark(
     Example: edgevit benchmark vit_nano --weights digits -t all --fail-if "p90>20ms"
     """
     from edgevit import benchmark as benchmarking
-    from edgevit.request import ExportRequest, ModelChoice, image_sides, parse_batch, split_options
+    from edgevit.request import ExportRequest, ModelChoice, chosen_size, parse_batch, split_options
 
     names = benchmarking.target_names(target or ["all"])
+    size, sizes = chosen_size(image_size)
     asked = ExportRequest(
-        ModelChoice(models[0], weights, pretrained, classes, image_sides(image_size), steps),
+        ModelChoice(models[0], weights, pretrained, classes, size, steps, sizes),
         names, precision, parse_batch(batch), split_options(option or (), names),
         data=data, out=out, threads=threads, timeout_s=timeout, cache=cache, force=force,
     )  # fmt: skip

@@ -108,6 +108,14 @@ ImageSize = Annotated[
         help="Input size in pixels: 224, or height x width as 224x320. Default: the model's own.",
     ),
 ]
+ImageSizes = Annotated[
+    str | None,
+    of_model(
+        "--image-size",
+        metavar="N|HxW|RANGE",
+        help="Input size in pixels: 224, 224x320, or all of 128-512/32 (low-high/multiple). Default: the model's own.",
+    ),
+]
 Pretrained = Annotated[bool, of_model("--pretrained", help="The library's own weights (timm:, torchvision:, hf:).")]
 _STEPS: dict[str, tuple[Any, Any]] = {
     "mean": (

@@ -32,6 +32,11 @@ def check(model: ModelChoice) -> None:
             raise UsageError(
                 f"{flag} is not for an ONNX file: it has its weights and classes", hint=f"leave {flag} out"
             )
+    if model.image_sizes is not None:
+        raise Unsupported(
+            f"an ONNX file is pinned to one image size, and not proved at {model.image_sizes}",
+            hint="export the PyTorch model it came from, or one size: --image-size 224",
+        )
     check_there(Path(str(model.source)))
 
 

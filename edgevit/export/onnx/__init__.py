@@ -42,6 +42,7 @@ class OnnxExporter:
     name = "onnx"
     precisions = ("fp32", "fp16")
     options = OnnxOptions
+    one_size = ""
 
     def write(
         self, capture: Capture | Graph, folder: Path, *, precision: str, options: OnnxOptions, context: Context

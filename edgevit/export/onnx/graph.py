@@ -45,11 +45,13 @@ def name_ends(model: ir.Model, capture: Capture | Graph) -> None:
         if value.name != spec.name:
             _make_way(model.graph, spec.name)
             value.name = spec.name
-    symbols = {str(dim) for value in model.graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
-    if capture.batch.dynamic and len(symbols) == 1:
-        _rename_symbol(model.graph, symbols.pop(), "batch")
+    for value, spec in zip(model.graph.inputs, capture.inputs, strict=True):
+        names = {0: "batch"} if capture.batch.dynamic else {}
+        for axis, name in {**names, **{int(axis): side for axis, side in spec.sides.items()}}.items():
+            if value.shape is not None and isinstance(value.shape[axis], ir.SymbolicDim):
+                _rename_symbol(model.graph, str(value.shape[axis]), name)
     for value, spec in ends:
-        value.shape = ir.Shape(list(spec.shape))
+        value.shape = ir.Shape([spec.sides.get(str(axis), side) for axis, side in enumerate(spec.shape)])
 
 
 def _make_way(graph: ir.Graph, name: str) -> None:

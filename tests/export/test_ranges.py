@@ -1,0 +1,187 @@
+"""One artifact for a range of image sizes: proved at both ends and an odd size, or refused with what holds it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import edgevit
+from edgevit.artifact.manifest import BatchRange
+from edgevit.artifact.opened import Artifact
+from edgevit.errors import BadArtifact, Unsupported, UsageError
+from edgevit.export.capture import capture_range
+from edgevit.export.ranges import Sizing, require_free
+from edgevit.images import Preprocess
+from edgevit.proof.golden import golden_reference
+from edgevit.proof.parity import compare
+from edgevit.proof.sizes import compare_sizes, golden_references
+from edgevit.sizes import Sides, as_sizes
+
+SIZES, ONE = as_sizes("32-64/8"), BatchRange(min=1, max=1)
+
+
+class Dense(nn.Module):
+    """A class for every pixel, tokens of the grid below it, and a map that was decided."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Sequential(nn.ReLU(), nn.Conv2d(4, 5, 3, 2, 1)))
+
+    def neck(self, y: torch.Tensor) -> torch.Tensor:
+        return y
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.neck(self.stem(image))
+        scores = F.interpolate(y, size=image.shape[-2:], mode="bilinear")
+        return {"masks": scores, "tokens": y.flatten(2).transpose(1, 2), "labels": y.argmax(1)}
+
+
+class Table(nn.Module):
+    """A position for each of 8×8 places, as they are or interpolated."""
+
+    def __init__(self, follows: bool) -> None:
+        super().__init__()
+        self.follows, self.table = follows, nn.Parameter(torch.randn(1, 5, 8, 8))
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return y + (F.interpolate(self.table, size=y.shape[-2:], mode="bilinear") if self.follows else self.table)
+
+
+class Branch(nn.Module):
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return y * 2 if y.shape[-1] > 12 else y
+
+
+class Root(nn.Module):
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return y * float(y.shape[-2]) ** 0.5
+
+
+class Loop(nn.Module):
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        for column in range(y.shape[-1]):
+            y = y + column
+        return y
+
+
+class With(Dense):
+    def __init__(self, neck: nn.Module) -> None:
+        super().__init__()
+        self.middle = neck
+
+    def neck(self, y: torch.Tensor) -> torch.Tensor:
+        return self.middle(y)
+
+
+def sizing(sizes=SIZES) -> tuple[dict[str, np.ndarray], Sizing]:
+    draw = np.random.default_rng(0)
+    steps = Preprocess(size=(32, 32), crop="pad")
+    rows = {size: {"image": draw.random((1, 3, *size), np.float32)} for size in sizes.to_prove(steps.size)}
+    return {"image": draw.random((16, 3, 32, 32), np.float32)}, Sizing(sizes, steps, rows)
+
+
+def captured(module: nn.Module, batch: BatchRange = ONE):
+    rows, asked = sizing()
+    require_free(module.eval(), rows["image"], asked)
+    return capture_range(module, rows, batch, asked, alone="output")
+
+
+def test_the_specs_say_which_sides_follow_the_image() -> None:
+    found = captured(Dense())
+    assert [spec.shown() for spec in (*found.inputs, *found.outputs)] == [
+        "1×3×height×width", "1×5×height×width", "1×height*width//16×5", "1×height//4×width//4"
+    ]  # fmt: skip
+    assert [spec.shape for spec in found.outputs] == [(1, 5, 32, 32), (1, 64, 5), (1, 8, 8)]
+    assert found.outputs[1].at((40, 64)).shape == (1, 160, 5)
+
+
+def test_a_position_table_that_is_interpolated_follows() -> None:
+    assert captured(With(Table(follows=True)), BatchRange(min=1, max=3)).inputs[0].shown() == "batch×3×height×width"
+
+
+@pytest.mark.parametrize(
+    ("neck", "said"),
+    [
+        (Table(follows=False), r"middle \(test_ranges.py:\d+\) holds it to its size: at 56x48 The size of tensor a"),
+        (Branch(), r"middle \(test_ranges.py:\d+\) holds it to its size: it asks whether"),
+        (Root(), r"middle \(test_ranges.py:\d+\) holds it to its size: it asks whether Eq\(.*height"),
+        (Loop(), r"middle \(test_ranges.py:\d+\) holds it to its size: it asks whether Eq\(.*width"),
+    ],
+    ids=["table", "branch", "number", "loop"],
+)
+def test_a_model_of_one_size_is_refused_with_the_module_and_the_line(neck: nn.Module, said: str) -> None:
+    with pytest.raises(Unsupported, match=said) as caught:
+        captured(With(neck))
+    assert "interpolate a position table" in (caught.value.hint or "")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out = tmp_path_factory.mktemp("range") / "dense"
+    return edgevit.export(Dense(), "onnx", out=out, image_size="32-64x32-96/16", task="segment")
+
+
+def test_both_ends_and_an_odd_size_are_proved_beside_its_own(artifact: Artifact) -> None:
+    assert artifact.manifest.parity.status == "verified"
+    assert artifact.manifest.parity.sizes == ("64x96", "32", "48x80")
+    assert edgevit.verify(artifact.path).parity.sizes == artifact.manifest.parity.sizes
+    written = json.loads((artifact.path / "edgevit.json").read_text())
+    assert written["image_sizes"] == "32-64x32-96/16"
+    assert written["inputs"][0]["sides"] == {"2": "height", "3": "width"}
+    assert (written["inputs"][0]["shape"], written["preprocess"]["crop"]) == ([1, 3, 64, 96], "pad")
+
+
+def test_the_file_has_the_axes_open_by_name(artifact: Artifact) -> None:
+    graph = onnx.load(artifact.entry).graph
+    sides = [dim.dim_param or dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
+    assert sides == [1, 3, "height", "width"]
+
+
+def test_a_session_takes_the_sizes_of_the_range_and_no_other(artifact: Artifact) -> None:
+    with edgevit.open_session(artifact.path) as session:
+        assert session.infer({"image": np.zeros((1, 3, 32, 48), np.float32)})["masks"].shape == (1, 5, 32, 48)
+        for size, nearest in (((40, 48), "32x48"), ((64, 112), "64x96"), ((16, 16), "32")):
+            with pytest.raises(UsageError, match=r"image takes images of 32-64x32-96/16, not") as caught:
+                session.infer({"image": np.zeros((1, 3, *size), np.float32)})
+            assert caught.value.hint == f"the nearest is {nearest}"
+
+
+def test_what_is_wrong_at_one_size_only_fails_the_proof(artifact: Artifact) -> None:
+    references = golden_references(artifact)
+    wrong = references[Sides(32, 32)]
+    moved = {name: value + (name == "masks") for name, value in wrong.outputs.items()}
+    references[Sides(32, 32)] = replace(wrong, outputs=moved)
+    with edgevit.open_session(artifact.path) as session:
+        own = compare(session, golden_reference(artifact), [1])
+        found = compare_sizes(session, own, references, [1])
+    assert (own.status, found.status) == ("verified", "failed")
+    assert (found.reason or "").startswith("at images of 32: masks")
+
+
+def test_rows_of_another_size_that_are_missing_or_altered_are_noticed(artifact: Artifact, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(artifact.path, broken)
+    (broken / "golden/48x80.npz").write_bytes((broken / "golden/32x32.npz").read_bytes())
+    with pytest.raises(BadArtifact, match=r"golden/48x80.npz"):
+        edgevit.verify(broken)
+
+
+def test_a_target_of_one_size_declines_before_any_work() -> None:
+    with pytest.raises(Unsupported, match="tvm artifacts take images of one size, not of 32-64/8: ") as caught:
+        edgevit.export(Dense(), "tvm", image_size="32-64/8")
+    assert "--image-size 64" in (caught.value.hint or "")
+
+
+def test_a_model_is_made_at_its_own_size_where_that_is_in_the_range() -> None:
+    assert SIZES.nearest((48, 48)) == Sides(48, 48)
+    assert SIZES.nearest((224, 20)) == Sides(64, 32)
