@@ -308,7 +308,7 @@ def test_what_ran_is_ranked_on_every_runtime_and_the_rest_says_why_not(
     assert answer.ranking
     assert {one.entrant.runtime for one in answer.ranking.standings} == {"onnxruntime", "twin"}
     assert [one.name for one in answer.left_out] == ["onnx on dying", "absent"]
-    assert all(one.entrant.top1 and one.entrant.max_rel for one in answer.ranking.standings)
+    assert all(one.entrant.quality and one.entrant.max_rel for one in answer.ranking.standings)
     assert answer.sentence().startswith("vit_nano: ")
     first, dying = (answer.of_row(by(found, "onnx", name)) for name in ("onnxruntime", "dying"))
     assert first["place"] in (1, 2)

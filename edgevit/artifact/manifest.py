@@ -273,6 +273,10 @@ class Accuracy(_Model):
         """``whose`` is "artifact", "source model", …"""
         return f"{self.top1:.2%} top-1 of the {whose} on {self.images} images of {self.data}"
 
+    def as_quality(self) -> Quality:
+        """The same in the words of every task."""
+        return Quality(data=self.data, metric="top-1", value=self.top1, better="higher", images=self.images)
+
 
 class RecordedAccuracy(Accuracy):
     """That of a manifest, with what its images were: the data is known again at another path."""
@@ -295,10 +299,20 @@ class Quality(_Model):
         """``whose`` is "artifact", "source model", …"""
         return f"{self.figures()} of the {whose} on {self.images} images of {self.data}"
 
+    def figure(self) -> str:
+        """The figure alone: "mIoU 0.6123", "top-1 98.33%"."""
+        return _figure(self.metric, self.value)
+
     def figures(self) -> str:
         """The figure, those beside it in brackets."""
-        beside = ", ".join(f"{name} {value:.4g}" for name, value in self.others.items())
-        return f"{self.metric} {self.value:.4g}" + (f" ({beside})" if beside else "")
+        beside = ", ".join(_figure(name, value) for name, value in self.others.items())
+        return self.figure() + (f" ({beside})" if beside else "")
+
+
+def _figure(name: str, value: float) -> str:
+    """Accuracies as shares of a hundred, and every other metric as its field writes it."""
+    shown = f"{value:.2%}" if name.startswith("top-") else f"{value:.4g}"
+    return f"{name} {shown}" + (" dB" if name == "PSNR" else "")
 
 
 class RecordedQuality(Quality):
@@ -383,6 +397,10 @@ class Manifest(_Model):
         chosen = sizes.require(size, self.model.name)
         specs = {kind: tuple(spec.at(chosen) for spec in getattr(self, kind)) for kind in ("inputs", "outputs")}
         return self.model_copy(update={**specs, "preprocess": steps.at(chosen)})
+
+    def how_good(self) -> Quality | None:
+        """How good the source model's answers were at export, whatever their task; None where nobody measured it."""
+        return self.accuracy.as_quality() if self.accuracy else self.quality
 
     def image_input(self) -> TensorSpec | None:
         """The input that preprocessed images go to, or None."""

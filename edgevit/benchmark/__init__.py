@@ -6,10 +6,12 @@ command again goes on from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from edgevit import registry, render
 from edgevit.artifact.claim import claimed
@@ -43,9 +45,12 @@ from edgevit.profiles import environment, gates
 from edgevit.profiles.gates import Gate
 from edgevit.profiles.latency import TIERS, profile
 from edgevit.profiles.stored import read
+from edgevit.proof.accuracy import AccuracyCheck
+from edgevit.proof.quality import QualityCheck
 from edgevit.runtimes.base import default_runtime
 
 Progress = Callable[[str, float | None], None]
+_GOOD: dict[str, type[AccuracyCheck | QualityCheck]] = {"accuracy": AccuracyCheck, "quality": QualityCheck}
 
 
 def run(job: BenchmarkJob, progress_for: Callable[[str], Progress]) -> list[Row]:
@@ -167,12 +172,13 @@ def _kept(job: BenchmarkJob, row: Row, ledger: Ledger) -> Row | None:
     saved = row.artifact / "profiles" / Path(found["profile"]).name  # the folder may have been moved since
     try:
         measured = read(saved).stored
-    except BadArtifact:
+        good = _good(found)
+    except (BadArtifact, ValidationError):
         return None
     return replace(
         row,
         parity=found["parity"],
-        accuracy=found["accuracy"],
+        **good,
         profile=measured,
         saved=str(saved),
         notes=tuple(found["notes"]),
@@ -180,8 +186,13 @@ def _kept(job: BenchmarkJob, row: Row, ledger: Ledger) -> Row | None:
     )
 
 
+def _good(found: Mapping[str, Any]) -> dict[str, Any]:
+    """``accuracy`` and ``quality`` of a row, as a record keeps them."""
+    return {name: kind.model_validate(found[name]) for name, kind in _GOOD.items() if found.get(name)}
+
+
 def _measured(job: BenchmarkJob, row: Row, artifact: Artifact, progress: Progress) -> Row:
-    """The row with its proof, accuracy and profile, or with the error that ended it."""
+    """The row with its proof, its quality and its profile, or with the error that ended it."""
     try:
         progress("verify", None)
         proof, notes = verified(job, artifact, str(row.runtime))

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import registry, render
+from edgevit.artifact.manifest import Quality
 from edgevit.errors import EdgeVitError, MissingDependency, Unsupported
 from edgevit.profiles import gates
 from edgevit.profiles.gates import Figure
 from edgevit.profiles.record import ProfileRecord
+from edgevit.proof.accuracy import AccuracyCheck
+from edgevit.proof.quality import QualityCheck
 from edgevit.request import ExportRequest
 
 OUT = Path("artifacts") / "benchmark"
 COLUMNS = (
-    "model", "target", "runtime", "size", "parity", "accuracy", "p50", "p90", "p99", "rows/s", "memory", "verdict",
+    "model", "target", "runtime", "size", "parity", "quality", "p50", "p90", "p99", "rows/s", "memory", "verdict",
 )  # fmt: skip
 MEASURED = (
     "provider", "threads", "tier", "p50_ms", "p90_ms", "p99_ms", "throughput", "peak_rss_bytes", "verdict", "samples",
@@ -78,7 +81,8 @@ class Row:
     runtime     None when the export failed
     size        bytes of the model files
     parity      of the golden pair on this runtime, a Parity as JSON; that of the manifest where it could not run
-    accuracy    top-1 (and top-5) of the artifact on this runtime, an AccuracyCheck as JSON
+    accuracy    top-1 (and top-5) of the artifact on this runtime, where it is a classifier
+    quality     the metric of its task there, where it is none
     profile     the measurement; ``saved`` is its file
     request     what a later run must ask for to take this row as it is
     reused      whether an earlier run measured it
@@ -93,7 +97,8 @@ class Row:
     size: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     parity: Mapping[str, Any] | None = None
-    accuracy: Mapping[str, Any] | None = None
+    accuracy: AccuracyCheck | None = None
+    quality: QualityCheck | None = None
     profile: ProfileRecord | None = None
     saved: str | None = None
     notes: tuple[str, ...] = ()
@@ -109,15 +114,20 @@ class Row:
     def figures(self) -> dict[str, Figure]:
         """Everything a gate can ask for, with the reason where it is missing."""
         found = gates.figures_of(self.profile) if self.profile else {}
-        parity, accuracy = self.parity or {}, self.accuracy or {}
-        unlabelled = "there were no labelled images: add --data"
-        return found | {
-            "size": Figure(self.size),
-            "parity": Figure(parity.get("status")),
-            "max_rel": Figure(parity.get("max_rel"), parity.get("reason") or "it was not verified"),
-            "accuracy": Figure(accuracy.get("top1"), unlabelled),
-            "top5": Figure(accuracy.get("top5"), unlabelled),
-        }
+        parity = self.parity or {}
+        return (
+            found
+            | gates.goodness(self.accuracy, self.quality)
+            | {
+                "size": Figure(self.size),
+                "parity": Figure(parity.get("status")),
+                "max_rel": Figure(parity.get("max_rel"), parity.get("reason") or "it was not verified"),
+            }
+        )
+
+    def how_good(self) -> Quality | None:
+        """How good its answers are on this runtime, whatever its task; None where nobody measured it."""
+        return self.accuracy.as_quality() if self.accuracy else self.quality
 
     def record(self) -> dict[str, Any]:
         """The object that ``edgevit benchmark --json`` lists, and that benchmark.json keeps."""
@@ -132,7 +142,8 @@ class Row:
             "bytes": self.size,
             "files": dict(self.files),
             "parity": dict(self.parity) if self.parity else None,
-            "accuracy": dict(self.accuracy) if self.accuracy else None,
+            "accuracy": self.accuracy.model_dump(mode="json") if self.accuracy else None,
+            "quality": self.quality.model_dump(mode="json") if self.quality else None,
             **{name: getattr(measured, name, None) for name in MEASURED},
             "p95_ms": p95.estimate_ms if p95 else None,
             "reasons": list(measured.reasons) if measured else [],
@@ -148,7 +159,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """A line of the table; the last cell of a failed row is its reason."""
-        record, accuracy = self.record(), self.accuracy
+        record, good = self.record(), self.how_good()
         rate, verdict = record["throughput"], record["verdict"] or "—"
         if self.error:  # a missed gate leaves the verdict standing; FAILED says no more than the error
             missed = "" if verdict in ("—", "FAILED") else f"{verdict}; "
@@ -159,7 +170,7 @@ class Row:
             self.runtime or "—",
             render.si(self.size, "B"),
             str(self.parity["status"]) if self.parity else "—",
-            "—" if accuracy is None else f"{accuracy['top1']:.1%}",
+            good.figure() if good else "—",
             *(render.ms(record[key]) for key in ("p50_ms", "p90_ms", "p99_ms")),
             "—" if rate is None else f"{rate:,.1f}",
             render.si(record["peak_rss_bytes"], "B"),

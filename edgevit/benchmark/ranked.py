@@ -8,6 +8,7 @@ from typing import Any
 
 from edgevit import render
 from edgevit.artifact.claim import claimed
+from edgevit.artifact.manifest import Quality
 from edgevit.artifact.opened import Artifact
 from edgevit.benchmark.job import BenchmarkJob, Row
 from edgevit.benchmark.ledger import Ledger
@@ -94,7 +95,8 @@ def _answer(job: BenchmarkJob, model: str, rows: Sequence[Row], ledger: Ledger, 
         try:
             progress(f"verify {artifact.path.name} on {name}", None)
             proof, _ = verified(job, artifact, name)
-            found.append(Runner(artifact, name, _known(**proved(proof))))
+            row = Row(model, artifact.manifest.target, **proved(proof))
+            found.append(Runner(artifact, name, _known(row.parity, row.how_good())))
         except EdgeVitError as error:
             left_out.append(LeftOut(name=f"{artifact.path.name} on {name}", why=str(error)))
     left_out += [LeftOut(name=_named(one), why=f"{MOST} are held open at once at most") for one in found[MOST:]]
@@ -148,7 +150,7 @@ class _Asked:
 
 
 def _runner(row: Row) -> Runner:
-    return Runner(Artifact.open(str(row.artifact)), str(row.runtime), _known(row.parity, row.accuracy))
+    return Runner(Artifact.open(str(row.artifact)), str(row.runtime), _known(row.parity, row.how_good()))
 
 
 def _request(job: BenchmarkJob, entrants: Sequence[tuple[Mapping[str, str], str]]) -> dict[str, Any]:
@@ -185,10 +187,10 @@ def _other_runtimes(job: BenchmarkJob, fit: Sequence[Row]) -> Iterator[tuple[Art
                 yield artifact, name
 
 
-def _known(parity: Mapping[str, Any] | None, accuracy: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Proof and accuracy as they were found on the very runtime."""
+def _known(parity: Mapping[str, Any] | None, good: Quality | None) -> dict[str, Any]:
+    """Proof and quality as they were found on the very runtime."""
     told = {name: (parity or {}).get(key) for name, key in PROOF.items()}
-    told |= {name: (accuracy or {}).get(name) for name in ("top1", "data", "images")}
+    told["quality"] = good.model_dump(mode="json") if good else None
     return {name: value for name, value in told.items() if value is not None}
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgevit.amounts import BYTES, amount, number_and_unit
+from edgevit.artifact.manifest import Quality
 from edgevit.errors import UnknownName, UsageError
 from edgevit.profiles.record import PercentileMs, ProfileRecord
 from edgevit.profiles.verdict import SEVERITY
+from edgevit.proof.accuracy import TopShares
 
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt,
@@ -24,6 +26,7 @@ UNITS: Mapping[str, Mapping[str, float]] = {
     **dict.fromkeys(("p50", "p90", "p95", "p99", "load", "first"), TIME),
     **dict.fromkeys(("size", "memory"), BYTES),
     **dict.fromkeys(("accuracy", "top5"), SHARE),
+    "quality": {**SHARE, "dB": 1.0},
     "throughput": RATE,
     "max_rel": NUMBER,
 }
@@ -70,7 +73,7 @@ class Gate:
             return f"{value:.2%}"
         if units is BYTES:
             return f"{value / 1e6:,.3g} MB"
-        return f"{value:,.4g} ms" if units is TIME else f"{value:,.4g}/s" if units is RATE else f"{value:.3g}"
+        return f"{value:,.4g} ms" if units is TIME else f"{value:,.4g}/s" if units is RATE else f"{value:.4g}"
 
 
 def parse(text: str) -> Gate:
@@ -121,7 +124,7 @@ def _number(figure: str, bound: str, text: str) -> float:
 
 
 def figures_of(profile: ProfileRecord) -> dict[str, Figure]:
-    """The latency, memory and verdict of a profile, with the reason where one is missing."""
+    """Everything of a profile that a gate can ask for, with the reason where it is missing."""
     failed = "; ".join(profile.reasons) if profile.verdict == "FAILED" else None
     found = {
         name: Figure(it.estimate_ms, failed or _too_few(profile, it))
@@ -129,14 +132,34 @@ def figures_of(profile: ProfileRecord) -> dict[str, Figure]:
         if name in UNITS
     }
     unknown = failed or Figure(None).reason
-    return found | {
-        "p50": Figure(profile.p50_ms, unknown),
-        "load": Figure(profile.load_ms, unknown),
-        "first": Figure(profile.first_ms, unknown),
-        "throughput": Figure(profile.throughput, unknown),
-        "memory": Figure(profile.peak_rss_bytes, "this system does not tell a process's memory"),
-        "verdict": Figure(profile.verdict),
+    return (
+        found
+        | goodness(profile.accuracy, profile.quality)
+        | {
+            "p50": Figure(profile.p50_ms, unknown),
+            "load": Figure(profile.load_ms, unknown),
+            "first": Figure(profile.first_ms, unknown),
+            "throughput": Figure(profile.throughput, unknown),
+            "memory": Figure(profile.peak_rss_bytes, "this system does not tell a process's memory"),
+            "verdict": Figure(profile.verdict),
+        }
+    )
+
+
+def goodness(accuracy: TopShares | None, quality: Quality | None) -> dict[str, Figure]:
+    """How good answers are: the top-1 and top-5 of a classifier, and of every task what it is judged by."""
+    unlabelled = "there were no labelled images: add --data"
+    good = accuracy.as_quality() if accuracy else quality
+    return {
+        "accuracy": Figure(accuracy.top1 if accuracy else None, _other_task(good) or unlabelled),
+        "top5": Figure(accuracy.top5 if accuracy else None, _other_task(good) or unlabelled),
+        "quality": Figure(good.value if good else None, "nothing said what is true of the images: add --data"),
     }
+
+
+def _other_task(good: Quality | None) -> str | None:
+    """Why something has no accuracy, or no top-5, though it was judged."""
+    return f"it is judged by {good.figures()}, which quality is" if good else None
 
 
 def _too_few(profile: ProfileRecord, it: PercentileMs) -> str:

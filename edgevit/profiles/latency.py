@@ -30,13 +30,13 @@ from edgevit.profiles.scenarios import (
     sustained_sentence,
 )
 from edgevit.profiles.verdict import Finding, Need, Run
-from edgevit.proof.accuracy import FileAccuracy, model_sha256
+from edgevit.proof.accuracy import FileAccuracy, FileQuality, model_sha256
 from edgevit.runtimes import feeds
 from edgevit.runtimes.base import default_runtime
 
 SINGLE_STREAM = Scenario()
 LAYERS_TIMEOUT_S = 900.0
-ACCURACY_TIMEOUT_S = 3600.0
+QUALITY_TIMEOUT_S = 3600.0
 Progress = Callable[[str, float | None], None]
 
 
@@ -87,10 +87,10 @@ def profile(
 ) -> Profile:
     """Measure one artifact in fresh processes and keep the result in its profiles/ folder.
 
-    Inputs are the golden rows in rotation, or the images of ``data``, on which the accuracy is measured as well where
-    they are labelled. ``layers`` adds the time of every layer. Both are taken in processes of their own after the
-    samples. A worker that crashes or hangs gives a Profile with the verdict FAILED. ``trust`` and ``options`` (of the
-    runtime, such as OpenVINO's precision) are those of ``open_session``.
+    Inputs are the golden rows in rotation, or the images of ``data``, on which the accuracy, or the metric of its task,
+    is measured as well where they say what is true. ``layers`` adds the time of every layer. Both are taken in
+    processes of their own after the samples. A worker that crashes or hangs gives a Profile with the verdict FAILED.
+    ``trust`` and ``options`` (of the runtime, such as OpenVINO's precision) are those of ``open_session``.
     Raises ParityFailed for an artifact that failed verification, Unsupported for a runtime whose time means nothing,
     UsageError, UnknownName, BadArtifact, MissingDependency.
     """
@@ -111,7 +111,7 @@ def profile(
         if layers and measured.runs:
             measured = _with_layers(measured, job)
         if data and measured.runs:
-            measured = _with_accuracy(measured, job, artifact, data)
+            measured = _with_quality(measured, job, artifact, data)
     return save(measured, artifact.path)
 
 
@@ -262,17 +262,20 @@ def _with_layers(measured: Profile, job: _Job) -> Profile:
     return replace(measured, layers=Layers.model_validate(found))
 
 
-def _with_accuracy(measured: Profile, job: _Job, artifact: Artifact, data: str) -> Profile:
-    """``measured`` with the accuracy of the very file that was timed, or a note why not."""
-    job.progress("accuracy", None)
+def _with_quality(measured: Profile, job: _Job, artifact: Artifact, data: str) -> Profile:
+    """``measured`` with how good the answers of the very file are that was timed, or a note why that is not known."""
+    job.progress("quality", None)
     payload = {**job.payload(measured), "data": data}
     try:
-        found = worker.call("edgevit.proof.labelled:run", payload, timeout=ACCURACY_TIMEOUT_S)
-    except (WorkerFailed, Unsupported) as error:
+        found = worker.call("edgevit.proof.labelled:run", payload, timeout=QUALITY_TIMEOUT_S)
+    except (WorkerFailed, Unsupported, ParityFailed) as error:
         found = {"reason": str(error)}
     if "reason" in found:
-        return replace(measured, notes=(*measured.notes, f"accuracy was not measured: {found['reason']}"))
-    return replace(measured, accuracy=FileAccuracy(data=data, **found, sha256=model_sha256(artifact.manifest)))
+        return replace(measured, notes=(*measured.notes, f"quality was not measured: {found['reason']}"))
+    of_file = {"data": data, "sha256": model_sha256(artifact.manifest)}
+    if "accuracy" in found:
+        return replace(measured, accuracy=FileAccuracy(**{**found["accuracy"], **of_file}))
+    return replace(measured, quality=FileQuality(**{**found["quality"], **of_file}))
 
 
 def _forward(progress: Progress, stage: str) -> Progress:

@@ -14,7 +14,7 @@ from edgevit.profiles.layers import Layers
 from edgevit.profiles.record import PercentileMs, Process, ProfileRecord
 from edgevit.profiles.scenarios import by_minute
 from edgevit.profiles.verdict import Finding, Run, Verdict
-from edgevit.proof.accuracy import FileAccuracy
+from edgevit.proof.accuracy import FileAccuracy, FileQuality
 
 PERCENTILES = (0.5, 0.9, 0.95, 0.97, 0.99, 0.999)
 SCENARIO = "single-stream"
@@ -63,6 +63,7 @@ class Profile:
     saved: Path | None = None
     layers: Layers | None = None
     accuracy: FileAccuracy | None = None
+    quality: FileQuality | None = None
 
     @cached_property
     def samples_ms(self) -> tuple[float, ...]:
@@ -182,6 +183,7 @@ class Profile:
             first_ms=median([run.first_ms for run in self.runs]) if self.runs else None,
             peak_rss_bytes=self.peak_rss_bytes,
             accuracy=self.accuracy,
+            quality=self.quality,
             reasons=self.reasons,
             batch=used.batch,
             inputs=used.inputs,

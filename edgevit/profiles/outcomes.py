@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import render
+from edgevit.artifact.manifest import Quality
 from edgevit.errors import EdgeVitError, GateMissed
 from edgevit.profiles import gates
 from edgevit.profiles.gates import Gate
 from edgevit.profiles.latency import profile
 from edgevit.profiles.layers import Layers, Requirement, parse_requirement
 from edgevit.profiles.record import ProfileRecord
-from edgevit.proof.accuracy import FileAccuracy
 
 Progress = Callable[[str, float | None], None]
 
@@ -65,10 +65,11 @@ class Outcome:
         )
 
     def lines(self) -> Iterator[str]:
-        """Accuracy, reasons, and where a node's result is, in words."""
+        """How good the answers are, reasons, and where a node's result is, in words."""
         it = self.measured
-        if it.accuracy:
-            yield f"{self.subject}: {accuracy_line(it.accuracy)}"
+        good, of_file = it.how_good(), it.accuracy or it.quality
+        if good and of_file:
+            yield f"{self.subject}: {quality_line(good, of_file.sha256)}"
         for reason in it.reasons:
             yield f"{self.subject}: {reason}"
         if self.saved:
@@ -130,8 +131,6 @@ def layer_rows(layers: Layers) -> list[tuple[str, ...]]:
     ]
 
 
-def accuracy_line(found: FileAccuracy) -> str:
-    """Top-1 and top-5 of the file that was timed, in words."""
-    best = "" if found.top5 is None else f", top-5 {found.top5:.2%}"
-    images = render.counted(found.images, "image")
-    return f"top-1 {found.top1:.2%}{best} on {images} of {found.data} (model sha256 {found.sha256[:12]}…)"
+def quality_line(found: Quality, sha256: str) -> str:
+    """How good the answers of the file are that was timed, in words."""
+    return f"{found.figures()} on {render.counted(found.images, 'image')} of {found.data} (model sha256 {sha256[:12]}…)"

@@ -10,15 +10,17 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, computed_field
 
+from edgevit.artifact.manifest import Quality
 from edgevit.profiles.environment import comparability_key
 from edgevit.profiles.layers import Layers
 from edgevit.profiles.verdict import Verdict
-from edgevit.proof.accuracy import FileAccuracy
+from edgevit.proof.accuracy import FileAccuracy, FileQuality
 
 PROFILE_FORMAT = 1
 LISTED = (
     "artifact", "runtime", "provider", "threads", "precision", "scenario", "tier", "verdict", "unmonitored", "p50_ms",
-    "p90_ms", "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "accuracy", "key", "reasons",
+    "p90_ms", "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "accuracy", "quality", "key",
+    "reasons",
 )  # fmt: skip
 
 Plain = str | int | float | bool | None
@@ -89,6 +91,7 @@ class ProfileRecord(_Kept):
     first_ms: FiniteFloat | None
     peak_rss_bytes: int | None = None
     accuracy: FileAccuracy | None = None
+    quality: FileQuality | None = None
     reasons: tuple[Text, ...] = ()
     batch: int
     inputs: Text = "golden"
@@ -122,9 +125,13 @@ class ProfileRecord(_Kept):
         found = self.percentiles.get("p50")
         return found.interval95_ms if found else None
 
+    def how_good(self) -> Quality | None:
+        """How good the answers of the very file are that was timed, whatever its task; None where nobody measured."""
+        return self.accuracy.as_quality() if self.accuracy else self.quality
+
     def lacks(self) -> set[str]:
         """Figures of ``LISTED`` that the file this was read from does not state."""
-        return set(LISTED) - self.model_fields_set - {"samples", "key"}
+        return set(LISTED) - self.model_fields_set - {"samples", "key", "quality"}  # which came later
 
     def record(self) -> dict[str, Any]:
         """The object that ``edgevit profile --json`` lists."""

@@ -7,25 +7,40 @@ import hashlib
 import numpy as np
 from pydantic import ConfigDict
 
-from edgevit.artifact.manifest import Accuracy, Array, Manifest
+from edgevit.artifact.manifest import Accuracy, Array, Manifest, Quality
 
 DROP = 0.01  # images on the border between two classes may change sides
 
 
-class AccuracyCheck(Accuracy):
-    """The artifact's own, beside ``recorded``: the source model's top-1 on the same data, when known. ``top5`` is None
-    for five classes or fewer."""
+class TopShares(Accuracy):
+    """With the share of which the class is among the best five; None for five classes or fewer."""
 
-    recorded: float | None
     top5: float | None = None
 
+    def as_quality(self) -> Quality:
+        others = {} if self.top5 is None else {"top-5": self.top5}
+        return super().as_quality().model_copy(update={"others": others})
 
-class FileAccuracy(Accuracy):
-    """That of exactly the model whose file has ``sha256``; ``top5`` is None for five classes or fewer."""
+
+class AccuracyCheck(TopShares):
+    """The artifact's own, beside ``recorded``: the source model's top-1 on the same data, when known."""
+
+    recorded: float | None
+
+
+class FileAccuracy(TopShares):
+    """That of exactly the model whose file has ``sha256``."""
 
     model_config = ConfigDict(extra="ignore")  # it is kept in profiles, which open whatever a later version adds
 
-    top5: float | None
+    sha256: str
+
+
+class FileQuality(Quality):
+    """The same of a task whose answers are no classes."""
+
+    model_config = ConfigDict(extra="ignore")
+
     sha256: str
 
 

@@ -1,4 +1,4 @@
-"""An artifact on labelled images: what it answers, for its accuracy beside its parity and beside its latency."""
+"""An artifact on data that says what is true: how good its answers are, beside its parity and beside its latency."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edgevit.data.source import has_own_split, open_data
 from edgevit.data.split import spread
 from edgevit.errors import UsageError
 from edgevit.proof.accuracy import top_shares
+from edgevit.proof.quality import quality_on
 from edgevit.runtimes.base import Session, open_session
 from edgevit.runtimes.feeds import image_steps
 from edgevit.runtimes.rows import run_rows
@@ -24,20 +25,29 @@ MAX_IMAGES = 2000  # as many as the accuracy recorded at export was measured on,
 
 
 def run(payload: dict[str, Any]) -> dict[str, Any]:
-    """Worker target: ``{images, top1, top5}`` of ``payload["artifact"]`` on ``payload["data"]``, or ``{reason}``
-    where it has no accuracy there. Raises what ``open_session`` raises."""
+    """Worker target: how good ``payload["artifact"]`` is on ``payload["data"]``: its ``{accuracy}`` or its task's
+    ``{quality}``, or the ``{reason}`` why it has none there. Raises what ``open_session`` raises, and ParityFailed for
+    what gives no numbers."""
     artifact = Artifact.open(payload["artifact"])
-    try:
-        found = spread(held_out(artifact, payload["data"]), MAX_IMAGES)
-        if artifact.manifest.logits_output() is None:
-            return {"reason": f"{artifact.path} is not a classifier"}
-        labels = class_indices(found, artifact.manifest.labels, artifact.manifest.class_count())
-    except UsageError as reason:
-        return {"reason": str(reason)}
     opening = {key: payload[key] for key in ("threads", "provider", "trust", "options")}
     with open_session(artifact, payload["runtime"], **opening) as session:
-        top1, top5 = top_shares(logits_on(session, found), labels)
-    return {"images": len(labels), "top1": top1, "top5": top5}
+        try:
+            whole = held_out(artifact, payload["data"])
+            if (judged := quality_on(session, whole)) is not None:
+                return {"quality": judged.quality.model_dump(mode="json")}
+            if artifact.manifest.logits_output() is None:
+                return {"reason": f"{whole.name} says nothing that {artifact.manifest.model.task} is judged by"}
+            return {"accuracy": shares_on(session, spread(whole, MAX_IMAGES))}
+        except UsageError as reason:
+            return {"reason": str(reason)}
+
+
+def shares_on(session: Session, found: LabelledData) -> dict[str, Any]:
+    """``{images, top1, top5}`` of all images; UsageError where their labels are none of the artifact's."""
+    manifest = session.artifact.manifest
+    labels = class_indices(found, manifest.labels, manifest.class_count())
+    top1, top5 = top_shares(logits_on(session, found), labels)
+    return {"images": len(found), "top1": top1, "top5": top5}
 
 
 def held_out(artifact: Artifact, source: str) -> LabelledData:

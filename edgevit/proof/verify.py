@@ -13,15 +13,15 @@ import numpy as np
 from edgevit import render, worker
 from edgevit.artifact.manifest import MANIFEST, Array, Parity
 from edgevit.artifact.opened import Artifact
-from edgevit.data.classes import class_indices, taken_in_order
+from edgevit.data.classes import taken_in_order
 from edgevit.data.labelled import LabelledData
 from edgevit.data.split import spread
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
-from edgevit.proof.accuracy import AccuracyCheck, too_far, top_shares
+from edgevit.proof.accuracy import AccuracyCheck, too_far
 from edgevit.proof.claims import undecided, unsupported, who_vouches, words_differ
 from edgevit.proof.diagnosis import preprocessing_differs
 from edgevit.proof.golden import golden_reference, require_believable
-from edgevit.proof.labelled import MAX_IMAGES, held_out, logits_on, preprocessed
+from edgevit.proof.labelled import MAX_IMAGES, held_out, preprocessed, shares_on
 from edgevit.proof.parity import batches_to_prove, compare
 from edgevit.proof.quality import QualityCheck, judge, quality_on
 from edgevit.proof.reference import Reference
@@ -263,19 +263,17 @@ class _Checks:
                 )
             return
         names = self.artifact.manifest.labels
-        labels = class_indices(found, names, self.artifact.manifest.class_count())
-        top1, top5 = top_shares(logits_on(session, found), labels)
+        shares = shares_on(session, found)
         if taken_in_order(found, names):
             self.say(f"the classes of {found.name} have other names than the artifact's and are taken in order")
-        self._judge_accuracy(top1, top5, found)
+        self._judge_accuracy(shares, found)
 
-    def _judge_accuracy(self, top1: float, top5: float | None, found: LabelledData) -> None:
-        source, recorded, count = self.payload["data"], self.artifact.manifest.accuracy, len(found)
+    def _judge_accuracy(self, shares: Mapping[str, Any], found: LabelledData) -> None:
+        source, recorded = self.payload["data"], self.artifact.manifest.accuracy
+        top1, count = shares["top1"], shares["images"]
         same = sameness(found, recorded.data == source, recorded.images, recorded.content) if recorded else None
         judged = recorded if same and same.judged else None
-        self.accuracy = AccuracyCheck(
-            data=source, top1=top1, images=count, recorded=judged.top1 if judged else None, top5=top5
-        )
+        self.accuracy = AccuracyCheck(data=source, recorded=judged.top1 if judged else None, **shares)
         sentence = f"accuracy {top1:.2%} on {render.counted(count, 'image')} of {source}"
         sentence += same.sentence() if same else ""
         if judged is None or same is None:

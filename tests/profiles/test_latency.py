@@ -106,7 +106,7 @@ def test_a_profile_holds_samples_conditions_and_the_promised_record(
     assert list(record) == [
         "artifact", "runtime", "provider", "threads", "precision", "scenario", "tier", "verdict", "unmonitored",
         "p50_ms", "p90_ms", "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "accuracy",
-        "key", "reasons",
+        "quality", "key", "reasons",
     ]  # fmt: skip
     assert (record["runtime"], record["provider"], record["threads"]) == ("fake", "cpu", 1)
     assert record["verdict"] != "FAILED"
@@ -231,7 +231,7 @@ def test_images_without_labels_are_timed_and_the_missing_accuracy_is_explained(f
     np.savez(bare, images=np.zeros((2, 8, 8, 3), np.uint8))
     measured = latency.profile(path, threads=1, data=f"npz:{bare}")
     assert measured.accuracy is None
-    assert any("accuracy was not measured" in note and "no labels" in note for note in measured.notes)
+    assert any("quality was not measured" in note and "no labels" in note for note in measured.notes)
     assert measured.p50 is not None
 
 

@@ -245,7 +245,7 @@ def test_the_layers_of_a_model_can_be_cut_by_module_operator_and_unit(opened: Op
 def test_without_accuracy_a_sentence_takes_the_plot_s_place(opened: Open, tmp_path: Path) -> None:
     measure(artifact(tmp_path / "a", accuracy=None), run(samples(3)))
     page = opened(Path(report([tmp_path], tmp_path / "r.html")))
-    assert page.locator("#no-accuracy").inner_text().startswith("No accuracy is recorded")
+    assert page.locator("#no-quality").inner_text().startswith("No quality is recorded")
     assert page.locator("#trade-offs .plot").count() == 1
     assert page.locator("#layers").count() == 0
 

@@ -23,7 +23,7 @@ COLUMNS = (
     "p50",
     "precision",
     "max rel. error",
-    "top-1",
+    "quality",
     "size",
     "against the first",
 )
@@ -183,7 +183,7 @@ class Ranking:
 
     def _row(self, it: Standing) -> tuple[str, ...]:
         base = it is self.standings[0]
-        top1 = it.entrant.top1
+        good = it.entrant.quality
         return (
             str(it.place),
             it.label,
@@ -192,7 +192,7 @@ class Ranking:
             render.ms(it.p50_ms),
             it.computed,
             it.error,
-            "—" if top1 is None else f"{top1:.2%}",
+            good.figure() if good else "—",
             render.si(it.entrant.size, "B"),
             "" if base else "slower" if it.claimed else TIE,
         )

@@ -19,7 +19,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Runner:
-    """An artifact on one runtime. ``known`` replaces what the manifest says of its proof and accuracy, where they were
+    """An artifact on one runtime. ``known`` replaces what the manifest says of its proof and quality, where they were
     found on this very runtime."""
 
     artifact: Artifact
@@ -44,9 +44,8 @@ class Runner:
             "max_rel": manifest.parity.max_rel,
             "tolerance": manifest.parity.tolerance,
         }
-        if manifest.accuracy:
-            it = manifest.accuracy
-            facts |= {"top1": it.top1, "data": it.data, "images": it.images}
+        if good := manifest.how_good():
+            facts["quality"] = good.model_dump(mode="json")
         return Entrant(**(facts | dict(self.known or {})))
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from typing_extensions import Self
 
+from edgevit.artifact.manifest import Quality
 from edgevit.profiles.interleave import least_blocks
 from edgevit.profiles.record import Text
 
@@ -26,6 +27,12 @@ class _Kept(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class KeptQuality(Quality):
+    """Of a file that a later edgevit may have written."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class Entrant(_Kept):
     """An artifact on a runtime: who it is, and what its speed costs.
 
@@ -33,7 +40,7 @@ class Entrant(_Kept):
     why        the proof could not be run here; None where it was
     computed   what the engine computed in, by its own word; None before it was opened
     max_rel    largest output error ÷ largest reference output on this runtime, held against ``tolerance``
-    top1       on ``images`` of ``data``, where they are labelled
+    quality    how good its answers are, by its task's metric, where that was measured
     """
 
     artifact: Text
@@ -52,9 +59,24 @@ class Entrant(_Kept):
     why: Text | None = None
     max_rel: FiniteFloat | None = None
     tolerance: FiniteFloat | None = None
-    top1: FiniteFloat | None = None
-    data: Text | None = None
-    images: int | None = None
+    quality: KeptQuality | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, said: Any) -> Any:
+        """Of a classifier the ``top1`` on ``images`` of ``data``, as it was kept when there was nothing else."""
+        if not isinstance(said, dict) or said.get("top1") is None or "quality" in said:
+            return said
+        return {
+            **said,
+            "quality": {
+                "metric": "top-1",
+                "value": said["top1"],
+                "better": "higher",
+                "data": said.get("data"),
+                "images": said.get("images"),
+            },
+        }
 
 
 class Round(_Kept):

@@ -68,13 +68,13 @@ def median_cell(row: Row, slowest: float) -> tuple[Markup, float | None]:
     return join(value, tag("span", interval, class_="small", title="95 % confidence interval"), bar), it.p50_ms
 
 
-def top1_cell(row: Row) -> tuple[Markup, float | None]:
-    found = row.accuracy
+def quality_cell(row: Row) -> tuple[Markup, float | None]:
+    found = row.quality
     if found is None:
         return join("—"), None
-    whose = row.accuracy_of.removeprefix("source ")
-    value = tag("span", f"{found.top1:.2%}", title=found.sentence(row.accuracy_of))
-    return join(value, tag("span", f"{whose}, {found.data}", class_="small")), found.top1
+    whose = row.quality_of.removeprefix("source ")
+    value = tag("span", found.figure(), title=found.sentence(row.quality_of))
+    return join(value, tag("span", f"{whose}, {found.data}", class_="small")), found.value
 
 
 def error_cell(row: Row) -> tuple[Markup, float | None]:

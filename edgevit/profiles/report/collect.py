@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevit import registry
-from edgevit.artifact.manifest import MANIFEST, Accuracy, Manifest
+from edgevit.artifact.manifest import MANIFEST, Manifest, Quality
 from edgevit.artifact.opened import Artifact
 from edgevit.disk import why
 from edgevit.errors import BadArtifact, UsageError, one_line
@@ -55,18 +55,18 @@ class Row:
         return "FAILED" if failed else "NOT MEASURED"
 
     @property
-    def accuracy(self) -> Accuracy | None:
-        """The artifact's own when its profile has it, else the source model's recorded at export."""
-        return self._own_accuracy or (self.manifest.accuracy if self.manifest else None)
+    def quality(self) -> Quality | None:
+        """How good its answers are: the artifact's own when its profile has it, else the source model's at export."""
+        return self._own_quality or (self.manifest.how_good() if self.manifest else None)
 
     @property
-    def accuracy_of(self) -> str:
-        """Whose ``accuracy`` is."""
-        return "artifact" if self._own_accuracy else "source model"
+    def quality_of(self) -> str:
+        """Whose ``quality`` is."""
+        return "artifact" if self._own_quality else "source model"
 
     @property
-    def _own_accuracy(self) -> Accuracy | None:
-        return self.stored.accuracy if self.stored else None
+    def _own_quality(self) -> Quality | None:
+        return self.stored.how_good() if self.stored else None
 
 
 @dataclass(frozen=True)

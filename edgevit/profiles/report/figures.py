@@ -81,12 +81,19 @@ class Trade:
     better: str
 
 
-def top1(row: Row) -> float:
-    """Percent; NaN without."""
-    return row.accuracy.top1 * 100 if row.accuracy else math.nan
+def quality(metric: str, better: str) -> Trade:
+    """Of rows that are judged by one metric: accuracies in percent, every other as its field writes it."""
+    percent = metric.startswith("top-")
+
+    def value(row: Row) -> float:
+        return (row.quality.value if row.quality else math.nan) * (100 if percent else 1)
+
+    up = better == "higher"
+    where = f"left and {'up' if up else 'down'} is better"
+    title = f"{metric}, %" if percent else f"{metric}, dB" if metric == "PSNR" else metric
+    return Trade(title, value, value if up else lambda row: -value(row), where)
 
 
-ACCURACY = Trade("top-1, %", top1, top1, "left and up is better")
 SIZE = Trade("size, MB", lambda row: (row.size or 0) / 1e6, lambda row: -(row.size or 0), "left and down is better")
 
 

@@ -24,7 +24,7 @@ COLUMNS = {
     "verdict": "verdict",
     **NUMBERS,
     "size": "size",
-    "top1": "top-1",
+    "quality": "quality",
     "error": "max rel. error",
 }
 HINTS = {
@@ -34,7 +34,7 @@ HINTS = {
     "rate": "rows of one stream per second spent in calls",
     "memory": "peak resident memory above what the process held before the model was opened",
     "size": "bytes of the model files",
-    "top1": "accuracy on labelled data, and whose it is",
+    "quality": "how good the answers are on data that says what is true, by the metric of the task, and whose they are",
     "error": "largest output error of the proof ÷ largest reference output, and the tolerance",
 }
 
@@ -154,7 +154,7 @@ def _line(row: Row, slowest: float) -> Markup:
 
 def _constant(row: Row) -> dict[str, Cell]:
     """What is known of an artifact without measuring it."""
-    return {"size": cells.size_cell(row), "top1": cells.top1_cell(row), "error": cells.error_cell(row)}
+    return {"size": cells.size_cell(row), "quality": cells.quality_cell(row), "error": cells.error_cell(row)}
 
 
 def _blank_line(row: Row) -> Markup:

@@ -47,7 +47,7 @@ def _button(name: str, shows: str, said: str, *, pressed: bool) -> Markup:
 
 
 def trade_offs(found: Collection, groups: Sequence[Group], plots: Plots) -> Markup:
-    """Accuracy and size against latency, one plot for each group and each set of data."""
+    """Quality and size against latency, one plot for each group, each metric and each set of data."""
     note = tag(
         "p",
         "The dotted line is the Pareto front of the STEADY rows: no other row is faster and at least as good. Hollow "
@@ -56,31 +56,32 @@ def trade_offs(found: Collection, groups: Sequence[Group], plots: Plots) -> Mark
     )
     if not groups:
         return tag("p", "Nothing was measured, so there is nothing to plot.")
-    accurate = [plots.place(figures.trade_off(part, figures.ACCURACY), caption=said) for part, said in _by_data(groups)]
-    if not accurate:
-        accurate = [tag("p", "No accuracy is recorded: edgevit profile --data SRC measures it.", id="no-accuracy")]
+    good = [plots.place(figures.trade_off(part, trade), caption=said) for part, trade, said in _by_data(groups)]
+    if not good:
+        good = [tag("p", "No quality is recorded: edgevit profile --data SRC measures it.", id="no-quality")]
     sizes = [
         plots.place(figures.trade_off(group, figures.SIZE), caption=f"{group.letter} · {group.conditions}")
         for group in groups
     ]
-    left = join(tag("h3", "Accuracy and latency"), tag("div", *accurate, class_="grid"))
+    left = join(tag("h3", "Quality and latency"), tag("div", *good, class_="grid"))
     right = join(tag("h3", "Size and latency"), tag("div", *sizes, class_="grid"))
     return join(note, left, right)
 
 
-def _by_data(groups: Sequence[Group]) -> list[tuple[Group, str]]:
-    """Each group cut by what its accuracies were measured on: those of different data are not ranked either."""
-    found: dict[tuple[str, str, str, int], list[Row]] = {}
+def _by_data(groups: Sequence[Group]) -> list[tuple[Group, figures.Trade, str]]:
+    """Each group cut by what its rows were judged by and on: those of different data are not ranked either."""
+    found: dict[tuple[str, str, str, str, str, int], list[Row]] = {}
     for group in groups:
         for row in group.rows:
-            if it := row.accuracy:
-                found.setdefault((group.letter, row.accuracy_of, it.data, it.images), []).append(row)
+            if it := row.quality:
+                key = (group.letter, it.metric, it.better, row.quality_of, it.data, it.images)
+                found.setdefault(key, []).append(row)
     by_letter = {group.letter: group for group in groups}
     made = []
-    for (letter, whose, data, images), rows in found.items():
+    for (letter, metric, better, whose, data, images), rows in found.items():
         whole = by_letter[letter]
-        said = f"{letter} · {whole.conditions} · top-1 of the {whose} on {images} images of {data}"
-        made.append((Group(letter, whole.key, whole.fields, tuple(rows)), said))
+        said = f"{letter} · {whole.conditions} · {metric} of the {whose} on {images} images of {data}"
+        made.append((Group(letter, whole.key, whole.fields, tuple(rows)), figures.quality(metric, better), said))
     return made
 
 

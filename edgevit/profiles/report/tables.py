@@ -17,14 +17,17 @@ from edgevit.profiles.report.collect import Collection, Row
 from edgevit.profiles.report.fastest import models_of
 from edgevit.profiles.report.groups import Group, groups_of, separation, shown
 
-COLUMNS = ("artifact", "target", "verdict", "p50", "p90", "p99", "rows/s", "memory", "size", "top-1", "max rel. error")
+COLUMNS = (
+    "artifact", "target", "verdict", "p50", "p90", "p99", "rows/s", "memory", "size", "quality",
+    "max rel. error",
+)  # fmt: skip
 _LINK = re.compile(r"(?i):(?=//)|www(?=\.)")  # what many renderers make a link of, unless a backslash follows
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # a spreadsheet would run a cell that begins so
 
 
 IDENTITY = ("artifact", "path", "model", "target", "precision", "bytes")
 PROOF = ("parity", "max_rel", "tolerance")
-ACCURACY = ("top1", "top1_of", "top1_data")
+QUALITY = ("metric", "value", "value_of", "value_data")
 FIGURES = (
     "runtime", "runtime_and_version", "provider", "threads", "batch", "scenario", "tier", "p50_ms", "p50_ci95_ms",
     "p90_ms", "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "key", "measured", "profile",
@@ -36,14 +39,14 @@ def record(row: Row) -> dict[str, Any]:
     """One row as JSON-ready values; figures that cannot be given are None and ``reason`` or ``reasons`` say why."""
     known = {
         **_of_artifact(row),
-        **_of_accuracy(row),
+        **_of_quality(row),
         "verdict": row.verdict,
         "reason": row.reason,
         **_of_measurement(row),
         **_of_file(row),
         "reasons": list(row.stored.reasons) if row.stored else [],
     }
-    names = (*IDENTITY, *PROOF, *ACCURACY, "verdict", "reason", *FIGURES, "reasons")
+    names = (*IDENTITY, *PROOF, *QUALITY, "verdict", "reason", *FIGURES, "reasons")
     return {name: known.get(name) for name in names}
 
 
@@ -63,9 +66,11 @@ def _of_artifact(row: Row) -> dict[str, Any]:
     }
 
 
-def _of_accuracy(row: Row) -> dict[str, Any]:
-    found = row.accuracy
-    return {"top1": found.top1, "top1_of": row.accuracy_of, "top1_data": found.data} if found else {}
+def _of_quality(row: Row) -> dict[str, Any]:
+    """What its answers are judged by, how good they are, whose they are and on what data."""
+    found = row.quality
+    values = (found.metric, found.value, row.quality_of, found.data) if found else ()
+    return dict(zip(QUALITY, values, strict=False))
 
 
 def _of_measurement(row: Row) -> dict[str, Any]:
@@ -172,7 +177,7 @@ def _line(row: Row) -> tuple[str, ...]:
         "—" if it is None or it.throughput is None else f"{it.throughput:,.1f}",
         render.si(it.peak_rss_bytes if it else None, "B"),
         render.si(row.size, "B"),
-        f"{row.accuracy.top1:.2%}" if row.accuracy else "—",
+        row.quality.figure() if row.quality else "—",
         "—" if parity is None or parity.max_rel is None else f"{parity.max_rel:.1e}",
     )
 
