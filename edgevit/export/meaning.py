@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edgevit.export.capture import run
 from edgevit.export.rows import Rows
 from edgevit.models.eager.copying import copied
+from edgevit.models.eager.features import are_features
 from edgevit.models.eager.outputs import named_outputs
 from edgevit.models.eager.promotion import in_full
 from edgevit.models.spec import ModelSpec
@@ -31,7 +32,9 @@ def meaning_of(source: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRe
     arguments = tuple(torch.from_numpy(np.array(array[:1])) for array in rows.inputs.values())
     with in_full():
         result = run(copied(source), arguments)
-    return Meaning(load_task(_guess(named_outputs(result), isinstance(result, Tensor), arguments)), said=False)
+    outputs = named_outputs(result)
+    task = "embed" if are_features(source, outputs) else _guess(outputs, isinstance(result, Tensor), arguments)
+    return Meaning(load_task(task), said=False)
 
 
 def _is_published(spec: ModelSpec) -> bool:

@@ -102,14 +102,15 @@ def _created(artifact: Artifact) -> nn.Module:
     weights = None if pretrained else _weights(model.weights.origin)
     module = create_model(model.name, weights=weights, pretrained=pretrained)
     spec = spec_of(module)
-    other_classes = model.classes is not None and spec is not None and spec.num_classes not in (None, model.classes)
+    classes = model.classes or 0  # a model without a head has none
+    other_classes = spec is not None and spec.num_classes not in (None, classes)
     other_size = model.image_size is not None and spec is not None and spec.image_size != model.image_size
     if not other_classes and not other_size:
         return module
     return create_model(
         model.name,
         weights=weights,
-        num_classes=model.classes if other_classes else None,
+        num_classes=classes if other_classes else None,
         image_size=model.image_size if other_size else None,
         pretrained=pretrained,
     )

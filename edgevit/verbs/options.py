@@ -98,7 +98,10 @@ Weights = Annotated[
         help="A file of safetensors or torch (KEY: which of its sets; averaged weights come first), or 'digits'.",
     ),
 ]
-Classes = Annotated[int | None, of_model("--classes", min=1, help="Number of classes. Default: the model's own.")]
+Classes = Annotated[
+    int | None,
+    of_model("--classes", min=0, help="Number of classes; 0: timm's model without its head. Default: the model's own."),
+]
 ImageSize = Annotated[
     Sides | None,
     of_model(

@@ -55,6 +55,10 @@ ENDS: dict[str, tuple[Callable[[Net, Tensor], object], str, dict[str, str]]] = {
     "maps": (
         lambda net, x: [net.body(x), net.map(net.body(x))], "tensors", {"output_0": "tensor", "output_1": "tensor"}
     ),
+    "a pyramid": (
+        lambda net, x: [net.body(x), nn.functional.avg_pool2d(net.body(x).repeat(1, 2, 1, 1), 2)],
+        "embed", {"output_0": "features", "output_1": "features"},
+    ),
 }  # fmt: skip
 
 

@@ -15,8 +15,10 @@ from edgevit.artifact.seal import sealed
 from edgevit.build import export
 from edgevit.errors import ParityFailed, UsageError
 from edgevit.info import describe
+from edgevit.models.loading.source import load
 from edgevit.models.spec import ModelSpec, attach_spec
 from edgevit.proof.verify import verify
+from edgevit.request import ModelChoice
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +105,18 @@ def test_data_that_does_not_fit_is_refused_in_a_sentence(exported, tmp_path: Pat
         saved(mask, np.zeros((3, 3), np.uint8))
     with pytest.raises(UsageError, match="a mask has 3×3 pixels, its image 16×16"):
         verify(path, data=f"masks:{moved}", threads=1)
+
+
+def test_a_timm_model_without_its_head_is_probed_at_export_and_again_by_verify(tmp_path: Path) -> None:
+    request = ModelChoice("timm:test_resnet", classes=0, image_size=(32, 32))
+    artifact = export(load(request), "onnx", out=tmp_path / "out", data="digits", threads=1)
+    manifest = artifact.manifest
+    assert (manifest.model.task, manifest.model.classes, manifest.accuracy) == ("embed", None, None)
+    assert manifest.quality is not None
+    assert (manifest.quality.metric, manifest.quality.images) == ("linear probe", 360)
+    assert list(manifest.quality.others) == ["5 nearest"]
+    found = verify(artifact.path, data="digits", runtime="torch", threads=1).quality  # rebuilt without its head
+    assert found is not None
+    assert found.value == pytest.approx(manifest.quality.value, abs=0.01)
+    with pytest.raises(ParityFailed, match="linear probe"):
+        verify(claiming(artifact.path, tmp_path / "copy", value=manifest.quality.value - 0.05), data="digits", threads=1)

@@ -28,7 +28,7 @@ def check(model: ModelChoice) -> None:
     """What can be said of a choice before the file is read: it is there, and nothing is asked that it cannot have."""
     given = {"--weights": model.weights, "--pretrained": model.pretrained, "--classes": model.classes}
     for flag, value in given.items():
-        if value:
+        if value not in (None, False):
             raise UsageError(
                 f"{flag} is not for an ONNX file: it has its weights and classes", hint=f"leave {flag} out"
             )

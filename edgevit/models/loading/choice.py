@@ -14,6 +14,9 @@ from edgevit.models.loading.hints import factories_of, unknown
 from edgevit.request import ModelChoice
 
 
+_HEADED = ("zoo", "torchvision", "hf")  # whose models come with the head that they have
+
+
 class Named(NamedTuple):
     """``source`` is "zoo", "file", or the prefix of a row of ``registry.SOURCES``, whose own name follows."""
 
@@ -54,6 +57,11 @@ def check(model: ModelChoice) -> None:
         registry.need(f"{source}:{name or 'NAME'}", row.packages, row.install)
         if not name:
             raise UsageError(f"{model.source} names no model", hint=f"write {source}:NAME")
+    if model.classes == 0 and source in _HEADED:
+        raise Unsupported(
+            f"{model.source} is not made without its head",
+            hint="--classes 0 is for timm:NAME, and for a file's factory that takes num_classes",
+        )
     if model.weights is not None:
         existing(weights_path(file_and_set(model.weights)[0], name))
 

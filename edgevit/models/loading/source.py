@@ -109,7 +109,7 @@ def _from_zoo(name: str, asked: ModelChoice) -> nn.Module:
             f"these weights are of {meta.model}, not of {row.name}", hint=f"use {meta.model}, or other weights"
         )
     size = asked.image_size or (meta.image_size if meta else (row.image_size, row.image_size))
-    classes = asked.classes or (meta.num_classes if meta else row.num_classes)
+    classes = _classes(asked, meta.num_classes if meta else row.num_classes)
     if row.num_classes is None and classes is not None:
         raise UsageError(f"{row.name} has no classes", hint="leave --classes out")
     module = build(row, num_classes=classes, image_size=size)
@@ -171,7 +171,7 @@ def _from_library(row: registry.Row, name: str, asked: ModelChoice) -> nn.Module
     weights = _weights(asked, written)
     meta = weights.meta
     make: Maker = row.load()
-    classes = asked.classes or (meta.num_classes if meta else None)
+    classes = _classes(asked, meta.num_classes if meta else None)
     with _seeded():
         model = make(Wanted(name, classes, asked.image_size, asked.pretrained))
     taken = weights.into(model.module, *([model.from_original] if model.from_original else ()))
@@ -189,7 +189,7 @@ def _from_library(row: registry.Row, name: str, asked: ModelChoice) -> nn.Module
 def _from_file(name: str, asked: ModelChoice) -> nn.Module:
     weights = _weights(asked, name)
     meta = weights.meta
-    classes = asked.classes or (meta.num_classes if meta else None)
+    classes = _classes(asked, meta.num_classes if meta else None)
     size = asked.image_size or (meta.image_size if meta else None)
     with _seeded(), Drawn() as drawn:
         made = file_models.file_model(name, num_classes=classes, image_size=size)
@@ -257,6 +257,10 @@ def _weights(asked: ModelChoice, model: str) -> Weights:
         return Weights()
     given, wanted = file_and_set(asked.weights)
     return Weights(given, wanted, read_checkpoint(weights_path(given, model)))
+
+
+def _classes(asked: ModelChoice, known: int | None) -> int | None:
+    return known if asked.classes is None else asked.classes
 
 
 # --- small things ------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def timm_model(wanted: Wanted) -> Published:
 def _new_classifier(module: nn.Module, wanted: Wanted) -> tuple[str, ...]:
     """timm replaces the classifier of pretrained weights where other classes are asked for."""
     own = (getattr(module, "pretrained_cfg", None) or {}).get("num_classes")
-    if not wanted.pretrained or wanted.num_classes in (None, own):
+    if not wanted.pretrained or wanted.num_classes in (None, 0, own):
         return ()
     return (
         f"its classifier of {wanted.num_classes} classes is new, with random weights: the pretrained one has {own}",

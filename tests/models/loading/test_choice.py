@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from edgevit import registry
-from edgevit.errors import MissingDependency, UnknownName, UsageError
+from edgevit.errors import MissingDependency, UnknownName, Unsupported, UsageError
 from edgevit.models.loading.choice import check, named
 from edgevit.models.loading.hints import registered
 from edgevit.request import ModelChoice
@@ -104,3 +104,15 @@ def test_a_name_is_checked_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "timm:resnet18" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["vit_nano", "torchvision:resnet18", "hf:some/model"])
+def test_only_timm_and_files_make_models_without_a_head(name: str) -> None:
+    with pytest.raises(Unsupported, match="is not made without its head"):
+        check(ModelChoice(name, classes=0))
+    check(ModelChoice("timm:test_resnet", classes=0))
+
+
+def test_less_than_no_class_is_refused() -> None:
+    with pytest.raises(UsageError, match="0 \\(no head\\) or more"):
+        ModelChoice("timm:test_resnet", classes=-1)
