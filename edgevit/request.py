@@ -36,7 +36,7 @@ class ModelChoice:
 
     source      a zoo name, timm:NAME, path/to/file.py:factory, an ONNX file, or a module; the last two have their
                 weights already
-    classes     None: those of the weights, else the model's own; 0: no head, which libraries' models and files may offer
+    classes     None: those of the weights, else the model's own; 0: no head (timm's and files' models)
     image_size  height, width; None likewise
     steps       of its pictures, where they are other than the model says, or it says none
     image_sizes all that an artifact is to take, in place of one: then pictures keep theirs, unless steps say otherwise
@@ -56,9 +56,7 @@ class ModelChoice:
             object.__setattr__(self, "steps", replace(self.steps, crop="pad"))
         if self.pretrained and self.weights is not None:
             raise UsageError("--pretrained and --weights contradict each other", hint="give one of them")
-        if not isinstance(self.source, str) and (
-            self.weights or self.pretrained or self.classes is not None
-        ):
+        if not isinstance(self.source, str) and (self.weights or self.pretrained or self.classes is not None):
             raise UsageError("a module has its weights already", hint="give its name, or load them into it first")
         if self.classes is not None and self.classes < 0:
             raise UsageError(f"the number of classes must be 0 (no head) or more, got {self.classes}")

@@ -119,4 +119,6 @@ def test_a_timm_model_without_its_head_is_probed_at_export_and_again_by_verify(t
     assert found is not None
     assert found.value == pytest.approx(manifest.quality.value, abs=0.01)
     with pytest.raises(ParityFailed, match="linear probe"):
-        verify(claiming(artifact.path, tmp_path / "copy", value=manifest.quality.value - 0.05), data="digits", threads=1)
+        verify(
+            claiming(artifact.path, tmp_path / "copy", value=manifest.quality.value - 0.05), data="digits", threads=1
+        )

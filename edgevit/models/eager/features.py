@@ -18,7 +18,7 @@ _ENCODED = {"last_hidden_state", "pooler_output"}  # of transformers' encoders w
 
 
 def are_features(source: nn.Module, outputs: Mapping[str, Tensor]) -> bool:
-    """Whether ``source`` is an extractor of features or has no classes, as it says, or its ``outputs`` are a pyramid."""
+    """Whether ``source`` says that it extracts features or has no classes, or its ``outputs`` are a pyramid."""
     if not all(value.is_floating_point() and value.ndim >= 2 for value in outputs.values()):
         return False
     kinds = {(kind.__module__.partition(".")[0], kind.__qualname__) for kind in type(source).__mro__}

@@ -13,7 +13,6 @@ from edgevit.models import zoo
 from edgevit.models.loading.hints import factories_of, unknown
 from edgevit.request import ModelChoice
 
-
 _HEADED = ("zoo", "torchvision", "hf")  # whose models come with the head that they have
 
 
