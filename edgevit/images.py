@@ -337,3 +337,12 @@ def _broken(name: str, data: bytes, label: str) -> ImageError:
             )
         return ImageError(f"{label}: broken image ({name}: {said})", hint="is the file complete?")
     return ImageError(f"{label}: broken image ({name})", hint="is the file complete?")
+
+
+def encoded(picture: np.ndarray[Any, Any]) -> bytes:
+    """(H, W, 3) uint8 as PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", compress_level=3)  # a third of the time of 6 for a tenth more bytes
+    return file.getvalue()

@@ -60,11 +60,11 @@ def judge(
         return QualityCheck(**own.model_dump(), recorded=None), sentence, False
     same = sameness(spread(whole, IMAGES), recorded.data == source, recorded.images, recorded.content)
     if not _judged(same):
-        said = f"{sentence}{same.sentence()}; at export {recorded.metric} {recorded.value:.4g} on {recorded.data}"
+        said = f"{sentence}{same.sentence()}; at export {recorded.figure()} on {recorded.data}"
         return QualityCheck(**own.model_dump(), recorded=None), f"{said}, which is not judged on other images", False
     wrong = abs(own.value - recorded.value) > found.allowed
     bound = f", from which it may be {found.allowed:.3g} away" if wrong else ""
-    sentence += f"{same.sentence()}; the source model had {recorded.value:.4g}{bound}"
+    sentence += f"{same.sentence()}; the source model had {recorded.figure()}{bound}"
     return QualityCheck(**own.model_dump(), recorded=recorded.value), sentence, wrong
 
 

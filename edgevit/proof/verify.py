@@ -18,6 +18,7 @@ from edgevit.data.labelled import LabelledData
 from edgevit.data.split import spread
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported, UsageError
 from edgevit.proof.accuracy import AccuracyCheck, too_far
+from edgevit.proof.answers import farthest, golden_answers, golden_outputs
 from edgevit.proof.claims import undecided, unsupported, who_vouches, words_differ
 from edgevit.proof.diagnosis import preprocessing_differs
 from edgevit.proof.golden import golden_reference, require_believable
@@ -142,6 +143,7 @@ def verify_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
         checks.say(f"{len(artifact.manifest.files)} files have the manifest's hashes")
         checks.golden(session)
         checks.preprocessing()
+        checks.answers(session)
         checks.vouched(session)
         if payload["data"]:
             checks.data(session)
@@ -227,6 +229,15 @@ class _Checks:
         )
         for sentence in self.parity.decisions():
             self.say(sentence)
+
+    def answers(self, session: Session) -> None:
+        """What the golden outputs mean, in the words of the task."""
+        if self.problems:
+            return
+        found = golden_answers(self.artifact, golden_outputs(session))
+        if (worst := farthest(found)) is not None and worst.apart is not None:
+            pictures = render.counted(len(found), "golden picture")
+            self.say(f"{self.artifact.manifest.model.task}, the worst of {pictures}: {worst.apart.words}")
 
     def preprocessing(self) -> None:
         """The golden images, preprocessed here, must be the golden inputs."""

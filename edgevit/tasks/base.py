@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
 from edgevit import registry
 from edgevit.artifact.manifest import Array, Role, TensorSpec
 from edgevit.errors import Unsupported
@@ -48,6 +50,20 @@ class Asked:
         return found
 
 
+@dataclass(frozen=True)
+class Apart:
+    """How one answer differs from another about the same image.
+
+    far      0 where they are the same, more the farther they are; of one task alone
+    words    as a sentence
+    picture  what differs, (H, W, 3) uint8 in the form of the answers' pictures; None where there is none to see
+    """
+
+    far: float
+    words: str
+    picture: Array | None = None
+
+
 class Answer(Protocol):
     """What a model says about one image."""
 
@@ -65,6 +81,10 @@ class Answer(Protocol):
 
     def drawn(self, image: Array) -> Array | None:
         """As a picture, (H, W, 3) uint8, beside or over the ``image`` of that form; None where there is none to see."""
+        ...
+
+    def apart(self, other: Any, image: Array) -> Apart:
+        """How ``other`` differs, which is of the same task and about the same ``image``, (H, W, 3) uint8."""
         ...
 
 
@@ -114,3 +134,10 @@ def is_flat(spec: TensorSpec) -> bool:
 def named(outputs: Sequence[TensorSpec], known: Mapping[str, Role]) -> dict[str, Role]:
     """Roles by the names that outputs usually have; "tensor" for any other."""
     return {spec.name: known.get(spec.name, "tensor") for spec in outputs}
+
+
+def relative_gap(one: Array, other: Array) -> float:
+    """The largest difference of two arrays as a share of the largest value of the first."""
+    largest = float(np.abs(one.astype(np.float64)).max(initial=0.0))
+    gap = float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max(initial=0.0))
+    return gap / largest if largest else gap

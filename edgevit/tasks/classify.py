@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
-from edgevit.tasks.base import Asked, Row, named, unfit
+from edgevit.tasks.base import Apart, Asked, Row, named, unfit
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,13 @@ class Classes:
 
     def drawn(self, image: Array) -> Array | None:
         return None
+
+    def apart(self, other: Classes, image: Array) -> Apart:
+        theirs = {guess.index: guess.probability for guess in other.top}
+        gap = max(abs(guess.probability - theirs.get(guess.index, 0.0)) for guess in self.top)
+        if self.top[0].index == other.top[0].index:
+            return Apart(gap, f"the same best class, probabilities within {gap:.1e}")
+        return Apart(1 + gap, f"another best class: {other.top[0].label} for {self.top[0].label}")
 
 
 class Classify:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
-from edgevit.tasks.base import Asked, Row, is_flat, named, unfit
+from edgevit.tasks.base import Apart, Asked, Row, is_flat, named, relative_gap, unfit
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,20 @@ class Distances:
 
     def drawn(self, image: Array) -> Array | None:
         """Large values bright, in the size of the image."""
+        least, most = float(self.depth.min()), float(self.depth.max())
+        return self._in_image((self.depth - least) / max(most - least, 1e-12))
+
+    def apart(self, other: Distances, image: Array) -> Apart:
+        """The differences, the largest of them as bright as can be."""
+        far, gap = relative_gap(self.depth, other.depth), np.abs(self.depth - other.depth)
+        words = f"at most {far:.1e} of the largest value apart" if far else "the same at every pixel"
+        return Apart(far, words, self._in_image(gap / max(float(gap.max()), 1e-30)))
+
+    def _in_image(self, shares: Array) -> Array:
+        """(h, w) shares of 0 to 1 as grey where the model saw the image, in the size of that."""
         from PIL import Image
 
-        least, most = float(self.depth.min()), float(self.depth.max())
-        grey = np.round((self.depth - least) / max(most - least, 1e-12) * 255).astype(np.uint8)
+        grey = np.round(shares * 255).astype(np.uint8)
         top, left, bottom, right = (round(side) for side in self.asked.steps.window(*self.asked.size))
         seen = Image.fromarray(grey).resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BILINEAR)
         whole = Image.new("L", self.asked.size[::-1])

@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
-from edgevit.tasks.base import Asked, Row, named, unfit
+from edgevit.tasks.base import Apart, Asked, Row, named, unfit
 from edgevit.tasks.classify import probabilities_of
-from edgevit.tasks.palette import colour
+from edgevit.tasks.palette import MARK, colour, dimmed
 from edgevit.tasks.places import boxes_in_image
 
 LEAST = 0.05  # score: what lies below is no find for a reader
+SAME = 0.9  # overlap of two finds of the same object: a half precision moves a box by far less
+Box = tuple[float, float, float, float]
 _SIDES = ("x0", "y0", "x1", "y1")
 _GIVEN: tuple[Role, Role] = ("scores", "labels")
 _NAMES: dict[str, Role] = {
@@ -32,7 +34,7 @@ class Find:
     label: str
     index: int
     score: float
-    box: tuple[float, float, float, float]
+    box: Box
 
     def record(self) -> dict[str, Any]:
         return {**vars(self), "box": list(self.box)}
@@ -70,6 +72,50 @@ class Finds:
             corner = find.box[0] + 2 * width, find.box[1] + width
             pen.text(corner, f"{find.label} {find.score:.0%}", colour(find.index))
         return np.asarray(picture)
+
+    def apart(self, other: Finds, image: Array) -> Apart:
+        """The boxes that only one of the two found."""
+        pairs, lone = _paired(self.finds, other.finds)
+        sides = max((abs(a - b) for one, two in pairs for a, b in zip(one.box, two.box, strict=True)), default=0.0)
+        scores = max((abs(one.score - two.score) for one, two in pairs), default=0.0)
+        near = f"boxes within {sides:.1e} pixels, scores within {scores:.1e}" if sides or scores else "exactly so"
+        both = f"{len(pairs)} of {len(self.finds)} objects found by both"
+        words = f"{both}, {near}" if pairs else "no object found by both"
+        words += f"; {len(lone)} found by one alone" if lone else ""
+        return Apart(len(lone) + scores, words, _boxes(image, lone))
+
+
+def _paired(mine: Sequence[Find], theirs: Sequence[Find]) -> tuple[list[tuple[Find, Find]], list[Find]]:
+    """Finds of one class that lie at the same place, the surest first, and those that only one of the two has: but
+    for those hardly sure enough to be shown at all."""
+    left, pairs, lone = list(theirs), [], []
+    for find in mine:
+        same = [other for other in left if other.index == find.index and _overlap(find.box, other.box) > SAME]
+        if same:
+            best = max(same, key=lambda other: _overlap(find.box, other.box))
+            left.remove(best)
+            pairs.append((find, best))
+        else:
+            lone.append(find)
+    return pairs, [find for find in (*lone, *left) if find.score > LEAST * 1.05]
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Intersection over union."""
+    across, down = (max(0.0, min(one[k + 2], other[k + 2]) - max(one[k], other[k])) for k in (0, 1))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    union = sum(areas) - across * down
+    return across * down / union if union else float(one == other)
+
+
+def _boxes(image: Array, finds: Sequence[Find]) -> Array:
+    from PIL import Image, ImageDraw
+
+    picture = Image.fromarray(dimmed(image))
+    pen = ImageDraw.Draw(picture)
+    for find in finds:
+        pen.rectangle(find.box, outline=MARK, width=max(1, round(min(image.shape[:2]) / 200)))
+    return np.asarray(picture)
 
 
 @dataclass(frozen=True)
@@ -143,6 +189,6 @@ def _corners(boxes: Array) -> Array:
     return corners
 
 
-def _box(sides: Array) -> tuple[float, float, float, float]:
+def _box(sides: Array) -> Box:
     left, top, right, bottom = (float(side) for side in sides)
     return left, top, right, bottom

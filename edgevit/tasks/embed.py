@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
-from edgevit.tasks.base import Asked, Row, unfit
+from edgevit.tasks.base import Apart, Asked, Row, relative_gap, unfit
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,13 @@ class Embedding:
 
     def drawn(self, image: Array) -> Array | None:
         return None
+
+    def apart(self, other: Embedding, image: Array) -> Apart:
+        mine, theirs = self.vector.astype(np.float64), other.vector.astype(np.float64)
+        lengths = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
+        cosine = float(mine @ theirs) / lengths if lengths else float(np.array_equal(mine, theirs))
+        gap = relative_gap(mine, theirs)
+        return Apart(gap, f"cosine {cosine:.7f}, at most {gap:.1e} of the largest value apart")
 
 
 class Embed:

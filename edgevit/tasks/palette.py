@@ -10,6 +10,7 @@ from edgevit.artifact.manifest import Array
 
 GOLDEN_TURN = 0.618033988749895  # of the hue circle: neighbours are far apart, however many there are
 OPACITY = 0.55
+DIMMED = 0.4
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -28,6 +29,21 @@ def colours(classes: Array) -> Array:
     table = np.array([colour(int(index)) for index in known], np.uint8)
     found: Array = table[places.reshape(classes.shape)]
     return found
+
+
+MARK = (255, 214, 0)
+
+
+def marked(image: Array, where: Array) -> Array:
+    """The (H, W, 3) uint8 ``image`` dark and grey, and yellow where ``where`` (H, W) says so."""
+    found: Array = np.where(where[..., None], np.array(MARK, np.uint8), dimmed(image))
+    return found
+
+
+def dimmed(image: Array) -> Array:
+    """The (H, W, 3) uint8 ``image`` dark and grey, so that what is laid over it is seen."""
+    grey = (image.mean(axis=2, keepdims=True) * DIMMED).astype(np.uint8)
+    return np.repeat(grey, 3, axis=2)
 
 
 def blended(image: Array, over: Array, where: Array) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from edgevit.artifact.manifest import Array, Role, TensorSpec
 from edgevit.images import Preprocess
 from edgevit.steps import range_of
-from edgevit.tasks.base import Asked, Row, named, unfit
+from edgevit.tasks.base import Apart, Asked, Row, named, unfit
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,15 @@ class Restored:
 
     def drawn(self, image: Array) -> Array | None:
         return self.picture
+
+    def apart(self, other: Restored, image: Array) -> Apart:
+        """The differences, the largest of them as bright as can be."""
+        gap = np.abs(self.picture.astype(np.int16) - other.picture.astype(np.int16))
+        most, share = int(gap.max()), float((gap > 0).mean())
+        words = (
+            f"{share:.4%} of the bytes differ, by at most {most} of 255 levels" if most else "the same in every byte"
+        )
+        return Apart(most + share, words, (gap * (255 // max(1, most))).astype(np.uint8))
 
 
 class Restore:

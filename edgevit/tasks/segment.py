@@ -11,8 +11,8 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
 from edgevit.data.rle import encoded
-from edgevit.tasks.base import Asked, Row, is_flat, named, unfit
-from edgevit.tasks.palette import blended, colours
+from edgevit.tasks.base import Apart, Asked, Row, is_flat, named, unfit
+from edgevit.tasks.palette import blended, colours, marked
 from edgevit.tasks.places import back_to_image
 
 
@@ -50,6 +50,13 @@ class ClassMap:
     def drawn(self, image: Array) -> Array | None:
         """The classes as colours over the image."""
         return blended(image, colours(self.classes), self.classes >= 0)
+
+    def apart(self, other: ClassMap, image: Array) -> Apart:
+        """The pixels that have another class are marked."""
+        differs = self.classes != other.classes
+        count, share = int(differs.sum()), float(differs.mean())
+        words = f"labels differ at {count:,} of {differs.size:,} pixels ({share:.4%})"
+        return Apart(share, words if count else "every pixel has the same label", marked(image, differs))
 
 
 class Segment:

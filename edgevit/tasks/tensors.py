@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
-from edgevit.tasks.base import Asked, Row, named
+from edgevit.tasks.base import Apart, Asked, Row, named, relative_gap
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Numbers:
 
     def drawn(self, image: Array) -> Array | None:
         return None
+
+    def apart(self, other: Numbers, image: Array) -> Apart:
+        gap = max((relative_gap(value, other.row[name]) for name, value in self.row.items()), default=0.0)
+        return Apart(gap, f"at most {gap:.1e} of the largest value apart")
 
 
 class Tensors:

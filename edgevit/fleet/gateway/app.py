@@ -36,9 +36,8 @@ from edgevit.fleet.gateway.callers import Callers, Guard
 from edgevit.fleet.gateway.live import Live
 from edgevit.fleet.gateway.metrics import CONTENT_TYPE, Metrics
 from edgevit.fleet.operating.watch import Watch
-from edgevit.images import ImageError
+from edgevit.images import ImageError, encoded
 from edgevit.pages import style
-from edgevit.prediction.album import encoded
 from edgevit.registry import own_version
 
 LIVE_EVERY_S = 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Final
 
-VOID: Final = frozenset({"input", "meta", "br", "col", "hr"})
+VOID: Final = frozenset({"img", "input", "meta", "br", "col", "hr"})
 
 
 class Markup(str):

@@ -16,7 +16,7 @@ from string import Template
 
 from edgevit import registry
 from edgevit.pages import style
-from edgevit.profiles.report import fastest, headline, sections
+from edgevit.profiles.report import beside, fastest, headline, sections
 from edgevit.profiles.report.collect import Collection
 from edgevit.profiles.report.groups import groups_of
 from edgevit.profiles.report.markup import Markup, join, tag
@@ -33,6 +33,7 @@ def render(found: Collection, *, title: str | None = None, now: datetime.datetim
         ("distributions", "Distributions", sections.distributions(groups, plots) if groups else None),
         ("measurements", "Measurements over time", sections.measurements(groups, plots) if groups else None),
         ("layers", "Where the milliseconds went", sections.layers(found, groups, plots)),
+        ("beside", "Model and artifact", beside.section(found.rows)),
         ("environment", "Environment", sections.environments(groups)),
         ("provenance", "Provenance", sections.provenance(found)),
         ("left-out", "Left out", _problems(found)),
