@@ -21,6 +21,7 @@ from edgevit.export.capture import Baked, unbaked
 from edgevit.export.coreml.operators import is_known
 from edgevit.export.coreml.quiet import silence
 from edgevit.export.legalise import calls_of, in_known_operators
+from edgevit.export.legalise.complexes import in_real_numbers
 from edgevit.export.legalise.ranks import axes_of, within_ranks
 from edgevit.export.legalise.refusals import named
 from edgevit.export.legalise.targets import RULES
@@ -63,6 +64,7 @@ def prepare(capture: Capture) -> Source:
 
 def _in_known_operators(captured: ExportedProgram) -> ExportedProgram:
     """Whole operators where coremltools knows them, PyTorch's own decompositions of those that it does not."""
+    captured = in_real_numbers(captured)
     program = in_known_operators(captured, RULES["coreml"], lambda node: node.target in _ALIASES or is_known(node))
     _check_operators(program)
     return program

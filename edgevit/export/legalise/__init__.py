@@ -16,7 +16,7 @@ import torch
 from torch import fx
 from torch._decomp import get_decompositions
 
-Operator = Any
+Operator = Any  # or its name, of one that is there only where its library was imported
 
 
 def always(_: fx.Node) -> bool:
@@ -38,17 +38,26 @@ _VIEW, _RESHAPE = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 
 def rewritten(program: torch.export.ExportedProgram, rules: Rules) -> torch.export.ExportedProgram:
     """``program`` with every call of an operator written out, where a rule is needed for one of them."""
-    called = [node for node in program.graph.nodes if node.op == "call_function" and node.target in rules]
-    wanted = {node.target for node in called if rules[node.target].needed(node)}
-    if not wanted:
+    found = [(node, rule) for node in calls_of(program) if (rule := _rule_of(rules, node.target))]
+    table = {node.target: rule.written for node, rule in found if rule.needed(node)}
+    if not table:
         return program
     with _reshaping(program):
-        found = _decomposed(program, {name: rules[name].written for name in wanted})
-    for node in calls_of(found):
+        program = decomposed(program, table)
+    for node in calls_of(program):
         if node.target is _RESHAPE and node.args[0].meta["val"].is_contiguous():  # type: ignore[union-attr]
             node.target = _VIEW
-    found.graph_module.recompile()
-    return found
+    program.graph_module.recompile()
+    return program
+
+
+def _rule_of(rules: Rules, target: Any) -> Rule | None:
+    return rules.get(target) or rules.get(name_of(target))
+
+
+def name_of(target: Any) -> str:
+    """ "aten::div.Tensor_mode"."""
+    return str(target.name()) if hasattr(target, "name") else str(target)
 
 
 @contextlib.contextmanager
@@ -66,7 +75,8 @@ def _reshaping(program: torch.export.ExportedProgram) -> Iterator[None]:
         program.graph_module.recompile()
 
 
-def _decomposed(program: torch.export.ExportedProgram, table: dict[Any, Any]) -> torch.export.ExportedProgram:
+def decomposed(program: torch.export.ExportedProgram, table: dict[Any, Any]) -> torch.export.ExportedProgram:
+    """``program`` with the operators of ``table`` written out, and nothing else."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of its own internals
         found: torch.export.ExportedProgram = program.run_decompositions(table)
@@ -80,7 +90,7 @@ def in_known_operators(
 
     What ``rules`` are for is written out, and of what is then unknown, what PyTorch itself can write out.
     """
-    program = _decomposed(program, {})
+    program = decomposed(program, {})
     table: dict[Any, Any] = {}
     for _ in range(_ROUNDS):
         program = rewritten(program, rules)
@@ -90,7 +100,7 @@ def in_known_operators(
         table = table or {**torch.export.default_decompositions(), **get_decompositions(_RESAMPLING)}
         if not (mendable := {target: table[target] for target in unknown if target in table}):
             break
-        program = _decomposed(program, mendable)
+        program = decomposed(program, mendable)
     return program
 
 

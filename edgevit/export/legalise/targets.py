@@ -16,6 +16,7 @@ from edgevit.export.legalise.arithmetic import (
     SUBTRACTION_RULES,
 )
 from edgevit.export.legalise.attention import ATTENTION_RULES
+from edgevit.export.legalise.deformable import DEFORMABLE_RULES
 from edgevit.export.legalise.einsum import EINSUM_RULES
 from edgevit.export.legalise.integers import DIVISION_RULES, REMAINDER_RULES
 from edgevit.export.legalise.pixels import PIXEL_RULES
@@ -33,6 +34,7 @@ TVM: Rules = {
     **EXTREME_RULES,
     **SUBTRACTION_RULES,
     **PIXEL_RULES,
+    **DEFORMABLE_RULES,
     **SAMPLING_RULES,
     **WINDOW_RULES,
 }
@@ -43,8 +45,12 @@ COREML: Rules = {
     **ONE_HOT_RULES,
     **DIVISION_RULES,  # coremltools divides in float32
     **REMAINDER_RULES,
+    **DEFORMABLE_RULES,
     **EINSUM_RULES,  # coremltools permutes some of them wrongly
     **WINDOW_RULES,  # coremltools unfolds by a convolution with (C k²)² weights
 }
-ONNX: Rules = {SCATTER_REDUCE: SCATTER_RULE}  # it has no scattered mean; torch.onnx writes another function for it
+ONNX: Rules = {
+    SCATTER_REDUCE: SCATTER_RULE,  # it has no scattered mean; torch.onnx writes another function for it
+    **DEFORMABLE_RULES,  # torch.onnx has no DeformConv, and TensorRT's parser wants a plugin for it
+}
 RULES: Mapping[str, Rules] = {"tvm": TVM, "coreml": COREML, "onnx": ONNX}

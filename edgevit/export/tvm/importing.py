@@ -10,6 +10,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported
 from edgevit.export.legalise import calls_of, in_known_operators
+from edgevit.export.legalise.complexes import in_real_numbers
 from edgevit.export.legalise.refusals import named
 from edgevit.export.legalise.targets import RULES
 from edgevit.export.tvm import attention, origins
@@ -29,7 +30,7 @@ def imported(program: ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:
     operator, its module and its line of the source.
     """
     importer = _Importer()
-    program = in_known_operators(program, RULES["tvm"], importer.knows)
+    program = in_known_operators(in_real_numbers(program), RULES["tvm"], importer.knows)
     if missing := {node.target: node for node in calls_of(program) if not importer.knows(node)}:
         told = ", ".join(named(node, baked=baked) for node in missing.values())
         raise Unsupported(f"TVM cannot import {told}", hint="export to onnx, or replace that operator in the model")
