@@ -142,6 +142,10 @@ def failed(name: str, error: EdgeVitError | str, *, frame: int | None = None, se
 
 
 def classified(top: int) -> tuple[str, ...]:
-    """The columns of a table of ``BundlePrediction``."""
-    columns = load_task("classify").columns((), top)
+    """The columns of a table of a bundle's ``BundlePrediction``."""
+    return gathered_columns(load_task("classify").columns((), top))
+
+
+def gathered_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """Those of a table of answers, with where they come from."""
     return *columns, "where", "parts", "answered", "degraded", "missing", "latency_ms"

@@ -6,7 +6,7 @@ model of the whole picture: what a tile makes of its inner edges is left out, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.images import MAX_PIXELS, ImageError
-from edgevit.prediction.answering import looked_at, outputs_of, read
+from edgevit.prediction.answering import Looked, looked_at, outputs_of, read
 from edgevit.prediction.picture import Picture
 from edgevit.runtimes.base import Session
 from edgevit.tasks.base import Answer
@@ -51,12 +51,22 @@ def spans(whole: int, tile: int, overlap: int) -> list[Span]:
     return [Span(start, tile, whole) for start in starts]
 
 
+Ask = Callable[[Sequence[Looked]], Mapping[str, Array]]  # pictures that fit into one call -> outputs by name
+
+
 @dataclass(frozen=True)
 class Tiling:
-    """A model of pictures of one size, asked about pictures of any."""
+    """A model of pictures of one size, asked about pictures of any, ``at_once`` tiles at a time."""
 
-    session: Session
+    ask: Ask
     reading: Reading
+    at_once: int = 1
+
+    @classmethod
+    def of(cls, session: Session, reading: Reading) -> Tiling:
+        """In this process."""
+        at_once = min(session.artifact.manifest.batch.max, AT_ONCE)
+        return cls(lambda looked: outputs_of(session, reading, looked), reading, at_once)
 
     @staticmethod
     def fits(reading: Reading) -> bool:
@@ -100,12 +110,11 @@ class Tiling:
         self, pixels: Array, tiles: Sequence[tuple[Span, Span]], picture: TensorSpec, scale: int
     ) -> Iterator[tuple[tuple[Span, Span], Array]]:
         """Each tile, and the (C, height, width) that the model makes of it."""
-        count = min(self.session.artifact.manifest.batch.max, AT_ONCE)
-        for first in range(0, len(tiles), count):
-            some = tiles[first : first + count]
+        for first in range(0, len(tiles), self.at_once):
+            some = tiles[first : first + self.at_once]
             parts = [pixels[r.start : r.start + r.length, c.start : c.start + c.length] for r, c in some]
             looked = [looked_at(self.reading, Picture("tile", np.ascontiguousarray(part))) for part in parts]
-            made = outputs_of(self.session, self.reading, looked)[picture.name]
+            made = self.ask(looked)[picture.name]
             for tile, part, one in zip(some, parts, made, strict=True):
                 shown = self.reading.steps.framing(*part.shape[:2]).shown()
                 top, left, bottom, right = (side * scale for side in shown)
@@ -116,7 +125,7 @@ def answer_of(session: Session, reading: Reading, picture: Picture) -> Answer | 
     """That about one picture, in tiles where the model takes them; None where it is no number. ImageError for what is
     no picture, or too large."""
     if Tiling.fits(reading):
-        return Tiling(session, reading).answer(picture.pixels(reading.steps.pixel_channels))
+        return Tiling.of(session, reading).answer(picture.pixels(reading.steps.pixel_channels))
     return next(iter(read(session, reading, [looked_at(reading, picture)])))
 
 

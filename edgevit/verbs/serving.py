@@ -285,26 +285,27 @@ def infer(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Classify with the fleet: scatter to the nodes, gather, fuse; with what arrived by the deadline.
+    """Ask the fleet about pictures: scatter to the nodes, gather, fuse; with what arrived by the deadline. A single
+    artifact answers by its task, and -o FOLDER draws what can be seen.
 
     Where no fleet serves it, it runs in this process, as edgevit predict does, and says so.
 
     Example: edgevit infer digits-bundle photo.jpg --deadline 200ms
     """
-    from edgevit.fleet.asking.infer import infer_images
+    from edgevit.fleet.asking.infer import infer_images, table_of
     from edgevit.prediction.labels import read_labels
-    from edgevit.prediction.results import classified
 
     wanted = wanted_of(csv, jsonl, out, json=json, force=force)
-    wanted.require_seen(draws=False)
     wanted.check(inputs)
+    columns, draws = table_of(path, top)
+    wanted.require_seen(draws)
     named = inputs_of(inputs, every, fps, frames)
     found = infer_images(
         path, named, link=link,
         deadline_s=seconds("--deadline", deadline), require_all=require_all, where=_where(where), top=top,
         labels=read_labels(labels),
     )  # fmt: skip
-    deliver(found, wanted, named, classified(top))
+    deliver(found, wanted, named, columns)
 
 
 VERBS = (
@@ -315,5 +316,5 @@ VERBS = (
     (undeploy, "Withdraw a deployment."),
     (rebalance, "Plan a deployment anew over the nodes there are."),
     (drain, "Empty a node before it is switched off."),
-    (infer, "Classify pictures and videos with the fleet."),
+    (infer, "Ask the fleet about pictures and videos."),
 )

@@ -51,7 +51,7 @@ def test_a_picture_in_tiles_is_what_the_model_makes_of_the_whole(artifact: Path,
         row = torch.from_numpy(image.transpose(2, 0, 1) / np.float32(255))[None]
         whole = Doubled()(row)[0].numpy()
     with open_session(artifact, threads=1) as session:
-        found = Tiling(session, Reading.of(session.artifact)).stitched(image)
+        found = Tiling.of(session, Reading.of(session.artifact)).stitched(image)
     assert found.shape == (3, 2 * size[0], 2 * size[1])
     # where a picture does not fill the frame, the model sees it go on, and zeros where torch is asked about it alone
     seen = tuple(slice(0, 2 * side - (4 if side < frame else 0)) for side, frame in zip(size, (32, 24), strict=True))
@@ -67,7 +67,7 @@ def test_the_picture_is_of_twice_the_size_whatever_that_is(artifact: Path, tmp_p
 def test_a_picture_too_large_to_be_made_is_one_sentence(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiling, "MAX_PIXELS", 1000)
     with open_session(artifact, threads=1) as session, pytest.raises(ImageError, match="100×142 pixels is more than"):
-        Tiling(session, Reading.of(session.artifact)).answer(np.zeros((71, 50, 3), np.uint8))
+        Tiling.of(session, Reading.of(session.artifact)).answer(np.zeros((71, 50, 3), np.uint8))
 
 
 @given(st.integers(1, 200), st.integers(8, 40))

@@ -48,7 +48,7 @@ GRACE_S = 0.2  # between a part's token and its queryable: askers that have not 
 LAST_GRACE_S = 0.05  # the same where the node leaves
 DRAIN_S = 10.0  # for the answers of a part that is unloaded
 MAX_IMAGE_PIXELS = 16_000_000  # of an encoded image; 48 MB once decoded
-_REPLY = b'{"id":"%b","tensor":%b,"queue_ms":%.4f,"compute_ms":%.4f}'  # messages.ReplyMeta, without its 20 µs
+_REPLY = b'{"id":"%b","tensor":%b%b,"queue_ms":%.4f,"compute_ms":%.4f}'  # messages.ReplyMeta, without its 20 µs
 
 Key = tuple[str, str]  # revision, part
 
@@ -60,7 +60,7 @@ class _Loaded:
     held: Held
     session: Session
     image: TensorSpec
-    output: str
+    outputs: tuple[str, ...]
     preprocess: Preprocess | None
     cropped: Preprocess | None  # the same for an image that is resized and cropped already
     figures: Figures
@@ -213,7 +213,7 @@ class Engine:
             held=held.model_copy(update={"state": "ready"}),
             session=session,
             image=image,
-            output=answered(artifact).name if held.part == MODEL else features,
+            outputs=tuple(spec.name for spec in answered(artifact)) if held.part == MODEL else (features,),
             preprocess=steps,
             cropped=steps and steps.after_crop(),
             figures=Figures(held.revision, held.part),
@@ -265,9 +265,11 @@ class Engine:
                 self._refuse(loaded, question, "late", LATE, trace)
                 return
             found = _infer(loaded, _rows(loaded, asked, question.payload()))
-            tensor, data = _tensor(found.dtype.name, found.shape), found.tobytes()
+            tensor, *more = (_tensor(one.dtype.name, one.shape) for one in found)
+            data = b"".join(one.tobytes() for one in found)
             compute_ms = (time.perf_counter() - begun) * 1e3
-            reply = _REPLY % (asked.id.encode(), tensor, queue_ms, compute_ms)
+            others = b',"more":[%b]' % b",".join(more) if more else b""
+            reply = _REPLY % (asked.id.encode(), tensor, others, queue_ms, compute_ms)
         except Exception as exc:  # an engine may raise anything
             self._refuse(loaded, question, "failed", sentence(exc), trace)
             return
@@ -331,14 +333,16 @@ def _decoded(data: bytes, channels: int) -> Array:
     return decode(data, channels=channels)
 
 
-def _infer(loaded: _Loaded, rows: Array) -> Array:
-    """The part's features of all rows, in batches that it takes."""
+def _infer(loaded: _Loaded, rows: Array) -> list[Array]:
+    """The part's answer to all rows, in batches that it takes."""
     session, batch, count = loaded.session, loaded.session.artifact.manifest.batch, len(rows)
     if batch.min <= count <= batch.max:
-        return session.infer({loaded.image.name: rows})[loaded.output]
-    from edgevit.runtimes.rows import run_rows
+        found = session.infer({loaded.image.name: rows})
+    else:
+        from edgevit.runtimes.rows import run_rows
 
-    return run_rows(session, {loaded.image.name: rows}, min(max(count, batch.min), batch.max))[loaded.output]
+        found = run_rows(session, {loaded.image.name: rows}, min(max(count, batch.min), batch.max))
+    return [found[name] for name in loaded.outputs]
 
 
 @lru_cache(maxsize=64)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from edgevit.artifact.files import sha256_of
@@ -20,7 +21,19 @@ from edgevit.artifact.manifest import MANIFEST, SIGNATURE, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.assign import Part, memory_need
 from edgevit.errors import BadArtifact, Unsupported, UsageError
-from edgevit.fleet.bus.messages import MAX_RECORD, BadMessage, Count, Message, Name, Placement, Sha256, parse
+from edgevit.fleet.bus.messages import (
+    MAX_OUTPUTS,
+    MAX_PAYLOAD,
+    MAX_RECORD,
+    MAX_SIDES,
+    BadMessage,
+    Count,
+    Message,
+    Name,
+    Placement,
+    Sha256,
+    parse,
+)
 
 RELEASE_SCHEMA: Literal[1] = 1
 MODEL = "model"  # the one part of a deployed artifact
@@ -166,17 +179,22 @@ def pack(path: Path | str, runtime: str | None = None) -> Packed:
     return packed
 
 
-def answered(artifact: Artifact) -> TensorSpec:
-    """The one output that a node sends of an artifact that is deployed alone. Unsupported where there are several."""
-    manifest = artifact.manifest
-    output = manifest.logits_output() or manifest.outputs[0]
-    if len(manifest.inputs) == 1 and (len(manifest.outputs) == 1 or output.role == "logits"):
-        return output
-    raise Unsupported(
-        f"{artifact.path} has {len(manifest.inputs)} inputs and {len(manifest.outputs)} outputs; a fleet takes one and "
-        "gives one",
-        hint="serve it in one process: edgevit serve … --where embedded",
-    )
+def answered(artifact: Artifact) -> tuple[TensorSpec, ...]:
+    """The outputs that a node sends of an artifact that is deployed alone: of a classifier its logits, else all.
+    Unsupported where that is more than an answer can hold, or the artifact takes several inputs."""
+    manifest, alone = artifact.manifest, "serve it in one process: edgevit serve … --where embedded"
+    if len(manifest.inputs) != 1:
+        raise Unsupported(f"{artifact.path} has {len(manifest.inputs)} inputs; a fleet takes one", hint=alone)
+    logits = manifest.logits_output() if manifest.model.task == "classify" else None
+    outputs = (logits,) if logits else manifest.outputs
+    size = sum(math.prod(spec.rows(1)) * np.dtype(spec.dtype).itemsize for spec in outputs)
+    if len(outputs) > MAX_OUTPUTS or size > MAX_PAYLOAD or any(len(spec.shape) > MAX_SIDES for spec in outputs):
+        raise Unsupported(
+            f"{artifact.path} answers an image with {size:,} bytes in {len(outputs)} outputs; a node sends at most "
+            f"{MAX_PAYLOAD:,} in {MAX_OUTPUTS}, of {MAX_SIDES} axes each",
+            hint=alone,
+        )
+    return outputs
 
 
 def _part(artifact: Artifact, files: dict[str, Path]) -> ReleasePart:

@@ -200,7 +200,8 @@ def _outcome(ask: Ask, answer: Answer, now: float) -> Outcome:
     except BadMessage as exc:
         return Rejected(str(exc))
     network_ms = max(0.0, (now - ask.asked) * 1e3 - found.queue_ms - found.compute_ms)
-    return PartAnswer(ask.wanted.part, ask.node, found.array, found.queue_ms, found.compute_ms, network_ms, ask.hedge)
+    times = found.queue_ms, found.compute_ms, network_ms
+    return PartAnswer(ask.wanted.part, ask.node, found.array, *times, ask.hedge, found.more)
 
 
 def _sleep(wake: SimpleQueue[None], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""``edgevit infer``: images to the fleet, or to this process where there is none; top classes out."""
+"""``edgevit infer``: images to the fleet, or to this process where there is none; answers by the model's task out."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgevit import render
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import Fused
 from edgevit.bundle.opened import Bundle, opened
-from edgevit.errors import FleetError, Unsupported, UsageError
+from edgevit.errors import FleetError, UsageError
 from edgevit.fleet.asking.answers import FleetAnswer
-from edgevit.fleet.asking.session import FleetSession
+from edgevit.fleet.asking.looking import Looking
 from edgevit.fleet.asking.where import Reached, Where, reach
 from edgevit.fleet.bus.link import Link
 from edgevit.foreign import read_bounded
 from edgevit.images import MAX_BYTES, ImageError
-from edgevit.prediction.answering import classes, looked_at, one_by_one, outputs_of, told
+from edgevit.prediction.answering import looked_at, one_by_one, outputs_of, told
 from edgevit.prediction.given import Image, pictures
 from edgevit.prediction.labels import check_labels
 from edgevit.prediction.picture import Picture
 from edgevit.prediction.predictor import open_predictor, predictable
-from edgevit.prediction.results import BundlePrediction, Failure
+from edgevit.prediction.results import BundlePrediction, Failure, classified, gathered_columns
+from edgevit.prediction.tiling import Tiling, answer_of
 from edgevit.runtimes.base import Session, open_session
-from edgevit.tasks.classify import Classes
 from edgevit.tasks.reading import Reading
 
 DEADLINE_S = 1.0
@@ -37,7 +39,7 @@ DEADLINE_S = 1.0
 
 @dataclass(frozen=True)
 class Inference(BundlePrediction):
-    """One image's best classes, where they were computed, and by how many of the sub-models."""
+    """What is said of one image, where it was computed, and by how many of the sub-models."""
 
     def record(self) -> dict[str, Any]:
         missing = [{"part": one.part, "classes": list(one.classes)} for one in self.gathered.missing]
@@ -109,11 +111,12 @@ def _there(
     """From the fleet."""
     with closing(reached):
         session = reached.session
-        if session.output.role != "logits":
-            raise Unsupported(f"{session.path} is no classifier", hint="edgevit serve answers with it from the fleet")
-        check_labels(shown.labels, session.count)
-        top = partial(classes, labels=shown.labels or session.labels, count=shown.top)
-        yield from one_by_one(partial(_asked, session, deadline_s, top), images)
+        if session.artifact is None:
+            check_labels(shown.labels, session.count)
+        else:
+            predictable(session.artifact, shown.labels)
+        looking = Looking.of(session, shown.labels, shown.top)
+        yield from one_by_one(partial(_asked, looking, deadline_s), images)
 
 
 def _here(model: Bundle | Artifact, images: Iterable[Picture | Failure], shown: Shown) -> Iterator[Inference | Failure]:
@@ -128,34 +131,45 @@ def _here(model: Bundle | Artifact, images: Iterable[Picture | Failure], shown: 
         return
     artifact = predictable(model, shown.labels)
     reading = Reading.of(artifact, shown.labels, shown.top)
-    logits = artifact.manifest.logits_output()
-    if logits is None:
-        raise Unsupported(f"{artifact.path} is no classifier", hint="edgevit predict says what it answers")
     with open_session(artifact) as session:
-        yield from one_by_one(partial(_alone, session, reading, logits.name), images)
+        yield from one_by_one(partial(_alone, session, reading), images)
 
 
-Top = Callable[[Array], Classes | None]
-
-
-def _asked(session: FleetSession, deadline_s: float, top: Top, picture: Picture) -> Inference | None:
+def _asked(looking: Looking, deadline_s: float, picture: Picture) -> Inference | None:
     """The fleet's answer; None when it is not a number."""
-    if not isinstance(picture.source, Path):
-        answer = session.answer(picture.source, deadline_s)
-        return told(Inference, picture, top(answer.logits[0]), gathered=answer, where="fleet")
-    data = read_bounded(picture.source, MAX_BYTES, "an image", error=ImageError)
+
+    def pixels() -> Array:
+        return picture.pixels(looking.reading.steps.pixel_channels if looking.reading else 3)
+
+    source = picture.source
+    encoded = read_bounded(source, MAX_BYTES, "an image", error=ImageError) if isinstance(source, Path) else None
     try:
-        answer = session.answer(data, deadline_s)
+        answer, gathered = looking.look(pixels() if encoded is None else encoded, pixels, deadline_s)
     except ImageError:
         picture.pixels()  # says what is wrong with it, by its name
         raise
-    return told(Inference, picture, top(answer.logits[0]), gathered=answer, where="fleet")
+    return told(Inference, picture, answer, gathered=gathered, where="fleet")
 
 
-def _alone(session: Session, reading: Reading, logits: str, picture: Picture) -> Inference | None:
+def _alone(session: Session, reading: Reading, picture: Picture) -> Inference | None:
     """One artifact's answer in this process."""
     started = time.perf_counter()
-    looked = looked_at(reading, picture)
-    row = {name: array[0] for name, array in outputs_of(session, reading, [looked]).items()}
-    gathered = Fused(row[logits][None], 1, (), (time.perf_counter() - started) * 1e3)
-    return told(Inference, picture, reading.answer(row, looked.size), gathered=gathered)
+    if Tiling.fits(reading):
+        answer, first = answer_of(session, reading, picture), np.empty((1, 0), np.float32)
+    else:
+        looked = looked_at(reading, picture)
+        outputs = outputs_of(session, reading, [looked])
+        answer = reading.answer({name: array[0] for name, array in outputs.items()}, looked.size)
+        logits = session.artifact.manifest.logits_output() or session.artifact.manifest.outputs[0]
+        first = outputs[logits.name][:1]
+    gathered = Fused(first, 1, (), (time.perf_counter() - started) * 1e3)
+    return told(Inference, picture, answer, gathered=gathered)
+
+
+def table_of(path: Path | str, top: int) -> tuple[tuple[str, ...], bool]:
+    """The columns of a table of a model's answers, and whether these can be drawn. Raises what opening it raises."""
+    model = opened(path)
+    if isinstance(model, Bundle):
+        return classified(top), False
+    reading = Reading.of(model, top=top)
+    return gathered_columns(reading.columns), reading.task.draws

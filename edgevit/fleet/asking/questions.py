@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from edgevit.artifact.manifest import Array
-from edgevit.fleet.bus.messages import BadMessage, ReplyMeta, Tensor, parse, tensor_of
+from edgevit.fleet.bus.messages import BadMessage, ReplyMeta, Tensor, parse, tensors_of
 from edgevit.fleet.bus.transport import Answer, Payload
 
 
@@ -30,13 +30,20 @@ class Load:
         return f'"kind":"{self.kind}"{tensor}'
 
 
+FLOATS = ("float32", "float16")
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """A part, and the shape of the answer without its rows. An answer of another shape, or type, is refused."""
+    """A part, and the shape of the answer without its rows. An answer of another shape, or type, is refused.
+
+    more  (shape, type) of each other output of a single artifact
+    """
 
     part: str
     shape: tuple[int, ...]
-    dtypes: tuple[str, ...] = ("float32", "float16")
+    dtypes: tuple[str, ...] = FLOATS
+    more: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,7 @@ class PartAnswer:
     compute_ms: float
     network_ms: float
     hedged: bool = False
+    more: tuple[Array, ...] = ()
 
     @property
     def ms(self) -> float:
@@ -71,6 +79,7 @@ class Checked:
     array: Array
     queue_ms: float
     compute_ms: float
+    more: tuple[Array, ...] = ()
 
 
 def checked(answer: Answer, question: str, wanted: Wanted, rows: int) -> Checked:
@@ -78,9 +87,13 @@ def checked(answer: Answer, question: str, wanted: Wanted, rows: int) -> Checked
     meta = parse(ReplyMeta, answer.meta)
     if meta.id != question:
         raise BadMessage("answers another question")
-    if meta.tensor.shape != (rows, *wanted.shape) or meta.tensor.dtype not in wanted.dtypes:
-        raise BadMessage(f"answers {meta.tensor.dtype} {'×'.join(map(str, meta.tensor.shape))}")
-    array = tensor_of(meta.tensor, answer.payload)
-    if not np.isfinite(array).all():
+    said, due = (meta.tensor, *meta.more), ((wanted.shape, wanted.dtypes), *wanted.more)
+    if len(said) != len(due):
+        raise BadMessage(f"answers {len(said)} tensors")
+    for one, (shape, dtypes) in zip(said, due, strict=True):
+        if one.shape != (rows, *shape) or one.dtype not in dtypes:
+            raise BadMessage(f"answers {one.dtype} {'×'.join(map(str, one.shape))}")
+    array, *more = tensors_of(said, answer.payload)
+    if not all(np.isfinite(one).all() for one in (array, *more)):
         raise BadMessage("answers NaN or infinity")
-    return Checked(array, meta.queue_ms, meta.compute_ms)
+    return Checked(array, meta.queue_ms, meta.compute_ms, tuple(more))

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -27,7 +27,7 @@ from edgevit.errors import FleetError, ParityFailed, UsageError
 from edgevit.fleet.agent.release import MODEL, answered
 from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
 from edgevit.fleet.asking.client import FleetClient
-from edgevit.fleet.asking.questions import Gathered, Load, PartAnswer, Wanted
+from edgevit.fleet.asking.questions import FLOATS, Gathered, Load, PartAnswer, Wanted
 from edgevit.fleet.asking.tracing import traced
 from edgevit.fleet.bus.messages import MAX_ROWS, tensor_bytes
 from edgevit.images import Preprocess, decode, encoded_size
@@ -107,7 +107,7 @@ class FleetSession:
 
     def _open_bundle(self, bundle: Bundle, threads: int) -> None:
         self.artifact: Artifact | None = None
-        self.output = bundle.fusion().manifest.outputs[0]
+        self.outputs: tuple[TensorSpec, ...] = bundle.fusion().manifest.outputs[:1]
         self.labels: tuple[str, ...] | None = bundle.manifest.classes
         self.classes: Mapping[str, tuple[str, ...]] = {one.name: one.classes for one in bundle.manifest.parts}
         self.wanted = tuple(Wanted(one.part, (one.size,)) for one in bundle.manifest.features)
@@ -118,12 +118,13 @@ class FleetSession:
         self.fusion: Fusion | None = Fusion(self._stack.enter_context(open_session(head, threads=threads)))
 
     def _open_artifact(self, artifact: Artifact) -> None:
-        output = answered(artifact)
-        self.artifact, self.output = artifact, output
+        self.artifact, self.outputs = artifact, answered(artifact)
         self.labels = artifact.manifest.labels
         self.classes = {MODEL: self.labels or ()}
-        one = Wanted(MODEL, output.rows(1)[1:])
-        self.wanted = (one if output.dtype.startswith("float") else replace(one, dtypes=(output.dtype,)),)
+        first, *more = (
+            (spec.rows(1)[1:], FLOATS if spec.dtype.startswith("float") else (spec.dtype,)) for spec in self.outputs
+        )
+        self.wanted = (Wanted(MODEL, *first, tuple(more)),)
         self.takes = _takes(artifact)
         self.fusion = None
 
@@ -133,7 +134,7 @@ class FleetSession:
 
     @property
     def count(self) -> int:
-        """Classes, or values, of an answer's row."""
+        """Classes, or values, of the first output's row."""
         return len(self.labels) if self.labels else self.wanted[0].shape[-1]
 
     @traced
@@ -171,6 +172,7 @@ class FleetSession:
             {part: one.ms for part, one in found.items()} | {"fusion": (ended - begun) * 1e3},
             tuple(_timing(found[part]) for part in self.parts if part in found),
             trace,
+            found[MODEL].more if self.fusion is None else (),
         )
 
     def _fused(self, gathered: Gathered, rows: int) -> Array:

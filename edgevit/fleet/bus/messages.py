@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -23,7 +23,8 @@ MAX_RECORD = 1 << 20  # bytes of JSON that stands alone: an order, a node's figu
 MAX_PAYLOAD = 64 << 20  # bytes of a tensor or an encoded image
 MAX_ROWS = 64
 MAX_SIDES = 6
-DTYPES = ("float32", "float16", "uint8", "int64", "int32")
+MAX_OUTPUTS = 16  # of one answer
+DTYPES = ("float32", "float16", "uint8", "int64", "int32", "bool")
 
 MAX_COUNT = (1 << 53) - 1  # of anything that is counted, as far as every reader of JSON counts exactly
 MAX_GENERATION = (1 << 31) - 1  # of an epoch or a step
@@ -55,7 +56,7 @@ class Message(BaseModel):
 class Tensor(Message):
     """How the bytes beside it are to be read: row-major, little-endian."""
 
-    dtype: Literal["float32", "float16", "uint8", "int64", "int32"] = "float32"
+    dtype: Literal["float32", "float16", "uint8", "int64", "int32", "bool"] = "float32"
     shape: Shape
 
 
@@ -75,10 +76,12 @@ class InferMeta(Message):
 
 
 class ReplyMeta(Message):
-    """Beside the payload of an answer: which question it answers, how to read it, where the time went."""
+    """Beside the payload of an answer: which question it answers, how to read it, where the time went. What follows
+    the first tensor are the other outputs of a single artifact, their bytes one after another."""
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     tensor: Tensor
+    more: Annotated[tuple[Tensor, ...], Field(max_length=MAX_OUTPUTS - 1)] = ()
     queue_ms: Annotated[float, Field(ge=0)]
     compute_ms: Annotated[float, Field(ge=0)]
 
@@ -116,12 +119,26 @@ def tensor_bytes(array: Array) -> tuple[Tensor, memoryview]:
     return Tensor(dtype=array.dtype.name, shape=flat.shape), flat.data.cast("B")
 
 
-def tensor_of(said: Tensor, data: bytes, limit: int = MAX_PAYLOAD) -> Array:
+def tensor_of(said: Tensor, data: bytes | memoryview, limit: int = MAX_PAYLOAD) -> Array:
     """The array, without a copy (read-only); BadMessage unless the bytes are exactly those of the shape."""
     size = math.prod(said.shape) * np.dtype(said.dtype).itemsize
     if size != len(data) or size > limit:
         raise BadMessage(f"{len(data)} bytes for a tensor of {size}, at most {limit}")
+    if said.dtype == "bool" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
+        raise BadMessage("booleans that are neither 0 nor 1")
     return np.frombuffer(data, said.dtype).reshape(said.shape)
+
+
+def tensors_of(said: Sequence[Tensor], data: bytes, limit: int = MAX_PAYLOAD) -> tuple[Array, ...]:
+    """The arrays whose bytes follow each other; BadMessage unless these are exactly those of all shapes."""
+    found, start, whole = [], 0, memoryview(data)
+    for one in said:
+        end = start + math.prod(one.shape) * np.dtype(one.dtype).itemsize
+        found.append(tensor_of(one, whole[start:end], limit))
+        start = end
+    if start != len(data):
+        raise BadMessage(f"{len(data)} bytes for tensors of {start}")
+    return tuple(found)
 
 
 # --- what nodes say of themselves ---------------------------------------------------------------------------------

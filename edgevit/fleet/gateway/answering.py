@@ -16,6 +16,8 @@ from edgevit.bundle.embedded import BundleSession, Gathered, Missing
 from edgevit.bundle.opened import Bundle, content_sha256, opened
 from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed, Unsupported
 from edgevit.fleet.asking.answers import FleetAnswer, PartTiming
+from edgevit.fleet.asking.looking import Looking
+from edgevit.fleet.asking.session import FleetSession
 from edgevit.fleet.asking.where import Reached
 from edgevit.fleet.bus.messages import MAX_ROWS
 from edgevit.images import LARGE_PIXELS, ImageError, decode, encoded_size, with_channels
@@ -253,13 +255,15 @@ class FleetModel:
         self.rows = BatchRange(min=1, max=MAX_ROWS)
         self.parts: Mapping[str, tuple[str, ...]] = session.classes
         self.takes_images, self._decoded = session.takes.preprocess is not None, Decoding()
-        self._reading = _reading(session.artifact) if session.artifact else None
-        if self._reading is None or session.output.role == "logits":
-            self.task, self.draws = "classify", False
-            self.outputs: tuple[TensorSpec, ...] = (_logits(session.count),)
-        else:
-            self.task, self.draws = self._reading.task.name, self._reading.task.draws
-            self.outputs = (session.output.model_copy(update={"shape": ("batch", *session.output.shape[1:])}),)
+        self._looking = _looking(session)
+        artifact, reading = session.artifact, self._looking.reading if self._looking else None
+        self.task = artifact.manifest.model.task if artifact else "classify"
+        self.draws = reading is not None and reading.task.draws
+        self.outputs: tuple[TensorSpec, ...] = tuple(
+            spec.model_copy(update={"shape": ("batch", *spec.shape[1:])}) for spec in session.outputs
+        )
+        if artifact is None:
+            self.outputs = (_logits(session.count),)
 
     def ready(self) -> bool:
         return self.reached.client.wait_any(self.reached.session.revision, 0.0)
@@ -268,19 +272,24 @@ class FleetModel:
         return self._said(self.reached.session.answer(feeds[self.inputs[0].name], deadline_s, trace=trace))
 
     def look(self, image: bytes, deadline_s: float, trace: str | None = None) -> Looked:
-        if self._reading is None or self.task == "classify":
-            answer = self.reached.session.answer(image, deadline_s, trace=trace)
-            return Looked(self._said(answer), classes(answer.logits[0], self.labels, TOP))
-        _check_bounds(self._reading, image)
-        pixels = self._decoded(image, deadline_s)
-        height, width = pixels.shape[:2]
-        answer = self.reached.session.answer(image, deadline_s, trace=trace)
-        row = {self.outputs[0].name: answer.logits[0]}
-        return Looked(self._said(answer), self._reading.answer(row, (height, width)), pixels)
+        looking = self._looking
+        if looking is None:
+            raise Unsupported(f"{self.name} takes no images", hint="send its tensors to infer")
+        if looking.reading is not None:
+            _check_bounds(looking.reading, image)
+        seen: list[Array] = []
+
+        def pixels() -> Array:
+            channels = looking.reading.steps.pixel_channels if looking.reading else 3
+            seen.append(self._decoded(image, deadline_s, channels))
+            return seen[-1]
+
+        answer, gathered = looking.look(image, pixels, deadline_s, trace)
+        return Looked(self._said(gathered), answer, with_channels(seen[-1], 3) if seen else None)
 
     def _said(self, answer: FleetAnswer) -> Said:
         return Said(
-            {self.outputs[0].name: answer.logits},
+            answer.by_name(self.outputs),
             answer.parts,
             answer.missing,
             answer.latency_ms,
@@ -300,6 +309,14 @@ def _reading(artifact: Artifact) -> Reading | None:
     """How an artifact is asked about an image; None where it takes none."""
     try:
         return Reading.of(artifact, top=TOP)
+    except Unsupported:
+        return None
+
+
+def _looking(session: FleetSession) -> Looking | None:
+    """How a fleet is asked about images; None where its model takes none."""
+    try:
+        return Looking.of(session, top=TOP)
     except Unsupported:
         return None
 

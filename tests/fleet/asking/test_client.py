@@ -200,6 +200,39 @@ def test_an_answer_is_what_was_asked_for_or_a_bad_message(changes, tensor, paylo
     assert said["id"] == "0" * 16
 
 
+SEVERAL = Wanted("model", (1,), more=(((2,), ("int64",)), ((), ("bool",))))
+
+
+def several(payload: bytes, *more: dict[str, object]) -> Answer:
+    """One row of a float, of two integers and of a boolean; ``more`` instead of the last two."""
+    others = more or ({"dtype": "int64", "shape": [1, 2]}, {"dtype": "bool", "shape": [1]})
+    said = GOOD | {"tensor": {"dtype": "float32", "shape": [1, 1]}, "more": list(others)}
+    return Answer("key", payload, json.dumps(said).encode())
+
+
+def test_all_outputs_of_a_single_artifact_come_in_one_answer() -> None:
+    whole = np.float32([0.5]).tobytes() + np.int64([7, 8]).tobytes() + b"\1"
+    found = checked(several(whole), "0" * 16, SEVERAL, 1)
+    assert [one.tolist() for one in (found.array, *found.more)] == [[[0.5]], [[7, 8]], [True]]
+
+
+@pytest.mark.parametrize(
+    ("payload", "more"),
+    [
+        (bytes(20), ()),
+        (bytes(22), ()),
+        (bytes(20) + b"\2", ()),
+        (bytes(20), ({"dtype": "int64", "shape": [1, 2]},)),
+        (bytes(21), ({"dtype": "bool", "shape": [1]}, {"dtype": "int64", "shape": [1, 2]})),
+        (np.float32([np.nan]).tobytes() + bytes(17), ()),
+    ],
+    ids=["short", "long", "no boolean", "too few", "another order", "NaN"],
+)
+def test_several_tensors_that_are_not_what_was_asked_for_are_a_bad_message(payload: bytes, more) -> None:
+    with pytest.raises(BadMessage):
+        checked(several(payload, *more), "0" * 16, SEVERAL, 1)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_instead_of_json_are_a_bad_message(meta: bytes) -> None:
     with pytest.raises(BadMessage):

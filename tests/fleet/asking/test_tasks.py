@@ -1,8 +1,10 @@
-"""Single artifacts of every task on a real node, and what a fleet does not answer."""
+"""Single artifacts of every task on a real node: tensors, answers, pictures; and what a fleet does not answer."""
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,29 +12,30 @@ import numpy as np
 import pytest
 from fleet.fleet_nodes import nodes, wait_live
 from PIL import Image
-from task_models import all_exported
+from task_models import SIDE, TASKS, Net, all_exported
+from typer.testing import CliRunner
 
 import edgevit
-from edgevit.errors import Unsupported
-from edgevit.fleet.asking.infer import infer_images
+from edgevit.cli import app
+from edgevit.errors import Unsupported, UsageError
+from edgevit.fleet.agent import release
 from edgevit.fleet.asking.where import reach
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.gateway.answering import FleetModel
 from edgevit.fleet.operating.deploy import deploy
-
-ONE_OUTPUT = ("segment", "restore", "depth", "embed")
+from edgevit.steps import Steps
 
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Path]]:
-    """On one node, those that give one output."""
+    """On one node."""
     folder = tmp_path_factory.mktemp("tasks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEVIT_HOME", str(folder / "home"))
         found = all_exported(folder)
         with nodes(folder / "home", "one"):
             wait_live(Link(), "one")
-            for task in ONE_OUTPUT:
+            for task in TASKS:
                 deploy(found[task], Link(), replace_after_s=3600)
             yield found
 
@@ -45,7 +48,7 @@ def png() -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("task", ONE_OUTPUT)
+@pytest.mark.parametrize("task", TASKS)
 def test_a_fleet_answers_as_this_process_does(artifacts: Mapping[str, Path], task: str, tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(png())
     (expected,) = edgevit.predict(artifacts[task], tmp_path / "photo.png", threads=1)
@@ -58,7 +61,7 @@ def test_a_fleet_answers_as_this_process_does(artifacts: Mapping[str, Path], tas
         outputs = model.infer({"image": rows}, 20.0).outputs
     finally:
         model.close()
-    assert (model.task, model.draws) == (task, task != "embed")
+    assert (model.task, model.draws) == (task, task not in ("embed", "tensors"))
     assert looked.answer is not None
     assert looked.answer.words() == expected.answer.words()
     drawn = expected.drawn()
@@ -69,14 +72,79 @@ def test_a_fleet_answers_as_this_process_does(artifacts: Mapping[str, Path], tas
             np.testing.assert_allclose(outputs[name], array, atol=1e-6)
 
 
-def test_infer_names_classes_and_refuses_what_has_none(artifacts: Mapping[str, Path], tmp_path: Path) -> None:
+def run(*args: object) -> tuple[int, str]:
+    ran = CliRunner().invoke(app, ["infer", *map(str, args), "--deadline", "20s"])
+    return ran.exit_code, ran.stdout
+
+
+@pytest.mark.parametrize("where", ["fleet", "embedded"])
+@pytest.mark.parametrize("task", TASKS)
+def test_infer_says_and_draws_what_predict_does(
+    artifacts: Mapping[str, Path], task: str, where: str, tmp_path: Path
+) -> None:
+    photo, out = tmp_path / "photo.png", tmp_path / "out.png"
+    photo.write_bytes(png())
+    (expected,) = edgevit.predict(artifacts[task], photo, threads=1)
+    drawn = expected.drawn()
+    code, said = run(artifacts[task], photo, "--where", where, "--json", *(() if drawn is None else ("-o", out)))
+    assert code == 0
+    (found,) = json.loads(said)
+    record = json.loads(json.dumps(expected.record()))
+    assert {name: found[name] for name in record} == record
+    assert (found["where"], found["parts"], found["answered"], found["missing"]) == (where, 1, 1, [])
+    if drawn is not None:
+        assert (np.asarray(Image.open(out)) == drawn).all()
+
+
+def test_a_table_of_infer_has_the_columns_of_the_task(artifacts: Mapping[str, Path], tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(png())
-    for where in ("fleet", "embedded"):
-        with pytest.raises(Unsupported, match="no classifier"):
-            list(infer_images(artifacts["depth"], [tmp_path / "photo.png"], where=where))
+    code, said = run(artifacts["detect"], tmp_path / "photo.png", "--where", "fleet", "--csv", "-")
+    assert code == 0
+    header, *lines = csv.reader(said.splitlines())
+    assert header == [
+        "image", "frame", "seconds", "label", "index", "score", "x0", "y0", "x1", "y1", "where", "parts", "answered",
+        "degraded", "missing", "latency_ms", "error",
+    ]  # fmt: skip
+    assert [line[3] for line in lines] == ["bright", "dark"]
 
 
-@pytest.mark.parametrize("task", ["detect", "tensors"])
-def test_several_outputs_are_refused_before_anything_is_placed(artifacts: Mapping[str, Path], task: str) -> None:
-    with pytest.raises(Unsupported, match="outputs; a fleet takes one and gives one"):
-        deploy(artifacts[task], Link(), replace_after_s=3600)
+def test_answers_that_cannot_be_seen_are_not_drawn_by_infer_either(
+    artifacts: Mapping[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(png())
+    for task in ("embed", "tensors"):
+        with pytest.raises(UsageError, match="cannot be drawn"):
+            CliRunner().invoke(
+                app, ["infer", str(artifacts[task]), str(tmp_path / "photo.png"), "-o", str(tmp_path / "out")],
+                catch_exceptions=False,
+            )  # fmt: skip
+
+
+def test_a_picture_larger_than_its_model_is_restored_in_tiles_by_the_fleet(
+    artifacts: Mapping[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(png())
+    steps = Steps(mean=(0.0,) * 3, std=(1.0,) * 3, crop="pad", interpolation="bilinear")
+    padded = tmp_path / "padded"
+    edgevit.export(Net("restore").eval(), "onnx", out=padded, image_size=SIDE, task="restore", preprocess=steps)
+    deploy(padded, Link(), replace_after_s=3600)
+    (expected,) = edgevit.predict(padded, tmp_path / "photo.png", threads=1)
+    reached = reach(padded, link=Link(), where="fleet")
+    assert reached is not None
+    model = FleetModel(reached, "padded")
+    try:
+        looked = model.look(png(), 20.0)
+    finally:
+        model.close()
+    assert looked.answer is not None
+    assert looked.answer.words() == "a picture of 96×48 pixels"
+    assert looked.pixels is not None
+    assert (looked.answer.drawn(looked.pixels) == expected.drawn()).all()
+
+
+def test_answers_too_large_for_a_node_are_refused_before_anything_is_placed(
+    artifacts: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "MAX_PAYLOAD", 100)
+    with pytest.raises(Unsupported, match="2,048 bytes in 1 outputs; a node sends at most 100"):
+        deploy(artifacts["segment"], Link(), replace_after_s=3600)
