@@ -2,6 +2,10 @@
 
 A scene is decided by the seed, the part and its index alone. The parts share no digit's picture and no photo. Digits
 are pasted whole, pixel by pixel, so that the truth is not an opinion; a later one may hide a little of an earlier one.
+
+There are few photos to train on, and what is held out looks like none of them: those are turned, mirrored and coloured
+anew for every scene, so that a digit is told by its strokes and not by what eight photos never show. The held-out ones
+stay as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from edgevit.data.targets import Objects, Targets
 from edgevit.errors import UsageError
 
 CLASSES = ("background", *(str(digit) for digit in range(10)))
-COUNTS = {"train": 4000, "held-out": 1000}
+COUNTS = {"train": 8000, "held-out": 1000}
 LEAST, MOST = 24, 1024  # sides of a scene; below, a digit is not read
 _DEFAULT = 64
 _LARGEST_HIDDEN = 0.1  # share of a digit that later ones may cover
@@ -69,11 +73,13 @@ class Scenes:
         # RandomState, not default_rng: its stream is the same in all versions of numpy.
         random = np.random.RandomState([self.seed, int(self.split == "train"), index])
         photo = _background(self.split != "train", self.side, random)
+        if self.split == "train":
+            photo = _recoloured(_turned(photo, random), random)
         return _filled(photo, self.pictures(), random)
 
 
 def read(spec: str, split: Split, seed: int) -> LabelledData:
-    """4,000 scenes to train on and 1,000 held out, with the class of every pixel or the objects of every scene."""
+    """8,000 scenes to train on and 1,000 held out, with the class of every pixel or the objects of every scene."""
     side, objects = options(spec)
     parts = [Scenes(side, name, seed) for name in COUNTS if split in ("all", name)]
     counts = [COUNTS[part.split] for part in parts]
@@ -136,6 +142,24 @@ def _background(held_out: bool, side: int, random: np.random.RandomState) -> Pix
     left, top = (random.randint(edge - cut + 1) for edge in photo.size)
     box = left, top, left + cut, top + cut
     return np.array(photo.resize((side, side), Image.Resampling.BILINEAR, box, reducing_gap=2.0))
+
+
+def _turned(photo: Pixels, random: np.random.RandomState) -> Pixels:
+    """One of the 8 ways that a square can lie."""
+    photo = np.rot90(photo, random.randint(4))
+    return photo[:, ::-1] if random.randint(2) else photo
+
+
+def _recoloured(photo: Pixels, random: np.random.RandomState) -> Pixels:
+    """The same shapes in other colours: channels change places, may become their negatives, and get brighter or darker
+    apart from each other; as it was, one time in four."""
+    if not random.randint(4):
+        return np.ascontiguousarray(photo)
+    light = photo[..., random.permutation(3)] / 255
+    light = 1 - light if random.randint(2) else light
+    light **= np.exp(random.uniform(-0.7, 0.7, 3))
+    low, high = random.uniform(0, 0.3, 3), random.uniform(0.7, 1, 3)
+    return np.rint(255 * (low + light * (high - low))).astype(np.uint8)
 
 
 def _filled(photo: Pixels, pictures: Pixels, random: np.random.RandomState) -> Scene:

@@ -103,7 +103,7 @@ _ROWS = [
         EFFICIENTFORMER_V2,
         IMAGENET_95,
     ),
-    _dense("segmenter:segmenter_nano", "a tiny ViT that labels every pixel, patch 4", SETR, 32, "segment"),
+    _dense("segmenter:segmenter_nano", "a tiny ViT that labels every pixel, patch 8", SETR, 64, "segment"),
     *(
         _dense(f"sesr:sesr_nano_x{n}", f"a tiny super-resolver, ×{n}", SESR, 48, "restore", small=n == 2)
         for n in (2, 3, 4)

@@ -43,6 +43,14 @@ def test_the_parts_share_no_digits_picture_and_no_photo() -> None:
     assert not {photo.tobytes() for photo in photos(held_out=True)} & set(train)
 
 
+def test_photos_to_train_on_are_coloured_anew_and_those_held_out_stay_as_they_are() -> None:
+    def strongest(part: Scenes) -> list[int]:
+        return [int(part(index).photo.mean(axis=(0, 1)).argmax()) for index in range(60)]
+
+    assert min(strongest(TRAIN).count(channel) for channel in range(3)) >= 10
+    assert strongest(HELD_OUT).count(2) <= 1  # a cup on a red table, and a flower: blue is in neither
+
+
 def test_scenes_are_the_same_each_time_and_others_for_another_seed() -> None:
     first, again, other = (open_data("scenes:32", split="train", seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(first.images[7], again.images[7])

@@ -124,7 +124,7 @@ def test_a_super_resolver_begins_as_bicubic_and_is_trained_on_pairs_of_files(pai
 def test_a_trained_checkpoint_is_opened_again_with_its_task_and_answers_with_labels(tmp_path: Path) -> None:
     from edgevit.models.loading.checkpoint import CheckpointMeta, save_checkpoint
 
-    model = create_model("segmenter_nano", num_classes=4)
+    model = create_model("segmenter_nano", num_classes=4, image_size=32)
     meta = CheckpointMeta(model="segmenter_nano", num_classes=4, image_size=(32, 32), task="segment", metric="mIoU")
     save_checkpoint(tmp_path / "a.safetensors", model.state_dict(), meta)
     again = create_model("segmenter_nano", weights=tmp_path / "a.safetensors")
