@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "train_dense.json"
 DATA = {"segmenter_nano": "scenes", "sesr_nano_x2": "pairs:samples×2"}
 RECIPES = {
-    "segmenter_nano": "--task segment --epochs 12 --batch-size 16 --lr 3e-3 --smoothing 0".split(),
-    "sesr_nano_x2": "--task restore --epochs 14 --batch-size 8 --lr 6e-4".split(),
+    "segmenter_nano": ["--task", "segment", "--epochs", "12", "--batch-size", "16", "--lr", "3e-3", "--smoothing", "0"],
+    "sesr_nano_x2": ["--task", "restore", "--epochs", "14", "--batch-size", "8", "--lr", "6e-4"],
 }
 LOAD = os.getloadavg()[0]
 SECONDS, DRAWN = 600, 12  # of training at most; held-out pictures that are drawn
