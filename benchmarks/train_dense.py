@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "train_dense.json"
 DATA = {"segmenter_nano": "scenes", "sesr_nano_x2": "pairs:samples×2"}
 RECIPES = {
-    "segmenter_nano": ["--task", "segment", "--epochs", "12", "--batch-size", "16", "--lr", "3e-3", "--smoothing", "0"],
+    "segmenter_nano": ["--task", "segment", "--epochs", "10", "--batch-size", "16", "--lr", "3e-3", "--smoothing", "0"],
     "sesr_nano_x2": ["--task", "restore", "--epochs", "14", "--batch-size", "8", "--lr", "6e-4"],
 }
 LOAD = os.getloadavg()[0]

@@ -137,7 +137,7 @@ def train(
     """Train a small model honestly: fixed split, held-out accuracy, mIoU or PSNR in the checkpoint.
 
     Example: edgevit train fmvit_nano --data digits -o digits.safetensors
-    Example: edgevit train segmenter_nano --data scenes:32 -o scenes.safetensors
+    Example: edgevit train segmenter_nano --data scenes -o scenes.safetensors
     """
     asked = {field: value for field, value in locals().items() if field in RECIPE.__dataclass_fields__}
     registry.need_torch("training")
