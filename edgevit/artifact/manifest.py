@@ -116,6 +116,13 @@ class TensorSpec(_Model):
         shape = tuple(sides.get(axis, side) for axis, side in enumerate(self.shape))
         return TensorSpec(name=self.name, dtype=self.dtype, shape=shape, role=self.role, sides=self.sides)
 
+    def taken(self, shape: tuple[int, ...], sizes: SizeRange) -> Sides:
+        """The size of the images in an array of that shape, if it is an input; UsageError unless it is in the range."""
+        known = {formula: shape[int(axis)] for axis, formula in self.sides.items() if len(shape) == len(self.shape)}
+        if not known:  # no image, or whatever it is, it fits no shape
+            return sizes.lowest
+        return sizes.require((known.get("height", sizes.height.low), known.get("width", sizes.width.low)), self.name)
+
     def shown(self) -> str:
         """Its shape in words: "1×3×height×width"."""
         return "×".join(self.sides.get(str(axis), str(side)) for axis, side in enumerate(self.shape))

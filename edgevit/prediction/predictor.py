@@ -60,8 +60,8 @@ class Predictor:
         batch and the size of its outputs allow."""
         if isinstance(self.session, BundleSession):  # whose answers say how long each took
             return one_by_one(partial(self._fused, self.session), found)
-        if Tiling.fits(self._reading):
-            return one_by_one(partial(self._tiled, self.session), found)
+        if Tiling.fits(self._reading) or self._reading.sizes is not None:
+            return one_by_one(partial(self._at_its_size, self.session), found)
         fitting = max(1, BYTES_AT_ONCE // self._reading.row_bytes)
         count = min(self.session.artifact.manifest.batch.max, at_once, fitting)
         return together(partial(looked_at, self._reading), partial(self._told, self.session), found, count)
@@ -73,8 +73,8 @@ class Predictor:
         for picture, answer in zip(found, read(session, self._reading, looked), strict=True):
             yield told(Prediction, picture, answer, doubts=doubts)
 
-    def _tiled(self, session: Session, picture: Picture) -> Prediction | None:
-        """Of a model that gives pictures: one of any size."""
+    def _at_its_size(self, session: Session, picture: Picture) -> Prediction | None:
+        """Of a model that gives pictures, or takes images of a range of sizes: one at a time."""
         answer = answer_of(session, self._reading, picture)
         return told(Prediction, picture, answer, doubts=session.artifact.manifest.model.weights.doubts())
 

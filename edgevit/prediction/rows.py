@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgevit.artifact.manifest import Array
+from edgevit.artifact.manifest import Array, Manifest
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.opened import is_bundle
 from edgevit.data.npz import read_rows
@@ -17,7 +17,7 @@ from edgevit.images import Preprocess
 from edgevit.prediction.predictor import proved
 from edgevit.prediction.results import Failure, Prediction, failed
 from edgevit.runtimes.base import Session, open_session
-from edgevit.runtimes.rows import run_rows
+from edgevit.runtimes.rows import manifest_of, run_rows
 from edgevit.tasks.base import load_task
 from edgevit.tasks.reading import Reading
 
@@ -38,28 +38,9 @@ def rows_answered(
     rows = read_rows(file)
     artifact = Artifact.open(path)
     artifact.check_seal()
-    reading = _reading(proved(artifact, labels), labels, top)
+    reading = _reading(manifest_of(proved(artifact, labels).manifest, rows, file), labels, top)
     with open_session(artifact, **opening) as session:
-        check_rows(session, rows, file)
         yield _answers(session, reading, rows, file), reading.columns
-
-
-def check_rows(session: Session, rows: dict[str, Array], file: Path) -> None:
-    """UsageError unless the artifact takes them."""
-    specs = {spec.name: spec for spec in session.inputs}
-    if set(rows) != set(specs):
-        raise UsageError(
-            f"{file} holds {', '.join(rows)}; the artifact takes {', '.join(specs)}", hint="store one array for each"
-        )
-    for name, spec in specs.items():
-        array = rows[name]
-        if str(array.dtype) != spec.dtype or array.shape[1:] != spec.rows(1)[1:]:
-            wanted = "×".join(map(str, ("rows", *spec.rows(1)[1:])))
-            found = "×".join(map(str, array.shape))
-            raise UsageError(
-                f"{file}: {name} is {array.dtype} {found}; the artifact takes {spec.dtype} {wanted}",
-                hint="store it so",
-            )
 
 
 def _answers(session: Session, reading: Reading, rows: dict[str, Array], file: Path) -> Answers:
@@ -78,9 +59,8 @@ def _answers(session: Session, reading: Reading, rows: dict[str, Array], file: P
                 yield Prediction(name, answer, doubts=doubts)
 
 
-def _reading(artifact: Artifact, labels: Sequence[str] | None, top: int) -> Reading:
+def _reading(manifest: Manifest, labels: Sequence[str] | None, top: int) -> Reading:
     """What reads answers about rows: places are in the model's own pixels, where it has any."""
-    manifest = artifact.manifest
     image = manifest.image_input() or manifest.inputs[0]
     steps = manifest.preprocess or Preprocess(size=manifest.model.image_size or (1, 1))
     names = tuple(labels) if labels else manifest.labels

@@ -122,10 +122,14 @@ class Tiling:
 
 
 def answer_of(session: Session, reading: Reading, picture: Picture) -> Answer | None:
-    """That about one picture, in tiles where the model takes them; None where it is no number. ImageError for what is
-    no picture, or too large."""
+    """That about one picture, at its own size as far as the model takes that, in tiles where it takes them; None where
+    it is no number. ImageError for what is no picture, or too large."""
     if Tiling.fits(reading):
-        return Tiling.of(session, reading).answer(picture.pixels(reading.steps.pixel_channels))
+        pixels = picture.pixels(reading.steps.pixel_channels)
+        return Tiling.of(session, reading.tiling((pixels.shape[0], pixels.shape[1]))).answer(pixels)
+    if reading.sizes is not None:
+        pixels = picture.pixels(reading.steps.pixel_channels)
+        reading = reading.seeing((pixels.shape[0], pixels.shape[1]))
     return next(iter(read(session, reading, [looked_at(reading, picture)])))
 
 

@@ -16,13 +16,13 @@ SCHEME = "crops:"
 MAX_BYTES = 64 << 20  # of pixels, before they are compressed
 
 
-def write(artifact: Artifact, source: str, path: Path) -> None:
+def write(artifact: Artifact, source: str, path: Path, size: tuple[int, int] | None = None) -> None:
     """An .npz of the images that the accuracy of ``artifact`` is measured on, cropped to what it takes, uint8, with
     labels and classes where ``source`` has them. Of more than fit into ``MAX_BYTES``, as many as fit, evenly spread.
 
     UsageError for an artifact that takes no image, for one larger than that, and what ``open_data`` raises.
     """
-    _, preprocess = image_steps(artifact)
+    _, preprocess = image_steps(artifact, size)
     height, width = preprocess.size
     if (fit := MAX_BYTES // (height * width * 3)) < 1:
         raise UsageError(

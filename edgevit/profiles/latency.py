@@ -33,6 +33,7 @@ from edgevit.profiles.verdict import Finding, Need, Run
 from edgevit.proof.accuracy import FileAccuracy, FileQuality, model_sha256
 from edgevit.runtimes import feeds
 from edgevit.runtimes.base import default_runtime
+from edgevit.sizes import Sides, as_size
 
 SINGLE_STREAM = Scenario()
 LAYERS_TIMEOUT_S = 900.0
@@ -68,6 +69,12 @@ class Request:
     scenario: Scenario = SINGLE_STREAM
     layers: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+    inputs: Path | None = None
+    image_size: tuple[int, int] | None = None
+
+    @property
+    def given(self) -> feeds.Given:
+        return feeds.Given(self.data, self.inputs, self.image_size)
 
 
 def profile(
@@ -83,14 +90,18 @@ def profile(
     layers: bool = False,
     trust: bool = False,
     options: Mapping[str, str] | None = None,
+    inputs: Path | str | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Measure one artifact in fresh processes and keep the result in its profiles/ folder.
 
     Inputs are the golden rows in rotation, or the images of ``data``, on which the accuracy, or the metric of its task,
-    is measured as well where they say what is true. ``layers`` adds the time of every layer. Both are taken in
-    processes of their own after the samples. A worker that crashes or hangs gives a Profile with the verdict FAILED.
-    ``trust`` and ``options`` (of the runtime, such as OpenVINO's precision) are those of ``open_session``.
+    is measured as well where they say what is true, or the rows of an .npz, ``inputs``. ``image_size`` chooses one of
+    the sizes that the artifact takes, where it takes a range of them: otherwise the one that its model was made for is
+    measured. ``layers`` adds the time of every layer. Both are taken in processes of their own after the samples. A
+    worker that crashes or hangs gives a Profile with the verdict FAILED. ``trust`` and ``options`` (of the runtime,
+    such as OpenVINO's precision) are those of ``open_session``.
     Raises ParityFailed for an artifact that failed verification, Unsupported for a runtime whose time means nothing,
     UsageError, UnknownName, BadArtifact, MissingDependency.
     """
@@ -99,12 +110,14 @@ def profile(
     chosen_scenario = parse_scenario(scenario) if isinstance(scenario, str) else scenario
     chosen = lasting(_tier(tier), chosen_scenario)
     given = dict(options or {})
-    asked = Request(runtime, provider, tier, threads, batch, data, chosen_scenario, layers, given)
-    conditions = _conditions(artifact, asked)
+    size = None if image_size is None else as_size(image_size)
+    file = None if inputs is None else Path(inputs)
+    asked = Request(runtime, provider, tier, threads, batch, data, chosen_scenario, layers, given, file, size)
+    conditions = conditions_of(artifact, asked)
     notes = _notes(artifact, conditions.threads)
     measured = Profile(str(path), conditions, environment.collect(), (), (), notes, dict(artifact.manifest.files))
     with tempfile.TemporaryDirectory(prefix="edgevit-profile-") as folder:
-        feed_file = feeds.write(artifact, Path(folder) / "feeds.npz", batch=conditions.batch, data=data)
+        feed_file = feeds.write(artifact, Path(folder) / "feeds.npz", batch=conditions.batch, given=asked.given)
         opening = {"provider": provider, "trust": trust, "options": given}
         job = _Job(chosen, chosen_scenario, feed_file, opening, progress or (lambda stage, fraction: None))
         measured = _measure(measured, job)
@@ -121,7 +134,7 @@ def _tier(name: str) -> Tier:
     return TIERS[name]
 
 
-def _conditions(artifact: Artifact, asked: Request) -> Conditions:
+def conditions_of(artifact: Artifact, asked: Request) -> Conditions:
     """What will be measured, checked before a process is started."""
     manifest = artifact.manifest
     if manifest.parity.status == "failed":
@@ -141,7 +154,8 @@ def _conditions(artifact: Artifact, asked: Request) -> Conditions:
     version = registry.version_of(packages[0]) if packages else None
     baked = "baked" if manifest.preprocess and manifest.preprocess.baked else "outside"
     threads = checked_threads(asked.threads)
-    inputs = asked.data or "golden"
+    measured = asked.given.manifest(artifact)
+    steps = measured.preprocess if measured.image_sizes else None
     return Conditions(
         name,
         asked.provider,
@@ -150,10 +164,11 @@ def _conditions(artifact: Artifact, asked: Request) -> Conditions:
         asked.tier,
         version,
         baked,
-        inputs,
+        asked.given.called,
         str(asked.scenario),
         precision=manifest.precision,
         options=tuple(asked.options.items()),
+        image_size=str(Sides(*steps.size)) if steps else None,
     )
 
 

@@ -28,6 +28,7 @@ class Conditions:
     precision   what the engine computed in, as it said itself once it was open
     options     of the runtime, as they were given
     details     the session's own settings and versions
+    image_size  of what was fed, where the artifact takes more than one
     """
 
     runtime: str
@@ -42,6 +43,7 @@ class Conditions:
     details: tuple[tuple[str, str], ...] = ()
     precision: str | None = None
     options: tuple[tuple[str, str], ...] = ()
+    image_size: str | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ class Profile:
             "transfers": "host to host",
             "preprocess": used.preprocess,
             "scenario": used.scenario,
+            **({"image_size": used.image_size} if used.image_size else {}),
         }
 
     @property

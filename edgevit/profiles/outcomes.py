@@ -51,9 +51,9 @@ class Outcome:
     def row(self) -> tuple[str, ...]:
         """Cells of ``COLUMNS``; a figure that cannot be given is a dash and the reasons say why."""
         it = self.measured
-        options = it.key_fields.get("options")
+        options, size = it.key_fields.get("options"), it.key_fields.get("image_size")
         return (
-            self.subject,
+            self.subject + (f" at {size}" if size else ""),
             it.runtime + (f" {options}" if options else ""),
             str(it.threads),
             *(render.ms(figure) for figure in (it.p50_ms, it.p90_ms, it.p99_ms)),

@@ -16,7 +16,6 @@ from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.cpu import checked_threads
 from edgevit.errors import Unsupported, UsageError
-from edgevit.sizes import Sides, SizeRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +93,8 @@ class Session:
             array = feeds[spec.name]
             if not isinstance(array, np.ndarray):
                 raise UsageError(f"{spec.name} must be a numpy array, got {type(array).__name__}")
-            if sizes is not None and spec.sides:
-                spec = spec.at(_taken(spec, array, sizes))
+            if sizes is not None:
+                spec = spec.at(spec.taken(array.shape, sizes))
             if array.dtype != self._dtypes[spec.name]:
                 raise UsageError(f"{spec.name} must be {spec.dtype}, got {array.dtype}")
             free = spec.shape[:1] == ("batch",)
@@ -128,14 +127,6 @@ class Session:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _taken(spec: TensorSpec, array: Array, sizes: SizeRange) -> Sides:
-    """The size of the images in an array; UsageError unless the artifact takes it."""
-    if array.ndim != len(spec.shape):
-        return sizes.lowest  # whatever it is, it fits no shape
-    known = {formula: array.shape[int(axis)] for axis, formula in spec.sides.items()}
-    return sizes.require((known.get("height", sizes.height.low), known.get("width", sizes.width.low)), spec.name)
 
 
 class Runtime(Protocol):

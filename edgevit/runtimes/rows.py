@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
-from edgevit.artifact.manifest import Array
-from edgevit.errors import ParityFailed
+from edgevit.artifact.manifest import Array, Manifest
+from edgevit.errors import ParityFailed, UsageError
 from edgevit.runtimes.base import Session
+
+
+def manifest_of(manifest: Manifest, rows: Mapping[str, Array], file: Path) -> Manifest:
+    """What the manifest says of rows that ``file`` holds: of images of their size, where it takes a range of sizes.
+    UsageError unless the artifact takes them."""
+    specs, sizes = {spec.name: spec for spec in manifest.inputs}, manifest.image_sizes
+    if set(rows) != set(specs):
+        raise UsageError(
+            f"{file} holds {', '.join(rows)}; the artifact takes {', '.join(specs)}", hint="store one array for each"
+        )
+    for name, spec in specs.items():
+        array = rows[name]
+        if sizes is not None and spec.sides:
+            manifest = manifest.at(spec.taken(array.shape, sizes))
+            spec = next(one for one in manifest.inputs if one.name == name)
+        if str(array.dtype) != spec.dtype or array.shape[1:] != spec.rows(1)[1:]:
+            wanted = "×".join(map(str, ("rows", *spec.rows(1)[1:])))
+            found = "×".join(map(str, array.shape))
+            raise UsageError(
+                f"{file}: {name} is {array.dtype} {found}; the artifact takes {spec.dtype} {wanted}",
+                hint="store it so",
+            )
+    return manifest
 
 
 def run_rows(session: Session, inputs: Mapping[str, Array], batch: int) -> dict[str, Array]:

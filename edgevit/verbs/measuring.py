@@ -11,7 +11,7 @@ import typer
 
 from edgevit import render
 from edgevit.errors import UsageError
-from edgevit.verbs.help import of_fleet, of_measuring, of_output, of_running, of_target
+from edgevit.verbs.help import of_data, of_fleet, of_measuring, of_output, of_running, of_target
 from edgevit.verbs.links import linked
 from edgevit.verbs.options import (
     Batch,
@@ -59,6 +59,13 @@ BoundMs = Annotated[float | None, of_measuring("--bound-ms", help="server: laten
 Fps = Annotated[float | None, of_measuring("--fps", help="paced: frames a second.")]
 Minutes = Annotated[float | None, of_measuring("--minutes", help="sustained: how long.")]
 RowsPerCall = Annotated[int | None, of_target("--batch", min=1, help="Rows per call. Default: its smallest.")]
+InputRows = Annotated[
+    Path | None, of_data("--inputs", metavar="FILE", help="Rows of the model's own inputs to feed: an .npz.")
+]
+SizeFed = Annotated[
+    str | None,
+    of_target("--image-size", metavar="N|HxW", help="One of the sizes that it takes. Default: its model's own."),
+]
 Layers = Annotated[bool, of_measuring("--layers", help="Time every layer as well: where did the ms go.")]
 Require = Annotated[
     list[str] | None,
@@ -91,10 +98,12 @@ def profile(
     fps: Fps = None,
     minutes: Minutes = None,
     batch: RowsPerCall = None,
+    image_size: SizeFed = None,
     layers: Layers = False,
     require: Require = None,
     fail_if: FailIf = None,
     data: Data = None,
+    inputs: InputRows = None,
     threads: ThreadsThere = None,
     trust: Trust = False,
     on: On = None,
@@ -126,14 +135,17 @@ def profile(
         "threads": threads,
         "trust": trust,
         "options": parse_options(runtime_option or ()),
+        "image_size": image_size,
     }
+    if inputs and nodes:
+        raise UsageError("--inputs are of a measurement here", hint="run edgevit profile --inputs on the node itself")
     if minutes:
         render.say(f"measuring for {minutes:g} minutes, each of {render.counted(len(artifacts), 'artifact')}")
     with render.progress("profiling") as shown:
         if nodes:
             measured = _profiled_on(nodes, artifacts, render.Rows(shown), link=link, out=out, **asked)
         else:
-            measured = outcomes.profile_each(artifacts, partial(render.Stages, shown), asked)
+            measured = outcomes.profile_each(artifacts, partial(render.Stages, shown), {**asked, "inputs": inputs})
     results = [demands.judged(one) for one in measured]
     done = [result for result in results if result.profile]
     if json:

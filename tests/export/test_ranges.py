@@ -21,10 +21,14 @@ from edgevit.errors import BadArtifact, Unsupported, UsageError
 from edgevit.export.capture import capture_range
 from edgevit.export.ranges import Sizing, require_free
 from edgevit.images import Preprocess
+from edgevit.prediction.rows import rows_answered
+from edgevit.profiles.latency import Request, conditions_of
 from edgevit.proof.golden import golden_reference
 from edgevit.proof.parity import compare
 from edgevit.proof.sizes import compare_sizes, golden_references
+from edgevit.runtimes import feeds
 from edgevit.sizes import Sides, as_sizes
+from edgevit.tasks.reading import Reading
 
 SIZES, ONE = as_sizes("32-64/8"), BatchRange(min=1, max=1)
 
@@ -185,3 +189,42 @@ def test_a_target_of_one_size_declines_before_any_work() -> None:
 def test_a_model_is_made_at_its_own_size_where_that_is_in_the_range() -> None:
     assert SIZES.nearest((48, 48)) == Sides(48, 48)
     assert SIZES.nearest((224, 20)) == Sides(64, 32)
+
+
+def test_a_picture_keeps_its_size_and_is_padded_to_the_multiple(artifact: Artifact) -> None:
+    reading = Reading.of(artifact)
+    assert [reading.seeing(size).steps.size for size in ((33, 50), (64, 96), (10, 10), (640, 96))] == [
+        (48, 64), (64, 96), (32, 32), (64, 32)
+    ]  # fmt: skip
+    picture = np.random.default_rng(0).integers(0, 256, (33, 50, 3), np.uint8)
+    (found,) = edgevit.predict(artifact.path, picture)
+    with edgevit.open_session(artifact.path) as session:
+        rows = artifact.manifest.preprocess.at((48, 64)).batch([picture])
+        labels = session.infer({"image": rows})["labels"][0].repeat(4, axis=0).repeat(4, axis=1)
+    assert found.answer.classes.shape == (33, 50)
+    assert np.array_equal(found.answer.classes, labels[:33, :50])
+
+
+def test_what_is_fed_has_the_size_that_was_asked_for_and_the_key_knows_it(artifact: Artifact, tmp_path: Path) -> None:
+    written = feeds.write(artifact, tmp_path / "feeds.npz", batch=1, given=feeds.Given(size=(48, 32)))
+    assert np.load(written)["image"].shape == (4, 1, 3, 48, 32)
+    np.savez(tmp_path / "rows.npz", image=np.zeros((2, 3, 32, 64), np.float32))
+    asked = [Request(image_size=(48, 32)), Request(), Request(inputs=tmp_path / "rows.npz")]
+    assert [conditions_of(artifact, one).image_size for one in asked] == ["48x32", "64x96", "32x64"]
+    with pytest.raises(UsageError, match="Dense takes images of 32-64x32-96/16, not 48x40") as caught:
+        conditions_of(artifact, Request(image_size=(48, 40)))
+    assert caught.value.hint == "the nearest is 48x32"
+    with pytest.raises(UsageError, match="--inputs are the model's own inputs, and --image-size is of images"):
+        conditions_of(artifact, Request(image_size=(48, 32), inputs=tmp_path / "rows.npz"))
+
+
+def test_rows_of_any_size_of_the_range_are_answered(artifact: Artifact, tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", image=np.zeros((2, 3, 32, 64), np.float32))
+    with rows_answered(artifact.path, tmp_path / "rows.npz", top=1, labels=None) as (answers, _):
+        assert [answer.answer.classes.shape for answer in answers] == [(32, 64)] * 2
+    np.savez(tmp_path / "wrong.npz", image=np.zeros((2, 3, 32, 60), np.float32))
+    with (
+        pytest.raises(UsageError, match="image takes images of 32-64x32-96/16, not 32x60"),
+        rows_answered(artifact.path, tmp_path / "wrong.npz", top=1, labels=None),
+    ):
+        pass

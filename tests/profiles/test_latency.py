@@ -451,7 +451,7 @@ def test_rows_are_batched_in_rotation() -> None:
 
 def test_feeds_cross_to_the_worker_unchanged(tmp_path: Path) -> None:
     artifact = Artifact.open(make(tmp_path / "a"))
-    calls = measure.load_feeds(feeds.write(artifact, tmp_path / "feeds.npz", batch=1, data=None))
+    calls = measure.load_feeds(feeds.write(artifact, tmp_path / "feeds.npz", batch=1))
     assert len(calls) == 4
     for row, call in enumerate(calls):
         assert np.array_equal(call["image"], artifact.golden()[0]["image"][row : row + 1])

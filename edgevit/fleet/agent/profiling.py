@@ -79,6 +79,7 @@ class ProfileOrder(SignedOrder):
     layers: bool = False
     options: Annotated[dict[Option, Option], Field(max_length=32)] = Field(default_factory=dict)
     trust: bool = False
+    image_size: Annotated[str, Field(pattern=r"^[0-9]{1,5}(x[0-9]{1,5})?$")] | None = None
 
 
 class Failure(Message):
@@ -250,6 +251,7 @@ class Profiling:
                 layers=order.layers,
                 trust=order.trust,
                 options=order.options,
+                image_size=order.image_size,
                 progress=lambda stage, share: self._go_on(order, stage, share),
             )
         except EdgeVitError as exc:

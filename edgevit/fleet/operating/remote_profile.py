@@ -30,6 +30,7 @@ from edgevit.fleet.bus.transport import gather
 from edgevit.fleet.operating.operator import Operator
 from edgevit.profiles.outcomes import Outcome
 from edgevit.registry import newer_line
+from edgevit.sizes import Sides, as_size
 
 if TYPE_CHECKING:
     from edgevit.profiles.scenarios import Scenario
@@ -56,6 +57,7 @@ def profile_on(
     layers: bool = False,
     trust: bool = False,
     options: Mapping[str, str] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     out: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> list[Outcome]:
@@ -71,10 +73,12 @@ def profile_on(
     if not nodes or not artifacts:
         raise UsageError("nothing is to be profiled", hint="edgevit profile ARTIFACT --on NODE")
     how = parse_scenario(scenario) if isinstance(scenario, str) else scenario
+    size = None if image_size is None else as_size(image_size)
     asked = {
         "runtime": runtime, "provider": provider, "tier": tier, "threads": threads, "batch": batch, "data": data,
         "scenario": how.name, "qps": how.qps, "bound_ms": how.bound_ms, "fps": how.fps, "minutes": how.minutes,
         "layers": layers, "trust": trust, "options": dict(options or {}),
+        "image_size": None if size is None else str(size),
     }  # fmt: skip
     nodes = tuple(dict.fromkeys(nodes))
     paths = [path for artifact in artifacts for path in _members(Path(artifact))]
@@ -84,7 +88,7 @@ def profile_on(
             if node not in there:
                 raise UnknownName("node of this fleet", node, there)
         packed = {path: pack(path) for path in dict.fromkeys(paths)}
-        images = _images(packed, data, Path(scratch))
+        images = _images(packed, data, Path(scratch), size)
         asking = _Asking(operator, Store(Path(scratch) / "blobs"), packed, images, asked, out, on_progress)
         with operator.serving(asking.find), ThreadPoolExecutor(len(nodes)) as threads_:
             try:
@@ -100,7 +104,9 @@ def _members(path: Path) -> list[Path]:
     return [part.path for part in Bundle.open(path).parts()] if is_bundle(path) else [path]
 
 
-def _images(packed: Mapping[Path, Packed], data: str | None, scratch: Path) -> dict[Path, tuple[Images, Path]]:
+def _images(
+    packed: Mapping[Path, Packed], data: str | None, scratch: Path, size: Sides | None
+) -> dict[Path, tuple[Images, Path]]:
     """The images that go with each artifact, and where they lie here; none without ``data``."""
     if data is None:
         return {}
@@ -111,7 +117,7 @@ def _images(packed: Mapping[Path, Packed], data: str | None, scratch: Path) -> d
     found = {}
     for number, path in enumerate(packed):
         file = scratch / f"{number}.npz"
-        crops.write(Artifact.open(path), data, file)
+        crops.write(Artifact.open(path), data, file, size)
         found[path] = Images(sha256=sha256_of(file), bytes=file.stat().st_size), file
     return found
 

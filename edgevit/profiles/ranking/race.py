@@ -120,7 +120,9 @@ def run(found: Sequence[Runner], terms: Terms, progress: Progress) -> Ranking:
             index: {
                 "artifact": str(one.artifact.path),
                 "runtime": one.runtime,
-                "feeds": str(feeds.write(one.artifact, Path(folder) / f"{index}.npz", batch=rows, data=terms.data)),
+                "feeds": str(
+                    feeds.write(one.artifact, Path(folder) / f"{index}.npz", batch=rows, given=feeds.Given(terms.data))
+                ),
                 "threads": threads,
                 "provider": terms.provider,
                 "trust": terms.trust,
