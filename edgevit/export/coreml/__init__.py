@@ -7,6 +7,7 @@ operators  PyTorch operators that coremltools translates wrongly or not at all
 kinds      results are booleans, integers or real numbers as in PyTorch
 convert    the call of coremltools: silent, with progress and a deadline, errors in terms of operators and modules
 precision  which operations stay in float32, and what the saved package really holds
+places     what is computed of places in a map, in float32 always
 layout     four-dimensional token streams and 1x1 convolutions for the Neural Engine
 package    metadata, and a folder that is the same for the same model
 here       what this machine can build

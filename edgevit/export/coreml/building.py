@@ -16,6 +16,7 @@ from edgevit.export.coreml.precision import (
     COMPUTE,
     Layer,
     find_islands,
+    is_exact,
     module_of,
     read_layers,
     selector,
@@ -40,7 +41,7 @@ def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions
     saved = read_spec(package)
     check_names(saved, capture)
     layers = read_layers(saved, modules_of_results(model, source))
-    report = truthful_report(layers, precision, islands)
+    report = truthful_report(layers, precision, islands, places_of(model, source))
     write_layers(folder, layers)
     versions = {name: metadata.version(name) for name in ("torch", "coremltools")}
     found = notes(capture, options, layers)
@@ -93,6 +94,12 @@ def modules_of_results(model: Any, source: Source) -> dict[str, str]:
     return {
         value.name: module_of(operation, source) for operation in function.operations for value in operation.outputs
     }
+
+
+def places_of(model: Any, source: Source) -> frozenset[str]:
+    """Names of the results that are places, and stay in float32."""
+    operations = model._mil_program.functions["main"].operations
+    return frozenset(value.name for one in operations if is_exact(one, source) for value in one.outputs)
 
 
 def operation_counts(model: Any) -> Counter[str]:

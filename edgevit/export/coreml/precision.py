@@ -20,6 +20,7 @@ from edgevit.errors import ExportFailed
 from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, program_module, unbaked
 from edgevit.export.coreml.convert import Selector, handle_of
+from edgevit.export.coreml.places import WHY
 from edgevit.export.coreml.program import Source
 from edgevit.export.fp16 import RANGE_LIMIT
 from edgevit.export.precision import ActivationRanges, module_path, plan_fp16, scan_activations
@@ -77,9 +78,14 @@ def selector(source: Source, islands: Islands) -> Selector:
     """What coremltools asks of every operation: is it to become fp16?"""
 
     def low_precision(operation: Any) -> bool:
-        return not islands.holds(module_of(operation, source), operation.op_type)
+        return not (is_exact(operation, source) or islands.holds(module_of(operation, source), operation.op_type))
 
     return low_precision
+
+
+def is_exact(operation: Any, source: Source) -> bool:
+    """Whether a MIL operation computes places."""
+    return handle_of(operation) in source.exact
 
 
 def module_of(operation: Any, source: Source) -> str:
@@ -117,8 +123,13 @@ def _dtype(value: Any) -> str:
     return name.lower()
 
 
-def truthful_report(layers: Iterable[Layer], precision: str, islands: Islands | None) -> PrecisionReport:
-    """Counts of compute operations by type. ExportFailed when one that was to be fp16 is not."""
+def truthful_report(
+    layers: Iterable[Layer], precision: str, islands: Islands | None, places: frozenset[str] = frozenset()
+) -> PrecisionReport:
+    """Counts of compute operations by type; ``places`` are results that were to stay in float32.
+
+    ExportFailed when an operation that was to be fp16 is not.
+    """
     counts: dict[str, int] = {}
     kept = islands.report() if islands is not None else {}
     for layer in layers:
@@ -134,5 +145,6 @@ def truthful_report(layers: Iterable[Layer], precision: str, islands: Islands | 
                 "package, fp16 was planned",
                 hint="please report this model, or build with --precision fp32",
             )
-        kept[f"{layer.module or 'model'} ({layer.op})"] = "coremltools leaves this operation in float32"
+        why = WHY if layer.name in places else "coremltools leaves this operation in float32"
+        kept[f"{layer.module or 'model'} ({layer.op})"] = why
     return PrecisionReport(requested=precision, layers=counts, kept_fp32=kept)

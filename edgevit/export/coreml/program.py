@@ -19,6 +19,7 @@ from edgevit.errors import Unsupported
 from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, unbaked
 from edgevit.export.coreml.operators import is_known
+from edgevit.export.coreml.places import exact_nodes
 from edgevit.export.coreml.quiet import silence
 from edgevit.export.legalise import calls_of, in_known_operators
 from edgevit.export.legalise.complexes import in_real_numbers
@@ -38,10 +39,12 @@ class Source:
     """What is handed to coremltools.
 
     modules  ``debug_handle`` -> path of the module in the model ("" is the model itself)
+    exact    handles of what stays in float32 whatever the precision: it computes places
     """
 
     program: ExportedProgram
     modules: Mapping[int, str]
+    exact: frozenset[int]
 
 
 def prepare(capture: Capture) -> Source:
@@ -59,7 +62,7 @@ def prepare(capture: Capture) -> Source:
         node.meta["debug_handle"] = handle
         path = module_path(node)
         modules[handle] = unbaked(path) if baked else path
-    return Source(program, modules)
+    return Source(program, modules, frozenset(node.meta["debug_handle"] for node in exact_nodes(program.graph)))
 
 
 def _in_known_operators(captured: ExportedProgram) -> ExportedProgram:
