@@ -1,0 +1,149 @@
+"""The plan of an int8 model: pure data, the same for every target, keyed by the name of a layer's weight.
+
+    real = (integer - zero_point) · scale
+
+Activations have one unsigned grid each, weights a symmetric one per output channel, biases the grid of the sums that
+they are added to. Free of torch: devices read it, and proofs hold an artifact against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+QUANT = "quant.json"  # the plan's file in an artifact
+LEVELS = 255  # of an activation above the lowest
+WEIGHT_LEVELS = 127  # of a weight on either side of zero: -128 is left out, so that the grid is symmetric
+SMALLEST = 1e-12  # scale: products of two must be float32 numbers of full precision
+_BIAS_LIMIT = 2.0**30  # of an int32 bias, half of what it holds, so that the sums added to it fit too
+
+Array = np.ndarray[Any, Any]
+Observer = Literal["minmax", "percentile", "mse"]
+Scale = Annotated[float, Field(gt=0)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Grid(_Model):
+    """The 256 numbers that an activation may be."""
+
+    scale: Scale = Field(description="a float32 number")
+    zero_point: int = Field(ge=0, le=LEVELS)
+
+    def integers(self, values: Array) -> Array:
+        """Float32 values as uint8: rounded half to even, what is beyond the ends put there."""
+        scaled = np.rint(values.astype(np.float32) / np.float32(self.scale)) + np.float32(self.zero_point)
+        found: Array = np.clip(scaled, 0, LEVELS).astype(np.uint8)
+        return found
+
+
+class Range(_Model):
+    """Smallest and largest value that a grid has to hold; zero is always between them."""
+
+    low: float = Field(le=0)
+    high: float = Field(ge=0)
+
+    def grid(self) -> Grid:
+        """Unsigned and asymmetric, zero exactly on it."""
+        scale = np.float32(max((self.high - self.low) / LEVELS, SMALLEST))
+        return Grid(scale=float(scale), zero_point=int(np.clip(np.rint(-self.low / scale), 0, LEVELS)))
+
+
+class Layer(_Model):
+    """One weight, and every operator that multiplies by it.
+
+    modules  paths of the PyTorch modules that these operators are of
+    input    what they are given
+    output   what they return, where that is put on a grid too: of convolutions, whose integer kernels give integers
+    relu     whether ``output`` is behind a ReLU, which the grid's lower end then is
+    scales   of the weight, one for every output channel; float32 numbers
+    """
+
+    operator: Literal["conv", "linear"]
+    modules: tuple[str, ...]
+    input: Range
+    output: Range | None
+    relu: bool = False
+    scales: tuple[Scale, ...]
+    bits: Literal[8] = 8
+
+
+class Calibration(_Model):
+    """The rows that ranges were found on, and how."""
+
+    data: str
+    rows: int = Field(ge=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the rows' bytes")
+    observer: Observer
+
+
+class QuantPlan(_Model):
+    """Which weights are integers, and why the others stay float."""
+
+    schema_version: Literal[1] = 1
+    layers: Mapping[str, Layer]
+    kept: Mapping[str, str] = Field(description="weight that stays float -> why")
+    calibration: Calibration
+
+    @model_validator(mode="after")
+    def _apart(self) -> QuantPlan:
+        if both := set(self.layers) & set(self.kept):
+            raise ValueError(f"{sorted(both)[0]} is an integer and stays float")
+        return self
+
+    def text(self) -> str:
+        """As ``QUANT`` holds it."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    def sha256(self) -> str:
+        """Of the text."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+    def without(self, kept: Mapping[str, str]) -> QuantPlan:
+        """The plan with those layers back in float, and why."""
+        left = {name: layer for name, layer in self.layers.items() if name not in kept}
+        return self.model_copy(update={"layers": left, "kept": {**self.kept, **kept}})
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A layer's numbers in float32: ``values`` (O, …) with the output channels first, ``bias`` (O,) or None."""
+
+    values: Array
+    bias: Array | None
+
+
+def weight_scales(weight: Weight, input_scale: float) -> Array:
+    """(O,) float32: the largest magnitude of each channel on the last level, and room for its bias in int32."""
+    flat = np.abs(weight.values.reshape(len(weight.values), -1)).max(axis=1).astype(np.float64)
+    scales = np.maximum(flat / WEIGHT_LEVELS, SMALLEST)
+    if weight.bias is not None:
+        scales = np.maximum(scales, np.abs(weight.bias) / (input_scale * _BIAS_LIMIT))
+    found: Array = scales.astype(np.float32)
+    return found
+
+
+def sum_scales(layer: Layer) -> Array:
+    """(O,) float32: what one step of an integer sum is worth."""
+    found: Array = np.float32(layer.input.grid().scale) * np.array(layer.scales, np.float32)
+    return found
+
+
+def weight_integers(layer: Layer, values: Array) -> Array:
+    """(O, …) int8 of a layer's weight."""
+    scales = np.array(layer.scales, np.float32).reshape(-1, *[1] * (values.ndim - 1))
+    found: Array = np.clip(np.rint(values / scales), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8)
+    return found
+
+
+def bias_integers(layer: Layer, bias: Array) -> Array:
+    """(O,) int32 of a layer's bias, in steps of ``sum_scales``."""
+    found: Array = np.rint(bias.astype(np.float64) / sum_scales(layer).astype(np.float64)).astype(np.int32)
+    return found

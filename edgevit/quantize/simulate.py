@@ -1,0 +1,112 @@
+"""A plan computed eagerly, in the same integers as an engine's: what an int8 artifact is held against.
+
+Sums of products of integers are exact in float64, so that nothing but the rounding of activations can differ from an
+engine. What is not in the plan is computed in float32 as the program says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from edgevit.quantize.plan import Grid, Layer, QuantPlan, bias_integers, sum_scales, weight_integers
+from edgevit.quantize.sites import Site, Sites
+
+JITTER = 1e-6  # relative: what an engine's other order of float32 operations makes of an activation
+
+
+class Integers:
+    """One layer of a plan at one site: its weight and bias as integers."""
+
+    def __init__(self, site: Site, sites: Sites, layer: Layer) -> None:
+        weight = sites.weights[site.name]
+        values = torch.from_numpy(weight_integers(layer, weight.values)).double()
+        self.site, self.layer, self.grid = site, layer, layer.input.grid()
+        self.values = values if site.axis == 0 else values.transpose(0, 1).contiguous()
+        self.bias = None if weight.bias is None else torch.from_numpy(bias_integers(layer, weight.bias)).double()
+        self.steps = torch.from_numpy(sum_scales(layer).astype(np.float64))
+
+    def sums(self, x: Tensor, arguments: tuple[Any, ...]) -> Tensor:
+        """What the layer makes of float32 ``x``, in float32, before that is put on a grid of its own."""
+        place, weight, bias = self.site.places
+        changed = list(arguments)
+        changed[place] = integers(x, self.grid).double()
+        changed[weight] = self.values
+        if bias is not None and bias < len(changed):
+            changed[bias] = self.bias
+        total: Tensor = self.site.node.target(*changed)  # type: ignore[operator]
+        steps = self.steps.reshape(-1, *[1] * (total.ndim - 2)) if self.site.kind == "conv" else self.steps
+        return (total * steps).float()
+
+
+def integers(x: Tensor, grid: Grid) -> Tensor:
+    """Float32 -> the integers of its grid less the zero point, as float32: rounded half to even, then clamped."""
+    return (torch.round(x / grid.scale) + grid.zero_point).clamp(0, 255) - grid.zero_point
+
+
+def rounded(x: Tensor, grid: Grid) -> Tensor:
+    """Float32 -> the nearest number of a grid."""
+    return integers(x, grid) * grid.scale
+
+
+class Simulation(nn.Module):
+    """A program with the layers of a plan in integers; called as the program is.
+
+    jitter  seed of numbers that move what each grid is given by ``JITTER``, None to leave it as it is
+    kept    site's name in the program -> (input, result before its grid) of the last call, where ``keep`` asked for it
+    """
+
+    def __init__(self, sites: Sites, plan: QuantPlan, *, jitter: int | None = None, keep: bool = False) -> None:
+        super().__init__()
+        self.layers = {
+            site.node.name: Integers(site, sites, plan.layers[site.name])
+            for site in sites.taken
+            if site.name in plan.layers
+        }
+        self.kept: dict[str, tuple[Tensor, Tensor]] | None = {} if keep else None
+        self.generator = None if jitter is None else torch.Generator().manual_seed(jitter)
+        self._running = _Running(sites.module, self)
+
+    def forward(self, *arguments: Tensor) -> Any:
+        return self._running.run(*arguments)
+
+    def moved(self, x: Tensor) -> Tensor:
+        """``x``, or a number next to each of it."""
+        if self.generator is None:
+            return x
+        return x * (1 + JITTER * (2 * torch.rand(x.shape, generator=self.generator) - 1))
+
+
+class _Running(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, simulation: Simulation) -> None:
+        super().__init__(module)
+        self.simulation = simulation
+        self.ends = {
+            (one.site.output if one.layer.relu else one.site.node).name: one.layer.output.grid()
+            for one in simulation.layers.values()
+            if one.layer.output is not None
+        }
+
+    def run_node(self, n: fx.Node) -> Any:
+        one = self.simulation.layers.get(n.name)
+        if one is None:
+            return self._end(n, super().run_node(n))
+        arguments, _ = self.fetch_args_kwargs_from_env(n)
+        x = arguments[one.site.places[0]]
+        result = one.sums(self.simulation.moved(x), arguments)
+        if self.simulation.kept is not None:
+            self.simulation.kept[n.name] = (x, result)
+        return self._end(n, result)
+
+    def _end(self, n: fx.Node, result: Any) -> Any:
+        """On the grid of its own, where the plan has one for it."""
+        return rounded(self.simulation.moved(result), self.ends[n.name]) if n.name in self.ends else result
+
+
+def simulated(sites: Sites, plan: QuantPlan) -> Mapping[str, Integers]:
+    """Every layer of a plan by its site's name in the program."""
+    return Simulation(sites, plan).layers

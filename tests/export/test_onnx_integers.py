@@ -1,0 +1,87 @@
+"""Pairs in an ONNX graph: ONNX Runtime computes what the plan says, in integer kernels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from integer_models import captured, mixed, rows_of
+
+from edgevit.artifact.manifest import Array, BatchRange
+from edgevit.export.base import Capture
+from edgevit.export.onnx.graph import name_nodes, tidy
+from edgevit.export.onnx.integers import Emitted, to_integers
+from edgevit.export.onnx.traced import build_graph
+from edgevit.quantize.plan import QuantPlan
+from edgevit.quantize.planning import plan_int8
+from edgevit.quantize.simulate import Simulation
+from edgevit.quantize.sites import Sites, sites_of
+
+RANGE = BatchRange(min=1, max=4)
+
+
+def emitted(capture: Capture, path: Path, optimize: bool = True) -> tuple[Sites, QuantPlan, list[Emitted]]:
+    sites = sites_of(capture.program)
+    plan = plan_int8(capture, rows_of(32, 1), "rows", sites=sites)
+    model = build_graph(capture, 20, optimize=optimize)
+    found = to_integers(model, plan, sites.weights)
+    tidy(model)
+    name_nodes(model)
+    ir.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    return sites, plan, found
+
+
+def run(path: Path, rows: Array, optimised: Path | None = None) -> Array:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    if optimised:
+        options.optimized_model_filepath = str(optimised)
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"image": row[None]})[0] for row in rows])
+
+
+def simulated(sites: Sites, plan: QuantPlan, rows: Array) -> Array:
+    with torch.no_grad():
+        return np.concatenate([Simulation(sites, plan)(torch.from_numpy(row[None])).numpy() for row in rows])
+
+
+@pytest.mark.parametrize("optimize", [True, False], ids=["rewritten", "as traced"])
+@pytest.mark.parametrize("batch", [BatchRange(min=1, max=1), RANGE], ids=["fixed", "dynamic"])
+def test_onnx_runtime_computes_what_the_plan_says(batch: BatchRange, optimize: bool, tmp_path: Path) -> None:
+    sites, plan, found = emitted(captured(mixed(), batch), tmp_path / "model.onnx", optimize)
+    assert {one.name for one in found} == set(plan.layers)
+    rows = rows_of(16)["image"]
+    got, want = run(tmp_path / "model.onnx", rows), simulated(sites, plan, rows)
+    errors = np.abs(got - want).max(axis=1) / np.abs(want).max()
+    assert np.median(errors) < 1e-5
+    assert errors.max() < 2e-2
+
+
+def test_every_layer_runs_in_an_integer_kernel(tmp_path: Path) -> None:
+    _, _, found = emitted(captured(mixed()), tmp_path / "model.onnx")
+    run(tmp_path / "model.onnx", rows_of(1)["image"], tmp_path / "run.onnx")
+    kernels = Counter(node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node)
+    assert kernels["QLinearConv"] == 2
+    assert kernels["QGemm"] + kernels["MatMulIntegerToFloat"] == len(found) - 2
+
+
+def test_separated_projections_have_their_own_channels_of_the_plan(tmp_path: Path) -> None:
+    _, _, found = emitted(captured(mixed()), tmp_path / "model.onnx")
+    parts = sorted((one.start, one.stop) for one in found if one.name == "qkv.weight")
+    assert parts == [(0, 12), (12, 24), (24, 36)]
+    assert len({one.x.name for one in found if one.name == "qkv.weight"}) == 1
+
+
+def test_weights_are_stored_in_one_byte_each(tmp_path: Path) -> None:
+    emitted(captured(mixed()), tmp_path / "model.onnx")
+    types = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    stored = [kind for name, kind in types.items() if name.endswith("_int8")]
+    assert len(stored) >= 6
+    assert set(stored) == {onnx.TensorProto.INT8}

@@ -1,0 +1,80 @@
+"""The plan: grids and integers, in numpy alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from edgevit.quantize.plan import (
+    Calibration,
+    Grid,
+    Layer,
+    QuantPlan,
+    Range,
+    Weight,
+    bias_integers,
+    sum_scales,
+    weight_integers,
+    weight_scales,
+)
+
+CALIBRATION = Calibration(data="digits", rows=16, sha256="0" * 64, observer="minmax")
+
+
+def layer(**changed: object) -> Layer:
+    found = {"operator": "linear", "modules": ("fc",), "input": Range(low=-1.0, high=1.0), "output": None}
+    return Layer.model_validate({**found, "scales": (0.01, 0.02), **changed})
+
+
+def test_a_grid_holds_zero_and_both_ends_of_its_range() -> None:
+    grid = Range(low=-1.0, high=3.0).grid()
+    ends = (np.array([0, 255, grid.zero_point]) - grid.zero_point) * grid.scale
+    np.testing.assert_allclose(ends, [-1, 3, 0], atol=grid.scale / 2)
+    assert grid.integers(np.array([0.0])) == grid.zero_point
+
+
+def test_values_are_rounded_half_to_even_and_put_to_the_ends() -> None:
+    grid = Grid(scale=1.0, zero_point=10)
+    assert grid.integers(np.array([0.5, 1.5, -0.5, 400.0, -400.0])).tolist() == [10, 12, 10, 255, 0]
+
+
+def test_a_scale_is_a_float32_number_and_survives_json() -> None:
+    made = QuantPlan(layers={"fc.weight": layer()}, kept={}, calibration=CALIBRATION)
+    scale = made.layers["fc.weight"].input.grid().scale
+    assert scale == float(np.float32(scale))
+    assert QuantPlan.model_validate_json(made.text()).sha256() == made.sha256()
+
+
+def test_the_largest_weight_of_every_channel_is_the_last_level() -> None:
+    values = np.array([[0.5, -1.0], [0.25, 0.125], [0.0, 0.0]], np.float32)
+    scales = weight_scales(Weight(values, None), 0.1)
+    found = weight_integers(layer(scales=tuple(map(float, scales))), values)
+    assert found.tolist() == [[64, -127], [127, 64], [0, 0]]
+
+
+def test_a_bias_far_above_its_weights_still_fits_in_int32() -> None:
+    weight = Weight(np.full((2, 3), 1e-9, np.float32), np.array([5.0, -7.0], np.float32))
+    given = Range(low=0.0, high=1.0)
+    made = layer(input=given, scales=tuple(map(float, weight_scales(weight, given.grid().scale))))
+    assert weight.bias is not None
+    np.testing.assert_allclose(bias_integers(made, weight.bias) * sum_scales(made), weight.bias, rtol=1e-6)
+
+
+def test_a_layer_back_in_float_says_why_and_changes_the_hash() -> None:
+    made = QuantPlan(layers={"a": layer(), "b": layer()}, kept={}, calibration=CALIBRATION)
+    left = made.without({"a": "it cost 2 points"})
+    assert set(left.layers) == {"b"}
+    assert left.kept == {"a": "it cost 2 points"}
+    assert left.sha256() != made.sha256()
+
+
+def test_a_weight_is_not_both_integer_and_float() -> None:
+    with pytest.raises(ValidationError, match="stays float"):
+        QuantPlan(layers={"a": layer()}, kept={"a": "why"}, calibration=CALIBRATION)
+
+
+@pytest.mark.parametrize("wrong", [{"scales": (0.0,)}, {"input": {"low": 1.0, "high": 2.0}}, {"bits": 4}, {"x": 1}])
+def test_a_layer_that_cannot_be_right_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        layer(**wrong)
