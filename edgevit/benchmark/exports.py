@@ -81,6 +81,7 @@ def deciding(request: ExportRequest, target: str) -> dict[str, Any]:
     return {
         **record["model"],
         **{name: record[name] for name in ("precision", "batch", "data")},
+        **({"task": request.task} if request.task else {}),  # what an earlier edgevit kept says nothing of it
         "options": dict(request.options.get(target, {})),
         "sha256": contents,
         "edgevit": registry.version_of("edgevit"),

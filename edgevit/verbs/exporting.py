@@ -26,6 +26,7 @@ from edgevit.verbs.options import (
     Provider,
     RuntimeName,
     RuntimeOptions,
+    Task,
     Threads,
     Timeout,
     Trust,
@@ -55,10 +56,6 @@ Out = Annotated[
     ),
 ]
 Labels = Annotated[Path | None, of_model("--labels", help="Class names: one a line, or JSON.")]
-Task = Annotated[
-    str | None,
-    of_model("--task", help="What the outputs mean: classify, embed, segment, detect, restore, depth, tensors."),
-]
 Form = Annotated[str, of_model("--form", help="deploy (re-parameterised) or train.")]
 BakePreprocess = Annotated[
     bool, of_model("--bake-preprocess", help="Take uint8 NHWC pixels and normalise inside the graph.")

@@ -27,6 +27,7 @@ from edgevit.verbs.options import (
     RuntimeName,
     RuntimeOptions,
     Runtimes,
+    Task,
     Threads,
     ThreadsThere,
     Timeout,
@@ -276,6 +277,7 @@ def benchmark(
     batch: Batch = "1",
     image_size: ImageSizes = None,
     classes: Classes = None,
+    task: Task = None,
     option: ExporterOptions = None,
     data: Data = None,
     tier: BenchmarkTier = "quick",
@@ -301,7 +303,7 @@ def benchmark(
     asked = ExportRequest(
         ModelChoice(models[0], weights, pretrained, classes, size, steps, sizes),
         names, precision, parse_batch(batch), split_options(option or (), names),
-        data=data, out=out, threads=threads, timeout_s=timeout, cache=cache, force=force,
+        task=task, data=data, out=out, threads=threads, timeout_s=timeout, cache=cache, force=force,
     )  # fmt: skip
     everywhere = not target or "all" in target
     job = benchmarking.BenchmarkJob(

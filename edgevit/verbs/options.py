@@ -102,6 +102,10 @@ Classes = Annotated[
     int | None,
     of_model("--classes", min=0, help="Number of classes; 0: timm's model without its head. Default: the model's own."),
 ]
+Task = Annotated[
+    str | None,
+    of_model("--task", help="What the outputs mean: classify, embed, segment, detect, restore, depth, tensors."),
+]
 ImageSize = Annotated[
     Sides | None,
     of_model(

@@ -11,10 +11,10 @@ import judged_models
 import pytest
 from brief import BRIEF
 from judged_models import CASES
+from typer.testing import CliRunner
 
-from edgevit import benchmark
 from edgevit.artifact.opened import Artifact
-from edgevit.benchmark import BenchmarkJob
+from edgevit.cli import app
 from edgevit.errors import GateMissed
 from edgevit.profiles import latency
 from edgevit.profiles.latency import profile
@@ -23,7 +23,6 @@ from edgevit.profiles.ranking.entrants import Runner
 from edgevit.profiles.ranking.record import Entrant
 from edgevit.profiles.report import report
 from edgevit.proof.accuracy import model_sha256
-from edgevit.request import ExportRequest, ModelChoice
 
 Exported = Callable[[str], tuple[Path, str]]
 
@@ -107,19 +106,21 @@ def test_a_benchmark_has_the_metric_in_its_table_and_its_json_and_keeps_it(expor
         "def shade():\n"
         "    return Shade()\n"
     )
-    asked = ExportRequest(
-        ModelChoice(f"{source}:shade", image_size=(16, 16)), ("onnx",), data=exported("depth")[1], out=tmp_path / "out",
-        threads=1, task="depth",
-    )  # fmt: skip
-    job = BenchmarkJob((f"{source}:shade",), asked)
-    (row,) = benchmark.run(job, lambda subject: lambda stage, fraction: None)
-    assert row.error is None
-    found = row.record()["quality"]
+    asked = [
+        "benchmark", f"{source}:shade", "-t", "onnx", "--task", "depth", "--image-size", "16", "--threads", "1",
+        "--data", exported("depth")[1], "-o", str(tmp_path / "out"), "--no-rank",
+    ]  # fmt: skip
+    ran = CliRunner().invoke(app, [*asked, "--json"])
+    assert ran.exit_code == 0, ran.exception
+    (row,) = json.loads(ran.stdout)
+    found = row["quality"]
     assert (found["metric"], found["recorded"]) == ("AbsRel", pytest.approx(found["value"], abs=1e-5))
-    assert row.record()["accuracy"] is None
-    assert f"AbsRel {found['value']:.4g}" in row.cells()
-    (again,) = benchmark.run(job, lambda subject: lambda stage, fraction: None)
-    assert (again.reused, again.record()["quality"]) == (True, found)
+    assert (row["accuracy"], row["reused"]) == (None, False)
+    (again,) = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    assert (again["reused"], again["quality"]) == (True, found)
+    table = CliRunner().invoke(app, asked).stdout
+    assert f"AbsRel {found['value']:.4g}" in table
+    assert "quality" in table.splitlines()[1]
 
 
 def test_a_ranking_names_the_metric_and_reads_the_top_1_of_older_files(exported: Exported) -> None:
