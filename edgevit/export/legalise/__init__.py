@@ -16,6 +16,8 @@ import torch
 from torch import fx
 from torch._decomp import get_decompositions
 
+from edgevit.export.legalise.masks import without_places
+
 Operator = Any  # or its name, of one that is there only where its library was imported
 
 
@@ -38,8 +40,7 @@ _VIEW, _RESHAPE = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 
 def rewritten(program: torch.export.ExportedProgram, rules: Rules) -> torch.export.ExportedProgram:
     """``program`` with every call of an operator written out, where a rule is needed for one of them."""
-    found = [(node, rule) for node in calls_of(program) if (rule := _rule_of(rules, node.target))]
-    table = {node.target: rule.written for node, rule in found if rule.needed(node)}
+    table = _table(program, rules)
     if not table:
         return program
     with _reshaping(program):
@@ -49,6 +50,12 @@ def rewritten(program: torch.export.ExportedProgram, rules: Rules) -> torch.expo
             node.target = _VIEW
     program.graph_module.recompile()
     return program
+
+
+def _table(program: torch.export.ExportedProgram, rules: Rules) -> dict[Operator, Callable[..., Any]]:
+    """What the operators that a rule is needed for are written by."""
+    found = [(node, rule) for node in calls_of(program) if (rule := _rule_of(rules, node.target))]
+    return {node.target: rule.written for node, rule in found if rule.needed(node)}
 
 
 def _rule_of(rules: Rules, target: Any) -> Rule | None:
@@ -90,22 +97,23 @@ def in_known_operators(
 
     What ``rules`` are for is written out, and of what is then unknown, what PyTorch itself can write out.
     """
-    program = decomposed(program, {})
+    program = without_places(decomposed(program, {}))
     table: dict[Any, Any] = {}
     for _ in range(_ROUNDS):
         program = rewritten(program, rules)
         unknown = {node.target for node in calls_of(program) if not is_known(node)}
-        if not unknown:
+        if not unknown and not _table(program, rules):
             break
         table = table or {**torch.export.default_decompositions(), **get_decompositions(_RESAMPLING)}
-        if not (mendable := {target: table[target] for target in unknown if target in table}):
+        mendable = {target: table[target] for target in unknown if target in table}
+        if not mendable and not _table(program, rules):
             break
-        program = decomposed(program, mendable)
+        program = decomposed(program, mendable) if mendable else program
     return program
 
 
 _RESAMPLING = [torch.ops.aten.upsample_nearest2d.vec, torch.ops.aten.upsample_bilinear2d.vec]  # no default has them
-_ROUNDS = 3  # what PyTorch writes out may hold what a rule is for
+_ROUNDS = 4  # what PyTorch writes out may hold what a rule is for
 
 
 def calls_of(program: torch.export.ExportedProgram) -> list[fx.Node]:

@@ -172,9 +172,8 @@ LOGICAL_RULES = {
     aten.bitwise_not.default: Rule(bitwise_not),
 }
 ONE_HOT_RULES = {aten.one_hot.default: Rule(one_hot), aten.scatter.value: Rule(scatter_value)}
-CLAMP_RULES = {aten.clamp.default: Rule(whole_clamp, lambda node: None in node.args[1:] or len(node.args) == 2)}
 EXTREME_RULES = {
     aten.max.dim: Rule(extreme(aten.argmax.default)),
     aten.min.dim: Rule(extreme(aten.argmin.default)),
 }
-SUBTRACTION_RULES = {aten.rsub.Scalar: Rule(rsub)}
+SUBTRACTION_RULES = {aten.rsub.Scalar: Rule(rsub), aten.rsub.Tensor: Rule(rsub)}

@@ -11,7 +11,7 @@ from edgevit.export.capture import unbaked
 from edgevit.export.precision import module_path
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
-_NOT_THEIRS = ("/torch/", "/edgevit/export/")
+_NOT_THEIRS = ("/torch/", "/edgevit/export/", "<eval_with_key>")
 
 
 def place_of(node: fx.Node, *, baked: bool = False) -> str:

@@ -8,7 +8,6 @@ from edgevit.export.legalise import Rules
 from edgevit.export.legalise.arithmetic import (
     BATCH_NORM_RULES,
     BOOLEAN_RULES,
-    CLAMP_RULES,
     EXTREME_RULES,
     LAYER_NORM_RULES,
     LOGICAL_RULES,
@@ -19,9 +18,16 @@ from edgevit.export.legalise.attention import ATTENTION_RULES
 from edgevit.export.legalise.deformable import DEFORMABLE_RULES
 from edgevit.export.legalise.einsum import EINSUM_RULES
 from edgevit.export.legalise.integers import DIVISION_RULES, REMAINDER_RULES
+from edgevit.export.legalise.limits import LIMIT_RULES
 from edgevit.export.legalise.pixels import PIXEL_RULES
+from edgevit.export.legalise.places import PLACE_RULES
+from edgevit.export.legalise.pooling import POOLING_RULES
+from edgevit.export.legalise.products import PRODUCT_RULES
+from edgevit.export.legalise.resizing import RESIZING_RULES
 from edgevit.export.legalise.sampling import SAMPLING_RULES
 from edgevit.export.legalise.scatter import SCATTER_REDUCE, SCATTER_RULE
+from edgevit.export.legalise.statistics import STATISTICS_RULES
+from edgevit.export.legalise.types import TYPE_RULES
 from edgevit.export.legalise.windows import WINDOW_RULES
 
 TVM: Rules = {
@@ -30,13 +36,19 @@ TVM: Rules = {
     **LAYER_NORM_RULES,
     **BOOLEAN_RULES,
     **ONE_HOT_RULES,
-    **CLAMP_RULES,
     **EXTREME_RULES,
     **SUBTRACTION_RULES,
+    **TYPE_RULES,
+    **LIMIT_RULES,
+    **STATISTICS_RULES,
+    **PLACE_RULES,
+    **PRODUCT_RULES,
     **PIXEL_RULES,
     **DEFORMABLE_RULES,
     **SAMPLING_RULES,
+    **RESIZING_RULES,
     **WINDOW_RULES,
+    **POOLING_RULES,
 }
 COREML: Rules = {
     **ATTENTION_RULES,  # coremltools lets a row that forbids every key look at all of them, or gives no number

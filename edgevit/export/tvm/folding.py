@@ -29,7 +29,7 @@ def fold(call: Any) -> Expr | None:
 
 
 def _constant(array: Array | None) -> Expr | None:
-    return None if array is None else relax.const(np.ascontiguousarray(array))
+    return None if array is None else relax.const(np.ascontiguousarray(array), str(array.dtype))
 
 
 def _numbers(values: Any) -> list[int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
+from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported
@@ -13,14 +14,15 @@ from edgevit.export.legalise import calls_of, in_known_operators
 from edgevit.export.legalise.complexes import in_real_numbers
 from edgevit.export.legalise.refusals import named
 from edgevit.export.legalise.targets import RULES
-from edgevit.export.tvm import attention, origins
-from edgevit.export.tvm.misread import READ_ANEW, misread
+from edgevit.export.tvm import attention, origins, ranking
+from edgevit.export.tvm.misread import check_type, misread
 from edgevit.export.tvm.origins import Modules
+from edgevit.export.tvm.reading import READ_ANEW, constant_of, is_constant
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-OURS: Mapping[str, Callable[[fx.Node, Any], Any]] = {attention.OPERATOR: attention.convert, **READ_ANEW}
+OURS: Mapping[str, Callable[[fx.Node, Any], Any]] = {attention.OPERATOR: attention.convert, **READ_ANEW, **ranking.READ}
 
 
 def imported(program: ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:
@@ -29,7 +31,7 @@ def imported(program: ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:
     Unsupported for operators that TVM cannot import, ExportFailed when the import fails otherwise: both name the
     operator, its module and its line of the source.
     """
-    importer = _Importer()
+    importer = Importer()
     program = in_known_operators(in_real_numbers(program), RULES["tvm"], importer.knows)
     if missing := {node.target: node for node in calls_of(program) if not importer.knows(node)}:
         told = ", ".join(named(node, baked=baked) for node in missing.values())
@@ -40,7 +42,7 @@ def imported(program: ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:
             keep_params_as_input=False,
             unwrap_unit_return_tuple=True,
             no_bind_return_tuple=False,
-            custom_convert_map=dict(OURS),
+            custom_convert_map=importer.ours(calls_of(program)),
         )
     except EdgeVitError:
         raise
@@ -49,7 +51,7 @@ def imported(program: ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:
     return module, origins.of_import(importer.env, baked=baked)
 
 
-class _Importer(ExportedProgramImporter):  # type: ignore[misc]
+class Importer(ExportedProgramImporter):  # type: ignore[misc]
     """TVM's, which is what ``from_exported_program`` calls; it keeps node -> variable, and the node it is at."""
 
     node: fx.Node | None = None
@@ -60,13 +62,30 @@ class _Importer(ExportedProgramImporter):  # type: ignore[misc]
     def _watched(self, convert: Callable[[fx.Node], Any]) -> Callable[[fx.Node], Any]:
         def told(node: fx.Node) -> Any:
             self.node = node
-            return convert(node)
+            found = constant_of(node) if is_constant(node) else convert(node)
+            found = self.block_builder.emit(found) if isinstance(found, relax.Call) else found
+            check_type(node, found)
+            return found
 
         return told
 
+    def ours(self, calls: Iterable[fx.Node]) -> dict[str, Callable[[fx.Node, Any], Any]]:
+        """What we read ourselves, and those of the ``calls`` that are constants."""
+        lacking = {str(node.target.__name__) for node in calls if is_constant(node)} - self.convert_map.keys()  # type: ignore[union-attr]
+        constants: dict[str, Callable[[fx.Node, Any], Any]] = dict.fromkeys(lacking, _by_itself)
+        return {name: self._by_us(convert) for name, convert in {**constants, **OURS}.items()}
+
+    def _by_us(self, convert: Callable[[fx.Node, Any], Any]) -> Callable[[fx.Node, Any], Any]:
+        watched = self._watched(lambda node: convert(node, self))
+        return lambda node, _: watched(node)
+
     def knows(self, node: fx.Node) -> bool:
         name = getattr(node.target, "__name__", "")
-        return (name in self.convert_map or name in OURS) and not misread(node)
+        return is_constant(node) or name in OURS or (name in self.convert_map and not misread(node))
+
+
+def _by_itself(node: fx.Node, _: Any) -> Any:
+    return constant_of(node)
 
 
 def _refusal(exc: Exception, node: fx.Node | None, baked: bool) -> EdgeVitError:

@@ -1,24 +1,65 @@
-"""Calls that TVM's importer takes and gets wrong: read anew here, or said to be unknown and so written out."""
+"""Calls that TVM's importer takes and gets wrong: said to be unknown here, and so written out or refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx
-from tvm import relax
+from tvm import relax, tirx
 
+from edgevit.errors import Unsupported
 from edgevit.export.legalise import arguments
+from edgevit.export.legalise.refusals import named
+from edgevit.export.tvm.believed import BELIEVED
 
 aten = torch.ops.aten
 
 
 def misread(node: fx.Node) -> bool:
-    """Whether the importer would make another function of this call."""
+    """Whether the importer would make another function of this call, or was never seen to make the right one."""
     wrong = _WRONG.get(node.target)
-    return wrong is not None and wrong(node)
+    believed = BELIEVED.get(getattr(node.target, "__name__", ""), frozenset())
+    return not set(settings(node)) <= believed or (wrong is not None and wrong(node))
+
+
+def check_type(node: fx.Node, found: Any) -> None:
+    """Unsupported where the importer made a tensor of another type or shape than PyTorch does."""
+    wanted, made = node.meta.get("val"), getattr(found, "ty", None)
+    if not isinstance(wanted, torch.Tensor) or not isinstance(made, relax.TensorType) or made.shape is None:
+        return
+    sizes = [int(each) if isinstance(each, tirx.IntImm) else None for each in made.shape.values]
+    fits = len(sizes) == wanted.ndim and all(
+        None in pair or not isinstance(pair[1], int) or pair[0] == pair[1]
+        for pair in zip(sizes, wanted.shape, strict=True)
+    )
+    dtype = str(wanted.dtype).removeprefix("torch.")
+    if not fits or str(made.dtype) != dtype:
+        shape = "×".join("?" if size is None else str(size) for size in sizes) or "one number"
+        raise Unsupported(
+            f"TVM reads {named(node)} as {made.dtype} {shape}, and it is {dtype} {'×'.join(map(str, wanted.shape))}",
+            hint="export to onnx, or replace that operator in the model",
+        )
+
+
+def settings(node: fx.Node) -> list[str]:
+    """The arguments of a call that are no tensors, and not as they are by default."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    given = arguments(node)
+    return [
+        one.name
+        for one in node.target._schema.arguments
+        if "Tensor" not in str(one.type) and one.name not in _OF_MEMORY and not _default(one, given[one.name])
+    ]
+
+
+def _default(argument: Any, value: Any) -> bool:
+    return bool(argument.has_default_value() and argument.default_value == value)
+
+
+_OF_MEMORY = ("layout", "device", "pin_memory", "memory_format", "non_blocking", "copy", "implicit")
 
 
 def _by_another_scale(node: fx.Node) -> bool:
@@ -38,34 +79,34 @@ def _sides(node: Any) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape[2:])
 
 
+def _to_a_corner(node: fx.Node) -> bool:
+    """Aligned to the corners of one pixel: the importer divides by the none that are between."""
+    return _by_another_scale(node) or bool(arguments(node).get("align_corners") and 1 in _sides(node))
+
+
+def _of_integers(node: fx.Node) -> bool:
+    return not node.args[0].meta["val"].is_floating_point()  # type: ignore[union-attr]
+
+
+def _counts(node: fx.Node) -> bool:
+    """The norm that counts what is not zero: the importer divides by its order."""
+    return bool(arguments(node)["ord"] == 0)
+
+
+def _cuts(node: fx.Node) -> bool:
+    """Into bfloat16: the importer's cast cuts digits off where PyTorch's rounds."""
+    return arguments(node)["dtype"] is torch.bfloat16
+
+
 _WRONG: Mapping[Any, Callable[[fx.Node], bool]] = {
-    aten.upsample_bilinear2d.vec: _by_another_scale,
-    aten.upsample_bicubic2d.vec: _by_another_scale,
+    aten.upsample_bilinear2d.vec: _to_a_corner,
+    aten.upsample_bicubic2d.vec: _to_a_corner,
     aten.upsample_nearest2d.vec: _by_no_whole_scale,
     aten._upsample_nearest_exact2d.vec: _by_another_scale,
-    aten._upsample_bilinear2d_aa.vec: lambda _: True,  # without its antialiasing
-    aten._upsample_bilinear2d_aa.default: lambda _: True,
-}
-
-
-def _extreme(find: Callable[..., Any], bound: Callable[..., Any], worst: float) -> Callable[[fx.Node, Any], Any]:
-    """Of argmax and argmin: TVM finds nothing, -1, in a row that is infinite all through, as where all is masked.
-
-    It begins with the least number there is and asks for a larger one: half of it is larger, and less than what counts.
-    """
-
-    def convert(node: fx.Node, importer: Any) -> Any:
-        given = arguments(node)
-        value, emit = importer.env[given["self"]], importer.block_builder.emit
-        if str(value.ty.dtype).startswith("float"):
-            limit = np.finfo(str(value.ty.dtype))
-            value = emit(bound(value, relax.const(np.asarray(worst * (limit.max / 2), limit.dtype))))
-        return emit(find(value, given.get("dim"), bool(given.get("keepdim"))))
-
-    return convert
-
-
-READ_ANEW: Mapping[str, Callable[[fx.Node, Any], Any]] = {
-    "argmax.default": _extreme(relax.op.argmax, relax.op.maximum, -1.0),
-    "argmin.default": _extreme(relax.op.argmin, relax.op.minimum, 1.0),
+    aten.softmax.int: _of_integers,
+    aten.log_softmax.int: _of_integers,
+    aten.linalg_vector_norm.default: _counts,
+    aten._to_copy.default: _cuts,
+    aten.to.dtype: _cuts,
+    torch.ops.higher_order.cond: lambda _: True,  # its branches are lost in fusion
 }

@@ -9,6 +9,8 @@ from typing import Any
 from tvm import relax, te, tirx, topi
 from tvm.ir import GenericConst
 
+from edgevit.export.tvm import ranking, scanning
+
 Expr = Any
 Builder = Any
 REDUCES, ELEMENTWISE, OPAQUE = 4, 0, 8  # TVM's kinds of functions, for fusion: what follows a reduction joins it
@@ -26,6 +28,9 @@ def legalizations() -> Mapping[str, Callable[[Builder, Any], Expr]]:
         "relax.nn.softmax": _softmax,
         "relax.nn.gelu": _elementwise("gelu", gelu),
         "relax.nn.gelu_tanh": _elementwise("gelu_tanh", gelu_tanh),
+        "relax.topk": ranking.legalise,
+        "relax.cumsum": scanning.legalise("cumsum", lambda total, each: total + each),
+        "relax.cumprod": scanning.legalise("cumprod", lambda total, each: total * each),
         "relax.full": _full,
         "relax.full_like": _full,
         "relax.nn.silu": _elementwise("silu", lambda x: x * tirx.sigmoid(x)),

@@ -1,0 +1,164 @@
+"""Operators on tensors of two types, or of a type that importers have no kernel for: all brought to one type first.
+
+Some importers give a number the type of its tensor, so that an integer plus 0.5 is the integer, and divide integers as
+integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from edgevit.export.legalise import Rule, arguments
+
+aten = torch.ops.aten
+Written = Callable[..., Any]
+
+
+def _type_of(first: Any, second: Any, real: bool) -> torch.dtype:
+    found = torch.result_type(first, second)
+    return torch.get_default_dtype() if real and not found.is_floating_point else found
+
+
+def _operands(node: fx.Node) -> tuple[Any, Any]:
+    first, second = (each.meta["val"] if isinstance(each, fx.Node) else each for each in node.args[:2])
+    return first, second
+
+
+def _is(value: Any, wanted: torch.dtype) -> bool:
+    return not isinstance(value, Tensor) or value.dtype is wanted
+
+
+def _as(value: Any, wanted: torch.dtype) -> Any:
+    return value if _is(value, wanted) else value.to(wanted)
+
+
+def two(operator: Written, *, real: bool = False, logical: Written | None = None) -> Rule:
+    """Of two operands; ``real``: never of integers; ``logical``: what it is of booleans."""
+
+    def written(self: Any, other: Any, **more: Any) -> Any:
+        alpha = more.pop("alpha", 1)
+        wanted = _type_of(self, other, real)
+        if alpha != 1:
+            return operator(self, other * alpha)
+        if logical and wanted is torch.bool:
+            return logical(self, other)
+        if _is(self, wanted) and _is(other, wanted):
+            return NotImplemented
+        return operator(_as(self, wanted), _as(other, wanted), **more)
+
+    def needed(node: fx.Node) -> bool:
+        first, second = _operands(node)
+        if not isinstance(first, Tensor) and not isinstance(second, Tensor):
+            return False
+        wanted = _type_of(first, second, real)
+        same = _is(first, wanted) and _is(second, wanted)
+        return not same or bool(node.kwargs.get("alpha", 1) != 1 or (logical and wanted is torch.bool))
+
+    return Rule(written, needed)
+
+
+def one(operator: Written) -> Rule:
+    """Of one operand that is never an integer."""
+
+    def written(self: Tensor, **more: Any) -> Any:
+        whole = not self.is_floating_point()
+        return operator(self.to(torch.get_default_dtype()), **more) if whole else NotImplemented
+
+    def needed(node: fx.Node) -> bool:
+        return not arguments(node)["self"].meta["val"].is_floating_point()
+
+    return Rule(written, needed)
+
+
+def chosen(condition: Tensor, self: Tensor, other: Tensor) -> Tensor | Any:
+    wanted = torch.result_type(self, other)
+    if _is(self, wanted) and _is(other, wanted):
+        return NotImplemented
+    return torch.where(condition, _as(self, wanted), _as(other, wanted))
+
+
+def joined(tensors: list[Tensor], dim: int = 0) -> Tensor | Any:
+    wanted = tensors[0].dtype
+    for each in tensors[1:]:
+        wanted = torch.promote_types(wanted, each.dtype)
+    if all(_is(each, wanted) for each in tensors):
+        return NotImplemented
+    return torch.cat([_as(each, wanted) for each in tensors], dim)
+
+
+def _of_two_types(node: fx.Node) -> bool:
+    values = [each.meta["val"] for each in node.all_input_nodes if isinstance(each.meta.get("val"), Tensor)]
+    return len({each.dtype for each in values if each.dtype is not torch.bool}) > 1 or (
+        node.target is aten.cat.default and len({each.dtype for each in values}) > 1
+    )
+
+
+def divided(self: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    """By a number, whose type some importers take from the number alone."""
+    if isinstance(other, Tensor):
+        return NotImplemented
+    wanted = torch.result_type(self, other)
+    if rounding_mode == "floor":
+        return torch.floor_divide(_as(self, wanted), other)
+    if wanted.is_floating_point:
+        return torch.trunc(_as(self, wanted) / other)
+    return torch.div(_as(self, wanted), torch.full((), other, dtype=wanted), rounding_mode=rounding_mode)
+
+
+def modulo_of_number(self: Any, other: Tensor) -> Tensor:
+    return torch.remainder(torch.full((), self, dtype=torch.result_type(self, other)), other)
+
+
+def power(self: Any, exponent: Tensor) -> Any:
+    """Of integers by way of float64, which holds every power below 2⁵³, and of two types by way of one."""
+    wanted = torch.result_type(self, exponent)
+    if wanted.is_floating_point:
+        same = _is(self, wanted) and _is(exponent, wanted)
+        return NotImplemented if same else torch.pow(_as(self, wanted), _as(exponent, wanted))
+    wide = self.to(torch.float64) if isinstance(self, Tensor) else float(self)
+    return torch.pow(wide, exponent.to(torch.float64)).round().to(wanted)
+
+
+def _is_whole_power(node: fx.Node) -> bool:
+    first, second = _operands(node)
+    wanted = torch.result_type(first, second)
+    return not (wanted.is_floating_point and _is(first, wanted) and _is(second, wanted))
+
+
+def _has_number(node: fx.Node) -> bool:
+    return not isinstance(arguments(node)["other"], fx.Node)
+
+
+_COMPARISONS = (aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge)
+_REAL = (
+    aten.exp, aten.log, aten.log2, aten.log10, aten.log1p, aten.expm1, aten.sqrt, aten.rsqrt, aten.reciprocal,
+    aten.sigmoid, aten.erf, aten.sin, aten.cos, aten.tan, aten.tanh, aten.sinh, aten.cosh, aten.asin, aten.acos,
+    aten.atan, aten.asinh, aten.acosh, aten.atanh,
+)  # fmt: skip
+TYPE_RULES = {
+    aten.add.Tensor: two(torch.add, logical=torch.logical_or),
+    aten.mul.Tensor: two(torch.mul, logical=torch.logical_and),
+    aten.sub.Tensor: two(torch.sub),
+    aten.div.Tensor: two(torch.div, real=True),
+    aten.pow.Tensor_Scalar: two(torch.pow),
+    aten.pow.Tensor_Tensor: Rule(power, _is_whole_power),
+    aten.pow.Scalar: Rule(power, _is_whole_power),
+    aten.remainder.Tensor: two(torch.remainder),
+    aten.remainder.Scalar: two(torch.remainder),
+    aten.remainder.Scalar_Tensor: Rule(modulo_of_number),
+    aten.fmod.Tensor: two(torch.fmod),
+    aten.fmod.Scalar: two(torch.fmod),
+    aten.floor_divide.default: two(torch.floor_divide),
+    aten.maximum.default: two(torch.maximum, logical=torch.logical_or),
+    aten.minimum.default: two(torch.minimum, logical=torch.logical_and),
+    aten.atan2.default: two(torch.atan2, real=True),
+    aten.div.Tensor_mode: Rule(divided, _has_number),
+    aten.where.self: Rule(chosen, _of_two_types),
+    aten.cat.default: Rule(joined, _of_two_types),
+    **{form: two(operator) for operator in _COMPARISONS for form in (operator.Tensor, operator.Scalar)},
+    **{operator.default: one(operator.default) for operator in _REAL},
+}

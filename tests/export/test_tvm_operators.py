@@ -1,0 +1,83 @@
+"""TVM's importer drops arguments without a word: each that is left to it is tried, and no other is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+pytest.importorskip("tvm")
+import tvm
+from tvm import relax
+from tvm_operators import TABLE, Function
+
+from edgevit.errors import Unsupported
+from edgevit.export.legalise import calls_of, in_known_operators
+from edgevit.export.legalise.complexes import in_real_numbers
+from edgevit.export.legalise.targets import RULES
+from edgevit.export.tvm import compile as compiling
+from edgevit.export.tvm import importing, targets
+from edgevit.export.tvm.believed import BELIEVED
+from edgevit.export.tvm.misread import settings
+
+
+class Theme(nn.Module):
+    def __init__(self, functions: dict[str, Function]) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def forward(self, t: Tensor) -> dict[str, Tensor]:
+        return {name: function(t) for name, function in self.functions.items()}
+
+
+def example() -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).normal(size=(3, 8, 6, 6)).astype(np.float32))
+
+
+def exported(functions: dict[str, Function]) -> torch.export.ExportedProgram:
+    Theme(functions)(example())  # constants are made outside of the trace
+    return torch.export.export(Theme(functions), (example(),), strict=False)
+
+
+@pytest.mark.parametrize("theme", TABLE)
+def test_an_operator_means_to_tvm_what_it_means_to_pytorch(theme: str) -> None:
+    target = targets.host(1)
+    made = compiling.build(compiling.lower(exported(TABLE[theme])), target)
+    found = relax.VirtualMachine(made, tvm.cpu())["main"](tvm.runtime.tensor(example().numpy()))
+    for (name, wanted), got in zip(Theme(TABLE[theme])(example()).items(), found, strict=True):
+        assert tuple(got.shape) == wanted.shape, name
+        error = np.abs(got.numpy() - wanted.numpy()).max() / max(1e-9, wanted.abs().max().item())
+        assert error < 5e-6, f"{name}: {error:.1e}"
+
+
+def left_to_the_importer(theme: str) -> Iterator[fx.Node]:
+    knows = importing.Importer().knows
+    for node in calls_of(in_known_operators(in_real_numbers(exported(TABLE[theme])), RULES["tvm"], knows)):
+        if getattr(node.target, "__name__", "") not in importing.OURS:
+            yield node
+
+
+def test_every_argument_that_is_believed_was_tried() -> None:
+    tried: dict[str, set[str]] = {}
+    for theme in TABLE:
+        for node in left_to_the_importer(theme):
+            tried.setdefault(getattr(node.target, "__name__", ""), set()).update(settings(node))
+    untried = {name: left for name, names in BELIEVED.items() if (left := names - tried.get(name, set()))}
+    assert not untried
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda t: t.bfloat16().float(), r"TVM cannot import _to_copy\.default \(in the model, tvm_\S+py:\d+\)"),
+        (lambda t: (n := (t * 9).long()) @ n, r"TVM reads matmul\.default .* as float32 \S+, and it is int64 3×8×6×6"),
+        (lambda t: torch.cond(t.sum() > 0, torch.relu, torch.neg, (t,)), r"TVM cannot import cond"),
+    ],
+    ids=["a rounding", "another type", "a branch"],
+)
+def test_what_the_importer_gets_wrong_is_refused_by_name(function: Function, told: str) -> None:
+    with pytest.raises(Unsupported, match=told):
+        compiling.lower(exported({"one": function}))
