@@ -41,7 +41,7 @@ class Graph:
         shape = [self.pick((1, 2)), self.pick(CHANNELS), self.pick(SIDES), self.pick(SIDES)]
         image = relax.Var("image", relax.TensorType(shape, "float32"))
         steps = (self.convolve, self.gate, self.gated, self.mask, self.number, self.activate, self.square, self.join)
-        steps = (*steps, self.tokens)
+        steps = (*steps, self.tokens, self.parts, self.beside, self.spread)
         with self.builder.function("main", [image]):
             with self.builder.dataflow():
                 self.known = [image]
@@ -120,6 +120,30 @@ class Graph:
         for _ in range(self.pick((1, 2))):
             x = self.emit(self.pick(SUMS)(x, self.pick(like)))
         return self.activate(x) if self.draw(st.booleans()) else x
+
+    def parts(self, x: Expr) -> Expr:
+        """Halves of the channels, each read twice, and joined again."""
+        if sizes(x)[1] % 2:
+            return self.beside(x)
+        halves = self.emit(relax.op.split(x, 2, axis=1))
+        first, second = (self.emit(halves[at]) for at in (0, 1))
+        gated = self.emit(relax.op.multiply(first, self.emit(relax.op.sigmoid(second))))
+        return self.emit(relax.op.concat([gated, self.emit(self.pick(SUMS)(second, first))], axis=1))
+
+    def beside(self, x: Expr) -> Expr:
+        """A value and a convolution of it, joined; either may be read again."""
+        few = self.pick((1, 4, 9))
+        made = self.emit(relax.op.nn.conv2d(x, self.constant(few, sizes(x)[1], 1, 1, scale=sizes(x)[1] ** -0.5)))
+        self.known.append(self.scaled(made, few))
+        return self.emit(relax.op.concat(self.pick(([x, self.known[-1]], [self.known[-1], x])), axis=1))
+
+    def spread(self, x: Expr) -> Expr:
+        """A mean over the map, or over the channels, beside what it is of; as it is, or convolved."""
+        mean = self.emit(relax.op.mean(x, self.pick(([2, 3], [1], [1, 2, 3])), keepdims=True))
+        if sizes(mean)[1] > 1 and self.draw(st.booleans()):
+            channels = sizes(x)[1]
+            mean = self.emit(relax.op.nn.conv2d(mean, self.constant(channels, channels, 1, 1, scale=channels**-0.5)))
+        return self.emit(self.pick(SUMS)(*self.pick(((x, mean), (mean, x)))))
 
     def tokens(self, x: Expr) -> Expr:
         """Channels last for a normalisation and a linear layer, and back."""

@@ -19,8 +19,13 @@ Written = Callable[..., Any]
 
 
 def _type_of(first: Any, second: Any, real: bool) -> torch.dtype:
-    found = torch.result_type(first, second)
+    found = torch.result_type(*(_number(each) for each in (first, second)))
     return torch.get_default_dtype() if real and not found.is_floating_point else found
+
+
+def _number(value: Any) -> Any:
+    """What stands for a size that is not known yet."""
+    return 1 if isinstance(value, torch.SymInt) else 1.0 if isinstance(value, torch.SymFloat) else value
 
 
 def _operands(node: fx.Node) -> tuple[Any, Any]:
