@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from edgevit.export.legalise import Rule
+from edgevit.export.legalise import Rule, arguments
 from edgevit.export.legalise.arithmetic import batch_norm, is_bare
 
 aten = torch.ops.aten
@@ -77,6 +77,18 @@ def logaddexp(self: Tensor, other: Tensor) -> Tensor:
     return torch.where(self == other, most + 0.6931471805599453, found)
 
 
+def count_norm(
+    self: Tensor, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Tensor | Any:
+    """The norm of order 0: how many are not zero."""
+    over = list(range(self.ndim)) if dim is None else dim
+    return (self != 0).to(dtype or self.dtype).sum(over, keepdim) if ord == 0 else NotImplemented
+
+
+def _counts(node: fx.Node) -> bool:
+    return bool(arguments(node)["ord"] == 0)
+
+
 def kthvalue(self: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     values, places = torch.sort(self, dim=dim, stable=True)
     found = values.narrow(dim, k - 1, 1), places.narrow(dim, k - 1, 1)
@@ -98,6 +110,7 @@ def median_of_all(self: Tensor) -> Tensor:
 
 
 STATISTICS_RULES = {
+    aten.linalg_vector_norm.default: Rule(count_norm, _counts),
     aten.median.dim: Rule(median),
     aten.median.default: Rule(median_of_all),
     aten.std.correction: Rule(std),

@@ -88,11 +88,6 @@ def _of_integers(node: fx.Node) -> bool:
     return not node.args[0].meta["val"].is_floating_point()  # type: ignore[union-attr]
 
 
-def _counts(node: fx.Node) -> bool:
-    """The norm that counts what is not zero: the importer divides by its order."""
-    return bool(arguments(node)["ord"] == 0)
-
-
 def _cuts(node: fx.Node) -> bool:
     """Into bfloat16: the importer's cast cuts digits off where PyTorch's rounds."""
     return arguments(node)["dtype"] is torch.bfloat16
@@ -105,7 +100,6 @@ _WRONG: Mapping[Any, Callable[[fx.Node], bool]] = {
     aten._upsample_nearest_exact2d.vec: _by_another_scale,
     aten.softmax.int: _of_integers,
     aten.log_softmax.int: _of_integers,
-    aten.linalg_vector_norm.default: _counts,
     aten._to_copy.default: _cuts,
     aten.to.dtype: _cuts,
     torch.ops.higher_order.cond: lambda _: True,  # its branches are lost in fusion

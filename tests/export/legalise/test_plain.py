@@ -116,6 +116,7 @@ STATISTICS: dict[str, Callable[[Tensor], Any]] = {
     "instance_norm of statistics": lambda x: F.instance_norm(
         x, torch.arange(6.0).double(), torch.arange(1, 7.0).double(), None, None, False, 0.2, 0.3
     ),
+    "how many": lambda x: torch.linalg.vector_norm(x.round(), 0, (1, -1), True),
     "cdist": lambda x: aten._cdist_forward(x, x.flip(2), 2.0, None) + aten._cdist_forward(x, x.flip(2), 1.0, None),
     "small": lambda x: torch.stack([(x * 1e-9).log1p() * 1e9, (x * 1e-9).expm1() * 1e9, x.abs().log1p(), x.expm1()]),
     "logaddexp": lambda x: torch.logaddexp(x * 1e3, x.flip(1) * 1e3),
