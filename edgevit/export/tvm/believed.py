@@ -1,7 +1,7 @@
 """The arguments of each operator that TVM's importer was seen to read rightly: any other is not left to it.
 
-The importer drops arguments that it does not know of, without a word. The tests import every one of these with another
-value than its default, and compare with PyTorch.
+The importer drops arguments that it does not know of, without a word. Each of these was given another value than its
+default, and compared with PyTorch.
 """
 
 from __future__ import annotations
