@@ -49,7 +49,10 @@ def test_an_operator_means_to_tvm_what_it_means_to_pytorch(theme: str) -> None:
 @pytest.mark.parametrize(
     ("function", "told"),
     [
-        (lambda t: t.bfloat16().float(), r"TVM cannot import _to_copy\.default \(in the model, tvm_\S+py:\d+\)"),
+        (
+            lambda t: t.bfloat16().float(),
+            r"TVM cannot import _to_copy\.default \(in the model, test_tvm_operators\.py:\d+\)",
+        ),
         (lambda t: (n := (t * 9).long()) @ n, r"TVM reads matmul\.default .* as float32 \S+, and it is int64 3×8×6×6"),
         (lambda t: torch.cond(t.sum() > 0, torch.relu, torch.neg, (t,)), r"TVM cannot import cond"),
     ],
