@@ -49,7 +49,7 @@ def builds(request: ExportRequest) -> dict[str, Build | EdgeVitError]:
     for name in request.targets:
         try:
             target = choose(name, request.precision, request.options.get(name, {}), request.model.format)
-            _require_sizes(target, request)
+            require_sizes(target, request)
             out = folder_of(request, target)
             check_vacant(out, force=request.force)
         except EdgeVitError as error:
@@ -59,7 +59,7 @@ def builds(request: ExportRequest) -> dict[str, Build | EdgeVitError]:
     return found
 
 
-def _require_sizes(target: Target, request: ExportRequest) -> None:
+def require_sizes(target: Target, request: ExportRequest) -> None:
     """Unsupported for a range of image sizes that a target's artifacts cannot have."""
     sizes, why = request.model.image_sizes, getattr(target.exporter, "one_size", "its exporter knows no other")
     if sizes is not None and why:

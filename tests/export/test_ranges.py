@@ -18,14 +18,17 @@ import edgevit
 from edgevit.artifact.manifest import BatchRange
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, Unsupported, UsageError
+from edgevit.export.base import load_exporter
 from edgevit.export.capture import capture_range
 from edgevit.export.ranges import Sizing, require_free
+from edgevit.export.targets import Target, require_sizes
 from edgevit.images import Preprocess
 from edgevit.prediction.rows import rows_answered
 from edgevit.profiles.latency import Request, conditions_of
 from edgevit.proof.golden import golden_reference
 from edgevit.proof.parity import compare
 from edgevit.proof.sizes import compare_sizes, golden_references
+from edgevit.request import ExportRequest, ModelChoice
 from edgevit.runtimes import feeds
 from edgevit.sizes import Sides, as_sizes
 from edgevit.tasks.reading import Reading
@@ -180,10 +183,20 @@ def test_rows_of_another_size_that_are_missing_or_altered_are_noticed(artifact: 
         edgevit.verify(broken)
 
 
-def test_a_target_of_one_size_declines_before_any_work() -> None:
-    with pytest.raises(Unsupported, match="tvm artifacts take images of one size, not of 32-64/8: ") as caught:
-        edgevit.export(Dense(), "tvm", image_size="32-64/8")
-    assert "--image-size 64" in (caught.value.hint or "")
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [("tvm", "its kernels are"), ("coreml", "its conversion here"), ("tensorrt", "its optimisation profile here")],
+)
+def test_a_target_of_one_size_declines_before_any_work(target: str, why: str) -> None:
+    request = ExportRequest(ModelChoice("sesr_nano_x2", image_sizes=SIZES), (target,))
+    exporter = load_exporter(target)
+    assert isinstance(exporter.one_size, str)
+    chosen = Target(exporter, exporter.precisions[0], exporter.options())
+    with pytest.raises(
+        Unsupported, match=f"{target} artifacts take images of one size, not of 32-64/8: {why}"
+    ) as caught:
+        require_sizes(chosen, request)
+    assert "--image-size 64, or -t onnx" in (caught.value.hint or "")
 
 
 def test_a_model_is_made_at_its_own_size_where_that_is_in_the_range() -> None:

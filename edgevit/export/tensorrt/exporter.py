@@ -34,6 +34,7 @@ class TensorRtExporter:
     name = "tensorrt"
     precisions = ("fp32", "fp16")
     options = TensorRtOptions
+    one_size = "its optimisation profile here is of the batch alone"
 
     def write(
         self, capture: Capture | Graph, folder: Path, *, precision: str, options: TensorRtOptions, context: Context

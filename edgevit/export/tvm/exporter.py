@@ -48,6 +48,7 @@ class TvmExporter:
     name = "tvm"
     precisions = ("fp32",)
     options = TvmOptions
+    one_size = "its kernels are scheduled for the sizes of their loops"
 
     def write(self, capture: Capture, folder: Path, *, precision: str, options: TvmOptions, context: Context) -> Built:
         """Compile. Raises Unsupported, ExportFailed, MissingDependency, UsageError."""
