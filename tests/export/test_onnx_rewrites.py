@@ -158,3 +158,17 @@ def test_reshapes_and_transposes_that_cancel_are_gone() -> None:
     after = rewritten(Reshuffled(), [merge_reshapes, merge_transposes])
     assert not after["Reshape"]
     assert not after["Transpose"]
+
+
+def test_a_fourier_layer_is_products_of_matrices_which_every_parser_knows() -> None:
+    class Filters(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.irfft2(torch.fft.rfft2(x) * 1j, s=(6, 8))
+
+    pictures = np.random.default_rng(0).standard_normal((2, 3, 6, 8)).astype(np.float32)
+    model = build_graph(capture(Filters(), {"x": pictures}, BatchRange(min=2, max=2)), 20, optimize=True)
+    assert "DFT" not in {node.op_type for node in model.graph}
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": pictures})
+    expected = Filters()(torch.from_numpy(pictures).double()).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

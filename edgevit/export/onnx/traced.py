@@ -13,6 +13,7 @@ from edgevit.errors import ExportFailed, Unsupported, first_line
 from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, unbaked
 from edgevit.export.legalise import rewritten
+from edgevit.export.legalise.complexes import in_real_numbers
 from edgevit.export.legalise.targets import RULES
 from edgevit.export.onnx.graph import finish, mark_modules, name_ends, quiet
 
@@ -33,7 +34,7 @@ def _convert(capture: Capture, opset: int) -> ir.Model:
     try:
         with quiet(), _unparsed(), torch.no_grad():
             program = torch.onnx.export(
-                rewritten(capture.program, RULES["onnx"]),
+                rewritten(in_real_numbers(capture.program), RULES["onnx"]),
                 (),
                 dynamo=True,
                 opset_version=opset,
