@@ -5,7 +5,7 @@
 
 Where the files are missing this INSTALLS the package ``dataset-fashion-mnist`` (30 MB; ``apt-get install``, as root or
 through sudo). The run is short, one pass: it shows that the gzipped files open and that verify repeats the
-accuracy on the 10,000 pictures that the authors hold out, not how far a model comes.
+accuracy on pictures that the authors hold out (2,000 of the 10,000), not how far a model comes.
 """
 
 from __future__ import annotations
