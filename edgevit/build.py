@@ -22,10 +22,11 @@ from edgevit import registry, render, signing, worker
 from edgevit.amounts import parse_bytes
 from edgevit.artifact.claim import check_room, claimed
 from edgevit.artifact.files import hash_tree, write_atomically
-from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS, golden_at, write_arrays, write_golden
+from edgevit.artifact.golden import GOLDEN_ROWS, golden_at, kept_rows, write_arrays, write_golden
 from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
-from edgevit.artifact.manifest import Array, Manifest, OutputBound, Parity
+from edgevit.artifact.manifest import Array, Manifest, OutputBound, Parity, Sample
 from edgevit.artifact.opened import Artifact
+from edgevit.artifact.sampling import sample_of
 from edgevit.artifact.seal import sealed
 from edgevit.artifact.staging import check_vacant, failed_name, publish, staged
 from edgevit.disk import filling
@@ -39,6 +40,7 @@ from edgevit.export.targets import Build, Target, builds
 from edgevit.export.weight import bytes_in, check_weight, notes_on_weight
 from edgevit.precisions import tolerance_for
 from edgevit.proof.parity import batches_to_prove
+from edgevit.proof.ranked import ranks_of
 from edgevit.proof.reference import Reference, write_reference
 from edgevit.request import ExportRequest, Form, ModelChoice, chosen_size, parse_batch
 from edgevit.steps import steps_of
@@ -357,13 +359,23 @@ def _pending(bounds: Mapping[str, OutputBound]) -> Parity:
 
 
 def golden_arrays(prepared: Prepared, levels: Mapping[str, Noise]) -> dict[str, Array]:
-    """The first rows of every input and of the reference outputs, in the types of the specs, and which values of those
-    that were decided are clear of noise."""
+    """The first rows of every input and of the reference outputs, in the types of the specs, or samples of them, and
+    which values of those that were decided are clear of noise."""
     arrays = {name: array[:GOLDEN_ROWS] for name, array in prepared.rows.inputs.items()}
-    golden = prepared.reference.golden
+    golden, samples = prepared.reference.golden, sampled_outputs(prepared)
+    clear = golden.clear(levels)
     for spec in prepared.capture.outputs:
-        arrays[spec.name] = golden.outputs[spec.name].astype(spec.dtype)
-    return arrays | {CLEAR_OF + name: found for name, found in golden.clear(levels).items()}
+        rows = golden.outputs[spec.name]
+        arrays |= kept_rows(spec, rows, clear.get(spec.name), samples.get(spec.name))
+    return arrays
+
+
+def sampled_outputs(prepared: Prepared) -> dict[str, Sample]:
+    """The outputs whose golden rows are too large to be kept whole."""
+    golden = prepared.reference.golden.outputs
+    ranks = ranks_of(golden)
+    found = {name: sample_of(rows, ranked=ranks is not None and name in ranks.members) for name, rows in golden.items()}
+    return {name: sample for name, sample in found.items() if sample is not None}
 
 
 def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[str, str], parity: Parity) -> Manifest:
@@ -388,6 +400,7 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
         reparam=prepared.reparam,
         accuracy=prepared.accuracy,
         quality=prepared.quality,
+        sampled=sampled_outputs(prepared),
         versions={"python": _python_version(), **built.versions},
         lock=dict(built.lock),
         notes=(*prepared.notes, *built.notes),

@@ -7,6 +7,8 @@ without the plug-in must still know the bound.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,15 +72,66 @@ def error_of(got: Array, want: Array, clear: Array | None = None) -> float:
     output that is zero everywhere is judged by its absolute error. Labels have no distance: 3 is no better an answer
     than 9 where 2 is right.
     """
-    if got.shape != want.shape:
-        return float("inf")
-    if want.dtype.kind in "biu":
-        other = got != want if clear is None else (got != want)[clear]
-        return float(np.mean(other)) if other.size else 0.0
-    exact, expected = got.astype(np.float64), want.astype(np.float64)
-    error = float(np.abs(exact - expected).max(initial=0.0, where=True if clear is None else clear))
-    scale = float(np.abs(expected).max(initial=0.0)) or 1.0
-    return error / scale if np.isfinite(error) and np.isfinite(scale) else float("inf")
+    found = Errors()
+    found.take(got, want, clear)
+    return found.value()
+
+
+@dataclass
+class Errors:
+    """``error_of`` of rows that come one after another.
+
+    worst    of those that are clear, the largest |got - want|
+    largest  |want| of all
+    other    values that are clear and differ, of ``counted``
+    """
+
+    worst: float = 0.0
+    largest: float = 0.0
+    other: int = 0
+    counted: int = 0
+    whole: bool = False
+
+    def take(self, got: Array, want: Array, clear: Array | None = None) -> None:
+        if got.shape != want.shape:
+            self.worst = float("inf")
+            return
+        self.whole |= want.dtype.kind in "biu"
+        for have, due, counts in in_blocks(got, want, clear):
+            differ = have != due if counts is None else (have != due)[counts]
+            self.other, self.counted = self.other + int(differ.sum()), self.counted + differ.size
+            if want.dtype.kind not in "biu":
+                self._distance(have.astype(np.float64), due.astype(np.float64), counts)
+
+    def add(self, other: Errors) -> None:
+        """Those of other rows."""
+        self.worst, self.largest = max(self.worst, other.worst), max(self.largest, other.largest)
+        self.other, self.counted = self.other + other.other, self.counted + other.counted
+        self.whole |= other.whole
+
+    def _distance(self, have: Array, due: Array, counts: Array | None) -> None:
+        apart = np.abs(have - due).max(initial=0.0, where=True if counts is None else counts)
+        # a NaN counts: max of Python would lose it
+        self.worst, self.largest = (
+            float(np.maximum(*pair)) for pair in ((self.worst, apart), (self.largest, np.abs(due).max(initial=0.0)))
+        )
+
+    def value(self) -> float:
+        if self.whole and np.isfinite(self.worst):
+            return self.other / self.counted if self.counted else 0.0
+        error = self.worst / (self.largest or 1.0)
+        return error if np.isfinite(error) and np.isfinite(self.largest) else float("inf")
+
+
+BLOCK = 1 << 18  # values that are looked at together: copies of whole rows could be as large as the model
+
+
+def in_blocks(*arrays: Array | None) -> Iterator[list[Any]]:
+    """The arrays, flattened in the shape of the first, a block at a time; None for those that are None."""
+    shape = next(array.shape for array in arrays if array is not None)
+    flat = [None if array is None else np.broadcast_to(array, shape).reshape(-1) for array in arrays]
+    for start in range(0, math.prod(shape), BLOCK):
+        yield [None if array is None else array[start : start + BLOCK] for array in flat]
 
 
 def clear_of_noise(margins: Array, noise: float) -> Array:
@@ -89,4 +142,12 @@ def clear_of_noise(margins: Array, noise: float) -> Array:
 
 def whole_numbers(values: Array) -> bool:
     """Whether these are labels, masks or counts, in whatever type: no number lies between them."""
-    return values.dtype.kind in "biu" or bool((values == np.round(values)).all())
+    if values.dtype.kind in "biu":
+        return True
+    return all(bool((block == np.round(block)).all()) for (block,) in in_blocks(values))
+
+
+def largest(values: Array) -> float:
+    """The largest magnitude, in float64."""
+    found = (float(np.abs(block.astype(np.float64)).max(initial=0.0)) for (block,) in in_blocks(values))
+    return max(found, default=0.0)

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifact.manifest import Array, TensorSpec
+from edgevit.artifact.manifest import Array, Sample, TensorSpec
+from edgevit.artifact.sampling import figures_of, sampled
+from edgevit.artifact.shelf import Named, Rows
 
 GOLDEN = "golden.npz"
 GOLDEN_ROWS = 4
@@ -23,6 +25,7 @@ PICTURES = tuple(f"golden/{row}.png" for row in range(GOLDEN_ROWS))
 KEPT = 1 << 20  # values of a row of an output at another size than a model's own
 
 CLEAR_OF = "clear:"  # before an output's name: which of its values no noise explains away
+FIGURES_OF = "figures:"  # before the name of one that is sampled: of all of its values, a stretch at a time
 
 _HEADER = 1 << 16  # bytes before the values of an array
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
@@ -38,14 +41,16 @@ def is_golden(name: str) -> bool:
     return name in (GOLDEN, *PICTURES) or re.fullmatch(r"golden/[0-9]+x[0-9]+\.npz", name) is not None
 
 
-def thinned(rows: Mapping[str, Array]) -> dict[str, Array]:
+def thinned(rows: Named) -> dict[str, Array]:
     """Of outputs at another size, (rows, …), every so many-th value where a row has more than ``KEPT``."""
     return {name: _thin(array) for name, array in rows.items()}
 
 
-def _thin(array: Array) -> Array:
-    values = math.prod(array.shape[1:])
-    return array.reshape(len(array), -1)[:, :: -(-values // KEPT)] if values > KEPT else array
+def _thin(rows: Rows) -> Array:
+    values = math.prod(rows.shape[1:])
+    if values > KEPT:
+        return np.stack([row.reshape(-1)[:: -(-values // KEPT)] for row in rows])
+    return rows if isinstance(rows, np.ndarray) else np.stack(list(rows))
 
 
 def spec_at(spec: TensorSpec) -> TensorSpec:
@@ -76,6 +81,22 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
             member.compress_type = zipfile.ZIP_DEFLATED
             with archive.open(member, "w", force_zip64=True) as stream:
                 write(stream, np.asarray(array), allow_pickle=False)
+
+
+def kept_rows(spec: TensorSpec, rows: Rows, clear: Rows | None, sample: Sample | None) -> dict[str, Array]:
+    """What golden.npz holds of the golden rows of an output, by its names there; ``clear`` of one that is decided."""
+    found: dict[str, list[Array]] = {}
+    for index in range(len(rows)):
+        row, marks = rows[index].astype(spec.dtype), None if clear is None else clear[index]
+        parts = {spec.name: row} if marks is None else {spec.name: row, CLEAR_OF + spec.name: marks}
+        if sample is not None:
+            parts = {name: sampled(part, sample) for name, part in parts.items()}
+            decided = marks is not None and row.dtype.kind in "biu"
+            if not sample.axes:
+                parts[FIGURES_OF + spec.name] = figures_of(row, marks, decided=decided)
+        for name, part in parts.items():
+            found.setdefault(name, []).append(part)
+    return {name: np.stack(parts) for name, parts in found.items()}
 
 
 def read_golden(data: bytes, specs: Iterable[TensorSpec], rows: int = GOLDEN_ROWS) -> dict[str, Array]:

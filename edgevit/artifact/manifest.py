@@ -211,6 +211,14 @@ class OutputBound(_Model):
     )
 
 
+class Sample(_Model):
+    """What golden.npz keeps of each of its rows of an output, where they are large."""
+
+    axes: int = Field(ge=0, le=1, description="axes of a row that are kept whole: its ranks, where it has ranks")
+    stride: int = Field(ge=1, description="of the other axes, taken as one, every so many-th value is kept")
+    scale: Error = Field(description="the largest magnitude in the whole golden rows, which errors are a share of")
+
+
 class Parity(_Model):
     """The proof. ``unverified`` always carries a reason; ``failed`` carries the likeliest cause in ``reason``."""
 
@@ -350,6 +358,7 @@ class Manifest(_Model):
     reparam: ReparamSummary | None = None
     accuracy: RecordedAccuracy | None = None
     quality: RecordedQuality | None = None
+    sampled: dict[str, Sample] = Field(default={}, description="outputs of whose golden rows a sample is kept")
     versions: dict[str, str] = Field(default={}, description="packages that took part in the build")
     lock: dict[str, str | int | list[int]] = Field(
         default={}, description="what a target checks before it opens the file"
@@ -363,6 +372,8 @@ class Manifest(_Model):
         names = [spec.name for spec in (*self.inputs, *self.outputs)]
         if not self.inputs or not self.outputs or len(set(names)) != len(names):
             raise ValueError("a model has inputs and outputs, each with a name of its own")
+        if not set(self.sampled) <= {spec.name for spec in self.outputs if spec.shape[1:]}:
+            raise ValueError("a sample is kept of an output with rows")
         count = self.class_count()
         if self.labels is not None and count is not None and len(self.labels) != count:
             raise ValueError(f"there are {len(self.labels)} labels for {count} classes")

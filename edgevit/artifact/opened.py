@@ -12,6 +12,7 @@ from pathlib import Path
 from edgevit.artifact.files import sha256_of, write_atomically
 from edgevit.artifact.golden import (
     CLEAR_OF,
+    FIGURES_OF,
     GOLDEN,
     GOLDEN_BYTES,
     GOLDEN_ROWS,
@@ -24,6 +25,7 @@ from edgevit.artifact.golden import (
 from edgevit.artifact.manifest import MANIFEST, Array, Manifest, Parity, TensorSpec, parse_manifest
 from edgevit.artifact.mistaken import mistaken
 from edgevit.artifact.private import private_copy, require_hash
+from edgevit.artifact.sampling import FIGURES, STRETCHES, Sampled, spec_of_sample
 from edgevit.artifact.seal import Seal, seal_of, sealed
 from edgevit.errors import BadArtifact
 from edgevit.foreign import read_bounded, read_text
@@ -130,15 +132,32 @@ class Artifact:
         require_hash(self.path, name, hashlib.sha256(data).hexdigest(), self.manifest.files.get(name, ""))
 
     def golden(self) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Inputs and reference outputs of the golden pair, by name; ``GOLDEN_ROWS`` rows each, as the specs say."""
-        found = self._golden([*self.manifest.inputs, *self.manifest.outputs])
-        inputs, outputs = self.manifest.inputs, self.manifest.outputs
-        return {spec.name: found[spec.name] for spec in inputs}, {spec.name: found[spec.name] for spec in outputs}
+        """Inputs and reference outputs of the golden pair, by name; ``GOLDEN_ROWS`` rows each, as the specs say. An
+        output that is sampled is not among them: who needs it whole runs the artifact."""
+        whole = [spec for spec in self.manifest.outputs if spec.name not in self.manifest.sampled]
+        found = self._golden([*self.manifest.inputs, *whole])
+        return {spec.name: found[spec.name] for spec in self.manifest.inputs}, {
+            spec.name: found[spec.name] for spec in whole
+        }
+
+    def golden_samples(self) -> dict[str, Sampled]:
+        """What is kept of the outputs whose golden rows are too large to be kept."""
+        found: dict[str, Sampled] = {}
+        for spec, kept in self._kept():
+            if (sample := self.manifest.sampled.get(spec.name)) is None:
+                continue
+            figures = spec.model_copy(
+                update={"name": FIGURES_OF + spec.name, "dtype": "float64", "shape": (GOLDEN_ROWS, STRETCHES, FIGURES)}
+            )
+            arrays = self._golden([kept] if sample.axes else [kept, figures])
+            shape = tuple(int(side) for side in spec.shape[1:])
+            found[spec.name] = Sampled(sample, shape, arrays[spec.name], arrays.get(figures.name))
+        return found
 
     def golden_clear(self) -> dict[str, Array]:
         """Of outputs that are decided: True for the values of their golden rows that no noise explains away."""
         bounds = self.manifest.parity.bounds
-        decided = [spec for spec in self.manifest.outputs if spec.name in bounds and bounds[spec.name].decided]
+        decided = [kept for spec, kept in self._kept() if spec.name in bounds and bounds[spec.name].decided]
         if not decided:
             return {}
         found = self._golden(
@@ -161,6 +180,12 @@ class Artifact:
         found = self._golden([*manifest.inputs, *outputs, *decided], file, rows=1)
         inputs, answers = ({spec.name: found[spec.name] for spec in specs} for specs in (manifest.inputs, outputs))
         return inputs, answers, {spec.name.removeprefix(CLEAR_OF): found[spec.name] for spec in decided}
+
+    def _kept(self) -> Iterator[tuple[TensorSpec, TensorSpec]]:
+        """Every output, and what golden.npz holds of it."""
+        for spec in self.manifest.outputs:
+            sample = self.manifest.sampled.get(spec.name)
+            yield spec, spec if sample is None else spec_of_sample(spec, sample)
 
     def _golden(self, specs: Iterable[TensorSpec], file: str = GOLDEN, rows: int = GOLDEN_ROWS) -> dict[str, Array]:
         """Those arrays of the golden pair; BadArtifact unless the file has its hash and they are as the specs say."""

@@ -20,6 +20,7 @@ from edgevit.artifact.manifest import (
     ReparamSummary,
     TensorSpec,
 )
+from edgevit.artifact.shelf import Named, Rows, gathered
 from edgevit.data.source import check_spec
 from edgevit.export.base import Capture, Graph, Progress
 from edgevit.images import Preprocess
@@ -29,7 +30,7 @@ from edgevit.request import ExportRequest, ModelChoice
 from edgevit.sizes import Sides, SizeRange
 
 if TYPE_CHECKING:
-    from edgevit.export.rows import Rows
+    from edgevit.export.rows import Rows as GivenRows
 
 Outputs = Mapping[str, Array]
 
@@ -65,21 +66,35 @@ class Run:
     margins  of those that were decided, or picked by what was: how far each value is from being another
     """
 
-    outputs: Outputs
-    margins: Outputs = field(default_factory=dict)
+    outputs: Named
+    margins: Named = field(default_factory=dict)
 
     def head(self, rows: int = GOLDEN_ROWS) -> Run:
         """The first rows, those of the golden pair."""
         return Run(*({name: value[:rows] for name, value in found.items()} for found in (self.outputs, self.margins)))
 
-    def clear(self, levels: Mapping[str, Noise]) -> dict[str, Array]:
+    def only(self, names: Collection[str]) -> Run:
+        """Of those outputs alone."""
+        outputs, margins = (
+            {name: value for name, value in found.items() if name in names} for found in (self.outputs, self.margins)
+        )
+        return Run(outputs, margins)
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.outputs.values())))
+
+    def clear(self, levels: Mapping[str, Noise]) -> dict[str, Rows]:
         """Which values no noise explains away, of the outputs that have margins."""
-        noises = {name: level.margin for name, level in levels.items()}
-        return {
-            name: clear_of_noise(margins, noise)
-            for name, margins in self.margins.items()
-            if (noise := noises.get(name)) is not None
-        }
+        noises = {name: level.margin for name, level in levels.items() if level.margin is not None}
+        known = {name: noise for name, noise in noises.items() if name in self.margins}
+        return gathered(
+            (
+                {name: clear_of_noise(self.margins[name][row], noise)[None] for name, noise in known.items()}
+                for row in range(self.rows)
+            ),
+            self.rows,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,9 +125,10 @@ class Sized:
     def golden(self, outputs: Sequence[TensorSpec], levels: Mapping[str, Noise]) -> dict[str, Array]:
         """The one row that is kept, by its names in the file."""
         first = self.reference.whole.head(1)
-        answers = {spec.name: first.outputs[spec.name].astype(spec.dtype) for spec in outputs}
-        clear = {CLEAR_OF + name: found for name, found in first.clear(levels).items()}
-        return {**{name: rows[:1] for name, rows in self.inputs.items()}, **thinned(answers), **thinned(clear)}
+        kept = thinned(first.outputs)
+        answers = {spec.name: kept[spec.name].astype(spec.dtype) for spec in outputs}
+        clear = {CLEAR_OF + name: found for name, found in thinned(first.clear(levels)).items()}
+        return {**{name: rows[:1] for name, rows in self.inputs.items()}, **answers, **clear}
 
 
 @dataclass(frozen=True)
@@ -131,7 +147,7 @@ class Prepared:
     request: ExportRequest
     info: ModelInfo
     capture: Capture | Graph
-    rows: Rows
+    rows: GivenRows
     reference: Answers
     noise: Callable[[str, Collection[str]], Mapping[str, Noise]]
     preprocess: Preprocess | None

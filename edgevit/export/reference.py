@@ -5,38 +5,38 @@ at the batch that was asked for, and the float64 run (fast in groups of eight, w
 must tell the same within rounding. Where it does not, it is run at that batch; where it still does not, or cannot run,
 float32 is the reference, and rounding errors made on purpose are its noise.
 
-fp16 noise is emulated, not run with CPU half kernels: those accumulate in their own ways, lack operators and are slow,
-so they would measure the CPU instead of the format. Every operator is computed in float32 and its result rounded to
-fp16, as an engine with fp16 storage and fp32 accumulation does; weights are rounded once; what the precision plan
-keeps stays unrounded.
+No more rows are run at once than the values of a forward leave room for, and rows that are large go to the disk as they
+are made: a proof takes a few times the memory of the model, however much it answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Array, BatchRange
+from edgevit.artifact.shelf import Named, Rows, gathered
 from edgevit.errors import EdgeVitError, Unsupported
-from edgevit.export.capture import Baked, run, unbaked
-from edgevit.export.prepared import Answers, Noise, Outputs, Run
+from edgevit.export.capture import run
+from edgevit.export.prepared import Answers, Noise, Run
+from edgevit.export.ways import DOUBLE, FULL, JITTERED, SINGLE, Way, rounded_way, single
 from edgevit.models.eager.copying import copied, deep
 from edgevit.models.eager.faults import moving, no_numbers
 from edgevit.models.eager.margins import Margins
 from edgevit.models.eager.outputs import named_outputs
-from edgevit.models.eager.promotion import doubled, in_full, promoted
-from edgevit.precisions import FLOOR, clear_of_noise, error_of, precision_row, whole_numbers
+from edgevit.models.eager.promotion import in_full
+from edgevit.models.eager.weighing import Weighing
+from edgevit.precisions import FLOOR, Errors, clear_of_noise, precision_row, whole_numbers
 
 CHUNK = 8
+ROOM = 256 << 20  # bytes of the values of a forward: in float64 fewer rows are run at once where they take more
 ANCHORED = 4  # rows, at least, that the float64 run must agree on with the model as it is
 REPEATABLE = 1e-6  # two float32 runs of the same rows, in whatever order threads sum
 HALVES = "forward asks for half precision in places; the artifact computes those in its own precision"
@@ -57,8 +57,8 @@ def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, alone: str 
     anchor = model.grouped(model.single, size, rows=min(model.rows, -(-ANCHORED // size) * size))
     if batch.dynamic:
         _require_independent(model, anchor, size, batch.min if batch.min < size else batch.max)
-    fast, why = CHUNK if size != CHUNK else CHUNK // 2, ""  # another grouping than the anchor's, so that it shows
-    for group in (fast, size):
+    fast, why = model.fast(size), ""
+    for group in dict.fromkeys((fast, size)):
         try:
             exact = model.grouped(DOUBLE, group)
         except EdgeVitError as exc:
@@ -70,10 +70,10 @@ def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, alone: str 
             golden = exact.head() if group == fast else model.golden(DOUBLE, group)
             return Answers(exact, golden, group, "float64", notes)
         why = "what it computes there is something else"
-    single = model.grouped(model.single, size)
-    _require_numbers(module, single.outputs)
+    exact = model.grouped(model.single, size)
+    _require_numbers(module, exact.outputs)
     notes = (*model.notes, f"the reference is the eager model in float32, as it cannot be had in float64: {why}")
-    return Answers(single, model.golden(model.single, size), size, "float32", notes)
+    return Answers(exact, model.golden(model.single, size), size, "float32", notes)
 
 
 def noise(
@@ -88,37 +88,79 @@ def noise(
     half, whole = precision_row(precision).emulation == "rounded to fp16", reference.whole
     alone = next(iter(whole.outputs))  # what a single output is called; where there are several, they have names
     model = _Eager(module, inputs, alone, HALVES in reference.notes, decides=bool(whole.margins))
-    ways = [_rounded_way(frozenset(keep_fp32)) if half else model.single]
+    ways = [rounded_way(frozenset(keep_fp32)) if half else model.single]
     if reference.computed == "float32":
         ways.append(JITTERED)
-    runs = [model.grouped(way, reference.group) for way in ways]
+    runs = [_measured(model.parts(way, reference.group), whole) for way in ways]
     return {name: _noise_of(name, runs, whole) for name in whole.outputs}
 
 
-def _noise_of(name: str, runs: Sequence[Run], want: Run) -> Noise:
+@dataclass(frozen=True)
+class _Measured:
+    """A run beside the reference: the error of every output, and the rows of those that were decided."""
+
+    errors: Mapping[str, float]
+    run: Run
+
+
+def _measured(parts: Iterator[Run], whole: Run) -> _Measured:
+    errors = {name: Errors() for name in whole.outputs}
+
+    def decided() -> Iterator[Run]:
+        first = 0
+        for part in parts:
+            for name, error in errors.items():
+                _compare(part.outputs.get(name), whole.outputs[name], error, first)
+            first += part.rows
+            part = part.only(whole.margins)
+            yield part
+            del part
+
+    run = _gathered(decided(), whole.rows)
+    return _Measured({name: error.value() for name, error in errors.items()}, run)
+
+
+def _compare(got: Rows | None, want: Rows, errors: Errors, first: int = 0, clear: Rows | None = None) -> None:
+    """Take the rows of ``got``, the first of which is row ``first`` of what is wanted."""
+    for index in range(len(want) if got is None else len(got)):
+        # an output that is missing is as wrong as one of another shape
+        have = np.empty(0) if got is None else got[index]
+        errors.take(have, want[first + index], None if clear is None else clear[first + index])
+
+
+def _noise_of(name: str, runs: Sequence[_Measured], want: Run) -> Noise:
     """The largest of one output, over all runs."""
     if name not in want.margins:
-        return Noise(max(_error(run, want, name) for run in runs))
-    margin = max(_moved(run, want, name) for run in runs)
-    if whole_numbers(want.outputs[name]):
+        return Noise(max(one.errors[name] for one in runs))
+    margin = max(_moved(one.run, want, name) for one in runs)
+    if all(whole_numbers(row) for row in want.outputs[name]):
         return Noise(margin, margin)
-    clear = clear_of_noise(want.margins[name], margin)
-    return Noise(max(_error(run, want, name, clear) for run in runs), margin)
+    return Noise(max(_error(one.run, want, name, margin) for one in runs), margin)
 
 
 def _moved(got: Run, want: Run, name: str) -> float:
     """How far margins moved: one that turned its decision went by nothing and out on the other side. Of values that
     were only picked nothing says which decision they are of."""
-    if name not in got.margins or got.margins[name].shape != want.margins[name].shape:
+    if name not in got.margins or tuple(got.margins[name].shape) != tuple(want.margins[name].shape):
         return float("inf")
-    here, there = got.margins[name].astype(np.float64), want.margins[name].astype(np.float64)
-    finite = np.isfinite(here) & np.isfinite(there)  # what nothing can change has no margin to move
-    turned = whole_numbers(want.outputs[name]) & (got.outputs[name] != want.outputs[name])
-    return float(np.abs(np.where(turned, -here, here) - there).max(initial=0.0, where=finite))
+    whole = all(whole_numbers(row) for row in want.outputs[name])
+    worst = 0.0
+    for index in range(want.rows):
+        here, there = (run.margins[name][index].astype(np.float64) for run in (got, want))
+        finite = np.isfinite(here) & np.isfinite(there)  # what nothing can change has no margin to move
+        turned = got.outputs[name][index] != want.outputs[name][index] if whole else False
+        worst = max(worst, float(np.abs(np.where(turned, -here, here) - there).max(initial=0.0, where=finite)))
+    return worst
 
 
-def _error(got: Run, want: Run, name: str, clear: Array | None = None) -> float:
-    return error_of(got.outputs[name], want.outputs[name], clear) if name in got.outputs else float("inf")
+def _error(got: Run, want: Run, name: str, level: float | None) -> float:
+    """That of one output, where its decisions are clear of the noise ``level``."""
+    found = Errors()
+    for index in range(got.rows):
+        clear = None if level is None else clear_of_noise(want.margins[name][index], level)
+        have = got.outputs[name][index] if name in got.outputs else np.empty(0)
+        found.take(have, want.outputs[name][index], clear)
+    return found.value()
 
 
 def logits_of(module: nn.Module) -> Callable[[Array], Array | None]:
@@ -147,37 +189,11 @@ def apart(got: Run, want: Run) -> float:
     """The error of the worst output, where no decision hangs in the balance; inf where one is missing."""
     if set(got.outputs) != set(want.outputs):
         return float("inf")
-    clear = {name: clear_of_noise(margins, FLOOR) for name, margins in want.margins.items()}
-    return max((_error(got, want, name, clear.get(name)) for name in want.outputs), default=0.0)
+    levels = {name: FLOOR if name in want.margins else None for name in want.outputs}
+    return max((_error(got, want, name, level) for name, level in levels.items()), default=0.0)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Way:
-    """One way to run a module: the copy it is run on, the type of its float inputs, what is open meanwhile."""
-
-    made: Callable[[nn.Module], nn.Module]
-    dtype: torch.dtype
-    mode: Callable[[nn.Module], AbstractContextManager[Any]]
-
-
-def _single(module: nn.Module) -> nn.Module:
-    # By way of train mode: models that cache gathered tables in eval mode drop a cache of the old dtype there.
-    return copied(module).float().train().eval()
-
-
-@contextmanager
-def _jittered() -> Iterator[None]:
-    with _Jitter(), in_full():
-        yield
-
-
-SINGLE = _Way(_single, torch.float32, lambda module: nullcontext())
-FULL = _Way(_single, torch.float32, lambda module: in_full())
-DOUBLE = _Way(doubled, torch.float64, lambda module: promoted())
-JITTERED = _Way(_single, torch.float32, lambda module: _jittered())
 
 
 @dataclass(frozen=True)
@@ -185,7 +201,7 @@ class _Eager:
     """A module and the rows it is asked about. Runs are of copies of both: forward may edit either.
 
     ``halves`` says that forward asks for half precision, ``decides`` that outputs were decided somewhere: watching
-    every operator for either costs small models dear.
+    every operator for either costs small models dear. ``weight`` is the most bytes that its values take, a row.
     """
 
     module: nn.Module
@@ -193,9 +209,10 @@ class _Eager:
     alone: str
     halves: bool = True
     decides: bool = True
+    weight: int = 0
 
     @property
-    def single(self) -> _Way:
+    def single(self) -> Way:
         return FULL if self.halves else SINGLE
 
     @property
@@ -206,15 +223,28 @@ class _Eager:
     def rows(self) -> int:
         return len(next(iter(self.inputs.values())))
 
-    def grouped(self, way: _Way, group: int, *, rows: int | None = None, module: nn.Module | None = None) -> Run:
-        """Outputs of the first ``rows``, ``group`` at a time, the last group filled up with the first rows again."""
-        rows, module = rows or self.rows, module or way.made(self.module)
-        picked = (np.arange(start, start + group) % rows for start in range(0, rows, group))
-        with way.mode(module), _seeded(0):
-            parts = [self.once(way, module, picks) for picks in picked]
-        return _joined(parts).head(rows)
+    def fast(self, size: int) -> int:
+        """How many rows are run at once in float64: others than the anchor's ``size``, so that it shows where answers
+        depend on one another."""
+        fitting = min(CHUNK, max(1, ROOM // max(1, 2 * self.weight)))
+        return fitting if fitting != size else max(1, size // 2)
 
-    def once(self, way: _Way, module: nn.Module, picks: Array) -> Run:
+    def grouped(self, way: Way, group: int, *, rows: int | None = None) -> Run:
+        """Outputs of the first ``rows``, ``group`` at a time, the last group filled up with the first rows again."""
+        return _gathered(self.parts(way, group, rows=rows), rows or self.rows)
+
+    def parts(self, way: Way, group: int, *, rows: int | None = None) -> Iterator[Run]:
+        """The same group by group, so that no more is held than one."""
+        rows, module = rows or self.rows, way.made(self.module)
+        for start in range(0, rows, group):
+            # no name for it: it would be held while the next one is made
+            yield self._part(way, module, np.arange(start, start + group) % rows).head(rows - start)
+
+    def _part(self, way: Way, module: nn.Module, picks: Array) -> Run:
+        with way.mode(module), _seeded(0):
+            return self.once(way, module, picks)
+
+    def once(self, way: Way, module: nn.Module, picks: Array) -> Run:
         taken = (torch.from_numpy(np.array(array[picks])) for array in self.inputs.values())
         arguments = tuple(value.to(way.dtype) if value.is_floating_point() else value for value in taken)
         with deep(), Margins() if self.decides else nullcontext() as margins:
@@ -225,7 +255,7 @@ class _Eager:
             {name: margin.numpy() for name, margin in known.items() if margin is not None},
         )
 
-    def golden(self, way: _Way, group: int) -> Run:
+    def golden(self, way: Way, group: int) -> Run:
         """What ``verify`` finds for the golden rows: it runs them alone, so that they fill their batch themselves."""
         return self.grouped(way, group, rows=min(GOLDEN_ROWS, self.rows))
 
@@ -235,9 +265,9 @@ def _steady(model: _Eager, size: int) -> _Eager:
 
     Raises unless its answers are numbers, and the same both times.
     """
-    module, picks = _single(model.module), np.arange(size) % model.rows
-    with in_full() as types, _seeded(0):
-        first = model.once(FULL, module, picks)
+    module, picks = single(model.module), np.arange(size) % model.rows
+    with Weighing() as weighing, in_full() as types, _seeded(0):
+        first = _gathered(iter([model.once(FULL, module, picks)]), size)
     _require_numbers(model.module, first.outputs)
     unwatched = replace(model, decides=False)  # where decisions hang in the balance, the first call said
     with in_full(), _seeded(1):
@@ -247,14 +277,27 @@ def _steady(model: _Eager, size: int) -> _Eager:
         if not torch.equal(state, torch.get_rng_state()):
             raise moving(random=True)
         if apart(again, first) > REPEATABLE:
-            fresh = unwatched.once(FULL, _single(model.module), picks)
+            fresh = unwatched.once(FULL, single(model.module), picks)
             raise moving(random=apart(fresh, first) > REPEATABLE)
-    return replace(model, halves=types.changed, decides=bool(first.margins))
+    return replace(model, halves=types.changed, decides=bool(first.margins), weight=weighing.peak // size)
 
 
-def _require_numbers(module: nn.Module, outputs: Outputs) -> None:
-    for name, value in outputs.items():
-        if not np.isfinite(value).all():
+def _gathered(parts: Iterator[Run], rows: int) -> Run:
+    both = gathered(map(_as_one, parts), rows)
+    outputs, margins = (
+        {name: value for (kind, name), value in both.items() if kind == of} for of in ("outputs", "margins")
+    )
+    return Run(outputs, margins)
+
+
+def _as_one(part: Run) -> dict[tuple[str, str], Rows]:
+    kinds = {"outputs": part.outputs, "margins": part.margins}
+    return {(kind, name): value for kind, found in kinds.items() for name, value in found.items()}
+
+
+def _require_numbers(module: nn.Module, outputs: Named) -> None:
+    for name, rows in outputs.items():
+        if not all(np.isfinite(row).all() for row in rows):
             raise no_numbers(module, f"output {name}")
 
 
@@ -284,89 +327,3 @@ def _agrees(model: _Eager, anchor: Run, other: Run, size: int) -> bool:
     if found <= FLOOR or not np.isfinite(found):
         return found <= FLOOR
     return found <= SLACK * apart(model.grouped(JITTERED, size, rows=rows), anchor)
-
-
-def _joined(parts: Sequence[Run]) -> Run:
-    first = parts[0]
-    return Run(
-        {name: np.concatenate([part.outputs[name] for part in parts]) for name in first.outputs},
-        {name: np.concatenate([part.margins[name] for part in parts]) for name in first.margins},
-    )
-
-
-class _Jitter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Moves what every operator returns by up to a unit in the last place of float32, at random."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.generator = np.random.default_rng(0)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.is_view:
-            return result
-        for value in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(value, Tensor) and value.dtype is torch.float32 and value.numel():
-                moved = self.generator.uniform(1 - 2.0**-23, 1 + 2.0**-23, tuple(value.shape))
-                value.copy_(value.double() * torch.from_numpy(np.asarray(moved)))
-        return result
-
-
-def _rounded_way(keep: frozenset[str]) -> _Way:
-    @contextmanager
-    def mode(single: nn.Module) -> Iterator[None]:
-        kept = keep | {""} if "model" in keep else keep  # how reports name the module whose path is ""
-        if isinstance(single, Baked):
-            kept = frozenset(path for path, _ in single.named_modules() if unbaked(path) in kept)
-        _round_weights(single, kept)
-        rounding = _Rounding(kept)
-        for path, child in single.named_modules():
-            child.register_forward_pre_hook(rounding.enter(path))
-            child.register_forward_hook(rounding.leave, always_call=True)
-        with rounding, in_full():
-            yield
-
-    return _Way(_single, torch.float32, mode)
-
-
-def _round_weights(module: nn.Module, keep: frozenset[str]) -> None:
-    for path, child in module.named_modules():
-        if path in keep:
-            continue
-        for value in [*child.parameters(recurse=False), *child.buffers(recurse=False)]:
-            if value.is_floating_point():
-                value.data = _rounded(value.data)
-
-
-def _rounded(value: Tensor) -> Tensor:
-    return value.half().to(value.dtype)
-
-
-class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Rounds what every operator returns to fp16, but inside kept modules.
-
-    A normalisation or softmax kept in float32 still hands its result on through a cast to fp16.
-    """
-
-    def __init__(self, keep: frozenset[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.keep = keep
-        self.path: list[str] = [""]
-
-    def enter(self, path: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            self.path.append(path)
-
-        return hook
-
-    def leave(self, *_: Any) -> None:
-        self.path.pop()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func.is_view or self.path[-1] in self.keep:
-            return result
-        for value in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(value, Tensor) and value.dtype is torch.float32:
-                value.copy_(_rounded(value))  # in place: the result of an in-place operator is its argument
-        return result

@@ -1,83 +1,124 @@
-"""How far one output lies from its reference, over all rows and batch sizes."""
+"""How far one output lies from its reference, over all rows at one batch size."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from edgevit.artifact.manifest import Array, OutputBound, OutputParity
-from edgevit.precisions import error_of, whole_numbers
+from edgevit.artifact.sampling import Sampled, further_off, miscounted
+from edgevit.precisions import Errors, in_blocks, whole_numbers
+
+UNSOUND = "the reference of {} itself holds NaN or infinity"
 
 
+@dataclass
 class Differences:
     """The largest differences of one output so far. ``meaningless`` holds what makes a comparison impossible.
 
-    clear  which values must agree, True where no noise explains another one away; None: all of them
+    decided  whether some values may differ: those that are not clear
+    whole    whether all values of the reference are whole numbers: labels, masks, counts
+    sum      over all rows; of values that are clear
+    changed  by row, how many values differ, clear or not
+    values   of the reference so far, and how many of them are clear
     """
 
-    def __init__(self, name: str, wanted: Array, bound: OutputBound, clear: Array | None = None) -> None:
-        self.name, self.wanted, self.bound = name, wanted, bound
-        self.expected = wanted.astype(np.float64)
-        self.clear = clear
-        self.discrete = wanted.dtype.kind in "biu" or (clear is not None and whole_numbers(wanted))
-        self.max_abs = self.max_rel = 0.0
-        self.cosine = 1.0
-        self.changed = np.zeros(len(wanted) if wanted.ndim else 0, np.int64)  # per row, at the worst batch size
-        self.meaningless: list[str] = []
-        if not np.isfinite(self.expected).all():
-            self.meaningless.append(f"the reference of {name} itself holds NaN or infinity")
+    name: str
+    bound: OutputBound
+    decided: bool
+    whole: bool = True
+    integer: bool = False
+    sum: Errors = field(default_factory=Errors)
+    max_abs: float = 0.0
+    cosine: float = 1.0
+    changed: dict[int, int] = field(default_factory=dict)
+    values: int = 0
+    clear: int = 0
+    meaningless: list[str] = field(default_factory=list)
 
-    def take(self, batch: int, got: Array | None) -> None:
-        """Account for the outputs at one batch size."""
-        if got is None:
-            self.meaningless.append(f"there is no output {self.name}")
-        elif got.shape != self.expected.shape:
-            self.meaningless.append(f"{self.name} has shape {got.shape}, not {self.expected.shape}, at batch {batch}")
-        elif not np.isfinite(got).all():
-            self.meaningless.append(f"{self.name} holds NaN or infinity at batch {batch}")
-        if self.meaningless or got is None:
+    def take(self, row: int, got: Array, want: Array, clear: Array | None = None) -> None:
+        """Account for one row; ``clear`` says which of its values must agree."""
+        if not np.isfinite(want).all():
+            self.meaningless.append(UNSOUND.format(self.name))
+        if self.meaningless:
             return
-        exact = got.astype(np.float64)  # float16 outputs overflow when squared for the cosine
-        self.max_abs = max(self.max_abs, float(np.abs(exact - self.expected).max(initial=0.0)))
-        self.max_rel = max(self.max_rel, self._error(got))
-        self.cosine = min(self.cosine, _cosine(exact, self.expected))
-        if self.discrete:
-            other = (got != self.wanted).reshape(len(got), -1).sum(axis=1)
-            self.changed = np.maximum(self.changed, other)
+        every, counting = Errors(), Errors()
+        every.take(got, want)
+        if clear is not None:
+            counting.take(got, want, clear)
+        self.sum.add(every if clear is None else counting)
+        self.whole &= whole_numbers(want)
+        self.integer |= want.dtype.kind in "biu"
+        self.values += want.size
+        self.clear += want.size if clear is None else int(np.broadcast_to(clear, want.shape).sum())
+        self.changed[row] = every.other
+        self.max_abs = max(self.max_abs, _apart(got, want) if self.integer else every.worst)
+        self.cosine = min(self.cosine, _cosine(got, want))
 
-    def _error(self, got: Array) -> float:
-        # whole numbers are judged as such, whatever type holds them
-        return error_of(got, self.wanted.astype(np.int64) if self.discrete else self.wanted, self.clear)
+    def rest(self, got: Array, due: Sampled, row: int) -> None:
+        """Account for what a whole row has beside its sample, by its figures."""
+        self.sum.largest = max(self.sum.largest, due.sample.scale)
+        if due.figures is None or self.meaningless:
+            return
+        if due.values.dtype.kind in "biu":
+            self.sum.other += miscounted(got, due.figures[row]) if self.decided else 0
+        else:
+            off = further_off(got, due.figures[row])
+            self.sum.worst, self.max_abs = max(self.sum.worst, off), max(self.max_abs, off)
+
+    def worse(self, other: Differences) -> Differences:
+        """The two as one: the worst of each figure."""
+        return replace(
+            max(self, other, key=lambda one: one.max_rel),
+            max_abs=max(self.max_abs, other.max_abs),
+            cosine=min(self.cosine, other.cosine),
+            changed={row: max(count, other.changed.get(row, 0)) for row, count in self.changed.items()},
+            meaningless=[*self.meaningless, *other.meaningless],
+        )
+
+    @property
+    def discrete(self) -> bool:
+        """Labels and masks, in whatever type they are held."""
+        return self.integer or (self.decided and self.whole)
+
+    @property
+    def max_rel(self) -> float:
+        return replace(self.sum, whole=self.discrete).value()
 
     def problems(self) -> list[str]:
         """What is wrong with this output, as sentences."""
-        if self.meaningless or self.max_rel <= self._allowed():
+        if self.meaningless or self.max_rel <= (0.0 if self.discrete and self.decided else self.bound.tolerance):
             return self.meaningless
+        share, bound = self.max_rel, self.bound.tolerance
         if not self.discrete:
-            return [
-                f"{self.name} differs by {self.max_rel:.2g} of its largest value, tolerance {self.bound.tolerance:.2g}"
-            ]
-        if self.clear is None:
-            return [f"{self.name} differs in {self.max_rel:.2%} of its values, tolerance {self.bound.tolerance:.2%}"]
-        count = int(self.clear.sum())
-        return [f"{self.name} differs in {round(self.max_rel * count):,} of {count:,} values that are clear of noise"]
-
-    def _allowed(self) -> float:
-        return 0.0 if self.discrete and self.clear is not None else self.bound.tolerance
+            return [f"{self.name} differs by {share:.2g} of its largest value, tolerance {bound:.2g}"]
+        if not self.decided:
+            return [f"{self.name} differs in {share:.2%} of its values, tolerance {bound:.2%}"]
+        return [f"{self.name} differs in {self.sum.other:,} of {self.clear:,} values that are clear of noise"]
 
     def figures(self) -> OutputParity:
         """The record of this output."""
-        clear = None if self.clear is None else float(self.clear.mean()) if self.clear.size else 1.0
-        changed = float(self.changed.sum() / max(1, self.wanted.size)) if self.discrete else None
+        clear = (self.clear / self.values if self.values else 1.0) if self.decided else None
+        changed = sum(self.changed.values()) / max(1, self.values) if self.discrete else None
         return OutputParity(
             max_abs=self.max_abs, max_rel=self.max_rel, cosine=self.cosine, clear=clear, changed=changed
         )
 
 
-def _cosine(got: Array, expected: Array) -> float:
-    """The lowest cosine similarity of any row; two zero rows are alike."""
-    a, b = got.reshape(len(got), -1), expected.reshape(len(expected), -1)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    # the divisor is made harmless where it is 0: np.where computes both sides
-    alike = np.where(norms > 0, (a * b).sum(axis=1) / np.where(norms > 0, norms, 1.0), (a == b).all(axis=1) * 1.0)
+def _apart(got: Array, want: Array) -> float:
+    found = (np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0.0) for a, b in in_blocks(got, want))
+    return float(max(found, default=0.0))
+
+
+def _cosine(got: Array, want: Array) -> float:
+    """The cosine similarity of a row; two zero rows are alike."""
+    product = ours = theirs = 0.0
+    for a, b in in_blocks(got, want):
+        # float16 outputs overflow when squared
+        exact, due = a.astype(np.float64), b.astype(np.float64)
+        product, ours, theirs = product + exact @ due, ours + exact @ exact, theirs + due @ due
+    if not (ours and theirs):
+        return 1.0 if ours == theirs else 0.0
     # rounding takes equal rows a hair above 1
-    return float(np.clip(alike.min(initial=1.0), -1.0, 1.0))
+    return float(np.clip(product / np.sqrt(ours) / np.sqrt(theirs), -1.0, 1.0))

@@ -16,12 +16,15 @@ def golden_reference(artifact: Artifact) -> Reference:
     """The stored rows, and how far outputs may lie from them; BadArtifact unless they are ``GOLDEN_ROWS``."""
     inputs, outputs = artifact.golden()
     parity = artifact.manifest.parity
-    for name, array in {**inputs, **outputs}.items():
+    samples = artifact.golden_samples()
+    kept = {name: one.values for name, one in samples.items()}
+    for name, array in {**inputs, **outputs, **kept}.items():
         if len(array) != GOLDEN_ROWS:
             raise BadArtifact(
                 f"{GOLDEN} in {artifact.path} does not hold {GOLDEN_ROWS} rows of {name}", hint="export anew"
             )
-    return Reference(inputs, outputs, parity.tolerance, parity.noise, parity.bounds, artifact.golden_clear())
+    clear = artifact.golden_clear()
+    return Reference(inputs, outputs, parity.tolerance, parity.noise, parity.bounds, clear, samples)
 
 
 def require_believable(artifact: Artifact) -> None:

@@ -5,7 +5,7 @@ Docs: docs/explanation/verification.md says where the tolerance comes from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array, BatchRange, OutputBound, OutputParity, Parity
 from edgevit.artifact.opened import Artifact
+from edgevit.artifact.sampling import sampled
 from edgevit.errors import ParityFailed
 from edgevit.precisions import NOISE_FACTOR, clear_of_noise
 from edgevit.proof.diagnosis import likeliest_cause
-from edgevit.proof.differences import Differences
-from edgevit.proof.ranked import matched, ranks_of
+from edgevit.proof.differences import UNSOUND, Differences
+from edgevit.proof.ranked import matching_of
 from edgevit.proof.reference import Reference, read_reference
+from edgevit.proof.thinning import expected, thinned
 from edgevit.runtimes.base import Session, open_session
-from edgevit.runtimes.rows import run_rows
+from edgevit.runtimes.rows import rows_in_turn
 
 
 def batches_to_prove(batch: BatchRange) -> tuple[int, ...]:
@@ -33,129 +35,183 @@ def batches_to_prove(batch: BatchRange) -> tuple[int, ...]:
 
 def compare(session: Session, reference: Reference, batches: Sequence[int]) -> Parity:
     """Run every row at every batch size and judge. A failure's ``reason`` has the numbers and the likeliest cause."""
-    try:
-        found = {batch: run_rows(session, reference.inputs, batch) for batch in batches}
-    except ParityFailed as exc:
-        return Parity(
-            status="failed",
-            reason=str(exc),
-            tolerance=reference.tolerance,
-            noise=reference.noise,
-            bounds=dict(reference.bounds),
-            images=reference.rows,
-            batches=tuple(batches),
-            runtime=session.runtime,
-        )
     logits = session.artifact.manifest.logits_output()
-    parity = judge(found, reference, logits.name if logits else None, session.runtime)
+    judge = Judge(reference, logits.name if logits else None, session.runtime)
+    try:
+        for batch in batches:
+            for first, outputs in rows_in_turn(session, reference.inputs, batch):
+                judge.take(batch, first, outputs)
+    except ParityFailed as exc:
+        return judge.impossible(str(exc), batches)
+    parity = judge.verdict()
     if parity.status != "failed":
         return parity
-    cause = _by_batch(found, reference) or likeliest_cause(
-        lambda inputs: run_rows(session, inputs, batches[0]),
+    cause = judge.by_batch() or likeliest_cause(
+        lambda inputs: thinned(rows_in_turn(session, inputs, batches[0]), reference),
         reference.inputs,
-        reference.outputs,
+        expected(reference),
         session.artifact.manifest,
         parity.tolerance,
     )
     return parity.model_copy(update={"reason": f"{parity.reason}; {cause}"}) if cause else parity
 
 
-def _by_batch(found: Mapping[int, Mapping[str, Array]], reference: Reference) -> str | None:
-    """A sentence when some batch sizes are right and others are not."""
-    right = {batch: judge({batch: got}, reference, None, "").status == "verified" for batch, got in found.items()}
-    if all(right.values()) or not any(right.values()):
-        return None
-    good, bad = (", ".join(str(size) for size, fine in right.items() if fine is wanted) for wanted in (True, False))
-    return f"right at batch {good}, wrong at batch {bad}: the graph holds a fixed batch size somewhere"
-
-
 def judge(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits: str | None, runtime: str) -> Parity:
-    """The verdict on outputs already computed, by batch size. The worst batch size of every output counts.
+    """The verdict on outputs already computed, by batch size. The worst batch size of every output counts."""
+    made = Judge(reference, logits, runtime)
+    for batch, outputs in found.items():
+        made.take(batch, 0, outputs)
+    return made.verdict()
+
+
+class Judge:
+    """Is given an artifact's outputs as they come, some rows at a time, and holds none of them.
 
     Figures that would be NaN or infinite are left out; ``reason`` says why.
     """
-    found, ranked = _in_order(found, reference)
-    figures: dict[str, OutputParity] = {}
-    problems: list[str] = []
-    for name, expected in reference.outputs.items():
-        clear = None if name in ranked else reference.clear.get(name)  # ranks were matched, and need no excuse
-        worst = Differences(name, expected, reference.bound(name), clear)
-        for batch, got in found.items():
-            worst.take(batch, got.get(name))
-        problems += worst.problems()
-        if not worst.meaningless:
-            figures[name] = worst.figures().model_copy(update=ranked.get(name, {}))
-    whole = len(figures) == len(reference.outputs)
-    top1 = None
-    if logits in figures:
-        top1 = _top1(found, reference, str(logits))
-        problems += top1.problems()
-    return Parity(
-        status="failed" if problems else "verified",
-        reason="; ".join(dict.fromkeys(problems)) or None,
-        max_abs=max(figure.max_abs for figure in figures.values()) if whole else None,
-        max_rel=max(figure.max_rel for figure in figures.values()) if whole else None,
-        cosine=min(figure.cosine for figure in figures.values()) if whole else None,
-        top1_agreement=top1.agreement if top1 else None,
-        top1_rows=top1.clear if top1 else None,
-        tolerance=reference.tolerance,
-        noise=reference.noise,
-        bounds=dict(reference.bounds),
-        images=reference.rows,
-        batches=tuple(found),
-        runtime=runtime,
-        outputs=figures,
-    )
+
+    def __init__(self, reference: Reference, logits: str | None, runtime: str) -> None:
+        self.reference, self.runtime = reference, runtime
+        self.matching = matching_of(reference)
+        self.top1 = Top1.of(reference, logits) if logits in reference.outputs else None
+        self.found: dict[int, dict[str, Differences]] = {}
+
+    def take(self, batch: int, first: int, outputs: Mapping[str, Array]) -> None:
+        """The outputs of the rows from ``first`` on, run in groups of ``batch``."""
+        found = self.found.setdefault(batch, {name: self._differences(name) for name in self.reference.known})
+        for name, one in found.items():
+            one.meaningless += self._wrong(name, batch, outputs.get(name))
+        for index in range(max((len(value) for value in outputs.values() if value.ndim), default=0)):
+            rows = {name: outputs[name][index] for name, one in found.items() if not one.meaningless}
+            self._row(batch, first + index, rows)
+        if self.top1 and not found[self.top1.name].meaningless:
+            self.top1.take(first, outputs[self.top1.name])
+
+    def _wrong(self, name: str, batch: int, got: Array | None) -> list[str]:
+        if got is None:
+            return [f"there is no output {name}"]
+        due = (len(got) if got.ndim else 1, *self.reference.shape(name))
+        if got.shape != due:
+            return [f"{name} has shape {got.shape}, not {due}, at batch {batch}"]
+        if np.isfinite(got).all():
+            return []
+        sound = all(np.isfinite(row).all() for row in self.reference.known[name])
+        return [f"{name} holds NaN or infinity at batch {batch}" if sound else UNSOUND.format(name)]
+
+    def _differences(self, name: str) -> Differences:
+        ranked = self.matching is not None and name in self.matching.ranks.members
+        return Differences(name, self.reference.bound(name), name in self.reference.clear and not ranked)
+
+    def _row(self, batch: int, row: int, outputs: Mapping[str, Array]) -> None:
+        samples, known = self.reference.samples, self.reference.known
+        got = {
+            name: sampled(value, samples[name].sample) if name in samples else value for name, value in outputs.items()
+        }
+        want = {name: known[name][row] for name in got}
+        ordered = got if self.matching is None else self.matching.matched(batch, row, got, want)
+        for name, value in ordered.items():
+            one = self.found[batch][name]
+            # ranks were matched, and need no excuse
+            one.take(row, value, want[name], self.reference.clear[name][row] if one.decided else None)
+            if name in samples:
+                one.rest(outputs[name], samples[name], row)
+
+    def verdict(self, batches: Collection[int] = ()) -> Parity:
+        """The worst of the given batch sizes, or of all."""
+        merged: dict[str, Differences] = {}
+        for batch in batches or self.found:
+            for name, one in self.found[batch].items():
+                merged[name] = merged[name].worse(one) if name in merged else one
+        figures = {name: self._figures(one) for name, one in merged.items() if not one.meaningless}
+        whole = len(figures) == len(merged)
+        top1 = self.top1 if self.top1 and self.top1.name in figures else None
+        problems = [
+            *(problem for one in merged.values() for problem in one.problems()),
+            *(top1.problems() if top1 else []),
+        ]
+        return self._parity(problems, batches or self.found).model_copy(
+            update={
+                "max_abs": max(figure.max_abs for figure in figures.values()) if whole else None,
+                "max_rel": max(figure.max_rel for figure in figures.values()) if whole else None,
+                "cosine": min(figure.cosine for figure in figures.values()) if whole else None,
+                "top1_agreement": top1.agreement if top1 else None,
+                "top1_rows": top1.rows if top1 else None,
+                "outputs": figures,
+            }
+        )
+
+    def _figures(self, one: Differences) -> OutputParity:
+        shares = self.matching.shares() if self.matching and one.name in self.matching.ranks.members else {}
+        return one.figures().model_copy(update=shares)
+
+    def _parity(self, problems: Sequence[str], batches: Iterable[int]) -> Parity:
+        reference = self.reference
+        return Parity(
+            status="failed" if problems else "verified",
+            reason="; ".join(dict.fromkeys(problems)) or None,
+            tolerance=reference.tolerance,
+            noise=reference.noise,
+            bounds=dict(reference.bounds),
+            images=reference.rows,
+            batches=tuple(batches),
+            runtime=self.runtime,
+        )
+
+    def impossible(self, why: str, batches: Sequence[int]) -> Parity:
+        """The verdict on outputs that cannot be compared."""
+        return self._parity([why], batches)
+
+    def by_batch(self) -> str | None:
+        """A sentence when some batch sizes are right and others are not."""
+        right = {batch: self.verdict([batch]).status == "verified" for batch in self.found}
+        if all(right.values()) or not any(right.values()):
+            return None
+        good, bad = (", ".join(str(size) for size, fine in right.items() if fine is wanted) for wanted in (True, False))
+        return f"right at batch {good}, wrong at batch {bad}: the graph holds a fixed batch size somewhere"
 
 
-def _in_order(
-    found: Mapping[int, Mapping[str, Array]], reference: Reference
-) -> tuple[Mapping[int, Mapping[str, Array]], dict[str, dict[str, float]]]:
-    """The outputs with their ranks in the reference's order, and by output how many of these were clear, or moved."""
-    ranks = ranks_of(reference.outputs)
-    sorted_out = {batch: matched(got, reference, ranks) for batch, got in found.items()} if ranks else {}
-    done = {batch: one for batch, one in sorted_out.items() if one is not None}
-    if ranks is None or not done:
-        return found, {}
-    shares = {
-        "clear": min(float(one.clear.mean()) for one in done.values()),
-        "changed": max(float(one.moved.mean()) for one in done.values()),
-    }
-    ordered = {batch: done[batch].outputs if batch in done else got for batch, got in found.items()}
-    return ordered, dict.fromkeys(ranks.members, shares)
-
-
-@dataclass(frozen=True)
-class _Top1:
-    """``clear`` rows have a margin that no noise explains away; ``kept`` of these kept their top class."""
-
-    clear: int
-    kept: int
-
-    @property
-    def agreement(self) -> float:
-        return self.kept / self.clear if self.clear else 1.0
-
-    def problems(self) -> list[str]:
-        lost = self.clear - self.kept
-        return [f"the top class changed in {lost} of {self.clear} rows whose margin is clear of noise"] if lost else []
-
-
-def _top1(found: Mapping[int, Mapping[str, Array]], reference: Reference, logits: str) -> _Top1:
+@dataclass
+class Top1:
     """Rows whose margin between the first and second class exceeds ``CLEAR`` × noise must keep their first class.
 
     The tolerance is ten times the noise, so that an error within it could still turn such a row.
+
+    clear  by row, whether its margin is clear
+    top    by row, the reference's class
+    same   by row, whether it was kept so far: a class that is lost at one batch size is lost
     """
-    expected, bound = reference.outputs[logits].astype(np.float64), reference.bound(logits)
-    if expected.ndim != 2 or expected.shape[1] < 2 or reference.outputs[logits].dtype.kind != "f":
-        return _Top1(0, 0)
-    ordered = np.sort(expected, axis=1)
-    margins = (ordered[:, -1] - ordered[:, -2]) / (np.abs(expected).max() or 1.0)
-    clear = clear_of_noise(margins, max(bound.noise or 0.0, bound.tolerance / NOISE_FACTOR))
-    top = expected.argmax(axis=1)
-    # at every batch size: a class that is lost at one of them is lost
-    same = np.all([got[logits].argmax(axis=1) == top for got in found.values()], axis=0)
-    return _Top1(int(clear.sum()), int((same & clear).sum()))
+
+    name: str
+    clear: Array
+    top: Array
+    same: Array
+
+    @classmethod
+    def of(cls, reference: Reference, name: str | None) -> Top1:
+        rows, bound = np.asarray(reference.outputs[str(name)]), reference.bound(str(name))
+        exact = rows.astype(np.float64)
+        if rows.ndim != 2 or rows.shape[1] < 2 or rows.dtype.kind != "f" or not np.isfinite(exact).all():
+            return cls(str(name), *(np.zeros(len(rows), kind) for kind in (bool, np.int64, bool)))
+        ordered = np.sort(exact, axis=1)
+        margins = (ordered[:, -1] - ordered[:, -2]) / (np.abs(exact).max() or 1.0)
+        clear = clear_of_noise(margins, max(bound.noise or 0.0, bound.tolerance / NOISE_FACTOR))
+        return cls(str(name), clear, exact.argmax(axis=1), np.ones(len(rows), bool))
+
+    def take(self, first: int, logits: Array) -> None:
+        if self.clear.any():
+            self.same[first : first + len(logits)] &= logits.argmax(axis=1) == self.top[first : first + len(logits)]
+
+    @property
+    def rows(self) -> int:
+        return int(self.clear.sum())
+
+    @property
+    def agreement(self) -> float:
+        return int((self.same & self.clear).sum()) / self.rows if self.rows else 1.0
+
+    def problems(self) -> list[str]:
+        lost = int((self.clear & ~self.same).sum())
+        return [f"the top class changed in {lost} of {self.rows} rows whose margin is clear of noise"] if lost else []
 
 
 def compare_in_worker(payload: dict[str, Any]) -> dict[str, Any]:

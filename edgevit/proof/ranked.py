@@ -8,11 +8,12 @@ that belongs to it agrees too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgevit.artifact.manifest import Array
+from edgevit.artifact.shelf import Named, Shelf
 from edgevit.proof.reference import Reference
 
 FEWEST = 3  # ranks: two are in order by chance too often
@@ -31,27 +32,13 @@ class Ranks:
     members: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Matched:
-    """Outputs with the rows of their ranks where the reference has them.
-
-    outputs  the artifact's; where a rank was cut off by a tie, the reference's own
-    clear    (rows, ranks): False for those
-    moved    (rows, ranks): True where another row was taken than the one in its place
-    """
-
-    outputs: Mapping[str, Array]
-    clear: Array
-    moved: Array
-
-
-def ranks_of(outputs: Mapping[str, Array]) -> Ranks | None:
+def ranks_of(outputs: Named) -> Ranks | None:
     """The ranks that the reference's outputs have, or None: scores that fall in every row, and what goes with them."""
     for name, value in outputs.items():
-        if value.dtype.kind != "f" or not _falls(value):
+        if isinstance(value, Shelf) or value.dtype.kind != "f" or not _falls(value):
             continue
         members = tuple(
-            other for other, rows in outputs.items() if rows.ndim >= 2 and rows.shape[:2] == value.shape[:2]
+            other for other, rows in outputs.items() if rows.ndim >= 2 and tuple(rows.shape[:2]) == value.shape[:2]
         )
         if len(members) > 1:
             return Ranks(name, members)
@@ -66,31 +53,55 @@ def _falls(value: Array) -> bool:
     return bool((steps <= 0).all() and (steps < 0).any(axis=1).all())
 
 
-def matched(got: Mapping[str, Array], reference: Reference, ranks: Ranks) -> Matched | None:
-    """The artifact's rows in the reference's order; None where shapes do not allow a comparison."""
-    wanted = {name: reference.outputs[name] for name in ranks.members}
-    if any(name not in got or got[name].shape != value.shape for name, value in wanted.items()):
-        return None
-    found = {name: np.array(got[name]) for name in ranks.members}
-    rows, count = wanted[ranks.scores].shape[:2]
-    clear, moved = np.ones((rows, count), bool), np.zeros((rows, count), bool)
-    limits = {name: _limit(value, reference, name) for name, value in wanted.items()}
-    for row in range(rows):
-        one = {name: (wanted[name][row], found[name][row], limits[name]) for name in ranks.members}
-        order, clear[row] = _order(one, ranks.scores)
-        moved[row] = order != np.arange(count)
-        for name, (want, have, _) in one.items():
-            taken = have[order]
-            taken[~clear[row]] = want[~clear[row]]
-            found[name][row] = taken
-    return Matched({**got, **found}, clear, moved)
+def matching_of(reference: Reference) -> Matching | None:
+    """What matches an artifact's rows with the reference's, where that has ranks."""
+    ranks = ranks_of(reference.known)
+    return Matching(ranks, {name: _limit(reference, name) for name in ranks.members}) if ranks else None
 
 
-def _limit(wanted: Array, reference: Reference, name: str) -> float:
-    """How far a value may lie from the reference's; integers and booleans agree or do not."""
-    if wanted.dtype.kind != "f":
+@dataclass
+class Matching:
+    """Puts the rows of an artifact's ranks where the reference has them.
+
+    limits  by output, how far a value may lie from the reference's; integers and booleans agree or do not
+    counts  by batch size, how many ranks there are, how many must be there, for how many another row was taken
+    """
+
+    ranks: Ranks
+    limits: Mapping[str, float]
+    counts: dict[int, list[int]] = field(default_factory=dict)
+
+    def matched(self, batch: int, row: int, got: Mapping[str, Array], want: Mapping[str, Array]) -> Mapping[str, Array]:
+        """One row of all outputs with its ranks in the reference's order, and the reference's own where one was cut off
+        by a tie. As it was given where an output is missing."""
+        if not set(self.ranks.members) <= set(got):
+            return got
+        one = {name: (want[name], got[name], self.limits[name]) for name in self.ranks.members}
+        order, clear = _order(one, self.ranks.scores)
+        counts = self.counts.setdefault(batch, [0, 0, 0])
+        for index, some in enumerate((clear.size, clear.sum(), (order != np.arange(len(order))).sum())):
+            counts[index] += int(some)
+        found = dict(got)
+        for name in self.ranks.members:
+            taken = got[name][order]
+            taken[~clear] = want[name][~clear]
+            found[name] = taken
+        return found
+
+    def shares(self) -> dict[str, float]:
+        """Of all ranks those that had to be there, and those that another row was taken for; the worst batch size."""
+        if not self.counts:
+            return {}
+        return {
+            "clear": min(clear / count for count, clear, _ in self.counts.values()),
+            "changed": max(moved / count for count, _, moved in self.counts.values()),
+        }
+
+
+def _limit(reference: Reference, name: str) -> float:
+    if reference.known[name].dtype.kind != "f":
         return 0.0
-    return reference.bound(name).tolerance * (float(np.abs(wanted).max(initial=0.0)) or 1.0)
+    return reference.bound(name).tolerance * reference.scale(name)
 
 
 def _order(members: Mapping[str, tuple[Array, Array, float]], scores: str) -> tuple[Array, Array]:

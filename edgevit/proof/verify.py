@@ -13,6 +13,7 @@ import numpy as np
 from edgevit import render, worker
 from edgevit.artifact.manifest import MANIFEST, Array, Parity
 from edgevit.artifact.opened import Artifact
+from edgevit.artifact.shelf import gathered
 from edgevit.data.classes import taken_in_order
 from edgevit.data.labelled import LabelledData
 from edgevit.data.split import spread
@@ -29,7 +30,7 @@ from edgevit.proof.reference import Reference
 from edgevit.proof.sameness import sameness
 from edgevit.proof.sizes import compare_sizes, golden_references
 from edgevit.runtimes.base import Session, open_session
-from edgevit.runtimes.rows import run_rows
+from edgevit.runtimes.rows import rows_in_turn
 
 MAX_COMPARED = 64  # images for --against
 TIMEOUT_S = 3600.0
@@ -229,6 +230,8 @@ class _Checks:
         )
         for sentence in self.parity.decisions():
             self.say(sentence)
+        for name, sample in manifest.sampled.items():
+            self.say(f"{name}: every {sample.stride:,}th value of its golden rows is kept, and figures of all of them")
 
     def answers(self, session: Session) -> None:
         """What the golden outputs mean, in the words of the task."""
@@ -300,10 +303,11 @@ class _Checks:
     def _unlabelled(self, session: Session, found: LabelledData) -> None:
         """Without labels or another artifact, outputs can only be absurd or not."""
         rows = preprocessed(self.artifact, list(found.images))
-        outputs = run_rows(session, rows, self.artifact.manifest.batch.max)
-        for name, values in outputs.items():
-            if not np.isfinite(values).all():
-                self.say(f"{name} holds NaN or infinity on images of {self.payload['data']}", problem=True)
+        wrong: dict[str, None] = {}
+        for _, outputs in rows_in_turn(session, rows, self.artifact.manifest.batch.max):
+            wrong |= {name: None for name, values in outputs.items() if not np.isfinite(values).all()}
+        for name in wrong:
+            self.say(f"{name} holds NaN or infinity on images of {self.payload['data']}", problem=True)
         self.say(
             f"{render.counted(len(found), 'image')} of {self.payload['data']} ran; they have no labels, so nothing "
             "says whether the outputs are right: add --against to compare them"
@@ -317,14 +321,15 @@ class _Checks:
         images = self._images()
         opening = {key: self.payload[key] for key in ("threads", "trust")}
         with open_session(other, runtime, **opening) as second:
-            theirs = run_rows(second, images(other), other.manifest.batch.max)
+            given = images(other)
+            parts = (part for _, part in rows_in_turn(second, given, other.manifest.batch.max))
+            theirs = gathered(parts, len(next(iter(given.values()))))
         if set(theirs) != {spec.name for spec in self.artifact.manifest.outputs}:
             raise UsageError(
                 f"{name} has other outputs than {self.artifact.path}", hint="compare artifacts of one model"
             )
         tolerance = max(self.artifact.manifest.parity.tolerance, other.manifest.parity.tolerance)
-        wanted = {key: value.astype(np.float64) for key, value in theirs.items()}
-        reference = Reference(images(self.artifact), wanted, tolerance)
+        reference = Reference(images(self.artifact), theirs, tolerance)
         self.compared = compare(session, reference, [self.artifact.manifest.batch.max])
         if self.compared.status == "failed":
             ours, theirs_too = (one.manifest.model.weights.state_sha256 for one in (self.artifact, other))

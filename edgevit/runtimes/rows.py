@@ -40,17 +40,17 @@ def run_rows(session: Session, inputs: Mapping[str, Array], batch: int) -> dict[
 
     ParityFailed for an output that does not have a row per row of input.
     """
-    parts = [session.infer(feed) for feed in _chunks(inputs, batch)]
-    for spec in session.outputs:
-        for part in parts:
-            if part[spec.name].ndim == 0 or len(part[spec.name]) != batch:
-                raise ParityFailed(f"{spec.name} has shape {part[spec.name].shape} for a batch of {batch}")
-    rows = len(next(iter(inputs.values())))
-    return {spec.name: np.concatenate([part[spec.name] for part in parts])[:rows] for spec in session.outputs}
+    parts = [part for _, part in rows_in_turn(session, inputs, batch)]
+    return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in session.outputs}
 
 
-def _chunks(inputs: Mapping[str, Array], batch: int) -> Iterator[dict[str, Array]]:
+def rows_in_turn(session: Session, inputs: Mapping[str, Array], batch: int) -> Iterator[tuple[int, dict[str, Array]]]:
+    """The same call by call, so that no more is held than one: the first row of each, and the outputs of its rows."""
     rows = len(next(iter(inputs.values())))
     for start in range(0, rows, batch):
         picks = np.arange(start, start + batch) % rows
-        yield {name: np.ascontiguousarray(array[picks]) for name, array in inputs.items()}
+        found = session.infer({name: np.ascontiguousarray(array[picks]) for name, array in inputs.items()})
+        for spec in session.outputs:
+            if found[spec.name].ndim == 0 or len(found[spec.name]) != batch:
+                raise ParityFailed(f"{spec.name} has shape {found[spec.name].shape} for a batch of {batch}")
+        yield start, {spec.name: found[spec.name][: rows - start] for spec in session.outputs}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Generic, TypeVar
 
 from edgevit.artifact.manifest import Array
+from edgevit.artifact.shelf import Shelf
 from edgevit.export.accuracy import Measured
 from edgevit.export.cache.store import Entry
 from edgevit.export.prepared import Answers, Noise, Run
@@ -32,14 +33,17 @@ class Fold:
     module: str | None
 
 
-def _write_answers(value: Answers) -> Entry:
+def _write_answers(value: Answers) -> Entry | None:
     arrays = {
         f"{rows}/{of}/{name}": array
         for rows, run in (("whole", value.whole), ("golden", value.golden))
         for of, found in (("outputs", run.outputs), ("margins", run.margins))
         for name, array in found.items()
     }
-    return Entry({"group": value.group, "computed": value.computed, "notes": list(value.notes)}, arrays)
+    held = {name: array for name, array in arrays.items() if not isinstance(array, Shelf)}
+    if len(held) < len(arrays):
+        return None  # rows that are too large for memory are too large to be kept
+    return Entry({"group": value.group, "computed": value.computed, "notes": list(value.notes)}, held)
 
 
 def _read_answers(entry: Entry) -> Answers:

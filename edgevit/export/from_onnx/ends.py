@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from pydantic import ValidationError
 
 from edgevit.artifact.manifest import Array, BatchRange, TensorSpec
+from edgevit.artifact.shelf import Rows
 from edgevit.errors import Unsupported, UsageError
 from edgevit.printable import printable
 from edgevit.steps import OF_CHANNELS
@@ -187,13 +188,13 @@ def input_spec(name: str, array: Array, batch: BatchRange, *, image: bool) -> Te
     return _spec(name, array, batch, "image" if image else "tensor")
 
 
-def output_spec(name: str, array: Array, batch: BatchRange) -> TensorSpec:
+def output_spec(name: str, array: Rows, batch: BatchRange) -> TensorSpec:
     """What the manifest says of an output, from its answers. Unsupported for a type that no artifact holds."""
     checked_dtype(str(array.dtype), f"output {printable(name)}")
     return _spec(name, array, batch, "tensor")
 
 
-def _spec(name: str, array: Array, batch: BatchRange, role: Any) -> TensorSpec:
+def _spec(name: str, array: Rows, batch: BatchRange, role: Any) -> TensorSpec:
     shape = ("batch" if batch.dynamic else batch.min, *array.shape[1:])
     try:
         return TensorSpec(name=name, dtype=str(array.dtype), shape=shape, role=role)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnx import ModelProto
 
 from edgevit import registry, worker
+from edgevit.artifact import shelf
 from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Array, BatchRange, RecordedAccuracy, RecordedQuality
 from edgevit.cpu import checked_threads
@@ -27,9 +28,9 @@ from edgevit.errors import ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Graph
 from edgevit.export.from_onnx.file import OnnxFile
 from edgevit.export.from_onnx.trials import jittered, rounded
-from edgevit.export.prepared import Answers, Noise, Outputs, Run
+from edgevit.export.prepared import Answers, Noise, Run
 from edgevit.images import Preprocess
-from edgevit.precisions import FLOOR, error_of, precision_row
+from edgevit.precisions import FLOOR, precision_row
 from edgevit.tasks.metrics.base import meter_for
 from edgevit.tasks.metrics.measuring import Bench
 
@@ -175,17 +176,19 @@ def _run(
     }  # fmt: skip
 
 
-def _asked(rows: Rows, runs: list[dict[str, Any]], threads: int | None, folder: Path) -> list[dict[str, Array]]:
+def _asked(rows: Rows, runs: list[dict[str, Any]], threads: int | None, folder: Path) -> list[dict[str, shelf.Rows]]:
     """The outputs of each run, by name."""
-    given, out = folder / "rows.npz", folder / "answers.npz"
+    given, out, scratch = folder / "rows.npz", folder / "answers.npz", shelf.Scratch()
     np.savez(given, **rows)  # type: ignore[arg-type]
-    payload = {"rows": str(given), "out": str(out), "runs": runs, "threads": checked_threads(threads)}
+    payload = {
+        "rows": str(given), "out": str(out), "runs": runs, "threads": checked_threads(threads),
+        "scratch": str(scratch.folder),
+    }  # fmt: skip
     _called("answer_in_worker", payload)
-    found: list[dict[str, Array]] = [{} for _ in runs]
-    with np.load(out, allow_pickle=False) as stored:
-        for key in stored.files:
-            index, _, name = key.partition(".")
-            found[int(index)][name] = stored[key]
+    found: list[dict[str, shelf.Rows]] = [{} for _ in runs]
+    for key, value in shelf.load_rows(out, scratch).items():
+        index, _, name = key.partition(".")
+        found[int(index)][name] = value
     return found
 
 
@@ -200,8 +203,8 @@ def _count(rows: Rows) -> int:
     return len(next(iter(rows.values())))
 
 
-def _levels(got: Outputs, want: Outputs) -> Levels:
-    return {name: Noise(error_of(got[name], value)) for name, value in want.items()}
+def _levels(got: shelf.Named, want: shelf.Named) -> Levels:
+    return {name: Noise(shelf.error_of_rows(got[name], value)) for name, value in want.items()}
 
 
 def _louder(one: Levels, other: Levels) -> Levels:
@@ -209,15 +212,15 @@ def _louder(one: Levels, other: Levels) -> Levels:
     return {name: max(level, other[name], key=lambda noise: noise.error) for name, level in one.items()}
 
 
-def _dependent(apart: Outputs, exact: Outputs, levels: Levels) -> bool:
+def _dependent(apart: shelf.Named, exact: shelf.Named, levels: Levels) -> bool:
     """Whether rows run in other groups have other answers than rounding explains."""
     found = _levels(apart, {name: value[: len(apart[name])] for name, value in exact.items()})
     return any(level.error > max(FLOOR, SLACK * levels[name].error) for name, level in found.items())
 
 
-def _require_numbers(outputs: Outputs) -> None:
+def _require_numbers(outputs: shelf.Named) -> None:
     for name, value in outputs.items():
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
+        if value.dtype.kind == "f" and not all(np.isfinite(row).all() for row in value):
             raise ParityFailed(
                 f"the file itself answers NaN or infinity: output {name}",
                 hint="check its weights: equality with what is no number cannot be proved",

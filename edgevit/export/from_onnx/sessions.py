@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgevit.artifact.manifest import Array, TensorSpec
+from edgevit.artifact.shelf import Rows, Scratch, gathered, save_rows
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, first_line
 from edgevit.export.accuracy import measure_accuracy
 from edgevit.export.quality import measure_quality
@@ -65,16 +66,26 @@ class Model:
                 )
         return named
 
-    def grouped(self, rows: Mapping[str, Array], group: int, count: int) -> dict[str, Array]:
-        """Outputs of the first ``count`` rows, ``group`` at a time, the last group filled up with the first ones."""
-        parts = [self.once(rows, np.arange(start, start + group) % count) for start in range(0, count, group)]
-        for name, first in parts[0].items():
-            if any(part[name].shape != first.shape for part in parts):
-                raise Unsupported(
-                    f"the shape of output {printable(name)} depends on the image, and that of an artifact's does not",
-                    hint="export the model without the steps that pick among its answers (such as NMS)",
-                )
-        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+    def grouped(
+        self, rows: Mapping[str, Array], group: int, count: int, scratch: Scratch | None = None
+    ) -> dict[str, Rows]:
+        """Outputs of the first ``count`` rows, ``group`` at a time, the last group filled up with the first ones; those
+        that are large lie in ``scratch``."""
+        return gathered(self._parts(rows, group, count), count, scratch)
+
+    def _parts(self, rows: Mapping[str, Array], group: int, count: int) -> Iterator[dict[str, Array]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for start in range(0, count, group):
+            part = self.once(rows, np.arange(start, start + group) % count)
+            for name, value in part.items():
+                if shapes.setdefault(name, value.shape) != value.shape:
+                    raise Unsupported(
+                        f"the shape of output {printable(name)} depends on the image, and that of an artifact's does"
+                        " not",
+                        hint="export the model without the steps that pick among its answers (such as NMS)",
+                    )
+            yield part
+            del part
 
     def require_steady(self, rows: Mapping[str, Array], group: int) -> None:
         """Unsupported where the same rows are answered otherwise the second time."""
@@ -112,7 +123,8 @@ def answer_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     with np.load(payload["rows"], allow_pickle=False) as stored:
         rows = {name: stored[name] for name in stored.files}
     opened: dict[tuple[str, bool], Model] = {}
-    found: dict[str, Array] = {}
+    found: dict[str, Rows] = {}
+    scratch = Scratch(Path(payload["scratch"]))
     for index, run in enumerate(payload["runs"]):
         key = (run["path"], run["optimised"])
         if key not in opened:
@@ -120,9 +132,9 @@ def answer_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
             opened[key] = Model(run["path"], run["folder"], payload["threads"], **how)
         if index == 0:
             opened[key].require_steady(rows, run["group"])
-        answers = opened[key].grouped(rows, run["group"], run["count"])
+        answers = opened[key].grouped(rows, run["group"], run["count"], scratch)
         found |= {f"{index}.{name}": value for name, value in answers.items()}
-    np.savez(payload["out"], **found)  # type: ignore[arg-type]
+    save_rows(Path(payload["out"]), found)
     return {}
 
 
@@ -147,7 +159,7 @@ def accuracy_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
 
     def logits_of(rows: Array) -> Array:
         (found,) = model.grouped({name: rows}, group, len(rows)).values()
-        return found
+        return np.asarray(found)
 
     labels = payload["labels"]
     preprocess = Preprocess.model_validate_json(payload["preprocess"])
@@ -163,7 +175,7 @@ def quality_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
 
     def answers(rows: Array) -> dict[str, Array]:
         found = model.grouped({name: rows}, group, len(rows)).values()
-        return {spec.name: value for spec, value in zip(outputs, found, strict=True)}
+        return {spec.name: np.asarray(value) for spec, value in zip(outputs, found, strict=True)}
 
     labels, steps = payload["labels"], Preprocess.model_validate_json(payload["preprocess"])
     bench = Bench(load_task(payload["task"]), outputs, steps, labels and tuple(labels))

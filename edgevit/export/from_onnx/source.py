@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx import ModelProto, NodeProto
 
 from edgevit.artifact.manifest import ModelInfo, WeightsInfo
+from edgevit.artifact.shelf import Named
 from edgevit.errors import UsageError
 from edgevit.export.base import Graph
 from edgevit.export.from_onnx.counts import count_macs, count_weights
@@ -29,7 +30,7 @@ from edgevit.export.from_onnx.facts import OURS, Facts, facts_of
 from edgevit.export.from_onnx.file import OnnxFile, read
 from edgevit.export.from_onnx.graph import read_graph
 from edgevit.export.from_onnx.original import Original
-from edgevit.export.prepared import Answers, Outputs, Run
+from edgevit.export.prepared import Answers, Run
 from edgevit.export.rows import DEFAULT_DATA, MAX_ROWS, Rows, image_rows, labels_in
 from edgevit.images import Preprocess
 from edgevit.printable import printable
@@ -156,7 +157,7 @@ class Source:
         )
 
 
-def _called(name: str, outputs: Outputs) -> Outputs:
+def _called(name: str, outputs: Named) -> Named:
     """The only output under another name."""
     (value,) = outputs.values()
     return {name: value}

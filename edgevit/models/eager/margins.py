@@ -124,8 +124,14 @@ def _decided(func: Any, named: Named) -> Callable[[Any], Any] | None:
 
 def _share(gap: Tensor, *sources: Tensor) -> Tensor:
     """A gap as a share of the largest magnitude that it lies between, infinite scores (of what is masked) left out."""
-    largest = [float(source.abs().nan_to_num(0, 0, 0).max()) for source in sources if source.numel()]
+    largest = [_largest(source) for source in sources if source.numel()]
     return (gap / (max(largest, default=0.0) or 1.0)).float()
+
+
+def _largest(source: Tensor) -> float:
+    ends = torch.stack(source.aminmax()).abs()
+    # only where there is infinity a copy is made: scores can be the largest values of a model
+    return float(ends.max() if ends.isfinite().all() else source.abs().nan_to_num(0, 0, 0).max())
 
 
 def _gap(source: Tensor, other: Any) -> Tensor:
