@@ -24,9 +24,8 @@ from edgevit.artifact.claim import check_room, claimed
 from edgevit.artifact.files import hash_tree, write_atomically
 from edgevit.artifact.golden import GOLDEN_ROWS, golden_at, kept_rows, write_arrays, write_golden
 from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
-from edgevit.artifact.manifest import Array, Manifest, OutputBound, Parity, Sample
+from edgevit.artifact.manifest import Array, Manifest, OutputBound, Parity
 from edgevit.artifact.opened import Artifact
-from edgevit.artifact.sampling import sample_of
 from edgevit.artifact.seal import sealed
 from edgevit.artifact.staging import check_vacant, failed_name, publish, staged
 from edgevit.disk import filling
@@ -40,8 +39,8 @@ from edgevit.export.targets import Build, Target, builds
 from edgevit.export.weight import bytes_in, check_weight, notes_on_weight
 from edgevit.precisions import tolerance_for
 from edgevit.proof.parity import batches_to_prove
-from edgevit.proof.ranked import ranks_of
 from edgevit.proof.reference import Reference, write_reference
+from edgevit.proof.thinning import samples_of
 from edgevit.request import ExportRequest, Form, ModelChoice, chosen_size, parse_batch
 from edgevit.steps import steps_of
 
@@ -362,20 +361,12 @@ def golden_arrays(prepared: Prepared, levels: Mapping[str, Noise]) -> dict[str, 
     """The first rows of every input and of the reference outputs, in the types of the specs, or samples of them, and
     which values of those that were decided are clear of noise."""
     arrays = {name: array[:GOLDEN_ROWS] for name, array in prepared.rows.inputs.items()}
-    golden, samples = prepared.reference.golden, sampled_outputs(prepared)
-    clear = golden.clear(levels)
+    golden = prepared.reference.golden
+    samples, clear = samples_of(golden.outputs), golden.clear(levels)
     for spec in prepared.capture.outputs:
         rows = golden.outputs[spec.name]
         arrays |= kept_rows(spec, rows, clear.get(spec.name), samples.get(spec.name))
     return arrays
-
-
-def sampled_outputs(prepared: Prepared) -> dict[str, Sample]:
-    """The outputs whose golden rows are too large to be kept whole."""
-    golden = prepared.reference.golden.outputs
-    ranks = ranks_of(golden)
-    found = {name: sample_of(rows, ranked=ranks is not None and name in ranks.members) for name, rows in golden.items()}
-    return {name: sample for name, sample in found.items() if sample is not None}
 
 
 def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[str, str], parity: Parity) -> Manifest:
@@ -400,7 +391,7 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
         reparam=prepared.reparam,
         accuracy=prepared.accuracy,
         quality=prepared.quality,
-        sampled=sampled_outputs(prepared),
+        sampled=samples_of(prepared.reference.golden.outputs),
         versions={"python": _python_version(), **built.versions},
         lock=dict(built.lock),
         notes=(*prepared.notes, *built.notes),

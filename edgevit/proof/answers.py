@@ -36,7 +36,10 @@ class Beside:
 
 
 def golden_outputs(session: Session) -> dict[str, Array]:
-    """Those of the artifact on its golden rows."""
+    """Those of the artifact on its golden rows; none where they are too large to be kept, as nothing stands beside
+    them."""
+    if session.artifact.manifest.sampled:
+        return {}
     inputs, _ = session.artifact.golden()
     return run_rows(session, inputs, session.artifact.manifest.batch.min)
 
@@ -50,7 +53,7 @@ def golden_answers(artifact: Artifact, outputs: Mapping[str, Array] | None = Non
     except Unsupported:
         return []
     expected = artifact.golden()[1]
-    if any(expected[spec.name].shape[1:] != spec.rows(1)[1:] for spec in reading.outputs):
+    if any(spec.name not in expected for spec in reading.outputs):
         return []  # of a large output a part is kept, which is no answer
     found = []
     for row, pixels in enumerate(artifact.golden_pixels()):

@@ -8,7 +8,18 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array, Sample
 from edgevit.artifact.sampling import sample_of, sampled
+from edgevit.artifact.shelf import Named
+from edgevit.proof.ranked import ranks_of
 from edgevit.proof.reference import Reference
+
+
+def samples_of(outputs: Named) -> dict[str, Sample]:
+    """The samples that are kept of those outputs whose rows are too large to be kept whole."""
+    ranks = ranks_of(outputs)
+    found = {
+        name: sample_of(rows, ranked=ranks is not None and name in ranks.members) for name, rows in outputs.items()
+    }
+    return {name: sample for name, sample in found.items() if sample is not None}
 
 
 def expected(reference: Reference) -> dict[str, Array]:
