@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from edgevit.artifact.manifest import Array, BatchRange, Role, TensorSpec
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, UsageError, first_line
 from edgevit.export.base import Capture
 from edgevit.export.ranges import Sizing, image_specs, output_specs, require_faithful, require_whole
+from edgevit.export.untraceable import untraceable
 from edgevit.images import Preprocess
 from edgevit.models.eager.copying import copied, deep
 from edgevit.models.eager.fixing import asking
@@ -96,7 +99,9 @@ def capture(
     # On a copy: what a tracer leaves in tables and features is no tensor, and would be met by every later copy.
     with deep():
         traced, named = _traceable(copied(module), examples, alone)
+        _check_names(inputs, named)
         program = _export(traced, examples, batch)
+    _check_sides(program, named)
     return Capture(
         module=module,
         program=program,
@@ -130,6 +135,7 @@ def capture_range(
         program = _export(traced, (example,), batch, sizing)
         require_whole(program, traced, example, sizing)
         require_faithful(module, program_module(program), sizing, alone)
+    _check_sides(program, named)
     ((name, own),) = inputs.items()
     outputs = [_output_spec(name, tensor, rows, batch) for name, tensor in named.items()]
     return Capture(
@@ -169,6 +175,23 @@ def _traceable(module: nn.Module, examples: tuple[Tensor, ...], alone: str) -> t
 
         module.forward = apart
     return module, named
+
+
+def _check_names(inputs: Mapping[str, Array], outputs: Mapping[str, Tensor]) -> None:
+    for name in outputs:
+        if name in inputs:
+            raise Unsupported(f"an output has the name of an input, {name}", hint="return it under another name")
+
+
+def _check_sides(program: torch.export.ExportedProgram, outputs: Mapping[str, Tensor]) -> None:
+    """Unsupported where what a tensor holds decides how large an output is."""
+    (ends,) = (node.args[0] for node in program.graph.nodes if node.op == "output")
+    for name, end in zip(outputs, list(ends)[-len(outputs) :], strict=True):
+        if isinstance(end, torch.fx.Node) and free_unbacked_symbols(end.meta.get("val")):
+            raise Unsupported(
+                f"output {name} has as many values as its input makes it",
+                hint="return all of them, and what is to be kept of them beside: a score, a mask",
+            )
 
 
 def _shared(named: Mapping[str, Tensor]) -> bool:
@@ -212,7 +235,8 @@ def _output_spec(name: str, tensor: Tensor, rows: int, batch: BatchRange) -> Ten
     if tensor.ndim == 0 or tensor.shape[0] != rows:
         raise Unsupported(
             f"output {name} has shape {tuple(tensor.shape)} for {rows} rows: its first axis is not the batch",
-            hint="wrap the model so that every output has one row per input row",
+            hint="wrap the model so that every output has one row per input row: what picks boxes or points, such as"
+            " thresholds and non-maximum suppression, is left to whoever reads its outputs",
         )
     dtype = _dtype(name, str(tensor.dtype).removeprefix("torch."))
     shape = ("batch" if batch.dynamic else batch.min, *tensor.shape[1:])
@@ -232,7 +256,7 @@ def _export(
     free = {**rows, **(sizing.dims() if sizing else {})}
     shapes: Any = tuple(free for _ in examples) if free else None
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), _in_known_operators(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, examples, dynamic_shapes=_by_signature(module, shapes), strict=False)
     except EdgeVitError:
@@ -242,10 +266,7 @@ def _export(
             raise _fixed_batch(_constraint(exc)) from exc
         if sizing is not None:
             raise sizing.refusal(asking(module, examples[0], sizing.axes), _constraint(exc)) from exc
-        raise ExportFailed(
-            f"torch.export cannot trace the model: {first_line(exc)}",
-            hint="forward must not branch on the values of tensors",
-        ) from exc
+        raise untraceable(exc) from exc
     if batch.dynamic and not program.range_constraints:
         raise _fixed_batch("the trace holds a fixed batch")
     return program
@@ -253,6 +274,17 @@ def _export(
 
 def _of_batch(exc: Exception, sizing: Sizing | None) -> bool:
     return sizing is None or "batch" in _constraint(exc)
+
+
+@contextlib.contextmanager
+def _in_known_operators() -> Iterator[None]:
+    """PyTorch's own layers of transformers trace as what they are made of: inside torch.cond they would not."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _constraint(exc: Exception) -> str:

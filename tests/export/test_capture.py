@@ -105,6 +105,10 @@ def test_outputs_are_named_after_what_is_returned(make, names: list[str]) -> Non
         (lambda x: {"a": x.to_sparse()}, "output a of the model is a sparse tensor"),
         (lambda x: x.double(), "float64"),
         (lambda x: x.sum(), "not the batch"),
+        (lambda x: x[:, :0], "empty"),
+        (lambda x: {"x": x}, "the name of an input, x"),
+        (lambda x: {"a": x, "b": x[:, : x[0].argmax() + 1]}, "output b has as many values as its input makes it"),
+        (lambda x: x[x > 0][None], "output output has as many values as its input makes it"),
     ],
 )
 def test_anything_but_tensors_is_declined_by_name(make, said: str) -> None:
@@ -120,11 +124,34 @@ def test_a_model_that_fixes_its_batch_is_declined_with_the_way_out() -> None:
     assert caught.value.hint == "export with --batch 1"
 
 
-def test_a_model_that_branches_on_values_fails_in_one_line() -> None:
-    branching = Returns(lambda x: x if x.sum() > 0 else -x)
-    with pytest.raises(ExportFailed, match=r"torch\.export cannot trace") as caught:
-        capture(branching, vectors(), ONE)
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda x: x if x.sum() > 0 else -x, "asks what a tensor holds"),
+        (lambda x: x[:, : int(x[0, 0] > 0) + 1], "asks what a tensor holds"),
+        (lambda x: x + torch.from_numpy(x.numpy() * 2), "leaves torch for numpy"),
+    ],
+    ids=["branch", "slice", "numpy"],
+)
+def test_what_no_graph_can_hold_is_declined_in_one_line_that_names_its_line(make, said: str) -> None:
+    with pytest.raises(
+        Unsupported, match=rf"{said}.* \(test_capture\.py, line {make.__code__.co_firstlineno}\)"
+    ) as caught:
+        capture(Returns(make), vectors(), ONE)
     assert "\n" not in str(caught.value)
+    assert caught.value.hint
+
+
+def test_layers_of_pytorch_trace_as_what_they_are_made_of_inside_a_condition_too() -> None:
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    model = Returns(lambda x: torch.cond(x.sum() > 0, lambda v: layer(v), lambda v: -v, (x[:, None].repeat(1, 1, 2),)))
+    model.layer = layer
+    fast = torch.backends.mha.get_fastpath_enabled()
+    graphs = capture(model, {"x": np.ones((1, 2), np.float32)}, ONE).program.graph_module.modules()
+    targets = {str(node.target) for graph in graphs for node in graph.graph.nodes}
+    assert "aten.linear.default" in targets
+    assert "aten._transformer_encoder_layer_fwd.default" not in targets
+    assert torch.backends.mha.get_fastpath_enabled() == fast
 
 
 def test_inputs_that_do_not_fit_are_said_with_their_shape() -> None:

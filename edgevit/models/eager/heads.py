@@ -11,10 +11,10 @@ import re
 from typing import Any
 
 from torch import Tensor, nn, ops
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgevit.models.eager.margins import operators
+from edgevit.models.eager.watching import Watching
 
 _PRODUCTS = operators("addmm mm bmm convolution linear")
 # What may come after a head's product without making its scores anything else.
@@ -25,16 +25,16 @@ _AFTER = operators(
 _PROJECTION = re.compile(r"proj|embed|neck|bottleneck", re.IGNORECASE)
 
 
-class _Makers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Makers(Watching):
     """Remembers by which call every tensor was made."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.made: dict[int, tuple[Any, list[Tensor]]] = {}
         self.kept: list[Tensor] = []  # alive, so that no other tensor gets its address
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         for value in tree_leaves(result):
             if isinstance(value, Tensor):  # of an operator in place the argument too: what it was before is past

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
+
+from edgevit.models.eager.watching import Watching
 
 Named = Mapping[str, Any]  # a call's arguments, by the names that its operator has for them
 
@@ -41,7 +42,7 @@ _REDUCES = operators("all any amax amin sum")
 _COMPARES = operators("gt ge lt le eq ne")
 
 
-class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Margins(Watching):
     """While open, follows the margin of every decision; ``of`` gives that of a result.
 
     A margin is the distance to another decision as a share of the largest magnitude that it was decided among. Where
@@ -49,7 +50,7 @@ class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._known: Any = WeakIdKeyDictionary()
 
     def of(self, value: Tensor) -> Tensor | None:
@@ -57,8 +58,7 @@ class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found: Tensor | None = self._known.get(value)
         return found
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def called(self, func: Any, args: Any, kwargs: Any) -> Any:
         # An operator in place writes over its argument, which is looked at before.
         margins = self._margins(func, args, kwargs)
         result = func(*args, **kwargs)
@@ -78,7 +78,7 @@ class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator in _LOOKUPS:
             return lambda result: _spread(given[-1], result, trailing=func is not torch.ops.aten.gather.default)
         if operator in _JOINS:
-            return lambda result: _nearest([_spread(margin, result) for margin in given])
+            return lambda result: _nearest([found for one in given if (found := _spread(one, result)) is not None])
         if operator in _REDUCES:
             named = _named(func, args, kwargs)
             return lambda result: _reduced(given[0], result, named.get("dim"))
@@ -145,16 +145,18 @@ def _to_whole(value: Tensor) -> Tensor:
     return torch.where(value.abs() < 1, 1 - part, torch.minimum(part, 1 - part))
 
 
-def _spread(margin: Tensor, result: Tensor, *, trailing: bool = False) -> Tensor:
-    """A margin in the shape of a result that was made of it; ``trailing`` axes are those of rows that were looked
-    up."""
+def _spread(margin: Tensor, result: Tensor, *, trailing: bool = False) -> Tensor | None:
+    """A margin in the shape of a result that was made of it, None where it has another, such as that of a mask that
+    rows were picked by; ``trailing`` axes are those of rows that were looked up."""
     if trailing and result.ndim > margin.ndim:
         margin = margin.reshape(*margin.shape, *[1] * (result.ndim - margin.ndim))
-    return margin.expand(result.shape).contiguous()
+    if any(have not in (1, want) for have, want in zip(margin.shape[::-1], result.shape[::-1], strict=False)):
+        return None
+    return None if margin.ndim > result.ndim else margin.expand(result.shape).contiguous()
 
 
-def _nearest(margins: Sequence[Tensor]) -> Tensor:
-    found = margins[0]
+def _nearest(margins: Sequence[Tensor]) -> Tensor | None:
+    found = margins[0] if margins else None
     for margin in margins[1:]:
         found = torch.minimum(found, margin)
     return found

@@ -24,7 +24,7 @@ def named_outputs(result: Any, alone: str = "output") -> dict[str, Tensor]:
         return {alone: _dense("output", result)}
     found: dict[str, Tensor] = {}
     for name, value in _named_leaves(result, ""):
-        while name in found:
+        while not name or name in found:
             name += "_"
         found[name] = value
     if not found:
@@ -68,4 +68,7 @@ def _dense(name: str, value: Tensor) -> Tensor:
     if value.layout is not torch.strided or value.is_quantized or value.is_nested:
         kind = "quantised" if value.is_quantized else "nested" if value.is_nested else "sparse"
         raise Unsupported(f"output {name} of the model is a {kind} tensor", hint="return a dense one")
+    if value.ndim == 0 or not value.numel():
+        what = "one number: its first axis is not the batch" if value.ndim == 0 else f"empty, {tuple(value.shape)}"
+        raise Unsupported(f"output {name} of the model is {what}", hint="return tensors of one row per input row")
     return value

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from edgevit.models.eager.copying import WIDE, copied
+from edgevit.models.eager.watching import Watching
 
 Types = Mapping[torch.dtype, torch.dtype]
 _FULL: Types = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -126,12 +126,12 @@ class _InPython(TorchFunctionMode):
         return func(*self.types.of(args), **self.types.of(kwargs or {}))
 
 
-class _AtTheDispatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _AtTheDispatcher(Watching):
     """Calls of TorchScript, of autograd functions and of operators made of others."""
 
     def __init__(self, types: _Types) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.types = types
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*self.types.of(args), **self.types.of(kwargs or {}))
+    def called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        return func(*self.types.of(args), **self.types.of(kwargs))

@@ -18,11 +18,13 @@ def declare_torchvision_ops() -> None:
     Its registry wheel is a CUDA build whose native library does not load there, and its import then fails because the
     operators it describes do not exist. timm needs none of them, only the import: so they are declared, without a body.
     """
-    if "torchvision" in sys.modules or hasattr(torch.ops.torchvision, "nms"):
+    if "torchvision" in sys.modules or torch.version.cuda is not None:
         return
-    if importlib.util.find_spec("torchvision") is None or torch.version.cuda is not None:
+    if importlib.util.find_spec("torchvision") is None or _native_library_loads():
         return
-    if _native_library_loads():
+    if hasattr(
+        torch.ops.torchvision, "nms"
+    ):  # asked last: a finder that was asked for torchvision may have declared it
         return
     library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):

@@ -140,8 +140,12 @@ def test_a_file_leaves_the_process_as_it_was(write):
 
 @pytest.mark.parametrize(
     "text",
-    ["import torchvision\nbuild = net", "def build():\n    import timm\n    return net()"],
-    ids=["file", "factory"],
+    [
+        "import torchvision\nbuild = net",
+        "def build():\n    import timm\n    return net()",
+        "def build():\n    import edgevit\n    edgevit.create_model('timm:resnet10t')\n    return net()",
+    ],
+    ids=["file", "factory", "twice"],
 )
 def test_a_file_may_import_timm_or_torchvision_beside_a_torch_for_the_cpu(write, text):
     code = f"from edgevit.models import create_model; create_model({write(text)!r}); import torchvision.ops"
