@@ -35,7 +35,7 @@ def untraceable(exc: Exception) -> EdgeVitError:
 
 
 def line_of(exc: BaseException) -> str:
-    """ " (m2f.py, line 215)": the innermost line that is neither torch's nor ours; "" where there is none."""
+    """ " (m2f.py:215)": the innermost line that is neither torch's nor ours; "" where there is none."""
     places = [place for error in _causes(exc) for place in _places(error)]
     return f" ({places[-1]})" if places else ""
 
@@ -52,4 +52,4 @@ def _places(exc: BaseException) -> Iterator[str]:
     for frame in traceback.extract_tb(exc.__traceback__):
         path = Path(frame.filename)
         if path.is_file() and not any(path.is_relative_to(folder) for folder in _NOT_THEIRS):
-            yield f"{path.name}, line {frame.lineno}"
+            yield f"{path.name}:{frame.lineno}"

@@ -134,9 +134,7 @@ def test_a_model_that_fixes_its_batch_is_declined_with_the_way_out() -> None:
     ids=["branch", "slice", "numpy"],
 )
 def test_what_no_graph_can_hold_is_declined_in_one_line_that_names_its_line(make, said: str) -> None:
-    with pytest.raises(
-        Unsupported, match=rf"{said}.* \(test_capture\.py, line {make.__code__.co_firstlineno}\)"
-    ) as caught:
+    with pytest.raises(Unsupported, match=rf"{said}.* \(test_capture\.py:{make.__code__.co_firstlineno}\)") as caught:
         capture(Returns(make), vectors(), ONE)
     assert "\n" not in str(caught.value)
     assert caught.value.hint

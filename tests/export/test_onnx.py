@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgevit.artifact.manifest import BatchRange
-from edgevit.errors import ExportFailed, UnknownName, UsageError
+from edgevit.errors import ExportFailed, UnknownName, Unsupported, UsageError
 from edgevit.export import onnx as target
 from edgevit.export.base import Built, Context, parse_options
 from edgevit.export.capture import capture
@@ -234,3 +234,47 @@ def test_an_unknown_option_or_opset_is_refused() -> None:
     with pytest.raises(UsageError, match=r"onnx\.opset"):
         parse_options(OnnxExporter(), {"opset": "12"})
     assert parse_options(OnnxExporter(), {"opset": "21"}) == OnnxOptions(opset=21)
+
+
+class FromMap(nn.Module):
+    """What ``make`` makes of a small map."""
+
+    def __init__(self, make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.make = nn.Conv2d(3, 4, 4, stride=4), make
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.make(self.first(image))
+
+
+def test_a_branch_that_hands_on_what_was_there_before_is_a_branch(tmp_path: Path) -> None:
+    made = captured(module=FromMap(lambda t: torch.cond(t.mean() > 0, lambda v: v.relu(), lambda v: v.clone(), (t,))))
+    OnnxExporter().write(made, tmp_path, precision="fp32", options=OnnxOptions(), context=Context())
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for gain in (1.0, -1.0):
+        image = made.calibration["image"][:1] * gain
+        (got,) = session.run(None, {"image": image})
+        with torch.no_grad():
+            assert np.allclose(got, made.module(torch.from_numpy(image)).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_nodes_say_their_line_to_who_asks_and_an_artifact_keeps_none(lines: bool, tmp_path: Path) -> None:
+    exporter = OnnxExporter(lines=lines)
+    exporter.write(captured(), tmp_path, precision="fp32", options=OnnxOptions(), context=Context())
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    said = {entry.value for node in nodes for entry in node.metadata_props if entry.key == "edgevit.line"}
+    assert any(line.startswith("test_onnx.py:") for line in said) == bool(said) == lines
+
+
+def test_an_operator_that_onnx_lacks_is_named_with_its_module_and_line(tmp_path: Path) -> None:
+    def make(t: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.svdvals(t[:, 0])
+
+    line = FromMap.forward.__code__.co_firstlineno + 1
+    with pytest.raises(
+        Unsupported, match=rf"^ONNX has no _linalg_svd\.default \(in the model, test_onnx\.py:{line}\)$"
+    ):
+        OnnxExporter().write(
+            captured(module=FromMap(make)), tmp_path, precision="fp32", options=OnnxOptions(), context=Context()
+        )

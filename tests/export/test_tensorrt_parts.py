@@ -20,7 +20,7 @@ from edgevit.export.tensorrt.layers import (
 )
 from edgevit.export.tensorrt.options import TensorRtOptions, check_flavor_has
 from edgevit.export.tensorrt.progress import Phases, make_monitor
-from edgevit.export.tensorrt.refusals import ParserError, build_refused, parser_refused
+from edgevit.export.tensorrt.refusals import ParserError, Places, build_refused, parser_refused
 from edgevit.export.tensorrt.targets import JETSONS, choose_sms, parse_sms, sm_names
 
 TENSORRT, RTX = FLAVORS["tensorrt"], FLAVORS["rtx"]
@@ -194,27 +194,30 @@ def test_precision_that_was_lost_on_the_way_is_an_error() -> None:
 
 
 def test_parser_errors_are_told_apart() -> None:
-    modules = {"stem/Resize": "stem"}
+    places = Places({"stem/Resize": "stem"}, {"stem/Resize": "net.py:7"})
 
-    def refused(code: str, known: bool = True):
-        return parser_refused(
-            [ParserError(code, "stem/Resize", "Resize", "mode  cubic\n")], {"Resize": known}, modules, "T"
-        )
+    def refused(code: str, known: bool = True, said: str = "mode  cubic\n"):
+        return parser_refused([ParserError(code, "stem/Resize", "Resize", said)], {"Resize": known}, places, "T")
 
     assert isinstance(refused("INVALID_NODE", known=False), Unsupported)
     attribute = refused("UNSUPPORTED_NODE_ATTR")
     assert isinstance(attribute, Unsupported)
-    assert str(attribute) == "T cannot take Resize with these attributes (node stem/Resize, module stem): mode cubic"
+    assert (
+        str(attribute)
+        == "T cannot take Resize with these attributes (node stem/Resize, module stem, net.py:7): mode cubic"
+    )
     assert isinstance(refused("INVALID_NODE"), ExportFailed)
-    assert "no reason" in str(parser_refused([], {}, {}, "T"))
+    lacking = refused("UNSUPPORTED_NODE", said="creator && V3: Resize plugin was not found in plugin registry.")
+    assert str(lacking) == "T has no Resize (node stem/Resize, module stem, net.py:7)"
+    assert "no reason" in str(parser_refused([], {}, Places({}), "T"))
 
 
 def test_builder_errors_are_one_line_without_source_positions() -> None:
     said = "IBuilder: Error Code 1: Myelin (stem/Conv_U2 failed. In compileGraph at /_src/optimizer/x.cpp:12)\n"
-    error = build_refused([said], {"stem/Conv": "stem", "stem": ""}, "T")
+    error = build_refused([said], Places({"stem/Conv": "stem", "stem": ""}), "T")
     assert str(error).startswith("T could not build the engine at stem/Conv (module stem): IBuilder")
     assert "/_src" not in str(error)
-    assert "no reason" in str(build_refused([], {}, "T"))
+    assert "no reason" in str(build_refused([], Places({}), "T"))
 
 
 def test_nested_phases_add_up_and_never_go_back() -> None:

@@ -16,7 +16,7 @@ from edgevit.artifact.manifest import PrecisionReport
 from edgevit.errors import ExportFailed, first_line
 from edgevit.export.base import Built, Capture, Context, Graph, Options
 from edgevit.export.fp16 import PrecisionPlan
-from edgevit.export.onnx.graph import name_nodes, separate_outputs, tidy
+from edgevit.export.onnx.graph import forget_lines, name_nodes, separate_outputs, tidy
 from edgevit.export.onnx.half import COMPUTE, count_compute, is_island, to_half
 from edgevit.registry import ONNX_FILE
 
@@ -44,6 +44,9 @@ class OnnxExporter:
     options = OnnxOptions
     one_size = ""
 
+    def __init__(self, *, lines: bool = False) -> None:
+        self.lines = lines  # whether nodes say from which line of whose file they are
+
     def write(
         self, capture: Capture | Graph, folder: Path, *, precision: str, options: OnnxOptions, context: Context
     ) -> Built:
@@ -51,6 +54,8 @@ class OnnxExporter:
         model = _graph(capture, options)
         report = lower_precision(model, _plan(capture)) if precision == "fp16" else _full_precision(model)
         separate_outputs(model, [spec.name for spec in capture.outputs])
+        if not self.lines:
+            forget_lines(model)
         save(model, folder, options.external_limit)
         return Built(entry=ENTRY, precision=report, versions=_versions(capture), notes=tuple(_notes(model, options)))
 

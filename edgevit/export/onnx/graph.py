@@ -14,12 +14,15 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgevit.export.base import Capture, Graph
+from edgevit.export.frames import line_in
 from edgevit.export.onnx import rewrites
 
 NO_MODULE = "_empty_nn_module_stack"  # how torch's word for "no module made this node" begins
 SCOPES = "pkg.torch.onnx.name_scopes"
+TRACE = "pkg.torch.onnx.stack_trace"
 MODULE = "edgevit.module"  # our own key: the path of the PyTorch module a node came from
-_KEPT_METADATA = (SCOPES, "pkg.torch.onnx.class_hierarchy", MODULE)
+LINE = "edgevit.line"  # and the line of its forward; for refusals, in no artifact
+_KEPT_METADATA = (SCOPES, "pkg.torch.onnx.class_hierarchy", MODULE, LINE)
 
 
 @contextlib.contextmanager
@@ -79,8 +82,14 @@ def mark_modules(model: ir.Model, path: Callable[[str], str] | None = None) -> N
     """Write each node's module path under ``MODULE``, as ``path`` has it; drop what names files of the build host."""
     for node in model.graph.all_nodes():
         node.metadata_props[MODULE] = path(scope(node)) if path else scope(node)
+        node.metadata_props[LINE] = line_in(node.metadata_props.get(TRACE, ""))
         for key in [key for key in node.metadata_props if key not in _KEPT_METADATA]:
             del node.metadata_props[key]
+
+
+def forget_lines(model: ir.Model) -> None:
+    for node in model.graph.all_nodes():
+        node.metadata_props.pop(LINE, None)
 
 
 def scope(node: ir.Node) -> str:
@@ -142,6 +151,22 @@ def separate_outputs(model: ir.Model, names: Sequence[str]) -> None:
         else:
             value.name = name
         seen.add(id(value))
+    for node in model.graph.all_nodes():
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                _own_outputs(attribute.as_graph(), f"{node.name}/{attribute.name}")
+
+
+def _own_outputs(branch: ir.Graph, name: str) -> None:
+    """A node of its own for every output of a branch that is made outside of it."""
+    for index, value in enumerate(list(branch.outputs)):
+        made = value.producer()
+        if made is None or made.graph is not branch:
+            node = ir.node("Identity", [value])
+            branch.append(node)
+            (twin,) = node.outputs
+            twin.name, twin.type, twin.shape = f"{name}:{index}", value.type, value.shape
+            branch.outputs[index] = twin
 
 
 def name_nodes(model: ir.Model) -> None:

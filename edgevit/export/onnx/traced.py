@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,10 +13,15 @@ import torch
 from edgevit.errors import ExportFailed, Unsupported, first_line
 from edgevit.export.base import Capture
 from edgevit.export.capture import Baked, unbaked
-from edgevit.export.legalise import rewritten
+from edgevit.export.legalise import calls_of, rewritten
 from edgevit.export.legalise.complexes import in_real_numbers
+from edgevit.export.legalise.refusals import named
 from edgevit.export.legalise.targets import RULES
 from edgevit.export.onnx.graph import finish, mark_modules, name_ends, quiet
+
+_STOPPED = re.compile(
+    r"translating node %(?P<node>\w+) .*?\[target=torch\.ops\.(?:aten|higher_order)\.(?P<operator>[\w.]+)\]"
+)
 
 
 def build_graph(capture: Capture, opset: int, *, optimize: bool) -> ir.Model:
@@ -47,7 +53,7 @@ def _convert(capture: Capture, opset: int) -> ir.Model:
         cause = _deepest(exc)
         if "No decompositions" in str(cause) or "DispatchError" in type(cause).__name__:
             raise Unsupported(
-                f"ONNX has no form of an operator of this model: {first_line(cause)}",
+                f"ONNX has no {_refused(str(exc), capture) or f'form of an operator: {first_line(cause)}'}",
                 hint="rewrite that operator, or choose another target",
             ) from exc
         raise ExportFailed(f"torch.onnx cannot convert the model: {first_line(cause)}") from exc
@@ -61,6 +67,18 @@ def _convert(capture: Capture, opset: int) -> ir.Model:
             hint=f"use --option onnx.opset={found}",
         )
     return model
+
+
+def _refused(said: str, capture: Capture) -> str | None:
+    """The operator that torch.onnx stopped at, with its place in the model, from the sentence in which it says so."""
+    if (found := _STOPPED.search(said)) is None:
+        return None
+    baked = isinstance(capture.module, Baked)
+    for program in (capture.program, capture.program.run_decompositions()):
+        nodes = [node for node in calls_of(program) if str(node.target).endswith(found["operator"])]
+        if nodes:
+            return named(next((node for node in nodes if node.name == found["node"]), nodes[0]), baked=baked)
+    return found["operator"]
 
 
 def _deepest(exc: BaseException) -> BaseException:

@@ -31,7 +31,7 @@ from edgevit.export.tensorrt.layers import (
     network_layers,
 )
 from edgevit.export.tensorrt.progress import make_monitor
-from edgevit.export.tensorrt.refusals import ParserError, build_refused, parser_refused
+from edgevit.export.tensorrt.refusals import ParserError, Places, build_refused, parser_refused
 
 LAYERS = "layers.json"
 _ERRORS_KEPT = 4
@@ -44,6 +44,7 @@ class Job:
     sm        capabilities to build for; empty: the GPU that is there
     profiles  dynamic input -> (min, opt, max) shape
     modules   ONNX node -> PyTorch module
+    lines     ONNX node -> line of the forward that it came from
     """
 
     flavor: Name
@@ -58,6 +59,7 @@ class Job:
     timing_cache: str
     version_compatible: bool
     threads: int | None = None
+    lines: Mapping[str, str] = field(default_factory=dict)
 
     def payload(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,7 +104,7 @@ def compile_engine(payload: dict[str, Any]) -> dict[str, Any]:
     config = _config(trt, builder, network, job, title)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise build_refused(list(log.errors), job.modules, title)
+        raise build_refused(list(log.errors), Places(job.modules, job.lines), title)
     seconds = time.monotonic() - begun
     if job.timing_cache:
         save_timing_cache(config, Path(job.timing_cache))
@@ -144,7 +146,7 @@ def _refused(parser: Any, job: Job, title: str) -> EdgeVitError:
         ParserError(error.code().name, error.node_name(), error.node_operator(), error.desc()) for error in errors
     ]
     known = {record.operator: bool(parser.supports_operator(record.operator)) for record in records if record.operator}
-    return parser_refused(records, known, job.modules, title)
+    return parser_refused(records, known, Places(job.modules, job.lines), title)
 
 
 def _config(trt: Any, builder: Any, network: Any, job: Job, title: str) -> Any:

@@ -17,7 +17,7 @@ from edgevit.export.onnx import ENTRY as ONNX_FILE
 from edgevit.export.onnx import OnnxExporter, OnnxOptions
 from edgevit.export.tensorrt.compile import LAYERS, Job
 from edgevit.export.tensorrt.flavor import Driver, choose_flavor, driver_for
-from edgevit.export.tensorrt.graph import prepare_graph
+from edgevit.export.tensorrt.graph import lines_of, prepare_graph
 from edgevit.export.tensorrt.layers import check_network, shown
 from edgevit.export.tensorrt.options import TensorRtOptions, check_flavor_has, tuned_batch
 from edgevit.export.tensorrt.targets import choose_sms, sm_names
@@ -48,7 +48,7 @@ class TensorRtExporter:
         profiles = profile_shapes(capture.inputs, capture.batch, options)
         context.progress(f"{flavor.title} {flavor.version()} for SM {sm_names(sms)}", None)
         with tempfile.TemporaryDirectory(prefix="edgevit-onnx-") as scratch:
-            graph = OnnxExporter().write(
+            graph = OnnxExporter(lines=True).write(
                 capture, Path(scratch), precision=precision, options=OnnxOptions(), context=context
             )
             job = make_job(Path(scratch) / ONNX_FILE, folder, flavor, sms, profiles, options, context.threads)
@@ -110,6 +110,7 @@ def make_job(
         sm=sms,
         profiles=profiles,
         modules=prepare_graph(graph),
+        lines=lines_of(graph),
         optimization_level=options.optimization_level,
         workspace_mb=options.workspace_mb,
         timing_cache=str(Path(options.timing_cache).expanduser().absolute()) if options.timing_cache else "",

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
-from edgevit.export.onnx.graph import MODULE
+from edgevit.export.onnx.graph import LINE, MODULE
 
 _MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
 
@@ -17,12 +17,17 @@ def prepare_graph(path: Path) -> dict[str, str]:
     model = onnx.load(path, load_external_data=False)
     if cast_bytes_first(model):
         onnx.save(model, path)
-    return {node.name: _module(node) for node in model.graph.node}
+    return {node.name: _said(node, MODULE) for node in model.graph.node}
 
 
-def _module(node: NodeProto) -> str:
-    found = next((entry.value for entry in node.metadata_props if entry.key == MODULE), "")
-    return str(found)
+def lines_of(path: Path) -> dict[str, str]:
+    """ONNX node -> line of the user's forward, of the nodes where one is known."""
+    nodes = onnx.load(path, load_external_data=False).graph.node
+    return {node.name: line for node in nodes if (line := _said(node, LINE))}
+
+
+def _said(node: NodeProto, key: str) -> str:
+    return str(next((entry.value for entry in node.metadata_props if entry.key == key), ""))
 
 
 def cast_bytes_first(model: ModelProto) -> bool:

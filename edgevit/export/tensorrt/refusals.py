@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported
 
 _TURING = re.compile(r"Cannot compile operation '(?P<node>[^']+)' for \w+ \(SM(?P<sm>\d+)\): (?P<why>[^.]+)\.")
+_NO_PLUGIN = "was not found in plugin registry"  # it has the operator elsewhere, in a library of its own
 _WORKSPACE = "within workspace limit"
 _OTHER_TARGET = "rewrite that part of the model, or use -t onnx with ONNX Runtime's CUDA provider"
+
+
+@dataclass(frozen=True)
+class Places:
+    """ONNX node -> the PyTorch module, and the line of its forward, that it came from."""
+
+    modules: Mapping[str, str]
+    lines: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,9 +40,9 @@ def _use_of(code: str) -> str:
 
 
 def parser_refused(
-    errors: Sequence[ParserError], known: Mapping[str, bool], modules: Mapping[str, str], title: str
+    errors: Sequence[ParserError], known: Mapping[str, bool], places: Places, title: str
 ) -> EdgeVitError:
-    """What the parser's first error means. ``known``: whether it has the operator at all; ``modules``: node -> module.
+    """What the parser's first error means. ``known``: whether it has the operator at all; ``places``: of nodes.
 
     An operator or a use of one that TensorRT lacks is Unsupported; anything else is a graph that we wrote wrongly.
     """
@@ -42,8 +51,8 @@ def parser_refused(
             f"{title} could not read the ONNX graph and gave no reason", hint="please report this model"
         )
     first = errors[0]
-    where = place_of(first.node, modules)
-    if not known.get(first.operator, True):
+    where = place_of(first.node, places)
+    if not known.get(first.operator, True) or _NO_PLUGIN in first.said:
         return Unsupported(f"{title} has no {first.operator}{where}", hint=_OTHER_TARGET)
     if first.code.startswith("UNSUPPORTED"):
         used = _use_of(first.code)
@@ -54,13 +63,13 @@ def parser_refused(
     return ExportFailed(f"{title} could not read the ONNX graph: {named}{_one_line(first.said)}", hint=_OTHER_TARGET)
 
 
-def build_refused(errors: Sequence[str], modules: Mapping[str, str], title: str) -> EdgeVitError:
+def build_refused(errors: Sequence[str], places: Places, title: str) -> EdgeVitError:
     """What the builder's last errors mean, oldest first."""
     text = _one_line(" ".join(errors))
     if match := _TURING.search(text):
         sm = int(match["sm"])
-        node = node_in(match["node"], modules) or match["node"]  # the builder adds endings of its own
-        where = place_of(node, modules, named=False)
+        node = node_in(match["node"], places.modules) or match["node"]  # the builder adds endings of its own
+        where = place_of(node, places, named=False)
         return Unsupported(
             f"{title} cannot compile {node}{where} for SM {sm // 10}.{sm % 10}: {match['why']}",
             hint=f"leave {sm} out of tensorrt.sm, or build it with --precision fp16",
@@ -69,15 +78,16 @@ def build_refused(errors: Sequence[str], modules: Mapping[str, str], title: str)
         return ExportFailed(
             f"no kernel of {title} fits the workspace limit", hint="raise tensorrt.workspace_mb, or leave it out"
         )
-    node = node_in(text, modules)
-    about = f" at {node}{place_of(node, modules, named=False)}" if node else ""
+    node = node_in(text, places.modules)
+    about = f" at {node}{place_of(node, places, named=False)}" if node else ""
     return ExportFailed(f"{title} could not build the engine{about}: {text or 'it gave no reason'}", hint=_OTHER_TARGET)
 
 
-def place_of(node: str, modules: Mapping[str, str], *, named: bool = True) -> str:
-    """ " (node blocks.0/Det, module blocks.0)", as much of it as is known."""
+def place_of(node: str, places: Places, *, named: bool = True) -> str:
+    """ " (node blocks.0/Det, module blocks.0, model.py:42)", as much of it as is known."""
     parts = [f"node {node}"] if node and named else []
-    parts += [f"module {modules[node]}"] if modules.get(node) else []
+    parts += [f"module {places.modules[node]}"] if places.modules.get(node) else []
+    parts += [places.lines[node]] if places.lines.get(node) else []
     return f" ({', '.join(parts)})" if parts else ""
 
 

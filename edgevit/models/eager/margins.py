@@ -7,6 +7,7 @@ taken where it is made, and goes along with the values that were decided through
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -156,10 +157,7 @@ def _spread(margin: Tensor, result: Tensor, *, trailing: bool = False) -> Tensor
 
 
 def _nearest(margins: Sequence[Tensor]) -> Tensor | None:
-    found = margins[0] if margins else None
-    for margin in margins[1:]:
-        found = torch.minimum(found, margin)
-    return found
+    return functools.reduce(torch.minimum, margins) if margins else None
 
 
 def _reduced(margin: Tensor, result: Tensor, dim: Any) -> Tensor:

@@ -18,6 +18,9 @@ class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     supports_higher_order_operators = True
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()  # type: ignore[no-untyped-call]
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._stances: list[Any] = []
@@ -27,11 +30,11 @@ class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # the rest of the process half undone, and fails where nobody does.
         self._stances.append(torch.compiler.set_stance("force_eager"))
         self._stances[-1].__enter__()
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._stances.pop().__exit__(*error)
 
     def called(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
