@@ -82,9 +82,8 @@ BELIEVED: Mapping[str, frozenset[str]] = {
         "native_layer_norm.default": "eps normalized_shape",
         "ne.Scalar": "other",
         "new_ones.default": "size",
-        "new_zeros.default": "dtype size",
+        "new_zeros.default": "size",
         "ones.default": "size",
-        "ones_like.default": "dtype",
         "pad.default": "mode pad value",
         "permute.default": "dims",
         "pow.Scalar": "self",
@@ -124,6 +123,5 @@ BELIEVED: Mapping[str, frozenset[str]] = {
         "var.correction": "correction dim keepdim",
         "view.default": "size",
         "zeros.default": "dtype size",
-        "zeros_like.default": "dtype",
     }.items()
 }
