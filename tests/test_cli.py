@@ -22,7 +22,7 @@ from edgevit.registry import newer_line
 JSON_PROFILE_KEYS = {
     "artifact", "runtime", "provider", "threads", "scenario", "tier", "verdict", "unmonitored", "p50_ms", "p90_ms",
     "p99_ms", "throughput", "samples", "load_ms", "first_ms", "peak_rss_bytes", "key", "reasons",
-    "precision", "accuracy",
+    "precision", "accuracy", "quality",
 }  # fmt: skip
 BRIEF = Path(__file__).parent / "brief.py"
 PARITY_KEYS = {"status", "reason", "max_abs", "max_rel", "cosine", "top1_agreement", "tolerance", "images"}

@@ -199,16 +199,18 @@ def test_what_runs_code_is_signed_by_its_builder_and_so_is_all_else_where_there_
 
 def test_a_session_returns_the_golden_outputs(running: Artifact) -> None:
     inputs, expected = running.golden()
+    clear = running.golden_clear()
     with edgevit.open_session(running.path, threads=1) as session:
         for row in range(4):
             got = session.infer({name: array[row : row + 1] for name, array in inputs.items()})
             (spec,) = running.manifest.outputs
             right = expected[spec.name]
+            if spec.name in clear:  # a pixel between two classes may be of either
+                assert clear[spec.name][row].mean() > 0.9
+                assert (got[spec.name][0] == right[row])[clear[spec.name][row]].all()
+                continue
             error = np.abs(got[spec.name] - right[row : row + 1]) / np.abs(right).max()
-            if spec.role == "labels":  # a pixel between two classes may be of either
-                assert (error > 0).mean() <= 0.001
-            else:
-                assert error.max() <= running.manifest.parity.tolerance
+            assert error.max() <= running.manifest.parity.tolerance
 
 
 def test_a_session_refuses_a_wrong_shape_by_name(running: Artifact) -> None:

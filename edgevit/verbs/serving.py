@@ -297,12 +297,12 @@ def infer(
 
     wanted = wanted_of(csv, jsonl, out, json=json, force=force)
     wanted.check(inputs)
+    deadline_s, place = seconds("--deadline", deadline), _where(where)
     columns, draws = table_of(path, top)
     wanted.require_seen(draws)
     named = inputs_of(inputs, every, fps, frames)
     found = infer_images(
-        path, named, link=link,
-        deadline_s=seconds("--deadline", deadline), require_all=require_all, where=_where(where), top=top,
+        path, named, link=link, deadline_s=deadline_s, require_all=require_all, where=place, top=top,
         labels=read_labels(labels),
     )  # fmt: skip
     deliver(found, wanted, named, columns)

@@ -1,7 +1,7 @@
-"""The arguments of each operator that TVM's importer was seen to read rightly: any other is not left to it.
+"""The arguments of each operator that TVM's importer is taken to read rightly: any other is not left to it.
 
-The importer drops arguments that it does not know of, without a word. Each of these was given another value than its
-default, and compared with PyTorch.
+The importer drops arguments that it does not know of, without a word. Most of these were given another value than their
+default and compared with PyTorch; some two dozen are from reading the importer.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def test_images_without_labels_are_only_inputs_and_the_result_says_so(
     (one,) = profile_on(["pi-1"], [artifact], data=f"folder:{loose}", threads=1)
     assert one.profile, one.error
     assert one.measured.accuracy is None
-    assert f"accuracy was not measured: folder:{loose} has no labels" in one.measured.reasons
+    assert f"quality was not measured: folder:{loose} has no labels" in one.measured.reasons
 
 
 def test_of_more_images_than_are_sent_some_of_every_class_go(
