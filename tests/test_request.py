@@ -58,8 +58,8 @@ def test_what_cannot_be_right_is_said_when_the_request_is_made() -> None:
         ModelChoice("timm:resnet18", weights="a.pth", pretrained=True)
     with pytest.raises(UsageError, match="has its weights already"):
         ModelChoice(object(), weights="digits")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="classes must be 1 or more, got 0"):
-        ModelChoice("vit_nano", classes=0)
+    with pytest.raises(UsageError, match=r"classes must be 0 \(no head\) or more, got -1"):
+        ModelChoice("vit_nano", classes=-1)
     with pytest.raises(UsageError, match="image size must be 1 or more pixels"):
         ModelChoice("vit_nano", image_size=(32, 0))
 

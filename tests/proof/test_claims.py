@@ -158,9 +158,9 @@ def test_golden_pictures_that_prove_no_crop_are_said(make_artifact: Make) -> Non
 
 
 def test_who_signed_is_said_and_a_signature_of_something_else_is_refused(whole: Path) -> None:
-    assert "nobody signed it" in verify(whole, threads=1).checks[3]
+    assert "nobody signed it" in verify(whole, threads=1).checks[4]
     signing.sign(whole)
-    assert verify(whole, threads=1).checks[3] == "the manifest has its seal and the signature of this user"
+    assert verify(whole, threads=1).checks[4] == "the manifest has its seal and the signature of this user"
     edit(whole, lambda manifest: manifest.update(notes=["an afterthought"]))
     seal(whole)
     with pytest.raises(BadArtifact, match="does not fit its manifest"):
