@@ -19,6 +19,8 @@ from edgevit.errors import Unsupported
 from edgevit.export.capture import capture
 from edgevit.export.tvm import compile as compiling
 from edgevit.export.tvm import schedules, targets
+from edgevit.export.tvm.importing import imported
+from edgevit.export.tvm.origins import bindings_of
 
 
 class Maps(nn.Module):
@@ -76,6 +78,26 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_an_operator_that_the_importer_lacks_is_written_out(name: str) -> None:
     assert error(Maps(FUNCTIONS[name])) < 5e-6
+
+
+def unbound(maps: Tensor) -> Tensor:
+    """Several tuples of values in one group."""
+    pairs = [(maps[:, 2 * k : 2 * k + 2] * k).exp().unbind(1) for k in range(4)]
+    return torch.stack([a * pairs[k - 2][1] + b for k, (a, b) in enumerate(pairs)], 1)
+
+
+@pytest.mark.parametrize("function", [unbound, FUNCTIONS["bicubic by a scale"]], ids=["unbound", "constants"])
+def test_no_tuple_whose_values_are_known_is_left_for_fusion(function: Callable[[Tensor], Tensor]) -> None:
+    """FuseOps takes one for another by the order in which they lie in memory: FuseTIR then fails, now and then."""
+    images = np.zeros((2, 3, 12, 12), np.float32)
+    captured = capture(Maps(function).eval(), {"image": images}, BatchRange(min=1, max=1))
+    module, _ = imported(captured.program, baked=False)
+    legalized, _, _ = compiling.fused_kernels(module)
+    assert not [each for each in bindings_of(legalized["main"]) if isinstance(each.value, relax.Tuple)]
+
+
+def test_values_of_several_tuples_in_one_group_stay_apart() -> None:
+    assert error(Maps(unbound)) < 2e-6
 
 
 @pytest.mark.parametrize("axes", [1, 3], ids=["1d", "3d"])

@@ -82,6 +82,10 @@ def _legalized(module: Any) -> Any:
         relax.transform.LegalizeOps(dict(legalizations())),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
+        # No tuples of values that are known one by one: of several in a group FuseOps mistakes one for another, by the
+        # order in which they lie in memory, so that FuseTIR fails on some runs and not on others.
+        relax.transform.CanonicalizeBindings(),
+        relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),
     )
 
