@@ -24,7 +24,7 @@ from edgevit.artifact.claim import check_room, claimed
 from edgevit.artifact.files import hash_tree, write_atomically
 from edgevit.artifact.golden import GOLDEN_ROWS, golden_at, kept_rows, write_arrays, write_golden
 from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
-from edgevit.artifact.manifest import Array, Manifest, OutputBound, Parity
+from edgevit.artifact.manifest import Array, Manifest, OutputBound, Parity, Sample
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.seal import sealed
 from edgevit.artifact.staging import check_vacant, failed_name, publish, staged
@@ -319,11 +319,12 @@ def build_target(
         built = replace(built, notes=(*built.notes, *notes_on_weight(found, prepared.info.params)))
         say("noise of the precision", None)
         levels = prepared.noise(target.precision, built.precision.kept_fp32)
-        write_golden(scratch, golden_arrays(prepared, levels), list(prepared.rows.pixels[:GOLDEN_ROWS]))
+        samples = samples_of(prepared.reference.golden.outputs)
+        write_golden(scratch, golden_arrays(prepared, levels, samples), list(prepared.rows.pixels[:GOLDEN_ROWS]))
         for size, sized in prepared.sized.items():
             write_arrays(scratch / golden_at(size), sized.golden(prepared.capture.outputs, levels))
         pending = _pending(_bounds(levels, target.precision))
-        manifest = make_manifest(prepared, target, built, hash_tree(scratch), pending)
+        manifest = make_manifest(prepared, target, built, hash_tree(scratch), pending, samples)
         _write_manifest(scratch, manifest)
         if registry.row("exporter", target.name).carries_code or signing.has_key():
             signing.sign(scratch)
@@ -357,19 +358,26 @@ def _pending(bounds: Mapping[str, OutputBound]) -> Parity:
     )
 
 
-def golden_arrays(prepared: Prepared, levels: Mapping[str, Noise]) -> dict[str, Array]:
+def golden_arrays(prepared: Prepared, levels: Mapping[str, Noise], samples: Mapping[str, Sample]) -> dict[str, Array]:
     """The first rows of every input and of the reference outputs, in the types of the specs, or samples of them, and
     which values of those that were decided are clear of noise."""
     arrays = {name: array[:GOLDEN_ROWS] for name, array in prepared.rows.inputs.items()}
     golden = prepared.reference.golden
-    samples, clear = samples_of(golden.outputs), golden.clear(levels)
+    clear = golden.clear(levels)
     for spec in prepared.capture.outputs:
         rows = golden.outputs[spec.name]
         arrays |= kept_rows(spec, rows, clear.get(spec.name), samples.get(spec.name))
     return arrays
 
 
-def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[str, str], parity: Parity) -> Manifest:
+def make_manifest(
+    prepared: Prepared,
+    target: Target,
+    built: Built,
+    files: dict[str, str],
+    parity: Parity,
+    samples: Mapping[str, Sample],
+) -> Manifest:
     """edgevit.json of one built target."""
     captured = prepared.capture
     return Manifest(
@@ -391,7 +399,7 @@ def make_manifest(prepared: Prepared, target: Target, built: Built, files: dict[
         reparam=prepared.reparam,
         accuracy=prepared.accuracy,
         quality=prepared.quality,
-        sampled=samples_of(prepared.reference.golden.outputs),
+        sampled=dict(samples),
         versions={"python": _python_version(), **built.versions},
         lock=dict(built.lock),
         notes=(*prepared.notes, *built.notes),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -133,6 +135,11 @@ CASES = {
     "embed": Case(Colour, colours, "linear probe", 1.0),
     "detect": Case(OneBox, boxes, "AP", 1.0),
 }
+
+
+def exporter(folders: pytest.TempPathFactory) -> Callable[[str], tuple[Path, str]]:
+    """A function that exports the model of a task once: (artifact, data)."""
+    return functools.cache(lambda task: exported(task, folders.mktemp(task)))
 
 
 def exported(task: str, folder: Path) -> tuple[Path, str]:

@@ -15,14 +15,12 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array, Sample, TensorSpec
 from edgevit.artifact.sampling import figures_of, sampled
-from edgevit.artifact.shelf import Named, Rows
+from edgevit.artifact.shelf import Rows
 
 GOLDEN = "golden.npz"
 GOLDEN_ROWS = 4
 GOLDEN_BYTES = 1 << 32  # of all rows together, and of a picture
 PICTURES = tuple(f"golden/{row}.png" for row in range(GOLDEN_ROWS))
-
-KEPT = 1 << 20  # values of a row of an output at another size than a model's own
 
 CLEAR_OF = "clear:"  # before an output's name: which of its values no noise explains away
 FIGURES_OF = "figures:"  # before the name of one that is sampled: of all of its values, a stretch at a time
@@ -39,25 +37,6 @@ def golden_at(size: tuple[int, int]) -> str:
 def is_golden(name: str) -> bool:
     """Whether a listed file is of the golden pair, and none of the model's."""
     return name in (GOLDEN, *PICTURES) or re.fullmatch(r"golden/[0-9]+x[0-9]+\.npz", name) is not None
-
-
-def thinned(rows: Named) -> dict[str, Array]:
-    """Of outputs at another size, (rows, …), every so many-th value where a row has more than ``KEPT``."""
-    return {name: _thin(array) for name, array in rows.items()}
-
-
-def _thin(rows: Rows) -> Array:
-    values = math.prod(rows.shape[1:])
-    if values > KEPT:
-        return np.stack([row.reshape(-1)[:: -(-values // KEPT)] for row in rows])
-    return rows if isinstance(rows, np.ndarray) else np.stack(list(rows))
-
-
-def spec_at(spec: TensorSpec) -> TensorSpec:
-    """What is kept of an output of a spec that is of another size."""
-    values = math.prod(spec.rows(1))
-    kept = len(range(0, values, -(-values // KEPT)))
-    return spec.model_copy(update={"shape": (spec.shape[0], kept), "sides": {}}) if values > KEPT else spec
 
 
 def write_golden(folder: Path, arrays: Mapping[str, Array], pixels: list[Array]) -> None:

@@ -325,9 +325,18 @@ class Quality(_Model):
 
 
 def _figure(name: str, value: float) -> str:
-    """Accuracies as shares of a hundred, and every other metric as its field writes it."""
-    shown = f"{value:.2%}" if name.startswith("top-") else f"{value:.4g}"
-    return f"{name} {shown}" + (" dB" if name == "PSNR" else "")
+    unit = unit_of(name)
+    return f"{name} {value:.2%}" if unit == "%" else f"{name} {value:.4g} {unit}".rstrip()
+
+
+def unit_of(metric: str) -> str:
+    """What its figures are written in: "%" of accuracies, of every other metric what its field has, "" for none."""
+    return "%" if metric.startswith("top-") else "dB" if metric == "PSNR" else ""
+
+
+def how_good(accuracy: Accuracy | None, quality: Quality | None) -> Quality | None:
+    """The one of the two that there is, in the words of every task; None where nobody measured."""
+    return accuracy.as_quality() if accuracy else quality
 
 
 class RecordedQuality(Quality):
@@ -418,7 +427,7 @@ class Manifest(_Model):
 
     def how_good(self) -> Quality | None:
         """How good the source model's answers were at export, whatever their task; None where nobody measured it."""
-        return self.accuracy.as_quality() if self.accuracy else self.quality
+        return how_good(self.accuracy, self.quality)
 
     def image_input(self) -> TensorSpec | None:
         """The input that preprocessed images go to, or None."""

@@ -20,12 +20,11 @@ from edgevit.artifact.golden import (
     UNREADABLE,
     is_golden,
     read_golden,
-    spec_at,
 )
 from edgevit.artifact.manifest import MANIFEST, Array, Manifest, Parity, TensorSpec, parse_manifest
 from edgevit.artifact.mistaken import mistaken
 from edgevit.artifact.private import private_copy, require_hash
-from edgevit.artifact.sampling import FIGURES, STRETCHES, Sampled, spec_of_sample
+from edgevit.artifact.sampling import FIGURES, STRETCHES, Sampled, spec_of_sample, spec_of_strided
 from edgevit.artifact.seal import Seal, seal_of, sealed
 from edgevit.errors import BadArtifact
 from edgevit.foreign import read_bounded, read_text
@@ -169,9 +168,9 @@ class Artifact:
         self, file: str, size: tuple[int, int]
     ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
         """The inputs, the reference outputs and what is clear of these, in the one row of a ``file`` of another size of
-        image, outputs as ``thinned`` leaves them. BadArtifact where it is not there."""
+        image, outputs as ``strided`` leaves them. BadArtifact where it is not there."""
         manifest = self.manifest.at(size)
-        outputs = [spec_at(spec) for spec in manifest.outputs]
+        outputs = [spec_of_strided(spec) for spec in manifest.outputs]
         decided = [
             spec.model_copy(update={"name": CLEAR_OF + spec.name, "dtype": "bool"})
             for spec in outputs

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Sample, TensorSpec
-from edgevit.artifact.shelf import Rows, is_large
+from edgevit.artifact.shelf import Named, Rows, is_large
 from edgevit.precisions import largest
 
 SAMPLE_BYTES = 1 << 20  # of a row that is large
+STRIDED = 1 << 20  # values of a row at another size than a model's own
 STRETCHES = 256  # in a row; the last may be shorter
 FIGURES = 4  # of a stretch
 
@@ -29,11 +30,36 @@ def sample_of(rows: Rows, ranked: bool) -> Sample | None:
     if not is_large(shape, dtype):
         return None
     kept, rest = (math.prod(part) for part in ((shape[:1], shape[1:]) if ranked else ((), shape)))
-    wanted = max(1, SAMPLE_BYTES // dtype.itemsize // kept)
-    stride = max(1, -(-rest // wanted))
-    while math.gcd(stride, rest) != 1 and stride < rest:  # a divisor would meet the same columns in every line
-        stride += 1
+    stride = stride_of(rest, max(1, SAMPLE_BYTES // dtype.itemsize // kept))
     return Sample(axes=int(ranked), stride=stride, scale=max(map(largest, rows), default=0.0))
+
+
+def stride_of(values: int, kept: int) -> int:
+    """Every so many-th of ``values`` is kept, so that these are at most ``kept``."""
+    stride = max(1, -(-values // kept))
+    while math.gcd(stride, values) != 1 and stride < values:  # a divisor would meet the same columns in every line
+        stride += 1
+    return stride
+
+
+def strided(rows: Named) -> dict[str, Array]:
+    """Of outputs at another size than a model's own, (rows, …), what is kept: (rows, k) where a row has more than
+    ``STRIDED`` values."""
+    return {name: _strided(array) for name, array in rows.items()}
+
+
+def _strided(rows: Rows) -> Array:
+    values = math.prod(rows.shape[1:])
+    if values > STRIDED:
+        return np.stack([row.reshape(-1)[:: stride_of(values, STRIDED)] for row in rows])
+    return rows if isinstance(rows, np.ndarray) else np.stack(list(rows))
+
+
+def spec_of_strided(spec: TensorSpec) -> TensorSpec:
+    """What is kept of an output of a spec that is of another size."""
+    values = math.prod(spec.rows(1))
+    kept = -(-values // stride_of(values, STRIDED))
+    return spec.model_copy(update={"shape": (spec.shape[0], kept), "sides": {}}) if values > STRIDED else spec
 
 
 def sampled(row: Array, sample: Sample) -> Array:

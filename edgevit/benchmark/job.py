@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import registry, render
-from edgevit.artifact.manifest import Quality
+from edgevit.artifact.manifest import Quality, how_good
 from edgevit.errors import EdgeVitError, MissingDependency, Unsupported
 from edgevit.profiles import gates
 from edgevit.profiles.gates import Figure
@@ -127,7 +127,7 @@ class Row:
 
     def how_good(self) -> Quality | None:
         """How good its answers are on this runtime, whatever its task; None where nobody measured it."""
-        return self.accuracy.as_quality() if self.accuracy else self.quality
+        return how_good(self.accuracy, self.quality)
 
     def record(self) -> dict[str, Any]:
         """The object that ``edgevit benchmark --json`` lists, and that benchmark.json keeps."""

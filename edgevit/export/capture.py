@@ -203,6 +203,14 @@ def take_rows(array: Array, rows: int) -> Array:
     return np.ascontiguousarray(array[np.arange(rows) % len(array)])
 
 
+def batches(rows: Mapping[str, Array], batch: BatchRange) -> Iterator[tuple[Tensor, ...]]:
+    """All rows as a program of that batch takes them, the last batch filled up with its first rows again."""
+    count = len(next(iter(rows.values())))
+    size = min(batch.max, max(count, batch.min)) if batch.dynamic else batch.min
+    for start in range(0, count, size):
+        yield tuple(torch.from_numpy(take_rows(array[start:], size)) for array in rows.values())
+
+
 def run(module: nn.Module, arguments: tuple[Tensor, ...]) -> Any:
     """One eager call without gradients; ExportFailed when the module does not take these inputs."""
     try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgevit.export.base import Capture
-from edgevit.export.capture import NORMALISE, Baked, program_module, take_rows, unbaked
+from edgevit.export.capture import NORMALISE, Baked, batches, program_module, unbaked
 from edgevit.export.fp16 import MEAN, NORMALISATION, RANGE_LIMIT, SOFTMAX, PrecisionPlan, out_of_range, weight_trouble
 
 _SDPA = torch.ops.aten.scaled_dot_product_attention.default
@@ -51,14 +51,12 @@ def scan_activations(capture: Capture) -> ActivationRanges:
     """Run the captured program on all calibration rows in float32 and remember max |x| of every floating value."""
     module = program_module(capture.program)
     scan = _Scan(module)
-    rows = len(next(iter(capture.calibration.values())))
-    size = min(capture.batch.max, max(rows, capture.batch.min)) if capture.batch.dynamic else capture.batch.min
+    rows = {spec.name: capture.calibration[spec.name] for spec in capture.inputs}
     with torch.no_grad():
-        for start in range(0, rows, size):
-            chunk = {name: take_rows(array[start:], size) for name, array in capture.calibration.items()}
-            scan.run(*(torch.from_numpy(chunk[spec.name]) for spec in capture.inputs))
+        for chunk in batches(rows, capture.batch):
+            scan.run(*chunk)
     paths = {node.name: module_path(node) for node in module.graph.nodes if node.name in scan.ranges}
-    return ActivationRanges(scan.ranges, paths, rows)
+    return ActivationRanges(scan.ranges, paths, len(next(iter(rows.values()))))
 
 
 def module_path(node: fx.Node) -> str:

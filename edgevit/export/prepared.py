@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS, thinned
+from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS
 from edgevit.artifact.manifest import (
     Array,
     ModelInfo,
@@ -20,6 +20,7 @@ from edgevit.artifact.manifest import (
     ReparamSummary,
     TensorSpec,
 )
+from edgevit.artifact.sampling import strided
 from edgevit.artifact.shelf import Named, Rows, gathered
 from edgevit.data.source import check_spec
 from edgevit.export.base import Capture, Graph, Progress
@@ -31,8 +32,6 @@ from edgevit.sizes import Sides, SizeRange
 
 if TYPE_CHECKING:
     from edgevit.export.rows import Rows as GivenRows
-
-Outputs = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,9 @@ class Sized:
     def golden(self, outputs: Sequence[TensorSpec], levels: Mapping[str, Noise]) -> dict[str, Array]:
         """The one row that is kept, by its names in the file."""
         first = self.reference.whole.head(1)
-        kept = thinned(first.outputs)
+        kept = strided(first.outputs)
         answers = {spec.name: kept[spec.name].astype(spec.dtype) for spec in outputs}
-        clear = {CLEAR_OF + name: found for name, found in thinned(first.clear(levels)).items()}
+        clear = {CLEAR_OF + name: found for name, found in strided(first.clear(levels)).items()}
         return {**{name: rows[:1] for name, rows in self.inputs.items()}, **answers, **clear}
 
 

@@ -183,7 +183,7 @@ def _symbols(program: torch.export.ExportedProgram, sizing: Sizing) -> dict[Any,
     """Symbol of the program -> the side that it stands for, as an expression of height or width."""
     import sympy  # type: ignore[import-untyped]
 
-    (value,) = (node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+    value = _image_in(program)
     found = {}
     for axis, name in zip(sizing.axes, NAMES, strict=True):
         if not isinstance(side := value.shape[axis], int):
@@ -214,7 +214,7 @@ def _formula(expression: Any, names: Mapping[Any, Any], output: str, sizing: Siz
 
 def _spans(program: torch.export.ExportedProgram, axis: int, span: Span, multiple: int) -> bool:
     """Whether the program's axis may be all that was asked for."""
-    (value,) = (node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+    value = _image_in(program)
     side = value.shape[axis]
     if isinstance(side, int):
         return False
@@ -222,3 +222,9 @@ def _spans(program: torch.export.ExportedProgram, axis: int, span: Span, multipl
     ends = program.range_constraints[symbol]
     # torch begins every free side at two steps: one alone could be a broadcast
     return bool(ends.lower <= max(2, span.low // multiple) and ends.upper >= span.high // multiple)
+
+
+def _image_in(program: torch.export.ExportedProgram) -> Any:
+    """The tensor that stands for the program's only input; its sides may be symbols."""
+    (found,) = (node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+    return found

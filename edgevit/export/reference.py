@@ -120,12 +120,15 @@ def _measured(parts: Iterator[Run], whole: Run) -> _Measured:
     return _Measured({name: error.value() for name, error in errors.items()}, run)
 
 
-def _compare(got: Rows | None, want: Rows, errors: Errors, first: int = 0, clear: Rows | None = None) -> None:
-    """Take the rows of ``got``, the first of which is row ``first`` of what is wanted."""
+def _compare(
+    got: Rows | None, want: Rows, errors: Errors, first: int = 0, clear: Callable[[int], Array] | None = None
+) -> None:
+    """Take the rows of ``got``, the first of which is row ``first`` of what is wanted, where ``clear`` of a row says
+    so."""
     for index in range(len(want) if got is None else len(got)):
         # an output that is missing is as wrong as one of another shape
         have = np.empty(0) if got is None else got[index]
-        errors.take(have, want[first + index], None if clear is None else clear[first + index])
+        errors.take(have, want[first + index], clear(first + index) if clear else None)
 
 
 def _noise_of(name: str, runs: Sequence[_Measured], want: Run) -> Noise:
@@ -156,10 +159,8 @@ def _moved(got: Run, want: Run, name: str) -> float:
 def _error(got: Run, want: Run, name: str, level: float | None) -> float:
     """That of one output, where its decisions are clear of the noise ``level``."""
     found = Errors()
-    for index in range(got.rows):
-        clear = None if level is None else clear_of_noise(want.margins[name][index], level)
-        have = got.outputs[name][index] if name in got.outputs else np.empty(0)
-        found.take(have, want.outputs[name][index], clear)
+    clear = None if level is None else lambda row: clear_of_noise(want.margins[name][row], level)
+    _compare(got.outputs.get(name), want.outputs[name], found, clear=clear)
     return found.value()
 
 

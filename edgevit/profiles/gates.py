@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgevit.amounts import BYTES, amount, number_and_unit
-from edgevit.artifact.manifest import Quality
+from edgevit.artifact.manifest import Quality, how_good
 from edgevit.errors import UnknownName, UsageError
 from edgevit.profiles.record import PercentileMs, ProfileRecord
 from edgevit.profiles.verdict import SEVERITY
@@ -149,7 +149,7 @@ def figures_of(profile: ProfileRecord) -> dict[str, Figure]:
 def goodness(accuracy: TopShares | None, quality: Quality | None) -> dict[str, Figure]:
     """How good answers are: the top-1 and top-5 of a classifier, and of every task what it is judged by."""
     unlabelled = "there were no labelled images: add --data"
-    good = accuracy.as_quality() if accuracy else quality
+    good = how_good(accuracy, quality)
     return {
         "accuracy": Figure(accuracy.top1 if accuracy else None, _other_task(good) or unlabelled),
         "top5": Figure(accuracy.top5 if accuracy else None, _other_task(good) or unlabelled),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, computed_field
 
-from edgevit.artifact.manifest import Quality
+from edgevit.artifact.manifest import Quality, how_good
 from edgevit.profiles.environment import comparability_key
 from edgevit.profiles.layers import Layers
 from edgevit.profiles.verdict import Verdict
@@ -127,7 +127,7 @@ class ProfileRecord(_Kept):
 
     def how_good(self) -> Quality | None:
         """How good the answers of the very file are that was timed, whatever its task; None where nobody measured."""
-        return self.accuracy.as_quality() if self.accuracy else self.quality
+        return how_good(self.accuracy, self.quality)
 
     def lacks(self) -> set[str]:
         """Figures of ``LISTED`` that the file this was read from does not state."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgevit.artifact.golden import golden_at, thinned
+from edgevit.artifact.golden import golden_at
 from edgevit.artifact.manifest import Parity
 from edgevit.artifact.opened import Artifact
+from edgevit.artifact.sampling import strided
 from edgevit.errors import EdgeVitError
 from edgevit.proof.parity import judge
 from edgevit.proof.reference import Reference, read_reference
@@ -35,10 +36,10 @@ def compare_sizes(session: Session, own: Parity, references: References, batches
     logits, found = manifest.logits_output(), own
     for size, reference in references.items():
         try:
-            answers = {batch: thinned(run_rows(session, reference.inputs, batch)) for batch in batches}
+            answers = {batch: strided(run_rows(session, reference.inputs, batch)) for batch in batches}
             wanted = Reference(
-                reference.inputs, thinned(reference.outputs), reference.tolerance, reference.noise, reference.bounds,
-                thinned(reference.clear),
+                reference.inputs, strided(reference.outputs), reference.tolerance, reference.noise, reference.bounds,
+                strided(reference.clear),
             )  # fmt: skip
             judged = judge(answers, wanted, logits.name if logits else None, session.runtime)
         except EdgeVitError as exc:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from edgevit.artifact.manifest import BatchRange
 from edgevit.errors import ExportFailed
-from edgevit.export.capture import take_rows
+from edgevit.export.capture import batches
 from edgevit.quantize.plan import LEVELS, Array, Observer, Range
 
 _BINS = 2048
@@ -47,14 +47,6 @@ class _Watched(fx.Interpreter):
         if n.name in self.names and isinstance(result, Tensor):
             self.watch(n.name, result.detach().numpy())
         return result
-
-
-def batches(rows: Inputs, batch: BatchRange) -> Iterator[tuple[Tensor, ...]]:
-    """The rows as a program of that batch takes them, the last batch filled up with its first rows again."""
-    count = len(next(iter(rows.values())))
-    size = min(batch.max, max(count, batch.min)) if batch.dynamic else batch.min
-    for start in range(0, count, size):
-        yield tuple(torch.from_numpy(take_rows(array[start:], size)) for array in rows.values())
 
 
 def ranges(

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-QUANT = "quant.json"  # the plan's file in an artifact
 LEVELS = 255  # of an activation above the lowest
 WEIGHT_LEVELS = 127  # of a weight on either side of zero: -128 is left out, so that the grid is symmetric
 SMALLEST = 1e-12  # scale: products of two must be float32 numbers of full precision
@@ -99,7 +98,7 @@ class QuantPlan(_Model):
         return self
 
     def text(self) -> str:
-        """As ``QUANT`` holds it."""
+        """As JSON, for a file."""
         return self.model_dump_json(indent=1) + "\n"
 
     def sha256(self) -> str:

@@ -11,6 +11,7 @@ from edgevit.errors import Unsupported
 from edgevit.export.base import Capture
 from edgevit.quantize.observe import Inputs, Seen, ranges
 from edgevit.quantize.plan import (
+    LEVELS,
     SMALLEST,
     Calibration,
     Layer,
@@ -63,7 +64,7 @@ def _unusable(shared: list[Site], found: Found) -> str | None:
     seen = [found[site.input.name] for site in shared]
     if not any(one.varies for one, _ in seen):
         return "its input was the same number in all calibration rows"
-    if max(full.high - full.low for _, full in seen) < 255 * SMALLEST:
+    if max(full.high - full.low for _, full in seen) < LEVELS * SMALLEST:
         return "its input is too small for a float32 scale"
     return None
 

@@ -6,14 +6,13 @@ engine. What is not in the plan is computed in float32 as the program says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from edgevit.quantize.plan import Grid, Layer, QuantPlan, bias_integers, sum_scales, weight_integers
+from edgevit.quantize.plan import LEVELS, Grid, Layer, QuantPlan, bias_integers, sum_scales, weight_integers
 from edgevit.quantize.sites import Site, Sites
 
 JITTER = 1e-6  # relative: what an engine's other order of float32 operations makes of an activation
@@ -45,7 +44,7 @@ class Integers:
 
 def integers(x: Tensor, grid: Grid) -> Tensor:
     """Float32 -> the integers of its grid less the zero point, as float32: rounded half to even, then clamped."""
-    return (torch.round(x / grid.scale) + grid.zero_point).clamp(0, 255) - grid.zero_point
+    return (torch.round(x / grid.scale) + grid.zero_point).clamp(0, LEVELS) - grid.zero_point
 
 
 def rounded(x: Tensor, grid: Grid) -> Tensor:
@@ -105,8 +104,3 @@ class _Running(fx.Interpreter):
     def _end(self, n: fx.Node, result: Any) -> Any:
         """On the grid of its own, where the plan has one for it."""
         return rounded(self.simulation.moved(result), self.ends[n.name]) if n.name in self.ends else result
-
-
-def simulated(sites: Sites, plan: QuantPlan) -> Mapping[str, Integers]:
-    """Every layer of a plan by its site's name in the program."""
-    return Simulation(sites, plan).layers

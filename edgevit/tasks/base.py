@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-
 from edgevit import registry
 from edgevit.artifact.manifest import Array, Role, TensorSpec
 from edgevit.errors import Unsupported
@@ -134,10 +132,3 @@ def is_flat(spec: TensorSpec) -> bool:
 def named(outputs: Sequence[TensorSpec], known: Mapping[str, Role]) -> dict[str, Role]:
     """Roles by the names that outputs usually have; "tensor" for any other."""
     return {spec.name: known.get(spec.name, "tensor") for spec in outputs}
-
-
-def relative_gap(one: Array, other: Array) -> float:
-    """The largest difference of two arrays as a share of the largest value of the first."""
-    largest = float(np.abs(one.astype(np.float64)).max(initial=0.0))
-    gap = float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max(initial=0.0))
-    return gap / largest if largest else gap

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
-from edgevit.tasks.base import Apart, Asked, Row, is_flat, named, relative_gap, unfit
+from edgevit.precisions import error_of
+from edgevit.tasks.base import Apart, Asked, Row, is_flat, named, unfit
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Distances:
 
     def apart(self, other: Distances, image: Array) -> Apart:
         """The differences, the largest of them as bright as can be."""
-        far, gap = relative_gap(self.depth, other.depth), np.abs(self.depth - other.depth)
+        far, gap = error_of(other.depth, self.depth), np.abs(self.depth - other.depth)
         words = f"at most {far:.1e} of the largest value apart" if far else "the same at every pixel"
         return Apart(far, words, self._in_image(gap / max(float(gap.max()), 1e-30)))
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgevit.artifact.manifest import Array, Role, TensorSpec
-from edgevit.tasks.base import Apart, Asked, Row, relative_gap, unfit
+from edgevit.precisions import error_of
+from edgevit.tasks.base import Apart, Asked, Row, unfit
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Embedding:
         mine, theirs = self.vector.astype(np.float64), other.vector.astype(np.float64)
         lengths = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
         cosine = float(mine @ theirs) / lengths if lengths else float(np.array_equal(mine, theirs))
-        gap = relative_gap(mine, theirs)
+        gap = error_of(theirs, mine)
         return Apart(gap, f"cosine {cosine:.7f}, at most {gap:.1e} of the largest value apart")
 
 

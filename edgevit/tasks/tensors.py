@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
+
 from edgevit.artifact.manifest import Array, Role, TensorSpec
-from edgevit.tasks.base import Apart, Asked, Row, named, relative_gap
+from edgevit.precisions import error_of
+from edgevit.tasks.base import Apart, Asked, Row, named
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class Numbers:
         return None
 
     def apart(self, other: Numbers, image: Array) -> Apart:
-        gap = max((relative_gap(value, other.row[name]) for name, value in self.row.items()), default=0.0)
+        gap = max(
+            (error_of(*(one.row[name].astype(np.float64) for one in (other, self))) for name in self.row), default=0.0
+        )
         return Apart(gap, f"at most {gap:.1e} of the largest value apart")
 
 

@@ -327,7 +327,7 @@ def test_a_file_that_is_no_graph_is_an_export_that_failed(tmp_path: Path) -> Non
 
 
 def test_node_names_lead_to_modules(graph: Path) -> None:
-    found = prepare_graph(graph)
+    found = prepare_graph(graph).modules
     assert found
     assert all(not module or node.startswith(f"{module}/") for node, module in found.items())
 

@@ -29,14 +29,7 @@ Exported = Callable[[str], tuple[Path, str]]
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    done: dict[str, tuple[Path, str]] = {}
-
-    def of(task: str) -> tuple[Path, str]:
-        if task not in done:
-            done[task] = judged_models.exported(task, tmp_path_factory.mktemp(task))
-        return done[task]
-
-    return of
+    return judged_models.exporter(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)

@@ -24,14 +24,7 @@ from edgevit.request import ModelChoice
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory):
     """A function that exports the model of a task once: (artifact, data)."""
-    done: dict[str, tuple[Path, str]] = {}
-
-    def of(task: str) -> tuple[Path, str]:
-        if task not in done:
-            done[task] = judged_models.exported(task, tmp_path_factory.mktemp(task))
-        return done[task]
-
-    return of
+    return judged_models.exporter(tmp_path_factory)
 
 
 @pytest.mark.parametrize("task", CASES)

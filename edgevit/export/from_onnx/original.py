@@ -28,7 +28,7 @@ from edgevit.errors import ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Graph
 from edgevit.export.from_onnx.file import OnnxFile
 from edgevit.export.from_onnx.trials import jittered, rounded
-from edgevit.export.prepared import Answers, Noise, Run
+from edgevit.export.prepared import Answers, Noise, Run, worst
 from edgevit.images import Preprocess
 from edgevit.precisions import FLOOR, precision_row
 from edgevit.tasks.metrics.base import meter_for
@@ -78,7 +78,7 @@ class Original:
             exact, golden, fused, moved, apart = _asked(rows, asked, self.threads, Path(folder))
         _require_numbers(exact)
         moved = dict(zip(exact, moved.values(), strict=True))
-        levels = _louder(_levels(moved, exact), _levels(fused, exact))
+        levels = worst((_levels(moved, exact), _levels(fused, exact)))
         if batch.dynamic and _dependent(apart, exact, levels):
             raise Unsupported(
                 "this model cannot take a dynamic batch: its answer to a row depends on the other rows of the batch",
@@ -94,7 +94,7 @@ class Original:
             trial = _saved(rounded(self.graph, keep), Path(folder) / "rounded.onnx")
             (found,) = _asked(rows, [_run(*trial, want.group, _count(rows), trial=True)], self.threads, Path(folder))
         outputs = want.whole.outputs
-        return _louder(levels, _levels(dict(zip(outputs, found.values(), strict=True)), outputs))
+        return worst((levels, _levels(dict(zip(outputs, found.values(), strict=True)), outputs)))
 
     def accuracy(
         self, data: str, preprocess: Preprocess, classes: int, labels: Sequence[str] | None, group: int
@@ -205,11 +205,6 @@ def _count(rows: Rows) -> int:
 
 def _levels(got: shelf.Named, want: shelf.Named) -> Levels:
     return {name: Noise(shelf.error_of_rows(got[name], value)) for name, value in want.items()}
-
-
-def _louder(one: Levels, other: Levels) -> Levels:
-    """The larger noise of every output."""
-    return {name: max(level, other[name], key=lambda noise: noise.error) for name, level in one.items()}
 
 
 def _dependent(apart: shelf.Named, exact: shelf.Named, levels: Levels) -> bool:

@@ -102,11 +102,12 @@ def in_known_operators(
     for _ in range(_ROUNDS):
         program = rewritten(program, rules)
         unknown = {node.target for node in calls_of(program) if not is_known(node)}
-        if not unknown and not _table(program, rules):
+        again = bool(_table(program, rules))
+        if not unknown and not again:
             break
         table = table or {**torch.export.default_decompositions(), **get_decompositions(_RESAMPLING)}
         mendable = {target: table[target] for target in unknown if target in table}
-        if not mendable and not _table(program, rules):
+        if not mendable and not again:
             break
         program = decomposed(program, mendable) if mendable else program
     return program

@@ -12,7 +12,8 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from edgevit.export.legalise import decomposed
-from edgevit.export.legalise.pairs import WRITTEN, Pair
+from edgevit.export.legalise.fourier import Pair
+from edgevit.export.legalise.pairs import WRITTEN
 
 
 def in_real_numbers(program: ExportedProgram) -> ExportedProgram:

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Pair = tuple[Any, Any]  # real and imaginary part; None for zeros
 _SCALE = {0: 0.0, 1: 0.5, 2: 1.0}  # PyTorch's numbers of the norms: what power of the size is divided by
+
+
+class Pair(NamedTuple):
+    """A complex tensor, or number; ``imaginary`` None where it is of a tensor that is real."""
+
+    real: Any
+    imaginary: Any
 
 
 def of_real(x: Tensor, dim: Sequence[int], norm: int, onesided: bool) -> Pair:
     """``aten._fft_r2c``; one-sided the last of ``dim`` keeps the first half of its frequencies."""
     *others, last = dim
     size = x.shape[last]
-    found = _along((x, None), last, _turns(size, size // 2 + 1 if onesided else size, x), size ** -_SCALE[norm])
+    found = _along(Pair(x, None), last, _turns(size, size // 2 + 1 if onesided else size, x), size ** -_SCALE[norm])
     return of_complex(found, others, norm, True)
 
 
 def of_complex(x: Pair, dim: Sequence[int], norm: int, forward: bool) -> Pair:
     """``aten._fft_c2c``."""
     for axis in dim:
-        size = x[0].shape[axis]
-        x = _along(x, axis, _turns(size, size, x[0]) * (1 if forward else -1), size ** -_SCALE[norm])
+        size = x.real.shape[axis]
+        x = _along(x, axis, _turns(size, size, x.real) * (1 if forward else -1), size ** -_SCALE[norm])
     return x
 
 
@@ -51,12 +57,12 @@ def _turns(given: int, made: int, like: Tensor) -> Tensor:
 
 def _along(x: Pair, axis: int, turns: Tensor, scale: float) -> Pair:
     """Σ x · exp(-i turn) along an axis."""
-    cosines, sines = (_table(turn(turns) * scale, x[0]) for turn in (torch.cos, torch.sin))
+    cosines, sines = (_table(turn(turns) * scale, x.real) for turn in (torch.cos, torch.sin))
     real, imaginary = x
     if imaginary is None:
-        return _product(real, axis, cosines), -_product(real, axis, sines)
+        return Pair(_product(real, axis, cosines), -_product(real, axis, sines))
     turned = [[_product(one, axis, table) for table in (cosines, sines)] for one in (real, imaginary)]
-    return turned[0][0] + turned[1][1], turned[1][0] - turned[0][1]
+    return Pair(turned[0][0] + turned[1][1], turned[1][0] - turned[0][1])
 
 
 def _table(values: Tensor, like: Tensor) -> Tensor:

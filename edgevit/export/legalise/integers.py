@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from edgevit.export.legalise import Rule
+from edgevit.export.legalise.types import modulo_of_number
 
 aten = torch.ops.aten
 
@@ -42,14 +43,9 @@ def _is_negative(self: Tensor, other: Any) -> Tensor:
     return other < 0 if isinstance(other, Tensor) else torch.full_like(self, other < 0, dtype=torch.bool)
 
 
-def remainder_of_number(self: Any, other: Tensor) -> Tensor:
-    found: Tensor = torch.remainder(torch.full_like(other, self), other)
-    return found
-
-
 DIVISION_RULES = {aten.div.Tensor_mode: Rule(divided), aten.div.Scalar_mode: Rule(divided)}
 REMAINDER_RULES = {
     aten.fmod.Tensor: Rule(fmod),
     aten.fmod.Scalar: Rule(fmod),
-    aten.remainder.Scalar_Tensor: Rule(remainder_of_number),
+    aten.remainder.Scalar_Tensor: Rule(modulo_of_number),
 }

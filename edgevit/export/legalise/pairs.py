@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from edgevit.export.legalise import fourier
+from edgevit.export.legalise.fourier import Pair
 
 aten = torch.ops.aten
 Written = Callable[..., Any]
-
-
-class Pair(NamedTuple):
-    """A complex tensor, or number."""
-
-    real: Any
-    imaginary: Any
 
 
 def pair_of(value: Any) -> Pair:
@@ -168,8 +162,8 @@ def _operator(name: str) -> Any:
 WRITTEN: dict[Any, Written] = {
     **{_operator(name): apart(_operator(name)) for name in _APART},
     **{_operator(name): apart(torch.reshape) for name in ("view", "_unsafe_view")},  # parts lie in memory otherwise
-    aten._fft_r2c.default: lambda *args: Pair(*fourier.of_real(*args)),
-    aten._fft_c2c.default: lambda x, *args: Pair(*fourier.of_complex(pair_of(x), *args)),
+    aten._fft_r2c.default: fourier.of_real,
+    aten._fft_c2c.default: lambda x, *args: fourier.of_complex(pair_of(x), *args),
     aten._fft_c2r.default: lambda x, *args: fourier.to_real(pair_of(x), *args),
     aten.view_as_complex.default: lambda x: Pair(x.select(-1, 0), x.select(-1, 1)),
     aten.view_as_real.default: lambda x: torch.stack(x, -1),

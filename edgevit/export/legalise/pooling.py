@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -47,9 +48,8 @@ def _largest(self: Tensor, windows: list[Tensor], sides: Sequence[int]) -> tuple
     place = lines.argmax(-1, keepdim=True)
     whole: Any = 0
     for axis, places in enumerate(windows):
-        split = [size if each == axis else 1 for each in range(count) for size in [places.shape[0]]]
-        taps = [places.shape[1] if each == axis else 1 for each in range(count)]
-        whole = whole * sides[axis] + places.reshape([*split, *taps])
+        apart = [[size if each == axis else 1 for each in range(count)] for size in places.shape]
+        whole = whole * sides[axis] + places.reshape([*apart[0], *apart[1]])
     table = whole.expand([*[w.shape[0] for w in windows], *[w.shape[1] for w in windows]]).flatten(count)
     where = table.expand([*lines.shape]).gather(-1, place)
     return lines.gather(-1, place).squeeze(-1), where.squeeze(-1)
@@ -92,10 +92,8 @@ def averaged(
     count = 2 if self.ndim < 5 and len(kernel_size) != 3 else 3
     kernel = list(kernel_size) * (count // len(kernel_size))
     pool = F.avg_pool2d if count == 2 else F.avg_pool3d
-    size = 1
-    for side in kernel:
-        size *= side
-    return pool(self, kernel, list(stride) or None, list(padding), False, True) * (size / divisor_override)
+    share = math.prod(kernel) / divisor_override
+    return pool(self, kernel, list(stride) or None, list(padding), False, True) * share
 
 
 def _asks_places(node: fx.Node) -> bool:

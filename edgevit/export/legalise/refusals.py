@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import fx
 
 from edgevit.export.capture import unbaked
-from edgevit.export.frames import line_in
 from edgevit.export.precision import module_path
+from edgevit.models.eager.frames import line_in
 
 
 def place_of(node: fx.Node, *, baked: bool = False) -> str:

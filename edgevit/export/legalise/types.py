@@ -140,7 +140,7 @@ def _has_number(node: fx.Node) -> bool:
 
 _COMPARISONS = (aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge)
 _REAL = (
-    aten.exp, aten.log, aten.log2, aten.log10, aten.log1p, aten.expm1, aten.sqrt, aten.rsqrt, aten.reciprocal,
+    aten.exp, aten.log, aten.log2, aten.log10, aten.sqrt, aten.rsqrt, aten.reciprocal,
     aten.sigmoid, aten.erf, aten.sin, aten.cos, aten.tan, aten.tanh, aten.sinh, aten.cosh, aten.asin, aten.acos,
     aten.atan, aten.asinh, aten.acosh, aten.atanh,
 )  # fmt: skip

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgevit.export.base import Capture, Graph
-from edgevit.export.frames import line_in
 from edgevit.export.onnx import rewrites
+from edgevit.models.eager.frames import line_in
 
 NO_MODULE = "_empty_nn_module_stack"  # how torch's word for "no module made this node" begins
 SCOPES = "pkg.torch.onnx.name_scopes"

@@ -18,7 +18,6 @@ from edgevit.export.onnx.graph import module_of
 from edgevit.quantize.plan import Grid, Layer, QuantPlan, Weight, bias_integers, sum_scales, weight_integers
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
-NOT_FOUND = "the ONNX graph computes it by another operator"
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,6 @@ class Emitted:
     node: ir.Node
     x: ir.Value
     y: ir.Value
-
-    def record(self) -> dict[str, str | int]:
-        """By name, once nodes and values have theirs."""
-        names = {"node": str(self.node.name), "x": str(self.x.name), "y": str(self.y.name)}
-        return {"name": self.name, "start": self.start, "stop": self.stop, **names}
 
 
 def to_integers(model: ir.Model, plan: QuantPlan, weights: Mapping[str, Weight]) -> list[Emitted]:

@@ -17,7 +17,7 @@ from edgevit.export.onnx import ENTRY as ONNX_FILE
 from edgevit.export.onnx import OnnxExporter, OnnxOptions
 from edgevit.export.tensorrt.compile import LAYERS, Job
 from edgevit.export.tensorrt.flavor import Driver, choose_flavor, driver_for
-from edgevit.export.tensorrt.graph import lines_of, prepare_graph
+from edgevit.export.tensorrt.graph import prepare_graph
 from edgevit.export.tensorrt.layers import check_network, shown
 from edgevit.export.tensorrt.options import TensorRtOptions, check_flavor_has, tuned_batch
 from edgevit.export.tensorrt.targets import choose_sms, sm_names
@@ -102,6 +102,7 @@ def make_job(
     threads: int | None,
 ) -> dict[str, Any]:
     """The worker's payload. ``graph`` is rewritten where TensorRT needs it."""
+    places = prepare_graph(graph)
     return Job(
         flavor=flavor.name,
         onnx=str(graph),
@@ -109,8 +110,8 @@ def make_job(
         layers=str(folder / LAYERS),
         sm=sms,
         profiles=profiles,
-        modules=prepare_graph(graph),
-        lines=lines_of(graph),
+        modules=places.modules,
+        lines=places.lines,
         optimization_level=options.optimization_level,
         workspace_mb=options.workspace_mb,
         timing_cache=str(Path(options.timing_cache).expanduser().absolute()) if options.timing_cache else "",

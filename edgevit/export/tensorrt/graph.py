@@ -8,22 +8,19 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from edgevit.export.onnx.graph import LINE, MODULE
+from edgevit.export.tensorrt.refusals import Places
 
 _MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
 
 
-def prepare_graph(path: Path) -> dict[str, str]:
+def prepare_graph(path: Path) -> Places:
     """Rewrite the file in place where TensorRT needs it. ONNX node -> PyTorch module, "" for the model itself."""
     model = onnx.load(path, load_external_data=False)
     if cast_bytes_first(model):
         onnx.save(model, path)
-    return {node.name: _said(node, MODULE) for node in model.graph.node}
-
-
-def lines_of(path: Path) -> dict[str, str]:
-    """ONNX node -> line of the user's forward, of the nodes where one is known."""
-    nodes = onnx.load(path, load_external_data=False).graph.node
-    return {node.name: line for node in nodes if (line := _said(node, LINE))}
+    nodes = model.graph.node
+    lines = {node.name: line for node in nodes if (line := _said(node, LINE))}
+    return Places({node.name: _said(node, MODULE) for node in nodes}, lines)
 
 
 def _said(node: NodeProto, key: str) -> str:

@@ -10,10 +10,10 @@ from tvm import relax, te, tirx, topi
 from tvm.ir import GenericConst
 
 from edgevit.export.tvm import ranking, scanning
+from edgevit.export.tvm.kinds import ELEMENTWISE, OPAQUE, REDUCES
 
 Expr = Any
 Builder = Any
-REDUCES, ELEMENTWISE, OPAQUE = 4, 0, 8  # TVM's kinds of functions, for fusion: what follows a reduction joins it
 
 
 def legalizations() -> Mapping[str, Callable[[Builder, Any], Expr]]:

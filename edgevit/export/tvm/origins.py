@@ -17,13 +17,13 @@ from tvm.ir import GenericConst
 
 from edgevit.export.capture import unbaked
 from edgevit.export.precision import module_path
+from edgevit.export.tvm.kinds import REDUCES
 from edgevit.module_paths import shared_module
 
 if TYPE_CHECKING:
     from torch import fx
 
 Modules = dict[Any, str]  # Relax variable -> path of a module, "" for the model itself
-CARRIES_THE_TIME = 4  # TVM's kinds of functions from here on: what reduces, and what it does not look into
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def in_order(kernels: Iterable[str], found: Mapping[str, list[Origin]]) -> list[
 def _origin(kernel: str, parts: list[tuple[int, str]]) -> Origin:
     if not parts:
         return Origin(kernel, None, ())
-    heavy = [path for kind, path in parts if kind >= CARRIES_THE_TIME]
+    heavy = [path for kind, path in parts if kind >= REDUCES]  # these carry the time, and what TVM does not look into
     modules = tuple(dict.fromkeys(path for _, path in parts))
     return Origin(kernel, heavy[0] if heavy else shared_module(modules), modules)
 

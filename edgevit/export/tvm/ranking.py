@@ -6,6 +6,7 @@ TVM's own sorts call a library that its runtime on a device does not load.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 from torch import fx
@@ -15,9 +16,9 @@ from tvm.script.ir_builder import tirx as T
 
 from edgevit.errors import Unsupported
 from edgevit.export.legalise import arguments
+from edgevit.export.tvm.kinds import OPAQUE
 
 Expr = Any
-OPAQUE = 8  # TVM's kind of a function that fusion does not look into
 
 
 def legalise(builder: Any, call: Any) -> Expr:
@@ -38,8 +39,9 @@ def ranked(data: Any, axis: int, count: int, largest: bool) -> Any:
     """The first ``count`` of ``axis`` in order, and their places as int64. A NaN is larger than all numbers."""
     shape = list(data.shape)
     axis %= len(shape)
-    size, inner = int(shape[axis]), _product(shape[axis + 1 :])
-    lines = _product(shape[:axis]) * inner
+    size, one = int(shape[axis]), tirx.const(1, "int64")
+    inner = prod(shape[axis + 1 :], start=one)
+    lines = prod(shape[:axis], start=one) * inner
     shape[axis] = count
 
     def written(source: Any, values: Any, places: Any) -> Any:
@@ -60,13 +62,6 @@ def ranked(data: Any, axis: int, count: int, largest: bool) -> Any:
         dtype=[str(data.dtype), "int64"],
         name="ranked",
     )
-
-
-def _product(extents: list[Any]) -> Any:
-    found: Any = tirx.const(1, "int64")
-    for extent in extents:
-        found = found * extent
-    return found
 
 
 def _precedes(dtype: str, largest: bool) -> Callable[[Expr, Expr], Expr]:

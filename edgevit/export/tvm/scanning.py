@@ -10,8 +10,9 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from edgevit.export.tvm.kinds import OPAQUE
+
 Expr = Any
-OPAQUE = 8  # TVM's kind of a function that fusion does not look into
 
 
 def legalise(name: str, combine: Callable[[Expr, Expr], Expr]) -> Callable[[Any, Any], Expr]:

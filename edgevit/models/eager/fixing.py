@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +13,9 @@ from torch import Tensor, nn
 
 from edgevit.errors import first_line
 from edgevit.models.eager.copying import copied
+from edgevit.models.eager.frames import is_theirs, line_of
 
-_NOT_THEIRS = ("/torch/", "/edgevit/export/", "/edgevit/models/eager/")
 NAMES = ("height", "width")
-Frame = traceback.FrameSummary
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def failing(module: nn.Module, arguments: Sequence[Tensor]) -> Place | None:
         try:
             copy(*arguments)
         except Exception as exc:  # whatever the user's own code raises
-            return Place(stack[-1], _line(traceback.extract_tb(exc.__traceback__)), first_line(exc))
+            return Place(stack[-1], line_of(traceback.extract_tb(exc.__traceback__)), first_line(exc))
     return None
 
 
@@ -76,8 +74,8 @@ def asking(module: nn.Module, image: Tensor, axes: Sequence[int]) -> Place | Non
         noted("")
     for path, guard in found:
         frame = getattr(guard.sloc, "framework_loc", None)
-        if isinstance(frame, Frame) and _theirs(frame):
-            return Place(path, _line([frame]), f"it asks whether {guard.expr.xreplace(names)}")
+        if isinstance(frame, traceback.FrameSummary) and is_theirs(frame.filename):
+            return Place(path, line_of([frame]), f"it asks whether {guard.expr.xreplace(names)}")
     return None
 
 
@@ -101,13 +99,3 @@ def _entered(module: nn.Module, noted: Callable[[str], None]) -> Iterator[list[s
         child.register_forward_pre_hook(enter(path))
         child.register_forward_hook(leave)
     yield stack
-
-
-def _theirs(frame: Frame) -> bool:
-    return not any(part in frame.filename for part in _NOT_THEIRS)
-
-
-def _line(frames: Sequence[Frame]) -> str | None:
-    """The innermost of the user's own."""
-    own = next((frame for frame in reversed(frames) if _theirs(frame)), None)
-    return f"{Path(own.filename).name}:{own.lineno}" if own else None

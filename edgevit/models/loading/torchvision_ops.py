@@ -22,9 +22,8 @@ def declare_torchvision_ops() -> None:
         return
     if importlib.util.find_spec("torchvision") is None or _native_library_loads():
         return
-    if hasattr(
-        torch.ops.torchvision, "nms"
-    ):  # asked last: a finder that was asked for torchvision may have declared it
+    # asked last: a finder that was asked for torchvision may have declared it
+    if hasattr(torch.ops.torchvision, "nms"):
         return
     library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):

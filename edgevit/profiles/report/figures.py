@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgevit.artifact.manifest import unit_of
 from edgevit.profiles.report.collect import Row
 from edgevit.profiles.report.groups import Group, front
 from edgevit.profiles.report.thin import ecdf
@@ -83,15 +84,14 @@ class Trade:
 
 def quality(metric: str, better: str) -> Trade:
     """Of rows that are judged by one metric: accuracies in percent, every other as its field writes it."""
-    percent = metric.startswith("top-")
+    unit = unit_of(metric)
 
     def value(row: Row) -> float:
-        return (row.quality.value if row.quality else math.nan) * (100 if percent else 1)
+        return (row.quality.value if row.quality else math.nan) * (100 if unit == "%" else 1)
 
     up = better == "higher"
     where = f"left and {'up' if up else 'down'} is better"
-    title = f"{metric}, %" if percent else f"{metric}, dB" if metric == "PSNR" else metric
-    return Trade(title, value, value if up else lambda row: -value(row), where)
+    return Trade(f"{metric}, {unit}" if unit else metric, value, value if up else lambda row: -value(row), where)
 
 
 SIZE = Trade("size, MB", lambda row: (row.size or 0) / 1e6, lambda row: -(row.size or 0), "left and down is better")
