@@ -85,10 +85,12 @@ def test_transforms_of_all_norms_are_those_of_pytorch(dim: tuple[int, ...], size
     both, axes = torch.complex(x, y), list(dim)
     for norm, way in itertools.product((0, 1, 2), (True, False)):
         assert_same(fourier.of_real(x, axes, norm, way), torch.ops.aten._fft_r2c(x, axes, norm, way))
-        assert_same(fourier.of_complex((x, y), axes, norm, way), torch.ops.aten._fft_c2c(both, axes, norm, way))
+        assert_same(
+            fourier.of_complex(fourier.Pair(x, y), axes, norm, way), torch.ops.aten._fft_c2c(both, axes, norm, way)
+        )
         whole = 2 * (x.shape[axes[-1]] - 1) + way
         if whole:
-            found = fourier.to_real((x, y), axes, norm, whole)
+            found = fourier.to_real(fourier.Pair(x, y), axes, norm, whole)
             torch.testing.assert_close(found, torch.ops.aten._fft_c2r(both, axes, norm, whole), rtol=0, atol=1e-12)
 
 
