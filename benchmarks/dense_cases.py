@@ -1,12 +1,14 @@
 """Every model in a folder of Python files on every target: verified, built, declined or failed, with the sentence.
 
     python benchmarks/dense_cases.py FOLDER [--only TEXT] [--targets onnx,coreml] [--one FILE.py:FACTORY] [--fresh]
+    python benchmarks/dense_cases.py --table
 
 A model is a function at the top of a file that needs no argument and is no private one, or in a file without any such
 function a class that needs none. Each cell is one ``edgevit export FILE.py:FACTORY -t TARGET --json`` in a process of
 its own, one at a time, within --limit seconds. Models that take other things than one image find their rows in
 ``--inputs FOLDER`` as FILE-FACTORY.npz. Cells that the results have are kept unless --fresh is given, so an interrupted
-run goes on where it stopped. Writes results/dense_cases.json, and the table as Markdown beside it.
+run goes on where it stopped. Writes results/dense_cases/TARGET.json, a column each, so that columns run apart need no
+merging; every cell says its commit. --table runs nothing and writes results/dense_cases.md from the columns there are.
 """
 
 from __future__ import annotations
@@ -28,15 +30,17 @@ from edgevit.artifact.files import write_atomically
 from edgevit.profiles import environment
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "dense_cases.json"
+RESULTS = ROOT / "benchmarks" / "results" / "dense_cases"
 DECLINED = 4  # the exit code of what a target cannot hold
 TIMED_OUT = 124
 HEAD = """# Dense and other models on every target
 
-Written by `benchmarks/dense_cases.py`, which says how. Machine: {machine}. Commits: {commits}.
+Written by `benchmarks/dense_cases.py`, which says how. Machine: {machine}.
 Random weights, each target's default precision. An error is the largest over the largest value of the reference, with
-its tolerance; *built* is what this machine cannot run; *declined* is exit code 4. {counts}
+its tolerance; *built* is what this machine cannot run; *declined* is exit code 4. A cell ends with the seconds that it
+took and the commit that it was run at (+: with changes on top). {counts}.
 """
+Column = dict[str, dict[str, Any]]  # the cells of one target, by model
 
 
 def models_in(file: Path) -> list[str]:
@@ -63,7 +67,7 @@ def _needs_nothing(given: ast.arguments, own: int) -> bool:
 
 def cell(folder: Path, model: str, target: str, asked: argparse.Namespace) -> dict[str, Any]:
     """One export in a process of its own, as a row of the table."""
-    begun = time.perf_counter()
+    begun, state = time.perf_counter(), commit()
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-P", "-m", "edgevit.cli", "export", str(folder / model), "-t", target, "--json"]
         command += ["-q", "-o", str(Path(scratch, "artifact"))]
@@ -75,13 +79,15 @@ def cell(folder: Path, model: str, target: str, asked: argparse.Namespace) -> di
         except subprocess.TimeoutExpired:
             found = {"outcome": "failed", "exit_code": TIMED_OUT, "why": f"no answer within {asked.limit:g} s"}
     seconds = round(time.perf_counter() - begun, 1)
-    return {"model": model, "target": target, **found, "seconds": seconds, "commit": commit()}
+    return {"model": model, "target": target, **found, "seconds": seconds, "commit": state}
 
 
 def _outcome(code: int, out: str, said: str) -> dict[str, Any]:
     if code:
         lines = [line.strip() for line in said.splitlines()]
-        told = [line for line in lines if line.startswith(("error: ", "next: "))] or lines[-1:]
+        told = (
+            [line for line in lines if line.startswith(("error: ", "next: "))] or lines[-1:] or [f"ended with {code}"]
+        )
         why = "; ".join(told).removeprefix("error: ")
         return {"outcome": "declined" if code == DECLINED else "failed", "exit_code": code, "why": why}
     (made,) = json.loads(out)
@@ -98,16 +104,15 @@ def commit() -> str:
 
 def main() -> int:
     asked = _arguments()
-    targets = asked.targets.split(",")
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    if asked.results.exists():
-        found = {(row["model"], row["target"]): row for row in json.loads(asked.results.read_text())["cells"]}
-    for model, target in _wanted(asked, targets):
-        if asked.fresh or (model, target) not in found:
-            row = found[model, target] = cell(asked.folder, model, target, asked)
-            print(f"{model} {target}: {words(row)} ({row['seconds']:.0f} s)", file=sys.stderr, flush=True)
-            save(asked.results, found)
-    print(table(found))
+    if asked.folder:
+        for model, target in _wanted(asked, asked.targets.split(",")):
+            column = read(asked.results, target)
+            if asked.fresh or model not in column:
+                row = column[model] = cell(asked.folder, model, target, asked)
+                print(f"{model} {target}: {words(row)} ({row['seconds']:.0f} s)", file=sys.stderr, flush=True)
+                save(asked.results, target, column)
+    if asked.table:
+        write_table(asked.results)
     return 0
 
 
@@ -121,40 +126,58 @@ def _wanted(asked: argparse.Namespace, targets: list[str]) -> Iterator[tuple[str
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of Python files")
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of Python files")
     parser.add_argument("--only", default="", metavar="TEXT", help="models whose FILE.py:FACTORY holds TEXT")
     parser.add_argument("--one", default="", metavar="FILE.py:FACTORY", help="this model only")
     parser.add_argument("--targets", default="onnx,coreml,tvm,tensorrt")
     parser.add_argument("--inputs", type=Path, metavar="FOLDER", help="rows of models that take no image")
     parser.add_argument("--limit", type=float, default=900.0, metavar="SECONDS", help="for each cell")
     parser.add_argument("--fresh", action="store_true", help="try again what the results have")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file to go on with and to write")
-    return parser.parse_args()
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="columns to go on with")
+    parser.add_argument("--table", action="store_true", help="write FOLDER.md from the columns")
+    asked = parser.parse_args()
+    if not (asked.folder or asked.table):
+        parser.error("a folder of Python files to run, or --table")
+    return asked
 
 
-def save(path: Path, found: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """The results, and the table beside them."""
-    rows = sorted(found.values(), key=lambda row: (row["model"], list(registry.EXPORTERS).index(row["target"])))
-    record = {"environment": environment.collect().record(), "cells": rows}
-    write_atomically(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    counts = Counter((row["target"], row["outcome"]) for row in rows)
-    machine = record["environment"]["cpu"], record["environment"]["cores"], record["environment"]["arch"]
-    head = HEAD.format(
-        machine="{}, {} cores, {}".format(*machine),
-        commits=", ".join(dict.fromkeys(row["commit"] for row in rows)),
-        counts="; ".join(f"{target}: {count} {outcome}" for (target, outcome), count in sorted(counts.items())),
-    )
-    write_atomically(path.with_suffix(".md"), f"{head}\n{table(found)}\n")
+def read(results: Path, target: str) -> Column:
+    """The cells that are there, by model."""
+    path = results / f"{target}.json"
+    return {row["model"]: row for row in json.loads(path.read_text("utf-8"))["cells"]} if path.exists() else {}
 
 
-def table(found: dict[tuple[str, str], dict[str, Any]]) -> str:
+def save(results: Path, target: str, column: Column) -> None:
+    """One target's cells, in the models' order."""
+    results.mkdir(parents=True, exist_ok=True)
+    record = {"environment": environment.collect().record(), "cells": [column[model] for model in sorted(column)]}
+    write_atomically(results / f"{target}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_table(results: Path) -> None:
+    """Every column there is as one Markdown file beside the folder."""
+    columns = {target: column for target in registry.EXPORTERS if (column := read(results, target))}
+    made = (json.loads((results / f"{target}.json").read_text("utf-8"))["environment"] for target in columns)
+    machines = dict.fromkeys(f"{one['cpu']}, {one['cores']} cores, {one['arch']}" for one in made)
+    counts = Counter((target, outcome(row)) for target, column in columns.items() for row in column.values())
+    told = "; ".join(f"{target}: {count} {how}" for (target, how), count in sorted(counts.items()))
+    text = f"{HEAD.format(machine='; '.join(machines), counts=told)}\n{table(columns)}\n"
+    write_atomically(results.with_suffix(".md"), text)
+
+
+def table(columns: dict[str, Column]) -> str:
     """Markdown: a line a model, a column a target."""
-    targets = [name for name in registry.EXPORTERS if any(target == name for _, target in found)]
-    lines = [["model", *targets], ["---"] * (len(targets) + 1)]
-    for model in sorted({model for model, _ in found}):
-        cells = [f"{words(row)}, {row['seconds']:.0f} s" if (row := found.get((model, one))) else "" for one in targets]
-        lines.append([f"`{model}`", *cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    lines = [["model", *columns], ["---"] * (len(columns) + 1)]
+    for model in sorted({model for column in columns.values() for model in column}):
+        cells = [column.get(model) for column in columns.values()]
+        told = (f"{words(row)}, {row['seconds']:.0f} s, {row['commit']}" if row else "" for row in cells)
+        lines.append([f"`{model}`", *told])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def outcome(row: dict[str, Any]) -> str:
+    """verified, built, declined or failed."""
+    return "built" if row["outcome"] == "unverified" else str(row["outcome"])
 
 
 def words(row: dict[str, Any]) -> str:
@@ -164,7 +187,7 @@ def words(row: dict[str, Any]) -> str:
         return f"verified {row['max_rel']:.1e} ({row['tolerance']:.0e})"
     if row["outcome"] == "failed":
         return f"**failed** (exit {row['exit_code']}): {why}"
-    return f"{'built' if row['exit_code'] == 0 else row['outcome']}: {why}"
+    return f"{outcome(row)}: {why}"
 
 
 if __name__ == "__main__":
