@@ -21,9 +21,11 @@ NOISE_FACTOR = 10.0
 # Times the noise: a margin is moved by the errors of both its classes, and an error on other images than those that the
 # noise was measured on may be twice as large.
 CLEAR = 4.0
+_MEDIAN_FLOOR, _MEDIAN_FACTOR = 1e-4, 3.0
+MEDIAN_ROWS = 16  # of fewer rows more than half may meet a step by chance
 
 Array = np.ndarray[Any, Any]
-Emulation = Literal["eager", "rounded to fp16"]
+Emulation = Literal["eager", "rounded to fp16", "simulated integers"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ class Precision:
     storage    type of weights and activations between operators
     compute    type that sums are taken in
     ceiling    the largest tolerance an artifact may have, however noisy its model
-    emulation  how the eager model is run to find its noise: as it is, or with every result rounded
+    emulation  how the eager model is run to find its noise: as it is, with every result rounded, or in the integers of
+               a plan: then its reference is what these compute, and its noise how far they move with their inputs
+    factor     times the noise, the tolerance is
+    floor      the smallest tolerance
     """
 
     name: str
@@ -41,6 +46,13 @@ class Precision:
     compute: str
     ceiling: float
     emulation: Emulation
+    factor: float = NOISE_FACTOR
+    floor: float = FLOOR
+
+    @property
+    def integers(self) -> bool:
+        """Whether layers are computed in the integers of a plan."""
+        return self.emulation == "simulated integers"
 
 
 _ROWS = {
@@ -48,8 +60,14 @@ _ROWS = {
     for row in (
         Precision("fp32", "float32", "float32", ceiling=1e-3, emulation="eager"),
         Precision("fp16", "float16", "float32", ceiling=2e-2, emulation="rounded to fp16"),
+        # An activation that lies between two steps of its grid goes to either, and all that follows with it: outputs
+        # then move by as much as integers cost at all.
+        Precision("int8", "int8", "int32", ceiling=0.1, emulation="simulated integers", factor=3.0, floor=1e-3),
     )
 }
+
+
+INTEGER_PRECISIONS = tuple(row.name for row in _ROWS.values() if row.integers)
 
 
 def precision_row(name: str) -> Precision:
@@ -60,9 +78,15 @@ def precision_row(name: str) -> Precision:
 
 
 def tolerance_for(noise: float, precision: str) -> float:
-    """The bound on an output's error: 10 × the eager model's noise, within the precision's limits."""
-    highest = precision_row(precision).ceiling
-    return float(min(max(NOISE_FACTOR * noise, FLOOR), highest)) if np.isfinite(noise) else highest
+    """The bound on an output's error: a multiple of its noise, within the precision's limits."""
+    row = precision_row(precision)
+    return float(min(max(row.factor * noise, row.floor), row.ceiling)) if np.isfinite(noise) else row.ceiling
+
+
+def median_tolerance(moved: float) -> float:
+    """The bound on the median row's error of integers, of which the median moves so far by itself: most rows meet no
+    step of a grid, so that an engine that computes the same moves them by float32's rounding alone."""
+    return max(_MEDIAN_FLOOR, _MEDIAN_FACTOR * moved)
 
 
 def error_of(got: Array, want: Array, clear: Array | None = None) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import UnknownName, Unsupported, UsageError
+from edgevit.precisions import precision_row
+from edgevit.quantize.plan import OBSERVERS
 from edgevit.registry import Format
 from edgevit.sizes import Sides, SizeRange, as_size, as_sizes
 from edgevit.steps import Steps
@@ -70,6 +73,36 @@ class ModelChoice:
 
 
 @dataclass(frozen=True)
+class Quantizing:
+    """How integers are found, for a precision of them.
+
+    calibrate   source of the images that ranges are found on; None: the data that the model is proved on
+    images      how many of them, at most
+    max_drop    what integers may cost, in points of the task's metric; the most harmful layers stay float until they
+                cost no more. None: whatever they cost
+    keep_float  module paths, or weights, whose layers stay float
+    observer    how a range follows from what was seen
+    """
+
+    calibrate: str | None = None
+    images: int = 128
+    max_drop: float | None = None
+    keep_float: tuple[str, ...] = ()
+    observer: str = "minmax"
+
+    def __post_init__(self) -> None:
+        if self.images < MIN_ROWS:
+            raise UsageError(
+                f"--calibration-images {self.images}: ranges found on so few images are too narrow for others",
+                hint=f"give {MIN_ROWS} or more; 128 are usual",
+            )
+        if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
+            raise UsageError(f"--max-drop must be 0 or more points, not {self.max_drop}", hint="for example 0.5")
+        if self.observer not in OBSERVERS:
+            raise UnknownName("observer", self.observer, OBSERVERS)
+
+
+@dataclass(frozen=True)
 class ExportRequest:
     """A model, and the targets to build from it.
 
@@ -85,6 +118,7 @@ class ExportRequest:
     timeout_s  for the build of each target
     max_size   bytes that each target's model files may have; None: any number
     cache      whether what earlier exports found out of the same model is used, and kept; the proof never is
+    quantizing how integers are found, where the precision is of them
     Raises UnknownName and UsageError for what cannot be right.
     """
 
@@ -108,6 +142,7 @@ class ExportRequest:
     timeout_s: float | None = None
     max_size: int | None = None
     cache: bool = True
+    quantizing: Quantizing = field(default_factory=Quantizing)
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
@@ -124,9 +159,24 @@ class ExportRequest:
                 f"{', '.join(said)}: of images; rows that are given go to the model as they are",
                 hint="leave them out, or the rows",
             )
+        self._check_quantizing()
         for target in self.options:
             if target not in self.targets:
                 raise UsageError(f"there are options for {target}, which is not being built", hint=f"add -t {target}")
+
+    def _check_quantizing(self) -> None:
+        if self.quantizing == Quantizing():
+            return
+        if self.precision is None or not precision_row(self.precision).integers:
+            raise UsageError(
+                "--calibrate, --calibration-images, --max-drop, --keep-float and --observer are of integers",
+                hint="add --precision int8, or leave them out",
+            )
+        if self.quantizing.calibrate is not None and self.inputs is not None:
+            raise UsageError(
+                "--calibrate is of images; rows that are given are calibrated on those beyond the first 32",
+                hint="leave it out, or the rows",
+            )
 
     def record(self) -> dict[str, Any]:
         """As JSON, for a worker: of a model by name."""
@@ -151,8 +201,13 @@ def of_record(record: Mapping[str, Any]) -> ExportRequest:
             "labels": labels and tuple(labels),
             "out": out and Path(out),
             "inputs": inputs and {name: _array_of(one) for name, one in inputs.items()},
+            "quantizing": _quantizing_of(record["quantizing"]),
         }
     )
+
+
+def _quantizing_of(record: Mapping[str, Any]) -> Quantizing:
+    return Quantizing(**{**record, "keep_float": tuple(record["keep_float"])})
 
 
 def _choice_of(record: Mapping[str, Any]) -> ModelChoice:

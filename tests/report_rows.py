@@ -12,7 +12,8 @@ from ranked import ranking
 from tiny_manifest import write_manifest
 
 from edgevit.artifact.golden import write_golden
-from edgevit.artifact.manifest import BatchRange, Parity, PrecisionReport, RecordedAccuracy, TensorSpec, WeightsInfo
+from edgevit.artifact.goodness import RecordedAccuracy
+from edgevit.artifact.manifest import BatchRange, Parity, PrecisionReport, TensorSpec, WeightsInfo
 from edgevit.artifact.opened import Artifact
 from edgevit.profiles import latency, verdict
 from edgevit.profiles.environment import Environment

@@ -11,7 +11,6 @@ import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -22,7 +21,8 @@ from pydantic import (
 )
 
 from edgevit.artifact.formulas import side_of
-from edgevit.data.content import Content
+from edgevit.artifact.goodness import IntegerReport, Quality, RecordedAccuracy, RecordedQuality, how_good
+from edgevit.artifact.schema import Error, Fraction, Strict
 from edgevit.errors import BadArtifact, UnknownName, UsageError
 from edgevit.foreign import parse_json
 from edgevit.images import Preprocess
@@ -33,6 +33,7 @@ from edgevit.sizes import Sides, SizeRange, as_sizes
 SCHEMA_VERSION: Literal[2] = 2
 MANIFEST = "edgevit.json"
 SIGNATURE = "edgevit.sig"
+QUANT = "quant.json"  # the plan of an artifact's integers
 
 Array = np.ndarray[Any, Any]
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -76,15 +77,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(ge=1, le=MAX_VALUES)]
 
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Error = Annotated[float, Field(ge=0)]  # of an output, absolute or relative
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class TensorSpec(_Model):
+class TensorSpec(Strict):
     """One input or output. ``shape`` holds "batch" where the first axis is dynamic; where an artifact takes a range of
     image sizes, it is that of the size which the model was made for, and ``sides`` says how it follows another."""
 
@@ -128,7 +121,7 @@ class TensorSpec(_Model):
         return "×".join(self.sides.get(str(axis), str(side)) for axis, side in enumerate(self.shape))
 
 
-class BatchRange(_Model):
+class BatchRange(Strict):
     """Rows per call that the artifact takes, both ends included."""
 
     min: int = Field(ge=1, le=MAX_BATCH)
@@ -148,7 +141,7 @@ class BatchRange(_Model):
         return f"{self.min}-{self.max}" if self.dynamic else str(self.min)
 
 
-class WeightsInfo(_Model):
+class WeightsInfo(Strict):
     """Where the weights came from. ``state_sha256`` is of the loaded state dict: a rebuilt source can be checked."""
 
     origin: str = Field(description="a path, 'digits', 'timm pretrained' and the like, or 'random (seed 0)'")
@@ -163,7 +156,7 @@ class WeightsInfo(_Model):
         return ("the weights are random: its speed and size are real, its answers mean nothing",) if self.random else ()
 
 
-class ModelInfo(_Model):
+class ModelInfo(Strict):
     name: str
     source: str = Field(
         pattern=r"^[\w-]+$", description="zoo, file, module, onnx, or the library it is of: timm, hf, …"
@@ -182,7 +175,7 @@ class ModelInfo(_Model):
         return "classify" if task == "classifier" else task  # as schema 1 called it
 
 
-class OutputParity(_Model):
+class OutputParity(Strict):
     """Differences of one output from the float64 reference, over all compared rows."""
 
     max_abs: Error
@@ -197,9 +190,10 @@ class OutputParity(_Model):
     changed: Fraction | None = Field(
         default=None, description="share of all values that differ, or whose rank does, clear or not"
     )
+    median: Error | None = Field(default=None, description="max_rel of the median row, where it has a bound")
 
 
-class OutputBound(_Model):
+class OutputBound(Strict):
     """How far one output may lie from the reference."""
 
     tolerance: float = Field(gt=0, description="bound on max_rel, 10 × noise, within the precision's limits")
@@ -209,9 +203,12 @@ class OutputBound(_Model):
         description="golden.npz says which values are clear of noise, and only those must agree; noise and tolerance "
         "are then of the margins that they were decided by",
     )
+    median: Error | None = Field(
+        default=None, description="bound on max_rel of the median of 16 rows or more, of an artifact of integers"
+    )
 
 
-class Sample(_Model):
+class Sample(Strict):
     """What golden.npz keeps of each of its rows of an output, where they are large."""
 
     axes: int = Field(ge=0, le=1, description="axes of a row that are kept whole: its ranks, where it has ranks")
@@ -219,7 +216,22 @@ class Sample(_Model):
     scale: Error = Field(description="the largest magnitude in the whole golden rows, which errors are a share of")
 
 
-class Parity(_Model):
+class LayerProof(Strict):
+    """Every operator of an artifact's integers, run alone on what its plan makes of real rows."""
+
+    operators: int = Field(ge=1, description="that were run, and whose scales, zero points and axes are the plan's")
+    rows: int = Field(ge=1)
+    worst: Error = Field(description="error of a float result, as a share of its largest value")
+    steps: Fraction = Field(description="share of the results on a grid that are one step from the plan's, none is two")
+    kernels: dict[str, int] = Field(description="operators that the engine ran in integers after its fusion, by kind")
+    floats: dict[str, int] = Field(description="convolutions and matrix products that it ran in floats, by kind")
+
+    def fused(self) -> int:
+        """How many operators ran in integers."""
+        return sum(self.kernels.values())
+
+
+class Parity(Strict):
     """The proof. ``unverified`` always carries a reason; ``failed`` carries the likeliest cause in ``reason``."""
 
     status: Literal["verified", "unverified", "failed"]
@@ -240,7 +252,8 @@ class Parity(_Model):
     batches: tuple[int, ...] = Field(default=(), description="batch sizes that were proved")
     sizes: tuple[str, ...] = Field(default=(), description="sizes of images that were proved, of a range of them")
     runtime: str | None = None
-    outputs: dict[str, OutputParity] = {}
+    outputs: dict[str, OutputParity] = Field(default={})
+    layers: LayerProof | None = Field(default=None, description="of an artifact of integers, at export")
 
     def decisions(self) -> Iterator[str]:
         """A sentence for every output that was decided or ranked: how much of it no noise explains away."""
@@ -260,7 +273,7 @@ class Parity(_Model):
         return self.model_dump(mode="json", include=names)
 
 
-class PrecisionReport(_Model):
+class PrecisionReport(Strict):
     """What the built graph really holds, counted after the build."""
 
     requested: str
@@ -270,82 +283,13 @@ class PrecisionReport(_Model):
     kept_fp32: dict[str, str] = Field(default={}, description="module kept in fp32 -> why")
 
 
-class ReparamSummary(_Model):
+class ReparamSummary(Strict):
     folded: dict[str, int] = Field(description="kind of fold -> how many")
     left: dict[str, str] = Field(description="module still there -> why")
     max_rel_error: float = Field(description="float64, random inputs, randomised statistics")
 
 
-class Accuracy(_Model):
-    """The share ``top1`` of ``images`` labelled images of ``data`` that was recognised. By whom says who holds it: in a
-    manifest, by the float32 source model at export."""
-
-    data: str
-    top1: Fraction
-    images: int = Field(ge=1)
-
-    def sentence(self, whose: str) -> str:
-        """``whose`` is "artifact", "source model", …"""
-        return f"{self.top1:.2%} top-1 of the {whose} on {self.images} images of {self.data}"
-
-    def as_quality(self) -> Quality:
-        """The same in the words of every task."""
-        return Quality(data=self.data, metric="top-1", value=self.top1, better="higher", images=self.images)
-
-
-class RecordedAccuracy(Accuracy):
-    """That of a manifest, with what its images were: the data is known again at another path."""
-
-    content: Content | None = Field(default=None, description="null where an older edgevit wrote it")
-
-
-class Quality(_Model):
-    """How good answers other than classes are on ``images`` of ``data``, by their task's metric. Whose they are says
-    who holds it, as of ``Accuracy``."""
-
-    data: str
-    metric: str = Field(description="mIoU, AP, PQ, PSNR, AbsRel, linear probe, …")
-    value: float
-    better: Literal["higher", "lower"]
-    others: dict[str, float] = Field(default={}, description="figures of the same answers that are shown beside it")
-    images: int = Field(ge=1)
-
-    def sentence(self, whose: str) -> str:
-        """``whose`` is "artifact", "source model", …"""
-        return f"{self.figures()} of the {whose} on {self.images} images of {self.data}"
-
-    def figure(self) -> str:
-        """The figure alone: "mIoU 0.6123", "top-1 98.33%"."""
-        return _figure(self.metric, self.value)
-
-    def figures(self) -> str:
-        """The figure, those beside it in brackets."""
-        beside = ", ".join(_figure(name, value) for name, value in self.others.items())
-        return self.figure() + (f" ({beside})" if beside else "")
-
-
-def _figure(name: str, value: float) -> str:
-    unit = unit_of(name)
-    return f"{name} {value:.2%}" if unit == "%" else f"{name} {value:.4g} {unit}".rstrip()
-
-
-def unit_of(metric: str) -> str:
-    """What its figures are written in: "%" of accuracies, of every other metric what its field has, "" for none."""
-    return "%" if metric.startswith("top-") else "dB" if metric == "PSNR" else ""
-
-
-def how_good(accuracy: Accuracy | None, quality: Quality | None) -> Quality | None:
-    """The one of the two that there is, in the words of every task; None where nobody measured."""
-    return accuracy.as_quality() if accuracy else quality
-
-
-class RecordedQuality(Quality):
-    """That of the source model at export, with what its images were and what was said of them."""
-
-    content: Content
-
-
-class Manifest(_Model):
+class Manifest(Strict):
     """edgevit.json. Strict: an unknown field is an error, and a newer schema is refused."""
 
     schema_version: Literal[1, 2] = SCHEMA_VERSION
@@ -353,7 +297,7 @@ class Manifest(_Model):
     created: str = Field(description="UTC, ISO 8601")
     target: str
     precision: KnownPrecision
-    options: dict[str, str | int | float | bool] = {}
+    options: dict[str, str | int | float | bool] = Field(default={})
     entry: RelativePath = Field(description="the file or folder a runtime opens")
     model: ModelInfo
     labels: tuple[str, ...] | None = None
@@ -367,6 +311,7 @@ class Manifest(_Model):
     reparam: ReparamSummary | None = None
     accuracy: RecordedAccuracy | None = None
     quality: RecordedQuality | None = None
+    integers: IntegerReport | None = None
     sampled: dict[str, Sample] = Field(default={}, description="outputs of whose golden rows a sample is kept")
     versions: dict[str, str] = Field(default={}, description="packages that took part in the build")
     lock: dict[str, str | int | list[int]] = Field(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import registry, render
-from edgevit.artifact.manifest import Quality, how_good
+from edgevit.artifact.goodness import Quality, how_good
 from edgevit.errors import EdgeVitError, MissingDependency, Unsupported
 from edgevit.profiles import gates
 from edgevit.profiles.gates import Figure

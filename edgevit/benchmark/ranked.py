@@ -8,7 +8,7 @@ from typing import Any
 
 from edgevit import render
 from edgevit.artifact.claim import claimed
-from edgevit.artifact.manifest import Quality
+from edgevit.artifact.goodness import Quality
 from edgevit.artifact.opened import Artifact
 from edgevit.benchmark.job import BenchmarkJob, Row
 from edgevit.benchmark.ledger import Ledger

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edgevit.artifact.manifest import Accuracy, RelativePath, Sha256, WeightsInfo, parse_versioned
+from edgevit.artifact.goodness import Accuracy
+from edgevit.artifact.manifest import RelativePath, Sha256, WeightsInfo, parse_versioned
 from edgevit.artifact.mistaken import KINDS
 from edgevit.data.content import Content
 

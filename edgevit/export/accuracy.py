@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from edgevit.artifact.manifest import Array, RecordedAccuracy
+from edgevit.artifact.goodness import RecordedAccuracy
+from edgevit.artifact.manifest import Array
 from edgevit.data.classes import Indices, class_indices
 from edgevit.data.content import content_of
 from edgevit.data.labelled import LabelledData

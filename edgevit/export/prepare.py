@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from edgevit.artifact.manifest import ModelInfo, RecordedAccuracy, RecordedQuality, ReparamSummary, WeightsInfo
+from edgevit.artifact.goodness import RecordedAccuracy, RecordedQuality
+from edgevit.artifact.manifest import ModelInfo, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
 from edgevit.export.accuracy import measure_accuracy
 from edgevit.export.base import Capture, Progress, silent

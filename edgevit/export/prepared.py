@@ -12,14 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS
-from edgevit.artifact.manifest import (
-    Array,
-    ModelInfo,
-    RecordedAccuracy,
-    RecordedQuality,
-    ReparamSummary,
-    TensorSpec,
-)
+from edgevit.artifact.goodness import RecordedAccuracy, RecordedQuality
+from edgevit.artifact.manifest import Array, ModelInfo, ReparamSummary, TensorSpec
 from edgevit.artifact.sampling import strided
 from edgevit.artifact.shelf import Named, Rows, gathered
 from edgevit.data.source import check_spec

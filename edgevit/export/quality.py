@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevit.artifact.manifest import RecordedQuality
+from edgevit.artifact.goodness import RecordedQuality
 from edgevit.data.content import content_of
 from edgevit.data.source import open_data
 from edgevit.data.split import spread

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.artifact.staging import check_vacant
 from edgevit.errors import EdgeVitError, UnknownName, Unsupported
 from edgevit.export.base import Exporter, Options, load_exporter, parse_options
-from edgevit.precisions import precision_row
+from edgevit.precisions import INTEGER_PRECISIONS, precision_row
 from edgevit.registry import Format
 from edgevit.request import ExportRequest
 
@@ -81,10 +81,27 @@ def choose(
     """
     exporter = load_exporter(name, format)
     chosen = precision or exporter.precisions[0]
+    _require_integers(name, chosen, exporter, format)
     if chosen not in exporter.precisions:
         raise UnknownName(f"precision of {name}", chosen, exporter.precisions)
     precision_row(chosen)  # a plug-in's too: without a row nothing says how exact its artifacts must be
     return Target(exporter, chosen, parse_options(exporter, options or {}))
+
+
+def _require_integers(name: str, chosen: str, exporter: Exporter[Any, Any], format: Format) -> None:
+    """Unsupported for a precision of integers that a target, or a model of this format, cannot have."""
+    if chosen not in INTEGER_PRECISIONS:
+        return
+    if chosen not in exporter.precisions:
+        raise Unsupported(
+            f"{name} artifacts cannot be {chosen} yet: their exporter writes {', '.join(exporter.precisions)}",
+            hint=f"build -t onnx --precision {chosen}, or {name} in {exporter.precisions[0]}",
+        )
+    if format == "onnx":
+        raise Unsupported(
+            f"{chosen} is found on a model that torch runs, and this one is an ONNX file",
+            hint="give the model as PyTorch (edgevit export --help says how), or --precision fp32",
+        )
 
 
 def folder_of(request: ExportRequest, target: Target) -> Path:

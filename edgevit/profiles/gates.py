@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgevit.amounts import BYTES, amount, number_and_unit
-from edgevit.artifact.manifest import Quality, how_good
+from edgevit.artifact.goodness import Quality, how_good
 from edgevit.errors import UnknownName, UsageError
 from edgevit.profiles.record import PercentileMs, ProfileRecord
 from edgevit.profiles.verdict import SEVERITY

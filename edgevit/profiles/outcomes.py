@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit import render
-from edgevit.artifact.manifest import Quality
+from edgevit.artifact.goodness import Quality
 from edgevit.errors import EdgeVitError, GateMissed
 from edgevit.profiles import gates
 from edgevit.profiles.gates import Gate

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, computed_field
 
-from edgevit.artifact.manifest import Quality, how_good
+from edgevit.artifact.goodness import Quality, how_good
 from edgevit.profiles.environment import comparability_key
 from edgevit.profiles.layers import Layers
 from edgevit.profiles.verdict import Verdict

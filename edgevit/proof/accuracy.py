@@ -7,7 +7,8 @@ import hashlib
 import numpy as np
 from pydantic import ConfigDict
 
-from edgevit.artifact.manifest import Accuracy, Array, Manifest, Quality
+from edgevit.artifact.goodness import Accuracy, Quality
+from edgevit.artifact.manifest import Array, Manifest
 
 DROP = 0.01  # images on the border between two classes may change sides
 

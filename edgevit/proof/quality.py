@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgevit import render
-from edgevit.artifact.manifest import Array, Quality, RecordedQuality
+from edgevit.artifact.goodness import Quality, RecordedQuality
+from edgevit.artifact.manifest import Array
 from edgevit.data.labelled import LabelledData
 from edgevit.data.split import spread
 from edgevit.errors import ParityFailed

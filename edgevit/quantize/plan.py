@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from edgevit.artifact.schema import Strict
 
 LEVELS = 255  # of an activation above the lowest
 WEIGHT_LEVELS = 127  # of a weight on either side of zero: -128 is left out, so that the grid is symmetric
@@ -23,14 +25,11 @@ _BIAS_LIMIT = 2.0**30  # of an int32 bias, half of what it holds, so that the su
 
 Array = np.ndarray[Any, Any]
 Observer = Literal["minmax", "percentile", "mse"]
+OBSERVERS: tuple[Observer, ...] = get_args(Observer)
 Scale = Annotated[float, Field(gt=0)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Grid(_Model):
+class Grid(Strict):
     """The 256 numbers that an activation may be."""
 
     scale: Scale = Field(description="a float32 number")
@@ -43,7 +42,7 @@ class Grid(_Model):
         return found
 
 
-class Range(_Model):
+class Range(Strict):
     """Smallest and largest value that a grid has to hold; zero is always between them."""
 
     low: float = Field(le=0)
@@ -55,7 +54,7 @@ class Range(_Model):
         return Grid(scale=float(scale), zero_point=int(np.clip(np.rint(-self.low / scale), 0, LEVELS)))
 
 
-class Layer(_Model):
+class Layer(Strict):
     """One weight, and every operator that multiplies by it.
 
     modules  paths of the PyTorch modules that these operators are of
@@ -74,7 +73,7 @@ class Layer(_Model):
     bits: Literal[8] = 8
 
 
-class Calibration(_Model):
+class Calibration(Strict):
     """The rows that ranges were found on, and how."""
 
     data: str
@@ -83,7 +82,7 @@ class Calibration(_Model):
     observer: Observer
 
 
-class QuantPlan(_Model):
+class QuantPlan(Strict):
     """Which weights are integers, and why the others stay float."""
 
     schema_version: Literal[1] = 1

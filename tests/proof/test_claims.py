@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from edgevit import signing
 from edgevit.artifact.files import hash_tree, sha256_of
 from edgevit.artifact.golden import write_golden
-from edgevit.artifact.manifest import Accuracy, Parity
+from edgevit.artifact.goodness import Accuracy
+from edgevit.artifact.manifest import Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.seal import sealed
 from edgevit.errors import BadArtifact, EdgeVitError, ParityFailed

@@ -11,7 +11,8 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from edgevit.artifact.files import sha256_of
-from edgevit.artifact.manifest import Parity, RecordedAccuracy
+from edgevit.artifact.goodness import RecordedAccuracy
+from edgevit.artifact.manifest import Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.data.content import content_of
 from edgevit.data.source import open_data

@@ -21,7 +21,8 @@ from onnx import ModelProto
 from edgevit import registry, worker
 from edgevit.artifact import shelf
 from edgevit.artifact.golden import GOLDEN_ROWS
-from edgevit.artifact.manifest import Array, BatchRange, RecordedAccuracy, RecordedQuality
+from edgevit.artifact.goodness import RecordedAccuracy, RecordedQuality
+from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.cpu import checked_threads
 from edgevit.data.source import open_data
 from edgevit.errors import ParityFailed, Unsupported, WorkerFailed

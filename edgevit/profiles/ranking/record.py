@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from typing_extensions import Self
 
-from edgevit.artifact.manifest import Quality
+from edgevit.artifact.goodness import Quality
 from edgevit.profiles.interleave import least_blocks
 from edgevit.profiles.record import Text
 

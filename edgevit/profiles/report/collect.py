@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevit import registry
-from edgevit.artifact.manifest import MANIFEST, Manifest, Quality
+from edgevit.artifact.goodness import Quality
+from edgevit.artifact.manifest import MANIFEST, Manifest
 from edgevit.artifact.opened import Artifact
 from edgevit.disk import why
 from edgevit.errors import BadArtifact, UsageError, one_line

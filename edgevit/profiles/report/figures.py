@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgevit.artifact.manifest import unit_of
+from edgevit.artifact.goodness import unit_of
 from edgevit.profiles.report.collect import Row
 from edgevit.profiles.report.groups import Group, front
 from edgevit.profiles.report.thin import ecdf

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgevit.artifact.manifest import Array, Quality, TensorSpec
+from edgevit.artifact.goodness import Quality
+from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.data.classes import in_the_order_of
 from edgevit.data.labelled import LabelledData
 from edgevit.images import Preprocess
