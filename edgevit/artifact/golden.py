@@ -66,7 +66,7 @@ def kept_rows(spec: TensorSpec, rows: Rows, clear: Rows | None, sample: Sample |
     """What golden.npz holds of the golden rows of an output, by its names there; ``clear`` of one that is decided."""
     found: dict[str, list[Array]] = {}
     for index in range(len(rows)):
-        row, marks = rows[index].astype(spec.dtype), None if clear is None else clear[index]
+        row, marks = rows[index].astype(spec.dtype, copy=False), None if clear is None else clear[index]
         parts = {spec.name: row} if marks is None else {spec.name: row, CLEAR_OF + spec.name: marks}
         if sample is not None:
             parts = {name: sampled(part, sample) for name, part in parts.items()}

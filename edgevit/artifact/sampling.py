@@ -51,7 +51,7 @@ def strided(rows: Named) -> dict[str, Array]:
 def _strided(rows: Rows) -> Array:
     values = math.prod(rows.shape[1:])
     if values > STRIDED:
-        return np.stack([row.reshape(-1)[:: stride_of(values, STRIDED)] for row in rows])
+        return np.stack([row.reshape(-1)[:: stride_of(values, STRIDED)].copy() for row in rows])
     return rows if isinstance(rows, np.ndarray) else np.stack(list(rows))
 
 
@@ -63,8 +63,8 @@ def spec_of_strided(spec: TensorSpec) -> TensorSpec:
 
 
 def sampled(row: Array, sample: Sample) -> Array:
-    """Of a whole row the values that are kept: (k,), of a ranked one (ranks, k)."""
-    return row.reshape(*row.shape[: sample.axes], -1)[..., :: sample.stride]
+    """Of a whole row the values that are kept: (k,), of a ranked one (ranks, k). A copy: a view would keep the row."""
+    return row.reshape(*row.shape[: sample.axes], -1)[..., :: sample.stride].copy()
 
 
 def spec_of_sample(spec: TensorSpec, sample: Sample) -> TensorSpec:

@@ -30,6 +30,11 @@ def test_rows_up_to_four_mebibytes_are_kept_whole() -> None:
     assert sample_of(np.zeros((2, 1024, 1025), np.float32), ranked=False) is not None
 
 
+def test_a_sample_does_not_keep_its_row_in_memory() -> None:
+    row = wide()
+    assert sampled(row, sample_of(row[None], ranked=False)).base is None
+
+
 @pytest.mark.parametrize("shape", [MAP, (150, 256, 256), (2_000_003,), (3, 1200, 1024)], ids=str)
 def test_a_sample_is_bounded_and_meets_every_channel_line_and_column(shape: tuple[int, ...]) -> None:
     row = np.zeros(shape, np.float32)

@@ -2,6 +2,7 @@
 
 own       blocks that define fused()
 foreign   modules that offer fuse(), reparameterize() or switch_to_deploy()
+aside     what waits to be compared
 pairs     BatchNorm and LayerScale beside a linear map, where the traced graph proves it
 proof     float64 equality on random inputs, with randomised statistics and with the actual weights
 """
@@ -20,6 +21,7 @@ from edgevit.models.eager.copying import copied
 from edgevit.models.eager.faults import no_numbers, unsound_weights
 from edgevit.models.eager.promotion import doubled
 from edgevit.models.eager.wrappers import unwrapped
+from edgevit.models.reparam.aside import set_aside
 from edgevit.models.reparam.foreign import fold_by_methods, methods_of
 from edgevit.models.reparam.own import batch_norms, fold_own_blocks
 from edgevit.models.reparam.pairs import fold_pairs
@@ -104,7 +106,6 @@ def _proved(model: nn.Module, inputs: Sequence[Any], expected: Any) -> tuple[nn.
     """
     plan, error = _proved_at_random(model, inputs)
     own = relative_error(expected, run_whole(plan.replay(doubled(model)), inputs))
-    del expected
     error = max(error, require_equal(own, "its own weights", model, inputs))
     return _settled(plan.replay(doubled(model)), model), plan, error
 
@@ -126,7 +127,7 @@ def _randomised(model: nn.Module, inputs: Sequence[Any], damping: float) -> tupl
     work = doubled(model)
     randomise(work)
     with calibrated(work, damping):
-        return work, run_whole(work, inputs)
+        return work, set_aside(run_whole(work, inputs))
 
 
 def _planned(work: nn.Module, inputs: Sequence[Any] | None) -> Plan:

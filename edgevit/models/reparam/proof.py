@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map
 
 from edgevit.errors import ParityFailed, UsageError, first_line
 from edgevit.models.eager.copying import copied, deep
 from edgevit.models.eager.faults import moving
 from edgevit.models.eager.outputs import leaves
 from edgevit.models.eager.promotion import doubled, promoted
+from edgevit.models.reparam.aside import Aside, Kept, all_finite, blocks, cloned, set_aside
 from edgevit.models.spec import spec_of
-from edgevit.precisions import BLOCK
 
 TOLERANCE = 1e-10  # float64 rounding of a deep network stays near 1e-13
 SMALL = 1_000_000  # parameters up to which a second row costs nothing worth saving
@@ -30,7 +29,8 @@ DAMPINGS = (0.1, 1.0, 10.0)  # tried in turn where rounding itself is amplified 
 
 @dataclass(frozen=True)
 class Call:
-    """What one module received and returned in a run."""
+    """What one module received and returned in a run, set aside where it is large: of a deep model all of it together
+    takes many times what the model does."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -54,7 +54,7 @@ def run(model: nn.Module, inputs: Sequence[Any], kwargs: dict[str, Any] | None =
     """The eval-mode output in float64, with a fixed random state so that two runs can be compared."""
     with promoted(), deep(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        return model(*_cloned(tuple(inputs)), **_cloned(kwargs or {}))
+        return model(*cloned(tuple(inputs)), **cloned(kwargs or {}))
 
 
 def run_whole(model: nn.Module, inputs: Sequence[Any]) -> Any:
@@ -74,12 +74,12 @@ class Refusal:
 
 
 def in_float64(model: nn.Module, inputs: Sequence[Any]) -> Any:
-    """What a copy of the model answers in float64, or a ``Refusal``.
+    """What a copy of the model answers in float64, set aside, or a ``Refusal``.
 
     UsageError where it does not run in float32 either: then the inputs are wrong.
     """
     try:
-        return run(doubled(model), inputs)
+        return set_aside(run(doubled(model), inputs))
     except Exception as exc:  # a foreign forward may raise anything
         single = copied(model).float().eval()
         narrow = tuple(t.float() if t.is_floating_point() else t.clone() for t in inputs)
@@ -101,11 +101,11 @@ def capture(model: nn.Module, paths: Iterable[str], inputs: Sequence[Any]) -> di
 
     def remember(path: str) -> Any:
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-            calls[path].append(Call(_cloned(args), _cloned(kwargs), None))
+            calls[path].append(Call(set_aside(args), set_aside(kwargs), None))
 
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             begun = calls[path].pop()
-            calls[path].append(Call(begun.args, begun.kwargs, _cloned(output)))
+            calls[path].append(Call(begun.args, begun.kwargs, set_aside(output)))
 
         return before, after
 
@@ -127,22 +127,29 @@ def relative_error(expected: Any, found: Any) -> float:
         return float("inf")
     worst = 0.0
     for a, b in zip(left, right, strict=True):
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        if not isinstance(a, Tensor | Aside) or not isinstance(b, Tensor | Aside):
             worst = max(worst, 0.0 if _same(a, b) else float("inf"))
-        elif a.shape != b.shape or not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        elif a.shape != b.shape:
             return float("inf")
-        elif a.numel():
-            # a block at a time: copies of answers can be larger than the model
-            parts = list(zip(*(torch.split(one.reshape(-1), BLOCK) for one in (a, b)), strict=True))
-            largest = max(float(one.double().abs().max()) for one, _ in parts)
-            apart = max(float((one.double() - two.double()).abs().max()) for one, two in parts)
-            worst = max(worst, apart / (largest or 1.0))
+        else:
+            worst = max(worst, _apart(a, b))
     return worst
+
+
+def _apart(a: Kept, b: Kept) -> float:
+    """The error of one tensor, found a block at a time: copies of answers can be larger than the model."""
+    largest = apart = 0.0
+    for one, two in zip(blocks(a), blocks(b), strict=True):
+        if not (torch.isfinite(one).all() and torch.isfinite(two).all()):
+            return float("inf")
+        largest = max(largest, float(one.double().abs().max()))
+        apart = max(apart, float((one.double() - two.double()).abs().max()))
+    return apart / (largest or 1.0)
 
 
 def finite(output: Any) -> bool:
     """Whether every tensor of an output holds numbers."""
-    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves(output) if isinstance(leaf, Tensor))
+    return all(all_finite(leaf) for leaf in leaves(output) if isinstance(leaf, Tensor | Aside))
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -162,7 +169,7 @@ def amplifies_rounding(model: nn.Module, inputs: Sequence[Any]) -> bool:
     """
     generator = torch.Generator().manual_seed(SEED)
     moved = [t * (1 + 1e-12 * _normal(t.shape, generator).to(t.device)) if t.is_floating_point() else t for t in inputs]
-    return relative_error(run_whole(model, inputs), run_whole(model, moved)) > 1e-8
+    return relative_error(set_aside(run_whole(model, inputs)), run_whole(model, moved)) > 1e-8
 
 
 def require_equal(error: float, what: str, model: nn.Module, inputs: Sequence[Any]) -> float:
@@ -183,7 +190,7 @@ def require_equal(error: float, what: str, model: nn.Module, inputs: Sequence[An
 def require_steady(model: nn.Module, inputs: Sequence[Any]) -> None:
     """Unsupported for a model that answers the same inputs otherwise the second time."""
     one, other = doubled(model), doubled(model)
-    first = run_whole(one, inputs)
+    first = set_aside(run_whole(one, inputs))
     if relative_error(first, run_whole(one, inputs)) > TOLERANCE:
         raise moving(random=relative_error(first, run_whole(other, inputs)) > TOLERANCE)
 
@@ -249,7 +256,3 @@ def _image_shape(model: nn.Module) -> tuple[int, int, int]:
 
 def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
-
-
-def _cloned(value: Any) -> Any:
-    return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, value)
