@@ -13,6 +13,7 @@ ImageSize = int | tuple[int, int]
 Size = tuple[int, int]
 
 MAX_SIDE = 1 << 14  # pixels
+_MODULI = (2, 3, 4, 5, 7, 8, 12, 16)  # of windows and strides
 
 
 class Sides(NamedTuple):
@@ -67,6 +68,18 @@ class SizeRange:
         others = [side for side in widths if side != height] or [side for side in self.width if side != height]
         return Sides(height, self._odd(others or widths, len(others or widths) * 2 // 3))
 
+    @property
+    def crossed(self) -> Sides:
+        """One that is high where ``odd`` is wide, or wide where it is high, and whose sides leave other remainders than
+        those of the others: what asks whether a picture is upright, or pads to windows, shows there."""
+        step = 1 if self.odd.height <= self.odd.width else -1
+        known = [*zip(self.lowest, self.odd, self.highest, strict=True)]
+        (longer, longs), (shorter, shorts) = [*zip((self.height, self.width), known, strict=True)][::step]
+        between = self._between(longer)
+        high = _unlike(between[len(between) // 2 :], longs)
+        below = [side for side in self._between(shorter) if side < high] or [side for side in shorter if side < high]
+        return Sides(*(high, _unlike(below or self._between(shorter), shorts))[::step])
+
     def nearest(self, size: Size) -> Sides:
         """The size of the range that is most like ``size``."""
         return Sides(*(self._within(round(side / self.multiple), span) for side, span in self._each(size)))
@@ -76,8 +89,8 @@ class SizeRange:
         return Sides(*(self._within(-(-side // self.multiple), span) for side, span in self._each(size)))
 
     def to_prove(self, own: Size) -> tuple[Sides, ...]:
-        """Both ends and an odd size, but for the ``own``, on which everything is proved anyway."""
-        found = dict.fromkeys((self.lowest, self.odd, self.highest))
+        """Both ends, an odd size and one across, but for the ``own``, on which everything is proved anyway."""
+        found = dict.fromkeys((self.lowest, self.odd, self.crossed, self.highest))
         return tuple(size for size in found if size != own)
 
     def require(self, size: Size, what: str) -> Sides:
@@ -101,6 +114,11 @@ class SizeRange:
     def _odd(self, sides: list[int], index: int) -> int:
         """The first of ``sides`` from ``index`` on that is an odd number of multiples, as far as there is one."""
         return next((side for side in sides[index:] if side // self.multiple % 2), sides[index])
+
+
+def _unlike(sides: list[int], known: tuple[int, ...]) -> int:
+    """The first of ``sides`` that leaves the most remainders that none of the known ones leaves."""
+    return max(sides, key=lambda side: sum(all(side % by != one % by for one in known) for by in _MODULI))
 
 
 def as_sizes(value: Any, what: str = "the image size") -> Sides | SizeRange:

@@ -114,3 +114,20 @@ def test_a_range_knows_what_it_takes_and_what_holds_a_picture():
     with pytest.raises(UsageError, match="net takes images of 128-512x256-1024/32, not 64") as caught:
         found.require((64, 64), "net")
     assert caught.value.hint == "the nearest is 128x256"
+
+
+@pytest.mark.parametrize(
+    ("text", "crossed"),
+    [
+        ("128-512/32", "448x160"),
+        ("32-64/8", "48x56"),
+        ("32-64/32", "64x32"),
+        ("384x128-512/32", "384"),
+        ("128-512", "339x159"),
+    ],
+)
+def test_a_size_across_lies_the_other_way_and_leaves_other_remainders(text, crossed):
+    found = as_sizes(text)
+    assert str(found.crossed) == crossed
+    assert found.crossed in found
+    assert found.crossed in found.to_prove((1, 1))

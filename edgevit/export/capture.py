@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
@@ -17,7 +16,9 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from edgevit.artifact.manifest import Array, BatchRange, Role, TensorSpec
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, UsageError, first_line
 from edgevit.export.base import Capture
+from edgevit.export.guards import doubtful
 from edgevit.export.ranges import Sizing, image_specs, output_specs, require_faithful, require_whole
+from edgevit.export.rows import take_rows
 from edgevit.export.untraceable import untraceable
 from edgevit.images import Preprocess
 from edgevit.models.eager.copying import copied, deep
@@ -134,7 +135,9 @@ def capture_range(
         traced, named = _traceable(copied(module), (example,), alone)
         program = _export(traced, (example,), batch, sizing)
         require_whole(program, traced, example, sizing)
-        require_faithful(module, program_module(program), sizing, alone)
+        counts = {batch.min, rows, batch.max} if batch.dynamic else {rows}
+        tried = [*sizing.shapes(example.shape, sizing.inputs), *doubtful(program, sizing.every(example.shape, counts))]
+        require_faithful(module, program_module(program), sizing, alone, tried)
     _check_sides(program, named)
     ((name, own),) = inputs.items()
     outputs = [_output_spec(name, tensor, rows, batch) for name, tensor in named.items()]
@@ -196,11 +199,6 @@ def _check_sides(program: torch.export.ExportedProgram, outputs: Mapping[str, Te
 
 def _shared(named: Mapping[str, Tensor]) -> bool:
     return len({(value.data_ptr(), value.shape, value.stride()) for value in named.values()}) < len(named)
-
-
-def take_rows(array: Array, rows: int) -> Array:
-    """The first ``rows`` rows, going round again when there are fewer."""
-    return np.ascontiguousarray(array[np.arange(rows) % len(array)])
 
 
 def batches(rows: Mapping[str, Array], batch: BatchRange) -> Iterator[tuple[Tensor, ...]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,8 @@ from edgevit.artifact.formulas import side_of
 from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.errors import Unsupported, first_line
-from edgevit.export.rows import Rows
+from edgevit.export.guards import thinned
+from edgevit.export.rows import Rows, take_rows
 from edgevit.images import Preprocess
 from edgevit.models.eager.copying import copied
 from edgevit.models.eager.fixing import NAMES, Place, asking, failing
@@ -37,11 +39,13 @@ class Sizing:
 
     steps   how an image becomes its input, at the size that it was made for
     inputs  rows at every size that is to be proved beside that one
+    pixels  a picture, for sizes that are only tried
     """
 
     sizes: SizeRange
     steps: Preprocess
     inputs: Mapping[Sides, Mapping[str, Array]]
+    pixels: Array
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -59,9 +63,22 @@ class Sizing:
         return self.sizes.odd if self.sizes.odd in self.inputs else next(iter(self.inputs))
 
     def image(self, size: Sides) -> Array:
-        """The rows at one of the sizes, of the only input."""
+        """The rows at one of the sizes that are proved, of the only input; one row at any other."""
+        if size not in self.inputs:
+            return self.steps.at(size)(self.pixels)[None]
         (rows,) = self.inputs[size].values()
         return rows
+
+    def every(self, example: Sequence[int], counts: Iterable[int]) -> list[tuple[int, ...]]:
+        """Shapes of the input, of so many rows each, at all sizes of the range, or so many that every kind is there."""
+        spans = (self.sizes.height, self.sizes.width)
+        sides = [thinned(range(low, high + 1, self.sizes.multiple)) for low, high in spans]
+        return [shape for count in counts for shape in self.shapes([count, *example[1:]], itertools.product(*sides))]
+
+    def shapes(self, example: Sequence[int], sizes: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
+        """``example`` with those sizes."""
+        found = [dict(zip(self.axes, size, strict=True)) for size in sizes]
+        return [tuple(one.get(axis, side) for axis, side in enumerate(example)) for one in found]
 
     def dims(self) -> dict[int, Any]:
         """For torch.export: axis -> what it may be."""
@@ -103,7 +120,7 @@ def sizing_of(request: ExportRequest, steps: Preprocess | None, rows: Rows) -> S
         return None
     (name,) = rows.inputs
     found = {size: {name: _at(size, steps, rows)} for size in sizes.to_prove(steps.size)}
-    return Sizing(sizes, steps, found)
+    return Sizing(sizes, steps, found, rows.pixels[0])
 
 
 def _at(size: Sides, steps: Preprocess, rows: Rows) -> Array:
@@ -129,11 +146,14 @@ def require_whole(program: torch.export.ExportedProgram, module: nn.Module, exam
             raise sizing.refusal(asking(module, example, sizing.axes), why)
 
 
-def require_faithful(module: nn.Module, traced: Callable[[Tensor], Any], sizing: Sizing, alone: str) -> None:
-    """Unsupported where the trace answers anything else than the model at a size that is to be proved: a loop over
-    columns is traced with as many turns as there were, a table of numbers with as many values."""
-    for size in sizing.inputs:
-        image = torch.from_numpy(sizing.image(size)[:1].copy())
+def require_faithful(
+    module: nn.Module, traced: Callable[[Tensor], Any], sizing: Sizing, alone: str, tried: Iterable[Sequence[int]]
+) -> None:
+    """Unsupported where the trace answers anything else than the model to an input of one of those shapes: a loop over
+    columns is traced with as many turns as there were, a table of numbers with as many values, a branch one way."""
+    for shape in tried:
+        size = Sides(*(shape[axis] for axis in sizing.axes))
+        image = torch.from_numpy(take_rows(sizing.image(size), shape[0]))
         with torch.no_grad():
             want = named_outputs(copied(module)(image), alone).values()
             try:

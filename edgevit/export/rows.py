@@ -122,3 +122,8 @@ def tensor_rows(module: nn.Module, inputs: Mapping[str, Array]) -> Rows:
         raise UsageError(f"inputs have {min(short.values())} rows; a proof needs {MIN_ROWS} real ones")
     ordered = {name: np.ascontiguousarray(inputs[name][:MAX_ROWS]) for name in names if name in inputs}
     return Rows(ordered, "given inputs")
+
+
+def take_rows(array: Array, rows: int) -> Array:
+    """The first ``rows`` rows, going round again when there are fewer."""
+    return np.ascontiguousarray(array[np.arange(rows) % len(array)])

@@ -1,4 +1,4 @@
-"""The proof of an artifact that takes a range of image sizes: at both ends and an odd size, beside its own."""
+"""The proof of an artifact that takes a range of image sizes, at those of ``SizeRange.to_prove`` beside its own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edgevit.artifact.manifest import Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.sampling import strided
 from edgevit.errors import EdgeVitError
-from edgevit.proof.parity import judge
+from edgevit.proof.parity import Judge
 from edgevit.proof.reference import Reference, read_reference
 from edgevit.runtimes.base import Session, open_session
-from edgevit.runtimes.rows import run_rows
+from edgevit.runtimes.rows import rows_in_turn
 from edgevit.sizes import Sides, as_size
 
 References = Mapping[Sides, Reference]
@@ -30,18 +30,17 @@ def golden_references(artifact: Artifact) -> dict[Sides, Reference]:
     return found
 
 
-def compare_sizes(session: Session, own: Parity, references: References, batches: Sequence[int]) -> Parity:
-    """``own`` and the same of images of the other sizes: the worst of all. A failure's ``reason`` names the size."""
-    manifest = session.artifact.manifest
-    logits, found = manifest.logits_output(), own
+def compare_sizes(
+    session: Session, own: Parity, references: References, batches: Sequence[int], *, stored: bool
+) -> Parity:
+    """``own`` and the same of images of the other sizes: the worst of all. A failure's ``reason`` names the size.
+
+    The rows come one call at a time, and are judged whole; of ``stored`` references, which know large ones in part, so.
+    """
+    manifest, found = session.artifact.manifest, own
     for size, reference in references.items():
         try:
-            answers = {batch: strided(run_rows(session, reference.inputs, batch)) for batch in batches}
-            wanted = Reference(
-                reference.inputs, strided(reference.outputs), reference.tolerance, reference.noise, reference.bounds,
-                strided(reference.clear),
-            )  # fmt: skip
-            judged = judge(answers, wanted, logits.name if logits else None, session.runtime)
+            judged = _judged(session, reference, batches, stored=stored)
         except EdgeVitError as exc:
             judged = own.model_copy(update={"status": "failed", "reason": str(exc)})
         found = found if found.status == "failed" else _worse(found, judged, size)
@@ -49,6 +48,15 @@ def compare_sizes(session: Session, own: Parity, references: References, batches
         return own
     proved = (Sides(*manifest.preprocess.size), *references)
     return found.model_copy(update={"sizes": tuple(map(str, proved))})
+
+
+def _judged(session: Session, reference: Reference, batches: Sequence[int], *, stored: bool) -> Parity:
+    logits = session.artifact.manifest.logits_output()
+    judge = Judge(reference, logits.name if logits else None, session.runtime)
+    for batch in batches:
+        for first, outputs in rows_in_turn(session, reference.inputs, batch):
+            judge.take(batch, first, strided(outputs) if stored else outputs)
+    return judge.verdict()
 
 
 def compare_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +68,8 @@ def compare_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
         for size, file in payload["references"].items()
     }
     with open_session(Artifact.open(payload["artifact"]), own.runtime, threads=payload["threads"]) as session:
-        return compare_sizes(session, own, references, payload["batches"]).model_dump(mode="json")
+        found = compare_sizes(session, own, references, payload["batches"], stored=False)
+    return found.model_dump(mode="json")
 
 
 def _worse(own: Parity, other: Parity, size: Sides) -> Parity:

@@ -219,7 +219,7 @@ class _Checks:
         reference = golden_reference(self.artifact)
         batches = batches_to_prove(manifest.batch)
         self.parity = compare(session, reference, batches)
-        self.parity = compare_sizes(session, self.parity, golden_references(self.artifact), batches)
+        self.parity = compare_sizes(session, self.parity, golden_references(self.artifact), batches, stored=True)
         if self.parity.status == "failed":
             self.say(f"golden pair: {self.parity.reason}", problem=True)
             return

@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import nn
 
 import edgevit
+from edgevit.artifact import sampling
 from edgevit.artifact.manifest import BatchRange
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, Unsupported, UsageError
 from edgevit.export.base import load_exporter
 from edgevit.export.capture import capture_range
+from edgevit.export.guards import doubtful
 from edgevit.export.ranges import Sizing, require_free
 from edgevit.export.targets import Target, require_sizes
 from edgevit.images import Preprocess
@@ -69,6 +71,30 @@ class Branch(nn.Module):
         return y * 2 if y.shape[-1] > 12 else y
 
 
+class Upright(nn.Module):
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return y * 2 if y.shape[-2] > y.shape[-1] else y
+
+
+class Area(nn.Module):
+    """Of no size that is proved: of three of them all."""
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return y * 2 if y.shape[-2] * y.shape[-1] in (80, 108) else y
+
+
+class Windows(nn.Module):
+    """Padded to windows of 3 where they do not fit."""
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        height, width = y.shape[-2:]
+        down, across = -height % 3, -width % 3
+        if down > 0 or across > 0:
+            y = F.pad(y, (0, across, 0, down))
+        tops = y.unflatten(2, (-1, 3)).amax(3, keepdim=True).expand(-1, -1, -1, 3, -1).flatten(2, 3)
+        return tops[:, :, :height, :width]
+
+
 class Root(nn.Module):
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         return y * float(y.shape[-2]) ** 0.5
@@ -94,7 +120,8 @@ def sizing(sizes=SIZES) -> tuple[dict[str, np.ndarray], Sizing]:
     draw = np.random.default_rng(0)
     steps = Preprocess(size=(32, 32), crop="pad")
     rows = {size: {"image": draw.random((1, 3, *size), np.float32)} for size in sizes.to_prove(steps.size)}
-    return {"image": draw.random((16, 3, 32, 32), np.float32)}, Sizing(sizes, steps, rows)
+    pixels = draw.integers(0, 256, (64, 64, 3), np.uint8)
+    return {"image": draw.random((16, 3, 32, 32), np.float32)}, Sizing(sizes, steps, rows, pixels)
 
 
 def captured(module: nn.Module, batch: BatchRange = ONE):
@@ -112,6 +139,11 @@ def test_the_specs_say_which_sides_follow_the_image() -> None:
     assert found.outputs[1].at((40, 64)).shape == (1, 160, 5)
 
 
+def test_windows_that_are_padded_only_where_they_must_be_are_traced_with_padding_for_all() -> None:
+    program = captured(With(Windows())).program
+    assert {shape[2:] for shape in doubtful(program, sizing()[1].every((1, 3, 32, 32), [1]))} >= {(48, 48)}
+
+
 def test_a_position_table_that_is_interpolated_follows() -> None:
     assert captured(With(Table(follows=True)), BatchRange(min=1, max=3)).inputs[0].shown() == "batch×3×height×width"
 
@@ -121,10 +153,12 @@ def test_a_position_table_that_is_interpolated_follows() -> None:
     [
         (Table(follows=False), r"middle \(test_ranges.py:\d+\) holds it to its size: at 56x48 The size of tensor a"),
         (Branch(), r"middle \(test_ranges.py:\d+\) holds it to its size: it asks whether"),
+        (Upright(), r"middle \(test_ranges.py:\d+\) holds it to its size: it asks whether"),
+        (Area(), r"middle \(test_ranges.py:\d+\) holds it to its size: it asks whether"),
         (Root(), r"middle \(test_ranges.py:\d+\) holds it to its size: it asks whether Eq\(.*height"),
         (Loop(), r"middle \(test_ranges.py:\d+\) holds it to its size: it asks whether Eq\(.*width"),
     ],
-    ids=["table", "branch", "number", "loop"],
+    ids=["table", "branch", "upright", "area", "number", "loop"],
 )
 def test_a_model_of_one_size_is_refused_with_the_module_and_the_line(neck: nn.Module, said: str) -> None:
     with pytest.raises(Unsupported, match=said) as caught:
@@ -138,9 +172,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return edgevit.export(Dense(), "onnx", out=out, image_size="32-64x32-96/16", task="segment")
 
 
-def test_both_ends_and_an_odd_size_are_proved_beside_its_own(artifact: Artifact) -> None:
+def test_both_ends_an_odd_size_and_one_across_are_proved_beside_its_own(artifact: Artifact) -> None:
     assert artifact.manifest.parity.status == "verified"
-    assert artifact.manifest.parity.sizes == ("64x96", "32", "48x80")
+    assert artifact.manifest.parity.sizes == ("64x96", "32", "48x80", "48x32")
     assert edgevit.verify(artifact.path).parity.sizes == artifact.manifest.parity.sizes
     written = json.loads((artifact.path / "edgevit.json").read_text())
     assert written["image_sizes"] == "32-64x32-96/16"
@@ -170,9 +204,23 @@ def test_what_is_wrong_at_one_size_only_fails_the_proof(artifact: Artifact) -> N
     references[Sides(32, 32)] = replace(wrong, outputs=moved)
     with edgevit.open_session(artifact.path) as session:
         own = compare(session, golden_reference(artifact), [1])
-        found = compare_sizes(session, own, references, [1])
+        found = compare_sizes(session, own, references, [1], stored=True)
     assert (own.status, found.status) == ("verified", "failed")
     assert (found.reason or "").startswith("at images of 32: masks")
+
+
+def test_rows_are_judged_whole_where_they_are_known_whole(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    references = golden_references(artifact)
+    monkeypatch.setattr(sampling, "STRIDED", 2000)
+    moved = references[Sides(32, 32)].outputs["masks"].copy()
+    moved[0, 0, 0, 1] += 1  # every third value is kept
+    known = {**references[Sides(32, 32)].outputs, "masks": moved}
+    whole = {Sides(32, 32): replace(references[Sides(32, 32)], outputs=known)}
+    kept = {Sides(32, 32): replace(references[Sides(32, 32)], outputs=sampling.strided(known))}
+    with edgevit.open_session(artifact.path) as session:
+        own = compare(session, golden_reference(artifact), [1])
+        assert compare_sizes(session, own, whole, [1], stored=False).status == "failed"
+        assert compare_sizes(session, own, kept, [1], stored=True).status == "verified"
 
 
 def test_rows_of_another_size_that_are_missing_or_altered_are_noticed(artifact: Artifact, tmp_path: Path) -> None:
