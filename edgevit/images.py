@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -179,8 +179,8 @@ class Preprocess(BaseModel):
         normal = self.normalise(pixels)
         return np.ascontiguousarray(normal.transpose(2, 0, 1)) if self.layout == "NCHW" else normal
 
-    def batch(self, images: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """Preprocess each image and stack them along a new first axis."""
+    def batch(self, images: Iterable[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """Preprocess each image and stack them along a new first axis; images may come one at a time."""
         return np.stack([self(image) for image in images])
 
 

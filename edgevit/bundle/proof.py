@@ -8,12 +8,10 @@ must be the one that ``bundle.json`` says.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgevit import render, worker
 from edgevit.artifact.manifest import Array, Parity
@@ -292,6 +290,6 @@ class _Checks:
             problem=exceeded is not None,
         )
 
-    def _logits(self, found: LabelledData) -> Array:
+    def _logits(self, found: LabelledData) -> Iterator[Array]:
         chunks = (found.images[start : start + _CHUNK] for start in range(0, len(found), _CHUNK))
-        return np.concatenate([self.session.infer(self.session.rows(list(chunk)))["logits"] for chunk in chunks])
+        return (self.session.infer(self.session.rows(list(chunk)))["logits"] for chunk in chunks)

@@ -13,6 +13,7 @@ from edgevit.artifact.goodness import RecordedAccuracy, RecordedQuality
 from edgevit.artifact.manifest import ModelInfo, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
 from edgevit.export.accuracy import measure_accuracy
+from edgevit.export.asking import logits_of, outputs_of
 from edgevit.export.base import Capture, Progress, silent
 from edgevit.export.cache.findings import ACCURACY, ANSWERS, MACS, NOISE
 from edgevit.export.cache.fold import folded
@@ -23,7 +24,7 @@ from edgevit.export.meaning import meaning_of
 from edgevit.export.prepared import Answers, Noise, Prepared, Sized, worst
 from edgevit.export.quality import measure_quality
 from edgevit.export.ranges import Sizing, in_range, require_free, sizing_of
-from edgevit.export.reference import answers, logits_of, noise, outputs_of
+from edgevit.export.reference import answers, noise
 from edgevit.export.rows import DEFAULT_DATA, Rows, image_rows, labelled, tensor_rows
 from edgevit.images import Preprocess
 from edgevit.models.loading.source import load, state_sha256

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from edgevit.errors import EdgeVitError, Unsupported
 from edgevit.export.capture import run
 from edgevit.export.prepared import Answers, Noise, Run
 from edgevit.export.ways import DOUBLE, FULL, JITTERED, SINGLE, Way, rounded_way, single
-from edgevit.models.eager.copying import copied, deep
+from edgevit.models.eager.copying import deep
 from edgevit.models.eager.faults import moving, no_numbers
 from edgevit.models.eager.margins import Margins
 from edgevit.models.eager.outputs import named_outputs
@@ -162,28 +161,6 @@ def _error(got: Run, want: Run, name: str, level: float | None) -> float:
     clear = None if level is None else lambda row: clear_of_noise(want.margins[name][row], level)
     _compare(got.outputs.get(name), want.outputs[name], found, clear=clear)
     return found.value()
-
-
-def logits_of(module: nn.Module) -> Callable[[Array], Array | None]:
-    """Rows of images -> the float32 model's logits, None where it has none."""
-    copy = cache(lambda: copied(module))  # the module itself is never run: its forward may keep what it computes
-
-    def answer(rows: Array) -> Array | None:
-        logits = named_outputs(run(copy(), (torch.from_numpy(rows),)), "logits").get("logits")
-        return None if logits is None else np.asarray(logits.numpy())
-
-    return answer
-
-
-def outputs_of(module: nn.Module, alone: str) -> Callable[[Array], dict[str, Array]]:
-    """Rows of images -> the float32 model's outputs by name, a single one called ``alone``."""
-    copy = cache(lambda: copied(module))
-
-    def answer(rows: Array) -> dict[str, Array]:
-        found = named_outputs(run(copy(), (torch.from_numpy(rows),)), alone)
-        return {name: np.asarray(value.numpy()) for name, value in found.items()}
-
-    return answer
 
 
 def apart(got: Run, want: Run) -> float:

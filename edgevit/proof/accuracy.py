@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 from pydantic import ConfigDict
@@ -54,13 +55,17 @@ def model_sha256(manifest: Manifest) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def top_shares(logits: Array, labels: Array) -> tuple[float, float | None]:
-    """(top-1, top-5) of logits (N, classes) for labels (N,); top-5 is None for five classes or fewer."""
-    top1 = float((logits.argmax(axis=-1) == labels).mean())
-    if logits.shape[-1] <= 5:
-        return top1, None
-    best = np.argpartition(logits, -5, axis=-1)[:, -5:]
-    return top1, float((best == labels[:, None]).any(axis=1).mean())
+def top_shares(parts: Iterable[Array], labels: Array) -> tuple[float, float | None]:
+    """(top-1, top-5) of logits that come in parts (n, classes), for all labels (N,); top-5 is None for five classes or
+    fewer."""
+    first, among, few, start = 0, 0, False, 0
+    for logits in parts:
+        wanted = labels[start : start + len(logits)]
+        first += int((logits.argmax(axis=-1) == wanted).sum())
+        if not (few := logits.shape[-1] <= 5):
+            among += int((np.argpartition(logits, -5, axis=-1)[:, -5:] == wanted[:, None]).sum())
+        start += len(logits)
+    return first / len(labels), None if few else among / len(labels)
 
 
 def allowed_drop(recorded: Accuracy, count: int) -> float:

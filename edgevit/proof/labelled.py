@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
-
-import numpy as np
 
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
@@ -78,19 +77,16 @@ def _fit(part: LabelledData, content: Content) -> tuple[int, int]:
     return shared, -len(judged) if shared else 0
 
 
-def logits_on(session: Session, found: LabelledData) -> Array:
-    """(N, classes) of all images, preprocessed as the artifact says, in its largest batches."""
+def logits_on(session: Session, found: LabelledData) -> Iterator[Array]:
+    """(n, classes) of images after images, preprocessed as the artifact says, in its largest batches."""
     manifest = session.artifact.manifest
     logits, batch = manifest.logits_output(), manifest.batch.max
-    step = max(64 // batch, 1) * batch
-    parts = []
-    for start in range(0, len(found), step):
-        rows = preprocessed(session.artifact, list(found.images[start : start + step]), cropped=found.cropped)
-        parts.append(run_rows(session, rows, batch)[logits.name if logits else ""])
-    return np.concatenate(parts)
+    for start in range(0, len(found), batch):
+        rows = preprocessed(session.artifact, found.images[start : start + batch], cropped=found.cropped)
+        yield run_rows(session, rows, batch)[logits.name if logits else ""]
 
 
-def preprocessed(artifact: Artifact, pictures: list[Array], *, cropped: bool = False) -> dict[str, Array]:
+def preprocessed(artifact: Artifact, pictures: Iterable[Array], *, cropped: bool = False) -> dict[str, Array]:
     """Images, or their crops, as the artifact's only input; UsageError where it takes anything else."""
     spec, preprocess = image_steps(artifact)
     steps = preprocess.after_crop() if cropped else preprocess

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -302,7 +302,7 @@ class _Checks:
 
     def _unlabelled(self, session: Session, found: LabelledData) -> None:
         """Without labels or another artifact, outputs can only be absurd or not."""
-        rows = preprocessed(self.artifact, list(found.images))
+        rows = preprocessed(self.artifact, found.images)
         wrong: dict[str, None] = {}
         for _, outputs in rows_in_turn(session, rows, self.artifact.manifest.batch.max):
             wrong |= {name: None for name, values in outputs.items() if not np.isfinite(values).all()}
@@ -345,7 +345,7 @@ class _Checks:
         """Rows to compare on, preprocessed by the artifact they are for: --data, else the golden pair."""
         golden = self.artifact.golden_pixels()
         if self.payload["data"]:
-            pictures = list(spread(held_out(self.artifact, self.payload["data"]), MAX_COMPARED).images)
+            pictures: Sequence[Array] = spread(held_out(self.artifact, self.payload["data"]), MAX_COMPARED).images
         elif golden:
             pictures = golden
         else:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -9,12 +11,18 @@ from torch import Tensor, nn
 
 from edgevit.build import export
 from edgevit.export.accuracy import measure_accuracy
-from edgevit.export.reference import logits_of
-from edgevit.images import Preprocess
+from edgevit.export.asking import logits_of
+from edgevit.images import Preprocess, decode
 from edgevit.models.spec import ModelSpec, attach_spec
 from edgevit.proof.verify import verify
 
 STEPS = Preprocess(size=(4, 4), mean=(0.5,) * 3, std=(0.5,) * 3, crop="squash")
+
+
+class Decoded(np.ndarray):
+    """Pixels that a set can hold without keeping them."""
+
+    __hash__ = object.__hash__
 
 
 class Bright(nn.Module):
@@ -57,3 +65,18 @@ def test_export_records_the_accuracy_that_verify_measures(insects: str, tmp_path
 def test_a_model_of_other_classes_has_no_accuracy_on_the_data(insects: str) -> None:
     assert measure_accuracy(logits_of(Bright()), insects, STEPS, 2, ("none of mine", "bee")) is None
     assert measure_accuracy(logits_of(Bright()), insects, STEPS, 3) is None
+
+
+def test_photos_are_decoded_one_at_a_time(insects: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: weakref.WeakSet[Decoded] = weakref.WeakSet()
+    most = []
+
+    def decoded(path: Path) -> Decoded:
+        found = decode(path).view(Decoded)
+        there.add(found)
+        most.append(len(there))
+        return found
+
+    monkeypatch.setattr("edgevit.data.labelled.decode", decoded)
+    found = measure_accuracy(logits_of(Bright()), insects, STEPS, 2, ("bee", "ant"))
+    assert (found.top1, len(most), max(most)) == (1.0, 16, 2)  # the one before goes when the next is there

@@ -8,10 +8,12 @@ says so.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn, ops
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from edgevit.models.eager.margins import operators
 from edgevit.models.eager.watching import Watching
@@ -25,51 +27,67 @@ _AFTER = operators(
 _PROJECTION = re.compile(r"proj|embed|neck|bottleneck", re.IGNORECASE)
 
 
-class _Makers(Watching):
-    """Remembers by which call every tensor was made."""
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """How a tensor came to be. The tensor itself is not kept: those of a whole forward take many times its memory.
 
-    def __init__(self) -> None:
+    operator  None of what was there before: an input, a parameter
+    name      of the parameter that it is
+    given     the tensors that it was made of
+    """
+
+    operator: Any = None
+    name: str | None = None
+    axes: int = 0
+    given: tuple[_Made, ...] = ()
+
+
+class _Makers(Watching):
+    """Remembers by which call every tensor was made, as long as it is there."""
+
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.made: dict[int, tuple[Any, list[Tensor]]] = {}
-        self.kept: list[Tensor] = []  # alive, so that no other tensor gets its address
+        self._of = WeakTensorKeyDictionary()
+        for name, parameter in module.named_parameters():
+            self._of[parameter] = _Made(name=name, axes=parameter.ndim)
+
+    def of(self, value: Tensor) -> _Made:
+        found: _Made = self._of[value] if value in self._of else _Made(axes=value.ndim)
+        return found
 
     def called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        given = tuple(self.of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         result = func(*args, **kwargs)
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         for value in tree_leaves(result):
-            if isinstance(value, Tensor):  # of an operator in place the argument too: what it was before is past
-                self.made[id(value)] = (func.overloadpacket, given)
-                self.kept.append(value)
+            if isinstance(value, Tensor):  # of an operator in place the argument too: it is no longer what it was
+                self._of[value] = _Made(func.overloadpacket, axes=value.ndim, given=given)
         return result
 
 
 def ends_in_head(module: nn.Module, image: Tensor) -> bool:
     """Whether the one tensor that the module returns is made of scores; False where it returns anything else."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    with _Makers() as makers:
+    with _Makers(module) as makers:
         value = module(image)
-    return isinstance(value, Tensor) and _of_a_head(value, names, makers)
+    return isinstance(value, Tensor) and _of_a_head(makers.of(value))
 
 
-def _of_a_head(value: Tensor, names: dict[int, str], makers: _Makers) -> bool:
-    operator, given = makers.made.get(id(value), (None, []))
-    if operator in _PRODUCTS:
-        weights = [name for one in given if (name := _weight(one, names, makers)) is not None]
+def _of_a_head(made: _Made) -> bool:
+    if made.operator in _PRODUCTS:
+        weights = [name for one in made.given if (name := _weight(one)) is not None]
         return bool(weights) and not any(_PROJECTION.search(name.rpartition(".")[0] or name) for name in weights)
-    if operator not in _AFTER:
+    if made.operator not in _AFTER:
         return False
-    computed = [one for one in given if _weight(one, names, makers) is None and one.ndim]
+    computed = [one for one in made.given if _weight(one) is None and one.axes]
     # two heads that vote are a head; a sum with more axes is a residual's
-    if len(computed) != 1 and (operator is not ops.aten.add or value.ndim != 2):
+    if len(computed) != 1 and (made.operator is not ops.aten.add or made.axes != 2):
         return False
-    return bool(computed) and all(one is not value and _of_a_head(one, names, makers) for one in computed)
+    return bool(computed) and all(map(_of_a_head, computed))
 
 
-def _weight(value: Tensor, names: dict[int, str], makers: _Makers) -> str | None:
+def _weight(made: _Made) -> str | None:
     """The name of the parameter that a tensor is, or is a view of."""
-    while id(value) not in names:
-        operator, given = makers.made.get(id(value), (None, []))
-        if operator not in _AFTER or len(given) != 1:
+    while made.name is None:
+        if made.operator not in _AFTER or len(made.given) != 1:
             return None
-        value = given[0]
-    return names[id(value)]
+        (made,) = made.given
+    return made.name

@@ -6,20 +6,21 @@ from typing import Any
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from edgevit.models.eager.watching import Watching
 
-class Weighing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+
+class Weighing(Watching):
     """While open, counts the bytes of what operators return and is still in use; ``peak`` is the most so far."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.peak = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
         if func.is_view:
             return result
         for value in tree_leaves(result):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,16 +61,22 @@ class Bench:
 
     def _take(self, meter: Meter, answers: Answers, data: LabelledData, start: int, stop: int) -> None:
         steps = self.steps.after_crop() if data.cropped else self.steps
-        images = list(data.images[start:stop])
-        outputs = answers(steps.batch(images))
-        for index, image, row in zip(range(start, stop), images, _rows(outputs), strict=True):
-            height, width = image.shape[:2]
-            asked = Asked(self.outputs, size=(height, width), steps=steps, labels=self.labels)
+        sizes: list[tuple[int, int]] = []
+        outputs = answers(steps.batch(_noting(data.images[start:stop], sizes)))
+        for index, size, row in zip(range(start, stop), sizes, _rows(outputs), strict=True):
+            asked = Asked(self.outputs, size=size, steps=steps, labels=self.labels)
             meter.take(row, _truth(data, index), asked)
 
     def _at_once(self) -> int:
         size = sum(math.prod(spec.rows(1)) for spec in self.outputs) * 4
         return max(1, min(50, _BYTES // max(1, size)))
+
+
+def _noting(images: Iterable[Array], sizes: list[tuple[int, int]]) -> Iterator[Array]:
+    """The images, one at a time: a photo can be larger than all that a model makes of it. Their sizes are noted."""
+    for image in images:
+        sizes.append((image.shape[0], image.shape[1]))
+        yield image
 
 
 def _rows(outputs: Mapping[str, Array]) -> Iterator[Row]:

@@ -17,11 +17,11 @@ from edgevit import build
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import ParityFailed
 from edgevit.export.accuracy import measure_accuracy
+from edgevit.export.asking import logits_of
 from edgevit.export.cache.findings import ACCURACY
 from edgevit.export.cache.recall import Recall
 from edgevit.export.cache.store import Entry, Store
 from edgevit.export.prepare import prepare
-from edgevit.export.reference import logits_of
 from edgevit.models.loading.source import create_model
 from edgevit.models.reparam import report_of
 from edgevit.models.spec import spec_of
