@@ -38,6 +38,7 @@ from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
 from edgevit.export.weight import bytes_in, check_weight, notes_on_weight
 from edgevit.precisions import tolerance_for
+from edgevit.proof.failure import failure
 from edgevit.proof.parity import batches_to_prove
 from edgevit.proof.reference import Reference, write_reference
 from edgevit.proof.thinning import samples_of
@@ -485,16 +486,4 @@ def _kept_aside(scratch: Path, out: Path, manifest: Manifest) -> ParityFailed:
     """Keep a failed build as ``OUT.failed``; the error that says so."""
     failed = failed_name(out)
     publish(scratch, failed)
-    parity = manifest.parity
-    found = "not a number" if parity.max_rel is None else f"{parity.max_rel:.2e}"
-    cause = f" ({parity.reason})" if parity.reason else ""
-    return ParityFailed(
-        f"the artifact does not compute its model: error {found}, tolerance {parity.tolerance:.2e}{cause}",
-        hint=f"the folder is kept as {failed}; {_next_step(manifest)}",
-    )
-
-
-def _next_step(manifest: Manifest) -> str:
-    if manifest.precision != "fp32":
-        return "try --precision fp32, and report the model if that fails too"
-    return f"{manifest.target} computes an operator of this model otherwise: report the model, or try another target"
+    return failure(manifest, failed)

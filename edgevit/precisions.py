@@ -23,6 +23,7 @@ NOISE_FACTOR = 10.0
 CLEAR = 4.0
 _MEDIAN_FLOOR, _MEDIAN_FACTOR = 1e-4, 3.0
 MEDIAN_ROWS = 16  # of fewer rows more than half may meet a step by chance
+TINY = float(np.finfo(np.float32).tiny)  # what is smaller loses its digits, and engines take it for zero
 
 Array = np.ndarray[Any, Any]
 Emulation = Literal["eager", "rounded to fp16", "simulated integers"]
@@ -93,8 +94,8 @@ def error_of(got: Array, want: Array, clear: Array | None = None) -> float:
     """How wrong an output is: max |got - want| / max |want|; of integers and booleans the share that differs.
 
     ``clear`` says which values count, where not all do. inf for another shape, and when anything is not a number. An
-    output that is zero everywhere is judged by its absolute error. Labels have no distance: 3 is no better an answer
-    than 9 where 2 is right.
+    output that is zero everywhere, to float32, is judged by its absolute error. Labels have no distance: 3 is no better
+    an answer than 9 where 2 is right.
     """
     found = Errors()
     found.take(got, want, clear)
@@ -143,8 +144,14 @@ class Errors:
     def value(self) -> float:
         if self.whole and np.isfinite(self.worst):
             return self.other / self.counted if self.counted else 0.0
-        error = self.worst / (self.largest or 1.0)
+        error = self.worst / scale_of(self.largest)
         return error if np.isfinite(error) and np.isfinite(self.largest) else float("inf")
+
+
+def scale_of(largest: float) -> float:
+    """What errors are a share of: the largest magnitude; 1 where that is zero, or so small that float32 makes it
+    zero."""
+    return largest if not largest < TINY else 1.0
 
 
 BLOCK = 1 << 18  # values that are looked at together: copies of whole rows could be as large as the model

@@ -121,6 +121,22 @@ def test_answers_that_depend_on_their_batch_are_proved_at_it_and_again_on_the_de
         edgevit.export(model, "onnx", out=tmp_path / "dynamic", inputs=ROWS, batch="1-4", threads=1)
 
 
+def test_answers_that_float32_cannot_hold_are_zero_in_model_and_artifact_and_that_is_said(tmp_path: Path) -> None:
+    model = Tokens(lambda self, x: self.ended(x).mul(1e-30).mul(1e-30))
+    manifest = edgevit.export(model, "onnx", out=tmp_path / "artifact", inputs=ROWS, threads=1).manifest
+    assert manifest.parity.status == "verified"
+    assert "output is zero in float32 on all 16 rows: nothing more is proved of it" in manifest.notes
+
+
+def test_a_model_that_rounding_decides_is_not_called_a_wrong_artifact(tmp_path: Path) -> None:
+    model = Tokens(lambda self, x: ((x.sum(2) + 1e6) - 1e6).sin())
+    with pytest.raises(
+        ParityFailed, match=r"cannot be proved.*computed in fp32, the model itself is 0\.\d+ off"
+    ) as caught:
+        edgevit.export(model, "onnx", out=tmp_path / "artifact", inputs=ROWS, threads=1)
+    assert "rounding decides" in str(caught.value.hint)
+
+
 # --- a wrong artifact is refused all the same -------------------------------------------------------------------------
 
 

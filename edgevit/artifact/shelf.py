@@ -94,9 +94,10 @@ class Gathering:
         self.parts: list[Array] = []
         self.shelf: Shelf | None = None
         self.taken = 0
+        self.row: tuple[int, ...] = ()
 
     def take(self, part: Array) -> None:
-        part = part[: self.count - self.taken]
+        part, self.row = part[: self.count - self.taken], part.shape[1:]
         self.taken += len(part)
         if not is_large(part.shape[1:], part.dtype):
             self.parts.append(part)
@@ -116,16 +117,29 @@ class Gathering:
 Key = TypeVar("Key")
 
 
-def gathered(parts: Iterable[Mapping[Key, Rows]], count: int, scratch: Scratch | None = None) -> dict[Key, Rows]:
-    """The first ``count`` rows of arrays by name that come in parts."""
-    scratch = scratch or Scratch()
+def gathered(
+    parts: Iterable[Mapping[Key, Rows]], count: int, scratch: Scratch | None = None, *, absent: float | None = None
+) -> dict[Key, Rows]:
+    """The first ``count`` rows of arrays by name that come in parts; ``absent`` stands where a part has none of one."""
+    scratch, taken = scratch or Scratch(), 0
     found: dict[Key, Gathering] = {}
     for part in parts:
-        found = found or {name: Gathering(count, scratch) for name in part}
+        for name in [name for name in part if name not in found]:
+            found[name] = Gathering(count, scratch)
+            if taken:
+                found[name].take(_absent(absent, taken, part[name].shape[1:]))
+        size = max(map(len, part.values()), default=0)
         for name, one in found.items():
-            one.take(np.asarray(part[name]))
+            one.take(np.asarray(part[name]) if name in part else _absent(absent, size, one.row))
+        taken += size
         del part  # before the next one is made
     return {name: one.rows() for name, one in found.items()}
+
+
+def _absent(value: float | None, rows: int, row: tuple[int, ...]) -> Array:
+    if value is None:
+        raise ValueError("arrays by other names in one part than in another")
+    return np.broadcast_to(np.float32(value), (rows, *row))
 
 
 def save_rows(path: Path, found: Named) -> None:

@@ -23,7 +23,7 @@ from edgevit.export.untraceable import untraceable
 from edgevit.images import Preprocess
 from edgevit.models.eager.copying import copied, deep
 from edgevit.models.eager.fixing import asking
-from edgevit.models.eager.outputs import named_outputs
+from edgevit.models.eager.outputs import named_outputs, require_rows
 from edgevit.models.eager.promotion import in_full
 
 _INPUT_ROLES: tuple[tuple[str, Role], ...] = ((r"features_\d+", "features"), ("present", "mask"))  # of a fusion head
@@ -110,7 +110,7 @@ def capture(
             _input_spec(name, array, batch, name == "image" if image is None else image)
             for name, array in inputs.items()
         ),
-        outputs=tuple(_output_spec(name, tensor, rows, batch) for name, tensor in named.items()),
+        outputs=tuple(_output_spec(name, tensor, batch) for name, tensor in named.items()),
         batch=batch,
         calibration=dict(inputs),
         metadata=dict(metadata or {}),
@@ -140,7 +140,7 @@ def capture_range(
         require_faithful(module, program_module(program), sizing, alone, tried)
     _check_sides(program, named)
     ((name, own),) = inputs.items()
-    outputs = [_output_spec(name, tensor, rows, batch) for name, tensor in named.items()]
+    outputs = [_output_spec(name, tensor, batch) for name, tensor in named.items()]
     return Capture(
         module=module,
         program=program,
@@ -164,6 +164,7 @@ def _traceable(module: nn.Module, examples: tuple[Tensor, ...], alone: str) -> t
     with in_full() as types:
         result = run(module, given)
     named = named_outputs(result, alone)
+    require_rows(named, len(examples[0]))
     edited = any(not torch.equal(before, after) for before, after in zip(examples, given, strict=True))
     plain = [result] if isinstance(result, Tensor) else list(result.values()) if type(result) is dict else result
     as_named = type(plain) in (list, tuple) and [*map(id, plain)] == [*map(id, named.values())]
@@ -237,13 +238,7 @@ def _input_spec(name: str, array: Array, batch: BatchRange, image: bool) -> Tens
     return TensorSpec(name=name, dtype=_dtype(name, str(array.dtype)), shape=shape, role="image" if image else named)
 
 
-def _output_spec(name: str, tensor: Tensor, rows: int, batch: BatchRange) -> TensorSpec:
-    if tensor.ndim == 0 or tensor.shape[0] != rows:
-        raise Unsupported(
-            f"output {name} has shape {tuple(tensor.shape)} for {rows} rows: its first axis is not the batch",
-            hint="wrap the model so that every output has one row per input row: what picks boxes or points, such as"
-            " thresholds and non-maximum suppression, is left to whoever reads its outputs",
-        )
+def _output_spec(name: str, tensor: Tensor, batch: BatchRange) -> TensorSpec:
     dtype = _dtype(name, str(tensor.dtype).removeprefix("torch."))
     shape = ("batch" if batch.dynamic else batch.min, *tensor.shape[1:])
     return TensorSpec(name=name, dtype=dtype, shape=shape, role=_OUTPUT_ROLES.get(name, "tensor"))

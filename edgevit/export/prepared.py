@@ -19,8 +19,9 @@ from edgevit.artifact.shelf import Named, Rows, gathered
 from edgevit.data.source import check_spec
 from edgevit.export.base import Capture, Graph, Progress
 from edgevit.images import Preprocess
-from edgevit.precisions import clear_of_noise
+from edgevit.precisions import TINY, clear_of_noise, largest
 from edgevit.registry import Format
+from edgevit.render import counted
 from edgevit.request import ExportRequest, ModelChoice
 from edgevit.sizes import Sides, SizeRange
 
@@ -76,6 +77,14 @@ class Run:
     @property
     def rows(self) -> int:
         return len(next(iter(self.outputs.values())))
+
+    def vanishing(self) -> list[str]:
+        """A sentence on every output of which little can be proved: zero is what much computes."""
+        return [
+            f"{name} is zero in float32 on all {counted(self.rows, 'row')}: nothing more is proved of it"
+            for name, rows in self.outputs.items()
+            if all(row.dtype.kind == "f" and largest(row) < TINY for row in rows)
+        ]
 
     def clear(self, levels: Mapping[str, Noise]) -> dict[str, Rows]:
         """Which values no noise explains away, of the outputs that have margins."""

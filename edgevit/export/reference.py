@@ -11,6 +11,7 @@ are made: a proof takes a few times the memory of the model, however much it ans
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from edgevit.export.ways import DOUBLE, FULL, JITTERED, SINGLE, Way, rounded_way
 from edgevit.models.eager.copying import deep
 from edgevit.models.eager.faults import moving, no_numbers
 from edgevit.models.eager.margins import Margins
-from edgevit.models.eager.outputs import named_outputs
+from edgevit.models.eager.outputs import named_outputs, require_rows
 from edgevit.models.eager.promotion import in_full
 from edgevit.models.eager.weighing import Weighing
 from edgevit.precisions import FLOOR, Errors, clear_of_noise, precision_row, whole_numbers
@@ -40,6 +41,7 @@ ANCHORED = 4  # rows, at least, that the float64 run must agree on with the mode
 REPEATABLE = 1e-6  # two float32 runs of the same rows, in whatever order threads sum
 HALVES = "forward asks for half precision in places; the artifact computes those in its own precision"
 DEPENDENT = "an answer depends on the other rows of its batch: proved at batch {} only, for which it was built"
+_ALL = "return all that there can be in every call, and what is to be kept of it beside: a score, a mask"
 SLACK = 30.0  # a float64 run this many times further off than rounding explains is of another function
 
 Inputs = Mapping[str, Array]
@@ -71,7 +73,10 @@ def answers(module: nn.Module, inputs: Inputs, batch: BatchRange, *, alone: str 
         why = "what it computes there is something else"
     exact = model.grouped(model.single, size)
     _require_numbers(module, exact.outputs)
-    notes = (*model.notes, f"the reference is the eager model in float32, as it cannot be had in float64: {why}")
+    notes = (
+        *model.notes,
+        f"the reference is the eager model in float32, as it cannot be had in float64: {why}",
+    )
     return Answers(exact, model.golden(model.single, size), size, "float32", notes)
 
 
@@ -143,12 +148,14 @@ def _noise_of(name: str, runs: Sequence[_Measured], want: Run) -> Noise:
 def _moved(got: Run, want: Run, name: str) -> float:
     """How far margins moved: one that turned its decision went by nothing and out on the other side. Of values that
     were only picked nothing says which decision they are of."""
-    if name not in got.margins or tuple(got.margins[name].shape) != tuple(want.margins[name].shape):
+    if tuple(got.outputs[name].shape) != tuple(want.outputs[name].shape):
         return float("inf")
+    # A model that keeps what it decided once is not seen to decide it again: that did not move unless it turned.
+    known = got.margins.get(name, want.margins[name])
     whole = all(whole_numbers(row) for row in want.outputs[name])
     worst = 0.0
     for index in range(want.rows):
-        here, there = (run.margins[name][index].astype(np.float64) for run in (got, want))
+        here, there = (margins[index].astype(np.float64) for margins in (known, want.margins[name]))
         finite = np.isfinite(here) & np.isfinite(there)  # what nothing can change has no margin to move
         turned = got.outputs[name][index] != want.outputs[name][index] if whole else False
         worst = max(worst, float(np.abs(np.where(turned, -here, here) - there).max(initial=0.0, where=finite)))
@@ -214,19 +221,23 @@ class _Eager:
     def parts(self, way: Way, group: int, *, rows: int | None = None) -> Iterator[Run]:
         """The same group by group, so that no more is held than one."""
         rows, module = rows or self.rows, way.made(self.module)
+        margins = (
+            Margins() if self.decides else None
+        )  # one for all: what the module keeps has its margins in later calls
         for start in range(0, rows, group):
             # no name for it: it would be held while the next one is made
-            yield self._part(way, module, np.arange(start, start + group) % rows).head(rows - start)
+            yield self._part(way, module, np.arange(start, start + group) % rows, margins).head(rows - start)
 
-    def _part(self, way: Way, module: nn.Module, picks: Array) -> Run:
+    def _part(self, way: Way, module: nn.Module, picks: Array, margins: Margins | None) -> Run:
         with way.mode(module), _seeded(0):
-            return self.once(way, module, picks)
+            return self.once(way, module, picks, margins)
 
-    def once(self, way: Way, module: nn.Module, picks: Array) -> Run:
+    def once(self, way: Way, module: nn.Module, picks: Array, margins: Margins | None = None) -> Run:
         taken = (torch.from_numpy(np.array(array[picks])) for array in self.inputs.values())
         arguments = tuple(value.to(way.dtype) if value.is_floating_point() else value for value in taken)
-        with deep(), Margins() if self.decides else nullcontext() as margins:
+        with deep(), margins or nullcontext():
             found = named_outputs(run(module, arguments), self.alone)
+            require_rows(found, len(picks))
             known = {name: margins.of(value) for name, value in found.items()} if margins else {}
         return Run(
             {name: value.detach().numpy() for name, value in found.items()},
@@ -245,27 +256,42 @@ def _steady(model: _Eager, size: int) -> _Eager:
     """
     module, picks = single(model.module), np.arange(size) % model.rows
     with Weighing() as weighing, in_full() as types, _seeded(0):
-        first = _gathered(iter([model.once(FULL, module, picks)]), size)
+        first = _gathered(iter([model.once(FULL, module, picks, Margins())]), size)
     _require_numbers(model.module, first.outputs)
-    unwatched = replace(model, decides=False)  # where decisions hang in the balance, the first call said
     with in_full(), _seeded(1):
         state = torch.get_rng_state()
-        again = unwatched.once(FULL, module, picks)
+        again = model.once(FULL, module, picks)  # where decisions hang in the balance, the first call said
         # Whether numbers were drawn is asked of the generator: what is drawn may seldom change an answer.
         if not torch.equal(state, torch.get_rng_state()):
             raise moving(random=True)
         if apart(again, first) > REPEATABLE:
-            fresh = unwatched.once(FULL, single(model.module), picks)
+            fresh = model.once(FULL, single(model.module), picks)
             raise moving(random=apart(fresh, first) > REPEATABLE)
     return replace(model, halves=types.changed, decides=bool(first.margins), weight=weighing.peak // size)
 
 
 def _gathered(parts: Iterator[Run], rows: int) -> Run:
-    both = gathered(map(_as_one, parts), rows)
+    both = gathered(map(_as_one, _alike(parts)), rows, absent=math.inf)  # no margin: nothing changes it
     outputs, margins = (
         {name: value for (kind, name), value in both.items() if kind == of} for of in ("outputs", "margins")
     )
     return Run(outputs, margins)
+
+
+def _alike(parts: Iterator[Run]) -> Iterator[Run]:
+    """The parts. Unsupported where what they hold depends on their rows."""
+    due: dict[str, tuple[int, ...]] | None = None
+    for part in parts:
+        found = {name: tuple(value.shape[1:]) for name, value in part.outputs.items()}
+        due = due or found
+        if found.keys() != due.keys():
+            told = (", ".join(names) for names in (due, found))
+            raise Unsupported("the model returns {} for some rows and {} for others".format(*told), hint=_ALL)
+        for name, shape in found.items():
+            if shape != due[name]:
+                raise Unsupported(f"output {name} is {due[name]} for some rows and {shape} for others", hint=_ALL)
+        yield part
+        del part
 
 
 def _as_one(part: Run) -> dict[tuple[str, str], Rows]:

@@ -16,9 +16,10 @@ from edgevit.artifact.manifest import Array, BatchRange, OutputBound, OutputPari
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.sampling import sampled
 from edgevit.errors import ParityFailed
-from edgevit.precisions import NOISE_FACTOR, clear_of_noise
+from edgevit.precisions import NOISE_FACTOR, clear_of_noise, scale_of
 from edgevit.proof.diagnosis import likeliest_cause
 from edgevit.proof.differences import UNSOUND, Differences
+from edgevit.proof.failure import beyond
 from edgevit.proof.ranked import matching_of
 from edgevit.proof.reference import Reference, read_reference
 from edgevit.proof.thinning import expected, thinned
@@ -46,12 +47,16 @@ def compare(session: Session, reference: Reference, batches: Sequence[int]) -> P
     parity = judge.verdict()
     if parity.status != "failed":
         return parity
-    cause = judge.by_batch() or likeliest_cause(
-        lambda inputs: thinned(rows_in_turn(session, inputs, batches[0]), reference),
-        reference.inputs,
-        expected(reference),
-        session.artifact.manifest,
-        parity.tolerance,
+    cause = (
+        judge.by_batch()
+        or beyond(parity, session.artifact.manifest.precision)
+        or likeliest_cause(
+            lambda inputs: thinned(rows_in_turn(session, inputs, batches[0]), reference),
+            reference.inputs,
+            expected(reference),
+            session.artifact.manifest,
+            parity.tolerance,
+        )
     )
     return parity.model_copy(update={"reason": f"{parity.reason}; {cause}"}) if cause else parity
 
@@ -193,7 +198,7 @@ class Top1:
         if rows.ndim != 2 or rows.shape[1] < 2 or rows.dtype.kind != "f" or not np.isfinite(exact).all():
             return cls(str(name), *(np.zeros(len(rows), kind) for kind in (bool, np.int64, bool)))
         ordered = np.sort(exact, axis=1)
-        margins = (ordered[:, -1] - ordered[:, -2]) / (np.abs(exact).max() or 1.0)
+        margins = (ordered[:, -1] - ordered[:, -2]) / scale_of(float(np.abs(exact).max()))
         clear = clear_of_noise(margins, max(bound.noise or 0.0, bound.tolerance / NOISE_FACTOR))
         return cls(str(name), clear, exact.argmax(axis=1), np.ones(len(rows), bool))
 

@@ -12,7 +12,7 @@ from edgevit.artifact.manifest import Array, OutputBound
 from edgevit.artifact.sampling import Sampled
 from edgevit.artifact.shelf import Named, Rows, load_rows, save_rows
 from edgevit.errors import UsageError
-from edgevit.precisions import largest
+from edgevit.precisions import largest, scale_of
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Reference:
     def scale(self, name: str) -> float:
         """The largest magnitude of an output, which its errors are a share of; 1 where all of it is zero."""
         if name in self.samples:
-            return self.samples[name].sample.scale or 1.0
-        return max(map(largest, self.outputs[name])) or 1.0
+            return scale_of(self.samples[name].sample.scale)
+        return scale_of(max(map(largest, self.outputs[name])))
 
     def bound(self, name: str) -> OutputBound:
         """Of one output."""

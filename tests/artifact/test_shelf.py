@@ -69,3 +69,12 @@ def test_another_process_finds_the_rows_by_the_file_that_names_them(tmp_path: Pa
     np.testing.assert_array_equal(again["small"], [0, 1, 2])
     assert error_of_rows(again["wide"], found["wide"]) == 0.0
     assert error_of_rows(again["wide"], found["wide"][:2]) == float("inf")
+
+
+def test_what_a_part_lacks_is_filled_where_a_value_for_it_is_given() -> None:
+    parts = [{"a": np.zeros((2, 1))}, {"a": np.zeros((2, 1)), "b": np.ones((2, 3))}, {"a": np.zeros((2, 1))}]
+    found = gathered(iter(parts), 5, absent=np.inf)
+    assert found["a"].shape == (5, 1)
+    assert found["b"].tolist() == [[np.inf] * 3] * 2 + [[1.0] * 3] * 2 + [[np.inf] * 3]
+    with pytest.raises(ValueError, match="other names"):
+        gathered(iter(parts), 5)

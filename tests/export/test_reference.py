@@ -332,6 +332,54 @@ def test_what_was_picked_by_a_decision_is_measured_where_the_decision_is_clear()
     assert 0.5 < found.whole.clear(level)["picked"].mean() < 1.0
 
 
+class Keeps(nn.Module):
+    """Decides a mask in its first call, and keeps it, as detectors keep their anchors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if self.kept is None:
+            self.kept = torch.linspace(-1, 1, 32, dtype=x.dtype) > 0.5 / 15.5  # decided by the last bit
+        return {"picked": torch.where(self.kept, x, 0.0), "mask": self.kept.expand(len(x), 32)}
+
+
+def test_a_decision_that_forward_keeps_has_its_margin_in_every_row() -> None:
+    found = answers(Keeps(), rows(), ONE)
+    assert found.computed == "float64"
+    assert set(found.whole.margins) == {"picked", "mask"}
+    assert np.isfinite(found.whole.margins["mask"]).all()
+    level = levels(Keeps(), rows(), found, "fp32")
+    assert not found.whole.clear(level)["mask"][:, 16].any()
+    assert found.whole.clear(level)["mask"][:, :16].all()
+
+
+def test_of_what_was_decided_before_the_noise_is_what_turned() -> None:
+    found, warm = answers(Keeps(), rows(), ONE), Keeps()
+    warm(torch.zeros(1, 32))
+    turned = found.whole.outputs["mask"][0] != warm.kept.numpy()
+    moved = 2 * found.whole.margins["mask"][0][turned].max(initial=0.0)
+    assert levels(warm, rows(), found, "fp32")["mask"].margin == pytest.approx(moved)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x[0, x[0] > 0], r"output output has shape \(\d+,\) for 1 row: its first axis is not the batch"),
+        (lambda x: x[:, x[0] > 0], r"output output is \(\d+,\) for some rows and \(\d+,\) for others"),
+        (lambda x: [x] * (1 + int(x[0, 0] > 0)), "the model returns .* for some rows and .* for others"),
+        (lambda x: {"a" if x[0, 0] > 0 else "b": x}, "the model returns [ab] for some rows and [ab] for others"),
+    ],
+    ids=["rows", "columns", "a list", "names"],
+)
+def test_what_is_as_long_as_its_input_makes_it_is_said_in_one_sentence(change, said: str) -> None:
+    module = Net(lambda self, x: x)
+    module.forward = change
+    with pytest.raises(Unsupported, match=said):
+        answers(module, rows(), ONE)
+
+
 def test_a_pixel_that_changes_with_the_order_of_sums_makes_no_random_model() -> None:
     module = Net(lambda self, x: x)
     calls = []

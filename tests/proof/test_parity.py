@@ -177,6 +177,13 @@ def test_an_all_zero_output_is_judged_by_its_absolute_error() -> None:
     assert parity_of(zero + 0.01, expected=zero).max_rel == pytest.approx(0.01)
 
 
+def test_what_float32_cannot_tell_from_zero_is_judged_as_zero() -> None:
+    tiny = EXPECTED * 1e-50
+    assert parity_of(np.zeros((2, 3), np.float32), expected=tiny).status == "verified"
+    assert parity_of(EXPECTED.astype(np.float32), expected=tiny).status == "failed"
+    assert parity_of(np.zeros((2, 3), np.float32), expected=EXPECTED * 1e-30).status == "failed"
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "tolerance"),
     [

@@ -91,5 +91,5 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         reparam=None,
         accuracy=accuracy,
         quality=quality,
-        notes=(*source.notes, *notes, *reference.notes),
+        notes=(*source.notes, *notes, *reference.notes, *reference.whole.vanishing()),
     )

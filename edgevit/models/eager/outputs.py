@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import Unsupported
+from edgevit.render import counted
 
 _WRAP = "wrap the model so that it returns tensors, alone or in tuples, lists, dicts or data classes"
 
@@ -30,6 +31,18 @@ def named_outputs(result: Any, alone: str = "output") -> dict[str, Tensor]:
     if not found:
         raise Unsupported("the model returns nothing", hint=_WRAP)
     return found
+
+
+def require_rows(outputs: Mapping[str, Tensor], rows: int) -> None:
+    """Unsupported unless every output has one row for each of the ``rows`` that were given."""
+    for name, value in outputs.items():
+        if value.shape[0] != rows:
+            raise Unsupported(
+                f"output {name} has shape {tuple(value.shape)} for {counted(rows, 'row')}: its first axis is not the"
+                " batch",
+                hint="wrap the model so that every output has one row per input row: what picks boxes or points, such"
+                " as thresholds and non-maximum suppression, is left to whoever reads its outputs",
+            )
 
 
 def leaves(value: Any) -> list[Any]:
