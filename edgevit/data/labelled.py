@@ -37,7 +37,8 @@ class LabelledData:
 
     images   one (H, W, 3) uint8 RGB array each; sizes may differ; folders decode on access
     labels   (N,) int64 indices into ``classes``, or None for images without labels
-    cropped  to what one model takes, so that nothing is left to do but its normalisation (``crops:PATH``)
+    sizes    (N, 2) height and width of each image, where ``images`` are what one model sees of them, so that nothing is
+             left to do but its normalisation (``crops:PATH``); else None
     targets  what dense data says of each image, else None; ``classes`` names what they count
     """
 
@@ -45,18 +46,24 @@ class LabelledData:
     images: Images
     labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
     classes: tuple[str, ...] | None = None
-    cropped: bool = False
+    sizes: np.ndarray[Any, np.dtype[np.int64]] | None = None
     targets: Targets | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the images are cropped already."""
+        return self.sizes is not None
 
     def take(self, indices: Iterable[int]) -> LabelledData:
         """The rows at ``indices``, in that order."""
         chosen = np.fromiter(indices, dtype=np.int64)
         labels = None if self.labels is None else self.labels[chosen]
         targets = None if self.targets is None else self.targets.take(chosen)
-        return replace(self, images=self.images.take(chosen), labels=labels, targets=targets)
+        sizes = None if self.sizes is None else self.sizes[chosen]
+        return replace(self, images=self.images.take(chosen), labels=labels, sizes=sizes, targets=targets)
 
 
 def _rgb(array: Pixels, index: int) -> Pixels:

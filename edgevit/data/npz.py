@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,6 +47,11 @@ def read_rows(path: Path, fewest: int = 1) -> dict[str, Pixels]:
             f"{path} has {count} row{'s' if count != 1 else ''}; {fewest} are needed", hint="add real rows"
         )
     return arrays
+
+
+def read_arrays(path: Path) -> dict[str, Pixels]:
+    """All arrays by name; UsageError for what is no .npz of plain ones."""
+    return _arrays(path)[0]
 
 
 def _check_rows(name: str, array: Pixels, path: Path) -> None:
@@ -98,11 +102,6 @@ def _begun(stream: BinaryIO, path: Path, magic: bytes, what: str, writer: str) -
     if begun != magic:
         raise UsageError(f"{path}: not {what}", hint=f"write it with {writer}")
     return stream
-
-
-def read_crops(path: Path, spec: str, split: Split, seed: int) -> LabelledData:
-    """What ``profiles.crops.write`` wrote."""
-    return replace(read(path, spec, split, seed), cropped=True)
 
 
 def _checked_images(images: Pixels, path: Path) -> Pixels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgevit.data import cifar, coco, depth, folder, idx, masks, npz, pairs, scenes
+from edgevit.data import cifar, coco, crops, depth, folder, idx, masks, npz, pairs, scenes
 from edgevit.data.digits import digits
 from edgevit.data.labelled import LabelledData, Split, from_array
 from edgevit.data.samples import samples
@@ -65,7 +65,7 @@ def _readers() -> dict[str, Callable[[Path, str, Split, int], LabelledData]]:
         "npz": npz.read,
         "cifar10": _cifar,
         "cifar100": _cifar,
-        "crops": npz.read_crops,
+        "crops": crops.read,
         "pairs": pairs.read,
         "idx": idx.read,
         "masks": masks.read,

@@ -63,8 +63,10 @@ class Bench:
         steps = self.steps.after_crop() if data.cropped else self.steps
         sizes: list[tuple[int, int]] = []
         outputs = answers(steps.batch(_noting(data.images[start:stop], sizes)))
+        if data.sizes is not None:  # what is true of an image is so in its own pixels
+            sizes = [(int(height), int(width)) for height, width in data.sizes[start:stop]]
         for index, size, row in zip(range(start, stop), sizes, _rows(outputs), strict=True):
-            asked = Asked(self.outputs, size=size, steps=steps, labels=self.labels)
+            asked = Asked(self.outputs, size=size, steps=self.steps, labels=self.labels)
             meter.take(row, _truth(data, index), asked)
 
     def _at_once(self) -> int:

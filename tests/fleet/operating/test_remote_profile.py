@@ -24,6 +24,7 @@ from waiting import wait_for
 
 from edgevit import signing
 from edgevit.artifact.opened import Artifact
+from edgevit.build import export
 from edgevit.bundle.opened import Bundle
 from edgevit.cli import app
 from edgevit.data.source import open_data
@@ -179,6 +180,17 @@ def test_the_images_of_a_data_set_go_along_and_give_the_accuracy_that_is_measure
     assert there.measured.accuracy.images == 12
     assert there.measured.inputs == data
     assert "crops:" not in there.measured.model_dump_json()
+
+
+def test_what_data_says_of_every_pixel_goes_along_too(start: Callable[..., Node], tmp_path: Path) -> None:
+    start()
+    made = export("segmenter_nano", "onnx", out=tmp_path / "segmenter", image_size=32, threads=1)
+    (there,) = profile_on(["pi-1"], [made.path], data="scenes:32", threads=1)
+    assert there.profile, there.error
+    here = latency.profile(made.path, data="scenes:32", threads=1).kept
+    assert here.quality is not None
+    assert (here.quality.metric, here.quality.images) == ("mIoU", 500)
+    assert there.measured.quality == here.quality
 
 
 def test_images_without_labels_are_only_inputs_and_the_result_says_so(
