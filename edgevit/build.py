@@ -32,7 +32,7 @@ from edgevit.disk import filling
 from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Built, Context, Progress, silent
 from edgevit.export.durations import remember
-from edgevit.export.prepared import Noise, Prepared, check, way_of
+from edgevit.export.prepared import Levels, Noise, Prepared, check, way_of
 from edgevit.export.rehearsal import REHEARSED as REHEARSED
 from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
@@ -323,8 +323,8 @@ def build_target(
         samples = samples_of(prepared.reference.golden.outputs)
         write_golden(scratch, golden_arrays(prepared, levels, samples), list(prepared.rows.pixels[:GOLDEN_ROWS]))
         for size, sized in prepared.sized.items():
-            write_arrays(scratch / golden_at(size), sized.golden(prepared.capture.outputs, levels))
-        pending = _pending(_bounds(levels, target.precision))
+            write_arrays(scratch / golden_at(size), sized.golden(prepared.capture.outputs, levels, size))
+        pending = _pending(bounds_of(levels.outputs, target.precision))
         manifest = make_manifest(prepared, target, built, hash_tree(scratch), pending, samples)
         _write_manifest(scratch, manifest)
         if registry.row("exporter", target.name).carries_code or signing.has_key():
@@ -339,13 +339,14 @@ def build_target(
     return Artifact.open(out)
 
 
-def _bounds(levels: Mapping[str, Noise], precision: str) -> dict[str, OutputBound]:
+def bounds_of(levels: Mapping[str, Noise], precision: str) -> dict[str, OutputBound]:
     """How far each output may lie from the reference."""
     found = {}
     for name, level in levels.items():
         noise = level.error if math.isfinite(level.error) else _OVERFLOW
         tolerance = tolerance_for(noise, precision)
-        found[name] = OutputBound(tolerance=tolerance, noise=noise, decided=level.margin is not None)
+        hanging = None if level.free is None else tolerance_for(max(level.free, level.error), precision)
+        found[name] = OutputBound(tolerance=tolerance, noise=noise, decided=level.margin is not None, hanging=hanging)
     return found
 
 
@@ -359,12 +360,12 @@ def _pending(bounds: Mapping[str, OutputBound]) -> Parity:
     )
 
 
-def golden_arrays(prepared: Prepared, levels: Mapping[str, Noise], samples: Mapping[str, Sample]) -> dict[str, Array]:
+def golden_arrays(prepared: Prepared, levels: Levels, samples: Mapping[str, Sample]) -> dict[str, Array]:
     """The first rows of every input and of the reference outputs, in the types of the specs, or samples of them, and
-    which values of those that were decided are clear of noise."""
+    which values of those that decisions had a part in are clear of noise."""
     arrays = {name: array[:GOLDEN_ROWS] for name, array in prepared.rows.inputs.items()}
     golden = prepared.reference.golden
-    clear = golden.clear(levels)
+    clear = levels.clear(golden)
     for spec in prepared.capture.outputs:
         rows = golden.outputs[spec.name]
         arrays |= kept_rows(spec, rows, clear.get(spec.name), samples.get(spec.name))
@@ -422,7 +423,7 @@ def proof(
     prepared: Prepared,
     folder: Path,
     pending: Parity,
-    levels: Mapping[str, Noise],
+    levels: Levels,
     prover: worker.Waiting | None = None,
 ) -> Parity:
     """Parity of the built folder, found in a worker process; unverified, with the reason, where it cannot run here."""
@@ -431,7 +432,7 @@ def proof(
     with tempfile.TemporaryDirectory(prefix="edgevit-proof-") as scratch:
         rows = Path(scratch) / "rows.npz"
         answers = prepared.reference.whole
-        clear = answers.clear(levels)
+        clear = levels.clear(answers)
         reference = Reference(
             prepared.rows.inputs, answers.outputs, pending.tolerance, pending.noise, pending.bounds, clear
         )
@@ -454,7 +455,7 @@ def proof(
         return _at_all_sizes(prepared, folder, Parity.model_validate(found, strict=False), levels)
 
 
-def _at_all_sizes(prepared: Prepared, folder: Path, own: Parity, levels: Mapping[str, Noise]) -> Parity:
+def _at_all_sizes(prepared: Prepared, folder: Path, own: Parity, levels: Levels) -> Parity:
     """``own``, found at the size that the model was made for, and the same at the others that are to be proved."""
     if not prepared.sized or own.status != "verified":
         return own
@@ -462,7 +463,7 @@ def _at_all_sizes(prepared: Prepared, folder: Path, own: Parity, levels: Mapping
         files = {str(size): str(Path(scratch) / f"{size}.npz") for size in prepared.sized}
         for size, sized in prepared.sized.items():
             answers = sized.reference.whole
-            bounded = (own.tolerance, own.noise, own.bounds, answers.clear(levels))
+            bounded = (own.tolerance, own.noise, own.bounds, levels.clear(answers, size))
             write_reference(Path(files[str(size)]), Reference(sized.inputs, answers.outputs, *bounded))
         payload = {
             "artifact": str(folder),

@@ -190,6 +190,8 @@ class OutputParity(Strict):
     changed: Fraction | None = Field(
         default=None, description="share of all values that differ, or whose rank does, clear or not"
     )
+    values: int | None = Field(default=None, ge=0, description="values, or ranks, that clear is a share of")
+    turned: int | None = Field(default=None, ge=0, description="how many that are not clear differ by more than noise")
     median: Error | None = Field(default=None, description="max_rel of the median row, where it has a bound")
 
 
@@ -203,6 +205,17 @@ class OutputBound(Strict):
         description="golden.npz says which values are clear of noise, and only those must agree; noise and tolerance "
         "are then of the margins that they were decided by",
     )
+    hanging: Error | None = Field(
+        default=None,
+        description="where values hang on decisions inside the model that noise may turn, and golden.npz says which: "
+        "bound on max_rel of those, 10 × the noise of a model that decides by itself; beyond it they count as turned",
+    )
+
+    @property
+    def marked(self) -> bool:
+        """Whether golden.npz says which values are clear."""
+        return self.decided or self.hanging is not None
+
     median: Error | None = Field(
         default=None, description="bound on max_rel of the median of 16 rows or more, of an artifact of integers"
     )
@@ -256,12 +269,23 @@ class Parity(Strict):
     layers: LayerProof | None = Field(default=None, description="of an artifact of integers, at export")
 
     def decisions(self) -> Iterator[str]:
-        """A sentence for every output that was decided or ranked: how much of it no noise explains away."""
+        """A sentence for every output that decisions have a part in: how much of it no noise explains away."""
         for name, figures in self.outputs.items():
             if figures.clear is None:
                 continue
+            bound = self.bounds.get(name)
+            if bound is not None and bound.hanging is not None and figures.values:
+                yield f"{name}: {self._hanging(figures)}"
+                continue
             changed = "none" if not figures.changed else f"{figures.changed:.4%}"
             yield f"{name}: {figures.clear:.2%} is clear of noise, all of it agrees; of all values {changed} differ"
+
+    def _hanging(self, figures: OutputParity) -> str:
+        count = figures.values or 0
+        unclear = count - round((1.0 if figures.clear is None else figures.clear) * count)
+        differ = f"{figures.turned:,} of them differ" if figures.turned else "none of them differs"
+        others = "" if self.status == "failed" else ", all others agree"
+        return f"{unclear:,} of {count:,} values hang on a decision too close to call, {differ}{others}"
 
     def at_sizes(self) -> str:
         """The sizes that were proved, in a sentence's words; "" where there is one."""

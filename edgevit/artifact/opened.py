@@ -154,9 +154,9 @@ class Artifact:
         return found
 
     def golden_clear(self) -> dict[str, Array]:
-        """Of outputs that are decided: True for the values of their golden rows that no noise explains away."""
+        """Of outputs that decisions have a part in: True for the values of golden rows that no noise explains away."""
         bounds = self.manifest.parity.bounds
-        decided = [kept for spec, kept in self._kept() if spec.name in bounds and bounds[spec.name].decided]
+        decided = [kept for spec, kept in self._kept() if spec.name in bounds and bounds[spec.name].marked]
         if not decided:
             return {}
         found = self._golden(
@@ -174,7 +174,7 @@ class Artifact:
         decided = [
             spec.model_copy(update={"name": CLEAR_OF + spec.name, "dtype": "bool"})
             for spec in outputs
-            if (bound := manifest.parity.bounds.get(spec.name)) and bound.decided
+            if (bound := manifest.parity.bounds.get(spec.name)) and bound.marked
         ]
         found = self._golden([*manifest.inputs, *outputs, *decided], file, rows=1)
         inputs, answers = ({spec.name: found[spec.name] for spec in specs} for specs in (manifest.inputs, outputs))

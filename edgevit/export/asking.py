@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgevit.artifact.manifest import Array
 from edgevit.export.capture import run
-from edgevit.export.reference import ROOM
+from edgevit.export.runs import ROOM
 from edgevit.models.eager.copying import copied
 from edgevit.models.eager.outputs import named_outputs
 from edgevit.models.eager.weighing import Weighing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -21,10 +21,11 @@ from edgevit.export.cache.recall import Recall, recall_for
 from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture, capture_range
 from edgevit.export.meaning import meaning_of
-from edgevit.export.prepared import Answers, Noise, Prepared, Sized, worst
+from edgevit.export.noise import noise
+from edgevit.export.prepared import Answers, Levels, Prepared, Sized, worst
 from edgevit.export.quality import measure_quality
 from edgevit.export.ranges import Sizing, in_range, require_free, sizing_of
-from edgevit.export.reference import answers, noise
+from edgevit.export.reference import answers
 from edgevit.export.rows import DEFAULT_DATA, Rows, image_rows, labelled, tensor_rows
 from edgevit.images import Preprocess
 from edgevit.models.loading.source import load, state_sha256
@@ -33,6 +34,7 @@ from edgevit.models.spec import ModelSpec, spec_of
 from edgevit.models.threads import torch_threads
 from edgevit.registry import own_version
 from edgevit.request import MIN_ROWS, ExportRequest
+from edgevit.sizes import Sides
 from edgevit.tasks.meaning import Meaning
 from edgevit.tasks.metrics.measuring import Bench
 
@@ -67,12 +69,14 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     say("trace", None)
     captured = _captured(form, spec, preprocess, rows, request, meaning, sizing)
 
-    def level(precision: str, keep_fp32: Collection[str]) -> Mapping[str, Noise]:
-        return worst(at_size(one, precision, keep_fp32) for one in (Sized(rows.inputs, reference), *sized.values()))
+    def level(precision: str, keep_fp32: Collection[str]) -> Levels:
+        own: dict[Sides | None, Sized] = {None: Sized(rows.inputs, reference)}
+        return worst(at_size(size, one, precision, keep_fp32) for size, one in (own | sized).items())
 
-    def at_size(one: Sized, precision: str, keep_fp32: Collection[str]) -> Mapping[str, Noise]:
+    def at_size(size: Sides | None, one: Sized, precision: str, keep_fp32: Collection[str]) -> Levels:
         asked = (captured.module, one.inputs, one.reference, precision, sorted(keep_fp32))
-        return recall.found(NOISE, asked, lambda: noise(*asked))
+        found = recall.found(NOISE, asked, lambda: noise(*asked))
+        return replace(found, hanging={size: found.hanging[None]} if found.hanging else {})
 
     return Prepared(
         request=request,

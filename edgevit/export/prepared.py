@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS
 from edgevit.artifact.goodness import RecordedAccuracy, RecordedQuality
 from edgevit.artifact.manifest import Array, ModelInfo, ReparamSummary, TensorSpec
@@ -35,21 +37,62 @@ class Noise:
 
     error   max abs error / max abs reference, where clear of noise; of whole numbers that were decided, as ``margin``
     margin  how far the margins move that it was decided by, None where it has none
+    free    the error where decisions inside the model are not held to the reference's, None where none hangs
     """
 
     error: float
     margin: float | None = None
+    free: float | None = None
 
 
-def worst(levels: Iterable[Mapping[str, Noise]]) -> dict[str, Noise]:
+@dataclass(frozen=True)
+class Levels:
+    """The noise of a precision.
+
+    outputs  of every output, the largest of all sizes of image
+    hanging  by size, None for the model's own, and output: which values hang on a decision inside the model that is
+             no further from being another than rounding moves it
+    """
+
+    outputs: Mapping[str, Noise]
+    hanging: Mapping[Sides | None, Named] = field(default_factory=dict)
+
+    def clear(self, run: Run, size: Sides | None = None) -> dict[str, Rows]:
+        """Which values of the rows no noise explains away, of the outputs where it may explain some."""
+        hanging = self.hanging.get(size, {})
+        noises = {
+            name: level
+            for name, level in self.outputs.items()
+            if level.free is not None or (level.margin is not None and name in run.margins)
+        }
+
+        def row(name: str, level: Noise, index: int) -> Array:
+            found = np.ones(run.outputs[name].shape[1:], bool)
+            if level.margin is not None and name in run.margins:
+                found = found & clear_of_noise(run.margins[name][index], level.margin)
+            return found & ~hanging[name][index] if name in hanging else found
+
+        return gathered(
+            ({name: row(name, level, index)[None] for name, level in noises.items()} for index in range(run.rows)),
+            run.rows,
+        )
+
+
+def worst(levels: Iterable[Levels]) -> Levels:
     """The largest of every output."""
     found: dict[str, Noise] = {}
+    hanging: dict[Sides | None, Named] = {}
     for level in levels:
-        for name, noise in level.items():
+        hanging |= level.hanging
+        for name, noise in level.outputs.items():
             before = found.get(name, noise)
-            margins = [one.margin for one in (before, noise) if one.margin is not None]
-            found[name] = Noise(max(before.error, noise.error), max(margins, default=None))
-    return found
+            margin, free = (_larger(getattr(before, of), getattr(noise, of)) for of in ("margin", "free"))
+            found[name] = Noise(max(before.error, noise.error), margin, free)
+    return Levels(found, hanging)
+
+
+def _larger(one: float | None, other: float | None) -> float | None:
+    return max((value for value in (one, other) if value is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -86,18 +129,6 @@ class Run:
             if all(row.dtype.kind == "f" and largest(row) < TINY for row in rows)
         ]
 
-    def clear(self, levels: Mapping[str, Noise]) -> dict[str, Rows]:
-        """Which values no noise explains away, of the outputs that have margins."""
-        noises = {name: level.margin for name, level in levels.items() if level.margin is not None}
-        known = {name: noise for name, noise in noises.items() if name in self.margins}
-        return gathered(
-            (
-                {name: clear_of_noise(self.margins[name][row], noise)[None] for name, noise in known.items()}
-                for row in range(self.rows)
-            ),
-            self.rows,
-        )
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -108,6 +139,7 @@ class Answers:
     group     how many rows were run at once
     computed  the precision that they were computed in, "float64" or "float32"
     notes     sentences for the record: why not float64, that answers depend on their batch
+    inside    whether decisions are made inside the model, and computed with further
     """
 
     whole: Run
@@ -115,6 +147,7 @@ class Answers:
     group: int
     computed: str = "float64"
     notes: tuple[str, ...] = ()
+    inside: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,12 +157,12 @@ class Sized:
     inputs: Mapping[str, Array]
     reference: Answers
 
-    def golden(self, outputs: Sequence[TensorSpec], levels: Mapping[str, Noise]) -> dict[str, Array]:
+    def golden(self, outputs: Sequence[TensorSpec], levels: Levels, size: Sides) -> dict[str, Array]:
         """The one row that is kept, by its names in the file."""
         first = self.reference.whole.head(1)
         kept = strided(first.outputs)
         answers = {spec.name: kept[spec.name].astype(spec.dtype) for spec in outputs}
-        clear = {CLEAR_OF + name: found for name, found in strided(first.clear(levels)).items()}
+        clear = {CLEAR_OF + name: found for name, found in strided(levels.clear(first, size)).items()}
         return {**{name: rows[:1] for name, rows in self.inputs.items()}, **answers, **clear}
 
 
@@ -139,7 +172,7 @@ class Prepared:
 
     capture    what exporters receive
     reference  what the source form answers to ``rows``: in float64, or as the notes say
-    noise      precision, paths kept in float32 -> by output, how far the source computed so is from the reference
+    noise      precision, paths kept in float32 -> how far the source computed so is from the reference
     notes      what was assumed or chosen when the model was loaded, and of its answers, in sentences
     reused     what an earlier export had found out, by name; ``noise`` may add to it
     sizes      of images that the model takes, where that is a range
@@ -151,7 +184,7 @@ class Prepared:
     capture: Capture | Graph
     rows: GivenRows
     reference: Answers
-    noise: Callable[[str, Collection[str]], Mapping[str, Noise]]
+    noise: Callable[[str, Collection[str]], Levels]
     preprocess: Preprocess | None
     labels: tuple[str, ...] | None
     reparam: ReparamSummary | None

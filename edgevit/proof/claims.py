@@ -37,6 +37,10 @@ def contradiction(manifest: Manifest) -> str | None:
 def _tolerance(manifest: Manifest) -> str | None:
     parity = manifest.parity
     own = {f" of {name}": (bound.tolerance, bound.noise) for name, bound in parity.bounds.items()}
+    highest = precision_row(manifest.precision).ceiling
+    for name, bound in parity.bounds.items():
+        if bound.hanging is not None and bound.hanging > highest * _ROUNDING:
+            return f"allows an error of {bound.hanging:.1e} in what hangs in {name}; at most {highest:.0e} is allowed"
     for whose, (tolerance, noise) in {"": (parity.tolerance, parity.noise), **own}.items():
         if said := _too_wide(whose, tolerance, noise, manifest.precision):
             return said

@@ -10,6 +10,7 @@ from edgevit.artifact.manifest import Array, OutputBound, OutputParity
 from edgevit.artifact.sampling import Sampled, further_off, miscounted
 from edgevit.precisions import Errors, in_blocks, whole_numbers
 
+PROVING = 0.1  # of an output must be clear of noise where any of the rest differs: less would prove nothing
 UNSOUND = "the reference of {} itself holds NaN or infinity"
 
 
@@ -17,16 +18,19 @@ UNSOUND = "the reference of {} itself holds NaN or infinity"
 class Differences:
     """The largest differences of one output so far. ``meaningless`` holds what makes a comparison impossible.
 
-    decided  whether some values may differ: those that are not clear
+    marked   whether some values may differ: those that are not clear
+    scale    the largest magnitude of the reference
     whole    whether all values of the reference are whole numbers: labels, masks, counts
     sum      over all rows; of values that are clear
     changed  by row, how many values differ, clear or not
     values   of the reference so far, and how many of them are clear
+    turned   how many that are not clear differ by more than noise
     """
 
     name: str
     bound: OutputBound
-    decided: bool
+    marked: bool
+    scale: float = 1.0
     whole: bool = True
     integer: bool = False
     sum: Errors = field(default_factory=Errors)
@@ -35,6 +39,7 @@ class Differences:
     changed: dict[int, int] = field(default_factory=dict)
     values: int = 0
     clear: int = 0
+    turned: int = 0
     meaningless: list[str] = field(default_factory=list)
 
     def take(self, row: int, got: Array, want: Array, clear: Array | None = None) -> None:
@@ -47,6 +52,7 @@ class Differences:
         every.take(got, want)
         if clear is not None:
             counting.take(got, want, clear)
+            self.turned += self._turned(got, want, clear)
         self.sum.add(every if clear is None else counting)
         self.whole &= whole_numbers(want)
         self.integer |= want.dtype.kind in "biu"
@@ -56,13 +62,22 @@ class Differences:
         self.max_abs = max(self.max_abs, _apart(got, want) if self.integer else every.worst)
         self.cosine = min(self.cosine, _cosine(got, want))
 
+    def _turned(self, got: Array, want: Array, clear: Array) -> int:
+        limit = (self.bound.hanging or self.bound.tolerance) * self.scale
+        found = 0
+        for have, due, counts in in_blocks(got, want, clear):
+            whole = want.dtype.kind in "biu"
+            off = have != due if whole else np.abs(have.astype(np.float64) - due.astype(np.float64)) > limit
+            found += int((off & ~counts).sum())
+        return found
+
     def rest(self, got: Array, due: Sampled, row: int) -> None:
         """Account for what a whole row has beside its sample, by its figures."""
         self.sum.largest = max(self.sum.largest, due.sample.scale)
         if due.figures is None or self.meaningless:
             return
         if due.values.dtype.kind in "biu":
-            self.sum.other += miscounted(got, due.figures[row]) if self.decided else 0
+            self.sum.other += miscounted(got, due.figures[row]) if self.marked else 0
         else:
             off = further_off(got, due.figures[row])
             self.sum.worst, self.max_abs = max(self.sum.worst, off), max(self.max_abs, off)
@@ -74,8 +89,14 @@ class Differences:
             max_abs=max(self.max_abs, other.max_abs),
             cosine=min(self.cosine, other.cosine),
             changed={row: max(count, other.changed.get(row, 0)) for row, count in self.changed.items()},
+            turned=max(self.turned, other.turned),
             meaningless=[*self.meaningless, *other.meaningless],
         )
+
+    @property
+    def decided(self) -> bool:
+        """Whether the bound is of the margins that it was decided by."""
+        return self.marked and (self.bound.decided or self.bound.hanging is None)
 
     @property
     def discrete(self) -> bool:
@@ -99,11 +120,28 @@ class Differences:
 
     def figures(self) -> OutputParity:
         """The record of this output."""
-        clear = (self.clear / self.values if self.values else 1.0) if self.decided else None
+        clear = (self.clear / self.values if self.values else 1.0) if self.marked else None
         changed = sum(self.changed.values()) / max(1, self.values) if self.discrete else None
         return OutputParity(
-            max_abs=self.max_abs, max_rel=self.max_rel, cosine=self.cosine, clear=clear, changed=changed
+            max_abs=self.max_abs,
+            max_rel=self.max_rel,
+            cosine=self.cosine,
+            clear=clear,
+            changed=changed,
+            values=self.values if self.marked else None,
+            turned=self.turned if self.marked else None,
         )
+
+
+def undecided(name: str, figures: OutputParity) -> str | None:
+    """Why an output is not proved though nothing is wrong with it: hardly any of it is clear, and the rest differs."""
+    if not figures.turned or figures.clear is None or figures.clear >= PROVING:
+        return None
+    share = "all of its values" if not figures.clear else f"{1 - figures.clear:.1%} of its values"
+    return (
+        f"{name} is not proved: {share} hang on decisions that are closer than rounding, and "
+        f"{figures.turned:,} of {figures.values:,} differ from the model's"
+    )
 
 
 def _apart(got: Array, want: Array) -> float:

@@ -18,7 +18,7 @@ from edgevit.artifact.sampling import sampled
 from edgevit.errors import ParityFailed
 from edgevit.precisions import NOISE_FACTOR, clear_of_noise, scale_of
 from edgevit.proof.diagnosis import likeliest_cause
-from edgevit.proof.differences import UNSOUND, Differences
+from edgevit.proof.differences import UNSOUND, Differences, undecided
 from edgevit.proof.failure import beyond
 from edgevit.proof.ranked import matching_of
 from edgevit.proof.reference import Reference, read_reference
@@ -104,8 +104,13 @@ class Judge:
         return [f"{name} holds NaN or infinity at batch {batch}" if sound else UNSOUND.format(name)]
 
     def _differences(self, name: str) -> Differences:
-        ranked = self.matching is not None and name in self.matching.ranks.members
-        return Differences(name, self.reference.bound(name), name in self.reference.clear and not ranked)
+        # ranks are matched, and need no other excuse
+        marked = name in self.reference.clear and not self._ranked(name)
+        scale = self.reference.scale(name) if marked else 1.0
+        return Differences(name, self.reference.bound(name), marked, scale)
+
+    def _ranked(self, name: str) -> bool:
+        return self.matching is not None and name in self.matching.ranks.members
 
     def _row(self, batch: int, row: int, outputs: Mapping[str, Array]) -> None:
         samples, known = self.reference.samples, self.reference.known
@@ -113,11 +118,11 @@ class Judge:
             name: sampled(value, samples[name].sample) if name in samples else value for name, value in outputs.items()
         }
         want = {name: known[name][row] for name in got}
-        ordered = got if self.matching is None else self.matching.matched(batch, row, got, want)
+        clear = {name: rows[row] for name, rows in self.reference.clear.items()}
+        ordered = got if self.matching is None else self.matching.matched(batch, row, got, want, clear)
         for name, value in ordered.items():
             one = self.found[batch][name]
-            # ranks were matched, and need no excuse
-            one.take(row, value, want[name], self.reference.clear[name][row] if one.decided else None)
+            one.take(row, value, want[name], clear[name] if one.marked else None)
             if name in samples:
                 one.rest(outputs[name], samples[name], row)
 
@@ -134,7 +139,8 @@ class Judge:
             *(problem for one in merged.values() for problem in one.problems()),
             *(top1.problems() if top1 else []),
         ]
-        return self._parity(problems, batches or self.found).model_copy(
+        doubts = [doubt for name, figure in figures.items() if (doubt := undecided(name, figure))]
+        return self._parity(problems, doubts, batches or self.found).model_copy(
             update={
                 "max_abs": max(figure.max_abs for figure in figures.values()) if whole else None,
                 "max_rel": max(figure.max_rel for figure in figures.values()) if whole else None,
@@ -146,14 +152,14 @@ class Judge:
         )
 
     def _figures(self, one: Differences) -> OutputParity:
-        shares = self.matching.shares() if self.matching and one.name in self.matching.ranks.members else {}
+        shares = self.matching.shares() if self.matching and self._ranked(one.name) else {}
         return one.figures().model_copy(update=shares)
 
-    def _parity(self, problems: Sequence[str], batches: Iterable[int]) -> Parity:
+    def _parity(self, problems: Sequence[str], doubts: Sequence[str], batches: Iterable[int]) -> Parity:
         reference = self.reference
         return Parity(
-            status="failed" if problems else "verified",
-            reason="; ".join(dict.fromkeys(problems)) or None,
+            status="failed" if problems else "unverified" if doubts else "verified",
+            reason="; ".join(dict.fromkeys(problems or doubts)) or None,
             tolerance=reference.tolerance,
             noise=reference.noise,
             bounds=dict(reference.bounds),
@@ -164,11 +170,11 @@ class Judge:
 
     def impossible(self, why: str, batches: Sequence[int]) -> Parity:
         """The verdict on outputs that cannot be compared."""
-        return self._parity([why], batches)
+        return self._parity([why], [], batches)
 
     def by_batch(self) -> str | None:
         """A sentence when some batch sizes are right and others are not."""
-        right = {batch: self.verdict([batch]).status == "verified" for batch in self.found}
+        right = {batch: self.verdict([batch]).status != "failed" for batch in self.found}
         if all(right.values()) or not any(right.values()):
             return None
         good, bad = (", ".join(str(size) for size, fine in right.items() if fine is wanted) for wanted in (True, False))
@@ -200,6 +206,8 @@ class Top1:
         ordered = np.sort(exact, axis=1)
         margins = (ordered[:, -1] - ordered[:, -2]) / scale_of(float(np.abs(exact).max()))
         clear = clear_of_noise(margins, max(bound.noise or 0.0, bound.tolerance / NOISE_FACTOR))
+        for row, marks in enumerate(reference.clear.get(str(name), ())):
+            clear[row] &= bool(np.all(marks))
         return cls(str(name), clear, exact.argmax(axis=1), np.ones(len(rows), bool))
 
     def take(self, first: int, logits: Array) -> None:

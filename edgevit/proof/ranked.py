@@ -7,7 +7,7 @@ that belongs to it agrees too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,7 +56,10 @@ def _falls(value: Array) -> bool:
 def matching_of(reference: Reference) -> Matching | None:
     """What matches an artifact's rows with the reference's, where that has ranks."""
     ranks = ranks_of(reference.known)
-    return Matching(ranks, {name: _limit(reference, name) for name in ranks.members}) if ranks else None
+    if ranks is None:
+        return None
+    hanging = [name for name in ranks.members if name in reference.clear and reference.bound(name).hanging is not None]
+    return Matching(ranks, {name: _limit(reference, name) for name in ranks.members}, hanging)
 
 
 @dataclass
@@ -64,22 +67,34 @@ class Matching:
     """Puts the rows of an artifact's ranks where the reference has them.
 
     limits  by output, how far a value may lie from the reference's; integers and booleans agree or do not
-    counts  by batch size, how many ranks there are, how many must be there, for how many another row was taken
+    hanging outputs of which some values hang on decisions inside the model
+    counts  by batch size, how many ranks there are, how many must be there, for how many another row was taken, and
+            how many are not there because a decision inside the model is too close to call
     """
 
     ranks: Ranks
     limits: Mapping[str, float]
+    hanging: Collection[str] = ()
     counts: dict[int, list[int]] = field(default_factory=dict)
 
-    def matched(self, batch: int, row: int, got: Mapping[str, Array], want: Mapping[str, Array]) -> Mapping[str, Array]:
+    def matched(
+        self,
+        batch: int,
+        row: int,
+        got: Mapping[str, Array],
+        want: Mapping[str, Array],
+        marks: Mapping[str, Array],
+    ) -> Mapping[str, Array]:
         """One row of all outputs with its ranks in the reference's order, and the reference's own where one was cut off
-        by a tie. As it was given where an output is missing."""
+        by a tie, or hangs on a decision that was turned: ``marks`` say which values do not. As it was given where an
+        output is missing."""
         if not set(self.ranks.members) <= set(got):
             return got
         one = {name: (want[name], got[name], self.limits[name]) for name in self.ranks.members}
-        order, clear = _order(one, self.ranks.scores)
-        counts = self.counts.setdefault(batch, [0, 0, 0])
-        for index, some in enumerate((clear.size, clear.sum(), (order != np.arange(len(order))).sum())):
+        order, clear, turned = _order(one, self.ranks.scores, self._hanging(marks, len(want[self.ranks.scores])))
+        counts = self.counts.setdefault(batch, [0, 0, 0, 0])
+        moved = order != np.arange(len(order))
+        for index, some in enumerate((clear.size, clear.sum(), moved.sum(), turned.sum())):
             counts[index] += int(some)
         found = dict(got)
         for name in self.ranks.members:
@@ -88,13 +103,21 @@ class Matching:
             found[name] = taken
         return found
 
-    def shares(self) -> dict[str, float]:
+    def _hanging(self, marks: Mapping[str, Array], count: int) -> Array:
+        found = np.zeros(count, bool)
+        for name in self.hanging:
+            found |= ~marks[name].reshape(count, -1).all(axis=1)
+        return found
+
+    def shares(self) -> dict[str, float | int]:
         """Of all ranks those that had to be there, and those that another row was taken for; the worst batch size."""
         if not self.counts:
             return {}
         return {
-            "clear": min(clear / count for count, clear, _ in self.counts.values()),
-            "changed": max(moved / count for count, _, moved in self.counts.values()),
+            "clear": min(clear / count for count, clear, _, _ in self.counts.values()),
+            "changed": max(moved / count for count, _, moved, _ in self.counts.values()),
+            "values": max(count for count, *_ in self.counts.values()),
+            "turned": max(turned for *_, turned in self.counts.values()),
         }
 
 
@@ -104,24 +127,29 @@ def _limit(reference: Reference, name: str) -> float:
     return reference.bound(name).tolerance * reference.scale(name)
 
 
-def _order(members: Mapping[str, tuple[Array, Array, float]], scores: str) -> tuple[Array, Array]:
-    """(which of the artifact's rows stands for each of the reference's, whether it must) of one image."""
+def _order(
+    members: Mapping[str, tuple[Array, Array, float]], scores: str, hanging: Array
+) -> tuple[Array, Array, Array]:
+    """(which of the artifact's rows stands for each of the reference's, whether it must, whether none does because of
+    what it hangs on) of one image."""
     want, have = (value.reshape(-1).astype(np.float64) for value in members[scores][:2])
     limit = members[scores][2]
     near = [np.flatnonzero(np.abs(have - score) <= limit) for score in want]
     partners = [_agreeing(members, rank, candidates) for rank, candidates in enumerate(near)]
     order = _assigned(partners, len(want))
-    left = order < 0
+    left, turned = order < 0, (order < 0) & hanging
     # What ties with the last of all may have been cut off in favour of another.
-    cut = left & (want <= want[-1] + 2 * limit)
+    cut = left & ~turned & (want <= want[-1] + 2 * limit)
     if cut.sum() > max(1, len(want) // CUT):
         cut[:] = False
     order[left] = sorted(set(range(len(want))) - set(order[~left].tolist()))
-    return order, ~cut
+    return order, ~cut & ~turned, turned
 
 
 def _agreeing(members: Mapping[str, tuple[Array, Array, float]], rank: int, candidates: Array) -> list[int]:
     """Those candidates that agree in everything, the one in its own place first."""
+    if not len(candidates):
+        return []
     same = np.ones(len(candidates), bool)
     for want, have, limit in members.values():
         apart = np.abs(have[candidates].astype(np.float64) - want[rank].astype(np.float64))

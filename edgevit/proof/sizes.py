@@ -80,8 +80,10 @@ def _worse(own: Parity, other: Parity, size: Sides) -> Parity:
         name: max(figures, other.outputs.get(name, figures), key=lambda one: one.max_rel)
         for name, figures in own.outputs.items()
     }
+    doubt = {"status": "unverified", "reason": f"at images of {size}: {other.reason}"}
     return own.model_copy(
         update={
+            **(doubt if other.status == "unverified" and own.status == "verified" else {}),
             "max_abs": _extreme(max, own.max_abs, other.max_abs),
             "max_rel": _extreme(max, own.max_rel, other.max_rel),
             "cosine": _extreme(min, own.cosine, other.cosine),

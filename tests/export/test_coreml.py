@@ -12,8 +12,8 @@ import edgevit
 from edgevit.artifact.manifest import Array
 from edgevit.export.base import Context
 from edgevit.export.capture import bake_preprocess, capture
+from edgevit.export.noise import noise
 from edgevit.export.prepare import prepare
-from edgevit.export.reference import noise
 from edgevit.images import Preprocess
 from edgevit.precisions import tolerance_for
 from edgevit.request import ExportRequest, ModelChoice
@@ -32,9 +32,10 @@ def test_a_convolutional_transformer_in_fp16_computes_its_model_at_every_batch_s
     assert built.entry == "model.mlpackage"
     assert built.precision.layers.keys() == {"float16"}
     rows, exact = prepared.rows.inputs, prepared.reference.whole.outputs["logits"]
-    level = noise(prepared.capture.module, rows, prepared.reference, "fp16", built.precision.kept_fp32)
+    levels = noise(prepared.capture.module, rows, prepared.reference, "fp16", built.precision.kept_fp32)
+    level = levels.outputs["logits"]
     for size in (1, 3, 4):
-        assert worst(run(tmp_path, rows["image"][:size]), exact[:size]) < tolerance_for(level["logits"].error, "fp16")
+        assert worst(run(tmp_path, rows["image"][:size]), exact[:size]) < tolerance_for(level.error, "fp16")
 
 
 def test_names_and_types_are_the_manifests_and_the_batch_is_a_range(tmp_path):

@@ -16,8 +16,9 @@ from edgevit.artifact.manifest import BatchRange
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.shelf import Shelf
 from edgevit.errors import BadArtifact, ParityFailed
+from edgevit.export.noise import noise
 from edgevit.export.prepared import Answers
-from edgevit.export.reference import answers, noise
+from edgevit.export.reference import answers
 from edgevit.proof.golden import golden_reference
 from edgevit.proof.parity import judge
 
@@ -140,4 +141,4 @@ def test_large_rows_of_the_reference_and_its_noise_are_on_the_disk() -> None:
     assert isinstance(found.whole.outputs["depth"], Shelf)
     assert isinstance(found.whole.outputs["mean"], np.ndarray)
     assert found.computed == "float64"
-    assert 1e-9 < noise(Maps(), rows, found, "fp32")["depth"].error < 1e-6
+    assert 1e-9 < noise(Maps(), rows, found, "fp32").outputs["depth"].error < 1e-6

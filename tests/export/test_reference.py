@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from edgevit.artifact.manifest import BatchRange
 from edgevit.errors import ExportFailed, ParityFailed, UnknownName, Unsupported
+from edgevit.export.noise import noise as levels
 from edgevit.export.prepared import Answers
 from edgevit.export.reference import answers
-from edgevit.export.reference import noise as levels
 from edgevit.precisions import error_of
 
 ONE, RANGE = BatchRange(min=1, max=1), BatchRange(min=1, max=4)
@@ -48,7 +48,7 @@ def expected(module: nn.Module, inputs: dict[str, np.ndarray] | None = None) -> 
 
 def noise(*asked) -> float:
     """Of the worst output."""
-    return max(level.error for level in levels(*asked).values())
+    return max(level.error for level in levels(*asked).outputs.values())
 
 
 def test_the_reference_is_the_model_in_float64_on_every_row() -> None:
@@ -307,9 +307,9 @@ def test_a_decision_is_clear_where_its_margin_exceeds_what_the_precision_moves()
     shares = {}
     for precision in ("fp32", "fp16"):
         level = levels(Segments(), rows(), found, precision)
-        assert level["labels"].error == level["labels"].margin
-        assert level["logits"].margin is None
-        shares[precision] = found.whole.clear(level)["labels"].mean()
+        assert level.outputs["labels"].error == level.outputs["labels"].margin
+        assert level.outputs["logits"].margin is None
+        shares[precision] = level.clear(found.whole)["labels"].mean()
     assert 0.9 < shares["fp16"] < shares["fp32"] <= 1.0
 
 
@@ -328,8 +328,8 @@ def test_what_was_picked_by_a_decision_is_measured_where_the_decision_is_clear()
     found = answers(module, rows(), ONE)
     assert found.computed == "float64"
     level = levels(module, rows(), found, "fp32")
-    assert 1e-9 < level["picked"].error < 1e-6
-    assert 0.5 < found.whole.clear(level)["picked"].mean() < 1.0
+    assert 1e-9 < level.outputs["picked"].error < 1e-6
+    assert 0.5 < level.clear(found.whole)["picked"].mean() < 1.0
 
 
 class Keeps(nn.Module):
@@ -350,9 +350,9 @@ def test_a_decision_that_forward_keeps_has_its_margin_in_every_row() -> None:
     assert found.computed == "float64"
     assert set(found.whole.margins) == {"picked", "mask"}
     assert np.isfinite(found.whole.margins["mask"]).all()
-    level = levels(Keeps(), rows(), found, "fp32")
-    assert not found.whole.clear(level)["mask"][:, 16].any()
-    assert found.whole.clear(level)["mask"][:, :16].all()
+    clear = levels(Keeps(), rows(), found, "fp32").clear(found.whole)["mask"]
+    assert not clear[:, 16].any()
+    assert clear[:, :16].all()
 
 
 def test_of_what_was_decided_before_the_noise_is_what_turned() -> None:
@@ -360,7 +360,7 @@ def test_of_what_was_decided_before_the_noise_is_what_turned() -> None:
     warm(torch.zeros(1, 32))
     turned = found.whole.outputs["mask"][0] != warm.kept.numpy()
     moved = 2 * found.whole.margins["mask"][0][turned].max(initial=0.0)
-    assert levels(warm, rows(), found, "fp32")["mask"].margin == pytest.approx(moved)
+    assert levels(warm, rows(), found, "fp32").outputs["mask"].margin == pytest.approx(moved)
 
 
 @pytest.mark.parametrize(

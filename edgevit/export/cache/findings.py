@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Generic, TypeVar
 
@@ -10,7 +10,7 @@ from edgevit.artifact.manifest import Array
 from edgevit.artifact.shelf import Shelf
 from edgevit.export.accuracy import Measured
 from edgevit.export.cache.store import Entry
-from edgevit.export.prepared import Answers, Noise, Run
+from edgevit.export.prepared import Answers, Levels, Noise, Run
 from edgevit.models.reparam import ReparamReport
 
 Found = TypeVar("Found")
@@ -43,7 +43,8 @@ def _write_answers(value: Answers) -> Entry | None:
     held = {name: array for name, array in arrays.items() if not isinstance(array, Shelf)}
     if len(held) < len(arrays):
         return None  # rows that are too large for memory are too large to be kept
-    return Entry({"group": value.group, "computed": value.computed, "notes": list(value.notes)}, held)
+    facts = {"group": value.group, "computed": value.computed, "notes": list(value.notes), "inside": value.inside}
+    return Entry(facts, held)
 
 
 def _read_answers(entry: Entry) -> Answers:
@@ -53,7 +54,21 @@ def _read_answers(entry: Entry) -> Answers:
 
     whole, golden = (Run(part(f"{rows}/outputs/"), part(f"{rows}/margins/")) for rows in ("whole", "golden"))
     facts = entry.facts
-    return Answers(whole, golden, int(facts["group"]), str(facts["computed"]), tuple(facts["notes"]))
+    inside = bool(facts["inside"])
+    return Answers(whole, golden, int(facts["group"]), str(facts["computed"]), tuple(facts["notes"]), inside)
+
+
+def _write_noise(value: Levels) -> Entry | None:
+    (hanging,) = value.hanging.values() or ({},)
+    held = {name: rows for name, rows in hanging.items() if not isinstance(rows, Shelf)}
+    if len(held) < len(hanging):
+        return None
+    return Entry({name: asdict(noise) for name, noise in value.outputs.items()}, held)
+
+
+def _read_noise(entry: Entry) -> Levels:
+    noises = {name: Noise(**noise) for name, noise in entry.facts.items()}
+    return Levels(noises, {None: entry.arrays} if entry.arrays else {})
 
 
 ANSWERS = Kind("the answers of the reference", _write_answers, _read_answers)
@@ -68,8 +83,4 @@ ACCURACY = Kind(
     lambda entry: Measured(float(entry.facts["top1"]), str(entry.facts["pixels"])),
 )
 MACS = Kind("multiply-accumulates", lambda value: Entry({"macs": value}, {}), lambda entry: int(entry.facts["macs"]))
-NOISE: Kind[Mapping[str, Noise]] = Kind(
-    "the noise of the precision",
-    lambda value: Entry({name: asdict(noise) for name, noise in value.items()}, {}),
-    lambda entry: {name: Noise(**noise) for name, noise in entry.facts.items()},
-)
+NOISE = Kind("the noise of the precision", _write_noise, _read_noise)

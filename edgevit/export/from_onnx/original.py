@@ -29,7 +29,7 @@ from edgevit.errors import ParityFailed, Unsupported, WorkerFailed
 from edgevit.export.base import Graph
 from edgevit.export.from_onnx.file import OnnxFile
 from edgevit.export.from_onnx.trials import jittered, rounded
-from edgevit.export.prepared import Answers, Noise, Run, worst
+from edgevit.export.prepared import Answers, Levels, Noise, Run, worst
 from edgevit.images import Preprocess
 from edgevit.precisions import FLOOR, precision_row
 from edgevit.tasks.metrics.base import meter_for
@@ -42,7 +42,6 @@ TIMEOUT_S = 3600.0
 _SESSIONS = "edgevit.export.from_onnx.sessions"
 
 Rows = Mapping[str, Array]
-Levels = Mapping[str, Noise]
 
 
 @dataclass(frozen=True)
@@ -205,13 +204,13 @@ def _count(rows: Rows) -> int:
 
 
 def _levels(got: shelf.Named, want: shelf.Named) -> Levels:
-    return {name: Noise(shelf.error_of_rows(got[name], value)) for name, value in want.items()}
+    return Levels({name: Noise(shelf.error_of_rows(got[name], value)) for name, value in want.items()})
 
 
 def _dependent(apart: shelf.Named, exact: shelf.Named, levels: Levels) -> bool:
     """Whether rows run in other groups have other answers than rounding explains."""
-    found = _levels(apart, {name: value[: len(apart[name])] for name, value in exact.items()})
-    return any(level.error > max(FLOOR, SLACK * levels[name].error) for name, level in found.items())
+    found = _levels(apart, {name: value[: len(apart[name])] for name, value in exact.items()}).outputs
+    return any(level.error > max(FLOOR, SLACK * levels.outputs[name].error) for name, level in found.items())
 
 
 def _require_numbers(outputs: shelf.Named) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from edgevit.export.base import Progress, silent
 from edgevit.export.from_onnx.file import check_there
 from edgevit.export.from_onnx.original import Original
 from edgevit.export.from_onnx.source import read_source
-from edgevit.export.prepared import Noise, Prepared
+from edgevit.export.prepared import Levels, Prepared
 from edgevit.request import ExportRequest, ModelChoice
 from edgevit.tasks.metrics.measuring import Bench
 
@@ -68,9 +68,9 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     labels, notes = source.labels(classes)
     capture = source.captured(original, rows, reference, labels, classes)
 
-    def noise(precision: str, keep_fp32: Collection[str]) -> Mapping[str, Noise]:
+    def noise(precision: str, keep_fp32: Collection[str]) -> Levels:
         found = original.noise(rows.inputs, answers, levels, precision, keep_fp32)
-        return dict(zip(reference.whole.outputs, found.values(), strict=True))
+        return Levels(dict(zip(reference.whole.outputs, found.outputs.values(), strict=True)))
 
     accuracy = quality = None
     if source.preprocess is not None and request.data is not None:

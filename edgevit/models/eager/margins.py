@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from edgevit.models.eager.decisions import COMPARES, Decision, decision_of, named_arguments, operators
+from edgevit.models.eager.reach import Reach
 from edgevit.models.eager.watching import Watching
-
-Named = Mapping[str, Any]  # a call's arguments, by the names that its operator has for them
-
-
-def operators(names: str) -> frozenset[Any]:
-    """torch's operators of these names, in all their overloads."""
-    return frozenset(getattr(torch.ops.aten, name) for name in names.split())
-
 
 # What only moves values: their margins are moved in the same way.
 _MOVES = operators(
@@ -34,116 +29,168 @@ _MOVES = operators(
     " upsample_nearest2d _upsample_nearest_exact2d"
 )
 # What makes one value of several: it may change with any of them.
-_JOINS = operators(
-    "bitwise_and bitwise_or bitwise_xor bitwise_not logical_and logical_or logical_xor logical_not gt ge lt le eq ne"
+_JOINS = COMPARES | operators(
+    "bitwise_and bitwise_or bitwise_xor bitwise_not logical_and logical_or logical_xor logical_not"
     " add sub rsub mul div remainder floor_divide neg clamp clamp_min clamp_max minimum maximum where"
 )
 _LOOKUPS = operators("_to_copy embedding gather index")
 _REDUCES = operators("all any amax amin sum")
-_COMPARES = operators("gt ge lt le eq ne")
+
+
+class Script(Protocol):
+    """Is asked of every decision, in their order, what is to be decided; ``used`` are the numbers of those that
+    anything came of."""
+
+    used: set[int]
+
+    def take(self, decision: Decision, made: Tensor) -> Tensor: ...
 
 
 class Margins(Watching):
     """While open, follows the margin of every decision; ``of`` gives that of a result.
 
     A margin is the distance to another decision as a share of the largest magnitude that it was decided among. Where
-    several decisions meet in one value, the smallest of their margins counts.
+    several decisions meet in one value, the smallest of their margins counts. A ``script`` may have what is made of a
+    model's inputs decided otherwise.
+
+    inside  whether something is computed with what was decided of the inputs, so that its margin is lost
     """
 
-    def __init__(self) -> None:
+    def __init__(self, script: Script | None = None) -> None:
         super().__init__()
+        self.inside = False
+        self._script, self._reach = script, Reach(None)
         self._known: Any = WeakIdKeyDictionary()
+        self._numbers: Any = WeakIdKeyDictionary()
+        self._count = 0
+
+    def begin(self, inputs: Sequence[Tensor]) -> None:
+        """From here on only what is made of ``inputs`` is decided inside, or asked of a script."""
+        self._reach = Reach(inputs)
 
     def of(self, value: Tensor) -> Tensor | None:
         """The margin of every element of a value that was decided, None where nothing is known."""
+        self._use([value])
         found: Tensor | None = self._known.get(value)
         return found
 
     def called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        leaves = _tensors(args, kwargs)
+        self._use(leaves)
+        reached = self._reach.any(leaves)
+        decision = decision_of(func, args, kwargs)
         # An operator in place writes over its argument, which is looked at before.
-        margins = self._margins(func, args, kwargs)
+        margins = self._margins(func, args, kwargs, decision)
         result = func(*args, **kwargs)
-        if margins is not None:
-            self._keep(result, margins(result))
+        if reached:
+            self._reach.add(_tensors(result))
+        with _disable_current_modes():
+            if decision is not None and reached:
+                result = self._decided(decision, result)
+            if margins is not None and not self._keep(result, margins(result)):
+                self._lose(leaves)
         return result
 
-    def _margins(self, func: Any, args: Any, kwargs: Any) -> Callable[[Any], Any] | None:
+    def _controlled(self, func: Any, args: Any, kwargs: Any) -> Any:
+        leaves = _tensors(args, kwargs)
+        self._use(leaves)
+        self._lose(leaves)
+        result = super()._controlled(func, args, kwargs)
+        if self._reach.any(leaves):
+            self._reach.add(_tensors(result))
+        return result
+
+    def _decided(self, decision: Decision, result: Any) -> Any:
+        """The result of a call, as the script has it."""
+        made = decision.kind.made(decision.named, result)
+        if self._script is not None:
+            taken = self._script.take(decision, made)
+            if taken is not made:
+                result = _written(result, decision.kind.result(decision.named, taken))
+        self._numbers[_decided_part(result)] = self._count
+        self._count += 1
+        return result
+
+    def _margins(self, func: Any, args: Any, kwargs: Any, decision: Decision | None) -> Callable[[Any], Any] | None:
         """What finds the margins of a call's result, or None."""
         operator = func.overloadpacket
-        given = [margin for leaf in tree_leaves((args, kwargs)) if (margin := self._of_leaf(leaf)) is not None]
+        leaves = _tensors(args, kwargs)
+        given = [margin for leaf in leaves if (margin := self._known.get(leaf)) is not None]
         if not given:
-            return _decided(func, _named(func, args, kwargs))
+            return _own(decision)
+        if decision is not None and not _whole(decision.named["self"]):
+            self._lose(leaves)
         if operator in _MOVES:
-            moved, options = tree_map(self._or_never, (args, kwargs))
+            with _disable_current_modes():
+                moved, options = tree_map(self._or_never, (args, kwargs))
             return lambda _: func(*moved, **options)
         if operator in _LOOKUPS:
             return lambda result: _spread(given[-1], result, trailing=func is not torch.ops.aten.gather.default)
         if operator in _JOINS:
             return lambda result: _nearest([found for one in given if (found := _spread(one, result)) is not None])
         if operator in _REDUCES:
-            named = _named(func, args, kwargs)
+            named = named_arguments(func, args, kwargs)
             return lambda result: _reduced(given[0], result, named.get("dim"))
-        return None
+        self._lose(leaves)
+        return _own(decision)
 
-    def _of_leaf(self, leaf: Any) -> Tensor | None:
-        return self.of(leaf) if isinstance(leaf, Tensor) else None
+    def _lose(self, leaves: Iterable[Tensor]) -> None:
+        """Values go on without their margins."""
+        self.inside |= self._reach.any(leaf for leaf in leaves if leaf in self._known)
+
+    def _use(self, leaves: Iterable[Tensor]) -> None:
+        if self._script is not None:
+            self._script.used |= {self._numbers[leaf] for leaf in leaves if leaf in self._numbers}
 
     def _or_never(self, leaf: Any) -> Any:
         """The margin of a tensor, of one that nothing decided infinity: it never changes."""
         if not isinstance(leaf, Tensor):
             return leaf
-        found = self.of(leaf)
+        found = self._known.get(leaf)
         return torch.full(leaf.shape, math.inf) if found is None else found
 
-    def _keep(self, result: Any, margins: Any) -> None:
+    def _keep(self, result: Any, margins: Any) -> bool:
+        """Whether any of the margins is of the result."""
         results = result if isinstance(result, tuple | list) else [result]
         found = margins if isinstance(margins, tuple | list) else [margins]
         for value, margin in zip(results, found, strict=True):
             if isinstance(value, Tensor) and isinstance(margin, Tensor) and value.shape == margin.shape:
                 self._known[value] = margin
+        return any(isinstance(value, Tensor) and value in self._known for value in results)
 
 
-def _named(func: Any, args: Sequence[Any], kwargs: Named) -> Named:
-    arguments = func._schema.arguments
-    defaults = {one.name: one.default_value for one in arguments if one.has_default_value()}
-    return {**defaults, **{one.name: value for one, value in zip(arguments, args, strict=False)}, **kwargs}
+def _tensors(*values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-def _decided(func: Any, named: Named) -> Callable[[Any], Any] | None:
-    """What finds the margins where a call decides something from floats, or None."""
-    operator, source = func.overloadpacket, named.get("self")
-    if not isinstance(source, Tensor) or not source.is_floating_point():
+def _own(decision: Decision | None) -> Callable[[Any], Any] | None:
+    """What finds the margins of a decision itself; of the values that come with places nothing is known."""
+    if decision is None:
         return None
-    if operator in _COMPARES:
-        gap = _gap(source, named["other"])
-        return lambda _: gap
-    if operator is torch.ops.aten._to_copy:
-        return lambda result: None if result.is_floating_point() else _share(_to_whole(source), source)
-    decides = _BY_OVERLOAD.get(func) or _DECIDES.get(operator)
-    return None if decides is None else lambda result: decides(result, named)
+
+    def found(result: Any) -> Any:
+        margin = decision.share(decision.kind.made(decision.named, result))
+        return (None, margin) if isinstance(result, tuple | list) else margin
+
+    return found
 
 
-def _share(gap: Tensor, *sources: Tensor) -> Tensor:
-    """A gap as a share of the largest magnitude that it lies between, infinite scores (of what is masked) left out."""
-    largest = [_largest(source) for source in sources if source.numel()]
-    return (gap / (max(largest, default=0.0) or 1.0)).float()
+def _decided_part(result: Any) -> Tensor:
+    part: Tensor = result[1] if isinstance(result, tuple | list) else result
+    return part
 
 
-def _largest(source: Tensor) -> float:
-    ends = torch.stack(source.aminmax()).abs()
-    # only where there is infinity a copy is made: scores can be the largest values of a model
-    return float(ends.max() if ends.isfinite().all() else source.abs().nan_to_num(0, 0, 0).max())
+def _written(result: Any, wanted: Any) -> Any:
+    """``wanted`` in the place of a result that was written there."""
+    if isinstance(result, tuple | list):
+        return type(result)(one.copy_(other) for one, other in zip(result, wanted, strict=True))
+    return result.copy_(wanted)
 
 
-def _gap(source: Tensor, other: Any) -> Tensor:
-    sources = [source, other] if isinstance(other, Tensor) else [source]
-    return _share((source - other).abs(), *sources)
-
-
-def _to_whole(value: Tensor) -> Tensor:
-    """The distance to where truncation makes another whole number of it."""
-    part = (value - value.trunc()).abs()
-    return torch.where(value.abs() < 1, 1 - part, torch.minimum(part, 1 - part))
+def _whole(value: Tensor) -> bool:
+    """Whether whole numbers alone are in it: what was decided before, and is only looked at."""
+    with _disable_current_modes():
+        return not value.is_floating_point() or bool((value == value.round()).all())
 
 
 def _spread(margin: Tensor, result: Tensor, *, trailing: bool = False) -> Tensor | None:
@@ -165,50 +212,3 @@ def _reduced(margin: Tensor, result: Tensor, dim: Any) -> Tensor:
     if dim is None or dim == []:
         return margin.min().reshape(result.shape)
     return margin.amin(dim=dim, keepdim=result.ndim == margin.ndim)
-
-
-def _best(result: Tensor, named: Named, *, sign: int = 1) -> Tensor:
-    """Of an argmax: how far the second best is behind."""
-    scores = named["self"]
-    flat, axis = (scores.flatten(), 0) if named.get("dim") is None else (scores, named["dim"])
-    if flat.shape[axis] < 2:
-        return torch.full(result.shape, math.inf)
-    first, second = (sign * flat).topk(2, axis).values.unbind(axis)
-    return _share((first - second).reshape(result.shape), scores)
-
-
-def _ranked(result: tuple[Tensor, Tensor], named: Named) -> tuple[None, Tensor]:
-    """Of topk and sort: how far the neighbours in the order are, the first that was left out among them."""
-    scores, axis, count = named["self"], named["dim"], result[0].shape[named["dim"]]
-    largest = bool(named.get("largest", named.get("descending")))
-    ordered = scores.topk(min(count + 1, scores.shape[axis]), axis, largest).values
-    never = torch.full_like(ordered.narrow(axis, 0, 1), math.inf)
-    gaps = torch.cat([never, ordered.diff(dim=axis).abs(), never], axis)
-    return None, _share(torch.minimum(gaps.narrow(axis, 0, count), gaps.narrow(axis, 1, count)), scores)
-
-
-def _rounded(_: Tensor, named: Named) -> Tensor:
-    value = named["self"]
-    return _share(0.5 - (value - value.round()).abs(), value)
-
-
-def _cut(_: Tensor, named: Named) -> Tensor:
-    value = named["self"]
-    part = value - value.floor()
-    return _share(torch.minimum(part, 1 - part), value)
-
-
-_DECIDES: Mapping[Any, Callable[..., Any]] = {
-    torch.ops.aten.argmax: _best,
-    torch.ops.aten.argmin: lambda result, named: _best(result, named, sign=-1),
-    torch.ops.aten.topk: _ranked,
-    torch.ops.aten.sort: _ranked,
-    torch.ops.aten.round: _rounded,
-    torch.ops.aten.floor: _cut,
-    torch.ops.aten.ceil: _cut,
-    torch.ops.aten.trunc: lambda _, named: _share(_to_whole(named["self"]), named["self"]),
-}
-_BY_OVERLOAD: Mapping[Any, Callable[..., Any]] = {  # others of these operators decide nothing
-    torch.ops.aten.max.dim: lambda result, named: (None, _best(result[1], named)),
-    torch.ops.aten.min.dim: lambda result, named: (None, _best(result[1], named, sign=-1)),
-}

@@ -50,8 +50,8 @@ def test_the_reference_is_what_the_file_answers(prepared: Prepared) -> None:
     np.testing.assert_allclose(prepared.reference.whole.outputs["output0"], want, rtol=1e-5)
     assert prepared.reference.computed == "float32"
     assert any("ONNX Runtime" in note and "float32" in note for note in prepared.notes)
-    assert 1e-9 < prepared.noise("fp32", ())["output0"].error < 1e-5
-    assert 1e-5 < prepared.noise("fp16", ())["output0"].error < 1e-2
+    assert 1e-9 < prepared.noise("fp32", ()).outputs["output0"].error < 1e-5
+    assert 1e-5 < prepared.noise("fp16", ()).outputs["output0"].error < 1e-2
 
 
 def test_ends_keep_their_names_and_the_classifier_is_seen(prepared: Prepared) -> None:
