@@ -9,12 +9,10 @@ Without torch this module can be imported, and says what is missing.
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,26 +20,28 @@ from edgevit import registry, render, signing, worker
 from edgevit.amounts import parse_bytes
 from edgevit.artifact.claim import check_room, claimed
 from edgevit.artifact.files import hash_tree, write_atomically
-from edgevit.artifact.golden import GOLDEN_ROWS, golden_at, kept_rows, write_arrays, write_golden
+from edgevit.artifact.golden import GOLDEN_ROWS, golden_at, write_arrays, write_golden
 from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
-from edgevit.artifact.manifest import Array, Manifest, OutputBound, Parity, Sample
+from edgevit.artifact.manifest import Array, Manifest, Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.seal import sealed
 from edgevit.artifact.staging import check_vacant, failed_name, publish, staged
 from edgevit.disk import filling
 from edgevit.errors import EdgeVitError, ExportFailed, MissingDependency, ParityFailed, Unsupported, WorkerFailed
-from edgevit.export.base import Built, Context, Progress, silent
+from edgevit.export.base import Context, Progress, silent
+from edgevit.export.described import bounds_of, golden_arrays, make_manifest, pending
 from edgevit.export.durations import remember
-from edgevit.export.prepared import Levels, Noise, Prepared, check, way_of
+from edgevit.export.prepared import Levels, Prepared, check, way_of
 from edgevit.export.rehearsal import REHEARSED as REHEARSED
 from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
 from edgevit.export.weight import bytes_in, check_weight, notes_on_weight
-from edgevit.precisions import tolerance_for
+from edgevit.export.written import Written, written
 from edgevit.proof.failure import failure
 from edgevit.proof.parity import batches_to_prove
 from edgevit.proof.reference import Reference, write_reference
 from edgevit.proof.thinning import samples_of
+from edgevit.quantize.asked import Quantizing, quantizing_of
 from edgevit.request import ExportRequest, Form, ModelChoice, chosen_size, parse_batch
 from edgevit.steps import steps_of
 
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 PROOF = "edgevit.proof.parity"
-_OVERFLOW = 1e30  # stands for a noise that is no number, which JSON has no word for
 PROOF_TIMEOUT_S = 1800.0
 NOT_PROVED = "not verified: --no-verify"
 COLUMNS = ("artifact", "target", "precision", "size", "seconds", "parity", "max rel. error", "tolerance")
@@ -145,6 +144,7 @@ def export(
     timeout_s: float | None = None,
     max_size: int | str | None = None,
     cache: bool = True,
+    quantizing: Quantizing | Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Artifact:
     """Build ``target`` from a model (a name, or a module), prove that it computes the same, and publish it at ``out``.
@@ -152,7 +152,8 @@ def export(
     ``task`` says what the outputs mean, where the model does not. ``batch`` is a number or a range "1-8".
     ``preprocess`` is a ``Preprocess``, or a dict of what differs from the model's own: ``{"mean": 0.5, "std": 0.5,
     "crop": "squash", "interpolation": "bilinear", "range": "0-255"}``. ``inputs`` are arrays (16 rows or more) by
-    argument name, for models that take no image. ``max_size`` is what the model files may have, "8MB". The proof
+    argument name, for models that take no image. ``max_size`` is what the model files may have, "8MB".
+    ``quantizing`` says how integers of "int8" are found: {"calibrate": "digits", "max_drop": 0.5}. The proof
     compares the artifact with the model as given (before re-parameterisation) in float64 on real images: ``data``, else
     what the checkpoint was trained on, else "samples".
     On failure the folder is kept as ``OUT.failed``. Raises the tree of ``edgevit.errors``.
@@ -177,6 +178,7 @@ def export(
         timeout_s=timeout_s,
         max_size=parse_bytes(max_size) if isinstance(max_size, str) else max_size,
         cache=cache,
+        quantizing=quantizing_of(quantizing),
     )
     return artifact(request, progress)
 
@@ -269,7 +271,9 @@ def _tried(
     seconds = time.perf_counter() - started
     remember(prepared.request, build.target, shared + seconds)
     heavy = notes_on_weight(artifact.size_bytes(), prepared.info.params)
-    notes = (*_notes(prepared), *(f"{name}: {note}" for note in heavy))
+    integers = artifact.manifest.integers
+    said = (*heavy, *(integers.sentences() if integers else ()))
+    notes = (*_notes(prepared), *(f"{name}: {note}" for note in said))
     done = Outcome(name, artifact, seconds=seconds, notes=notes, reused=tuple(dict.fromkeys(prepared.reused)))
     return _judged(prepared, done)
 
@@ -312,26 +316,25 @@ def build_target(
     check_room(out, prepared.info.params * (4 if target.precision == "fp32" else 2))
     with filling(out), staged(out) as scratch:
         say(f"build {target.name} {target.precision}", None)
-        built = target.exporter.write(
-            prepared.capture, scratch, precision=target.precision, options=target.options, context=context
-        )
-        found = bytes_in(scratch)
+        done = written(prepared, target, scratch, context)
+        prepared, found = done.prepared, bytes_in(scratch)
         check_weight(target.name, found, prepared.request.max_size)
-        built = replace(built, notes=(*built.notes, *notes_on_weight(found, prepared.info.params)))
+        done = done.noting(notes_on_weight(found, prepared.info.params))
+        done.write_plan(scratch)
         say("noise of the precision", None)
-        levels = prepared.noise(target.precision, built.precision.kept_fp32)
+        levels = prepared.noise(target.precision, done.built.precision.kept_fp32)
         samples = samples_of(prepared.reference.golden.outputs)
         write_golden(scratch, golden_arrays(prepared, levels, samples), list(prepared.rows.pixels[:GOLDEN_ROWS]))
         for size, sized in prepared.sized.items():
             write_arrays(scratch / golden_at(size), sized.golden(prepared.capture.outputs, levels, size))
-        pending = _pending(bounds_of(levels.outputs, target.precision))
-        manifest = make_manifest(prepared, target, built, hash_tree(scratch), pending, samples)
+        due = pending(bounds_of(levels.outputs, target.precision))
+        manifest = make_manifest(done, target, hash_tree(scratch), due, samples)
         _write_manifest(scratch, manifest)
         if registry.row("exporter", target.name).carries_code or signing.has_key():
             signing.sign(scratch)
         if prepared.request.verify:
             say("prove", None)
-        manifest = manifest.model_copy(update={"parity": proof(prepared, scratch, pending, levels, prover)})
+        manifest = manifest.model_copy(update={"parity": proof(done, scratch, due, levels, prover)})
         _write_manifest(scratch, manifest)
         if manifest.parity.status == "failed":
             raise _kept_aside(scratch, out, manifest)
@@ -339,117 +342,41 @@ def build_target(
     return Artifact.open(out)
 
 
-def bounds_of(levels: Mapping[str, Noise], precision: str) -> dict[str, OutputBound]:
-    """How far each output may lie from the reference."""
-    found = {}
-    for name, level in levels.items():
-        noise = level.error if math.isfinite(level.error) else _OVERFLOW
-        tolerance = tolerance_for(noise, precision)
-        hanging = None if level.free is None else tolerance_for(max(level.free, level.error), precision)
-        found[name] = OutputBound(tolerance=tolerance, noise=noise, decided=level.margin is not None, hanging=hanging)
-    return found
-
-
-def _pending(bounds: Mapping[str, OutputBound]) -> Parity:
-    return Parity(
-        status="unverified",
-        reason="not verified yet",
-        tolerance=max(bound.tolerance for bound in bounds.values()),
-        noise=max(bound.noise or 0.0 for bound in bounds.values()),
-        bounds=dict(bounds),
-    )
-
-
-def golden_arrays(prepared: Prepared, levels: Levels, samples: Mapping[str, Sample]) -> dict[str, Array]:
-    """The first rows of every input and of the reference outputs, in the types of the specs, or samples of them, and
-    which values of those that decisions had a part in are clear of noise."""
-    arrays = {name: array[:GOLDEN_ROWS] for name, array in prepared.rows.inputs.items()}
-    golden = prepared.reference.golden
-    clear = levels.clear(golden)
-    for spec in prepared.capture.outputs:
-        rows = golden.outputs[spec.name]
-        arrays |= kept_rows(spec, rows, clear.get(spec.name), samples.get(spec.name))
-    return arrays
-
-
-def make_manifest(
-    prepared: Prepared,
-    target: Target,
-    built: Built,
-    files: dict[str, str],
-    parity: Parity,
-    samples: Mapping[str, Sample],
-) -> Manifest:
-    """edgevit.json of one built target."""
-    captured = prepared.capture
-    return Manifest(
-        edgevit=registry.own_version(),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        target=target.name,
-        precision=target.precision,
-        options=target.options.model_dump(),
-        entry=built.entry,
-        model=prepared.info,
-        labels=prepared.labels,
-        batch=captured.batch,
-        inputs=captured.inputs,
-        outputs=captured.outputs,
-        image_sizes=prepared.sizes,
-        preprocess=prepared.preprocess,
-        parity=parity,
-        precision_report=built.precision,
-        reparam=prepared.reparam,
-        accuracy=prepared.accuracy,
-        quality=prepared.quality,
-        sampled=dict(samples),
-        versions={"python": _python_version(), **built.versions},
-        lock=dict(built.lock),
-        notes=(*prepared.notes, *built.notes),
-        files=files,
-    )
-
-
-def _python_version() -> str:
-    import platform
-
-    return platform.python_version()
-
-
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
     write_atomically(folder / MANIFEST_FILE, sealed(manifest).model_dump_json(indent=2) + "\n")
 
 
 def proof(
-    prepared: Prepared,
+    done: Written,
     folder: Path,
-    pending: Parity,
+    due: Parity,
     levels: Levels,
     prover: worker.Waiting | None = None,
 ) -> Parity:
     """Parity of the built folder, found in a worker process; unverified, with the reason, where it cannot run here."""
+    prepared = done.prepared
     if not prepared.request.verify:
-        return pending.model_copy(update={"reason": NOT_PROVED})
+        return due.model_copy(update={"reason": NOT_PROVED})
     with tempfile.TemporaryDirectory(prefix="edgevit-proof-") as scratch:
         rows = Path(scratch) / "rows.npz"
         answers = prepared.reference.whole
         clear = levels.clear(answers)
-        reference = Reference(
-            prepared.rows.inputs, answers.outputs, pending.tolerance, pending.noise, pending.bounds, clear
-        )
+        reference = Reference(prepared.rows.inputs, answers.outputs, due.tolerance, due.noise, due.bounds, clear)
         write_reference(rows, reference)
         payload = {
             "artifact": str(folder),
             "reference": str(rows),
-            "tolerance": pending.tolerance,
-            "noise": pending.noise,
-            "bounds": {name: bound.model_dump() for name, bound in pending.bounds.items()},
+            "tolerance": due.tolerance,
+            "noise": due.noise,
+            "bounds": {name: bound.model_dump() for name, bound in due.bounds.items()},
             "batches": batches_to_prove(prepared.capture.batch),
             "threads": prepared.request.threads,
+            "layers": done.write_layers(Path(scratch) / "layers.npz"),
         }
         try:
             found = worker.call(f"{PROOF}:compare_in_worker", payload, timeout=PROOF_TIMEOUT_S, waiting=prover)
         except (Unsupported, MissingDependency) as exc:
-            return pending.model_copy(update={"reason": _needs(exc)})
+            return due.model_copy(update={"reason": _needs(exc)})
         except WorkerFailed as exc:
             raise ExportFailed(f"the built artifact could not be run: {exc}", hint=exc.hint) from exc
         return _at_all_sizes(prepared, folder, Parity.model_validate(found, strict=False), levels)

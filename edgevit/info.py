@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgevit import render
-from edgevit.artifact.manifest import Manifest, Parity, ReparamSummary, TensorSpec
+from edgevit.artifact.manifest import QUANT, Manifest, Parity, ReparamSummary, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.manifest import BundleAccuracy, Remaining
 from edgevit.bundle.opened import Bundle
@@ -42,7 +42,7 @@ def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:
         yield "accuracy", manifest.accuracy.sentence("source model")
     if manifest.quality:
         yield "quality", manifest.quality.sentence("source model")
-    yield from _inside(manifest)
+    yield from _inside(artifact)
     for note in manifest.notes:
         yield "note", note
 
@@ -82,10 +82,24 @@ def _preprocess(manifest: Manifest) -> Iterator[tuple[str, str]]:
     )
 
 
-def _inside(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _integers(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    manifest, plan = artifact.manifest, artifact.plan()
+    if manifest.integers is None or plan is None:
+        return
+    for number, sentence in enumerate(manifest.integers.sentences()):
+        yield "" if number else "integers", sentence
+    rows = plan.calibration
+    yield "calibrated on", f"{rows.rows} rows of {rows.data} ({rows.observer}), {rows.sha256[:12]}; plan {QUANT}"
+    if layers := manifest.parity.layers:
+        yield "layers alone", f"error {layers.worst:.1e}, {layers.steps:.2%} on another step; {layers.sentence()}"
+
+
+def _inside(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    manifest = artifact.manifest
     report = manifest.precision_report
     layers = ", ".join(f"{count} {kind}" for kind, count in report.layers.items())
     yield "precision", f"asked for {report.requested}; the graph holds {layers} layers"
+    yield from _integers(artifact)
     for module, reason in report.kept_fp32.items():
         yield "kept fp32", f"{module}: {reason}"
     if manifest.reparam:

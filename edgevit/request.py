@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import UnknownName, Unsupported, UsageError
 from edgevit.precisions import precision_row
-from edgevit.quantize.plan import OBSERVERS
+from edgevit.quantize.asked import MINMAX, Quantizing
 from edgevit.registry import Format
 from edgevit.sizes import Sides, SizeRange, as_size, as_sizes
 from edgevit.steps import Steps
@@ -73,36 +72,6 @@ class ModelChoice:
 
 
 @dataclass(frozen=True)
-class Quantizing:
-    """How integers are found, for a precision of them.
-
-    calibrate   source of the images that ranges are found on; None: the data that the model is proved on
-    images      how many of them, at most
-    max_drop    what integers may cost, in points of the task's metric; the most harmful layers stay float until they
-                cost no more. None: whatever they cost
-    keep_float  module paths, or weights, whose layers stay float
-    observer    how a range follows from what was seen
-    """
-
-    calibrate: str | None = None
-    images: int = 128
-    max_drop: float | None = None
-    keep_float: tuple[str, ...] = ()
-    observer: str = "minmax"
-
-    def __post_init__(self) -> None:
-        if self.images < MIN_ROWS:
-            raise UsageError(
-                f"--calibration-images {self.images}: ranges found on so few images are too narrow for others",
-                hint=f"give {MIN_ROWS} or more; 128 are usual",
-            )
-        if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
-            raise UsageError(f"--max-drop must be 0 or more points, not {self.max_drop}", hint="for example 0.5")
-        if self.observer not in OBSERVERS:
-            raise UnknownName("observer", self.observer, OBSERVERS)
-
-
-@dataclass(frozen=True)
 class ExportRequest:
     """A model, and the targets to build from it.
 
@@ -142,7 +111,7 @@ class ExportRequest:
     timeout_s: float | None = None
     max_size: int | None = None
     cache: bool = True
-    quantizing: Quantizing = field(default_factory=Quantizing)
+    quantizing: Quantizing = MINMAX
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
@@ -165,7 +134,7 @@ class ExportRequest:
                 raise UsageError(f"there are options for {target}, which is not being built", hint=f"add -t {target}")
 
     def _check_quantizing(self) -> None:
-        if self.quantizing == Quantizing():
+        if self.quantizing == MINMAX:
             return
         if self.precision is None or not precision_row(self.precision).integers:
             raise UsageError(

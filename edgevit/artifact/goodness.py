@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -9,7 +10,9 @@ from pydantic import Field
 from edgevit.artifact.schema import Error, Fraction, Strict
 from edgevit.data.content import Content
 
-AGREEMENT = "agreement"  # the metric where data tells nothing: with the float model's answers
+# Metrics where data tells nothing: how often the first class is that of the float model, and of outputs that are no
+# classes the root mean square of their difference, as a share of that of the outputs.
+AGREEMENT, DIFFERENCE = "agreement", "output difference"
 
 
 class Accuracy(Strict):
@@ -67,7 +70,7 @@ def _figure(name: str, value: float) -> str:
 
 def unit_of(metric: str) -> str:
     """What its figures are written in: "%" of accuracies, of every other metric what its field has, "" for none."""
-    return "%" if metric.startswith("top-") or metric == AGREEMENT else "dB" if metric == "PSNR" else ""
+    return "%" if metric.startswith("top-") or metric in (AGREEMENT, DIFFERENCE) else "dB" if metric == "PSNR" else ""
 
 
 def how_good(accuracy: Accuracy | None, quality: Quality | None) -> Quality | None:
@@ -86,7 +89,7 @@ class Loss(Strict):
 
     data: str
     images: int = Field(ge=1)
-    metric: str = Field(description="the task's, or agreement: share of images with the float model's first class")
+    metric: str = Field(description="the task's, or agreement with the float model, or output difference")
     floats: float = Field(description="the metric of the float model")
     integers: float = Field(description="the metric of the integers")
     drop: float = Field(description="how much worse: points of a share, else per cent of the metric")
@@ -109,3 +112,10 @@ class IntegerReport(Strict):
     operators: int = Field(ge=1, description="of the graph that multiply by those weights")
     loss: Loss
     restored: dict[str, str] = Field(default={}, description="layer that --max-drop put back -> what that gave")
+
+    def sentences(self) -> Iterator[str]:
+        """What became integers and what that costs, then every layer that was put back."""
+        whole = self.layers + self.kept
+        yield f"{self.layers} of {whole} weights are integers, in {self.operators} operators; {self.loss.sentence()}"
+        for name, said in self.restored.items():
+            yield f"{name} is back in float: {said}"

@@ -229,19 +229,29 @@ class Sample(Strict):
     scale: Error = Field(description="the largest magnitude in the whole golden rows, which errors are a share of")
 
 
-class LayerProof(Strict):
-    """Every operator of an artifact's integers, run alone on what its plan makes of real rows."""
+class Kernels(Strict):
+    """What an engine made of an artifact's integers, after its fusion."""
 
-    operators: int = Field(ge=1, description="that were run, and whose scales, zero points and axes are the plan's")
+    operators: int = Field(ge=1, description="of the graph that are integers")
+    kernels: dict[str, int] = Field(description="operators that ran in integers, by kind")
+    floats: dict[str, int] = Field(description="convolutions and matrix products that ran in floats, by kind")
+
+    def sentence(self) -> str:
+        """``23 of 23 operators ran in integers (23 QGemm); in floats 1 Conv, 9 MatMul``."""
+        ran, floats = (
+            ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
+            for kinds in (self.kernels, self.floats)
+        )
+        return f"{sum(self.kernels.values())} of {self.operators} operators ran in integers ({ran}); in floats {floats}"
+
+
+class LayerProof(Kernels):
+    """Every operator of an artifact's integers, run alone on what its plan makes of real rows; the scales, zero points
+    and axes of each are the plan's."""
+
     rows: int = Field(ge=1)
     worst: Error = Field(description="error of a float result, as a share of its largest value")
     steps: Fraction = Field(description="share of the results on a grid that are one step from the plan's, none is two")
-    kernels: dict[str, int] = Field(description="operators that the engine ran in integers after its fusion, by kind")
-    floats: dict[str, int] = Field(description="convolutions and matrix products that it ran in floats, by kind")
-
-    def fused(self) -> int:
-        """How many operators ran in integers."""
-        return sum(self.kernels.values())
 
 
 class Parity(Strict):

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from edgevit.artifact.files import sha256_of, write_atomically
 from edgevit.artifact.golden import (
     CLEAR_OF,
@@ -21,7 +23,7 @@ from edgevit.artifact.golden import (
     is_golden,
     read_golden,
 )
-from edgevit.artifact.manifest import MANIFEST, Array, Manifest, Parity, TensorSpec, parse_manifest
+from edgevit.artifact.manifest import MANIFEST, QUANT, Array, Manifest, Parity, TensorSpec, parse_manifest
 from edgevit.artifact.mistaken import mistaken
 from edgevit.artifact.private import private_copy, require_hash
 from edgevit.artifact.sampling import FIGURES, STRETCHES, Sampled, spec_of_sample, spec_of_strided
@@ -29,7 +31,9 @@ from edgevit.artifact.seal import Seal, seal_of, sealed
 from edgevit.errors import BadArtifact
 from edgevit.foreign import read_bounded, read_text
 from edgevit.images import decode
+from edgevit.quantize.plan import QuantPlan
 
+QUANT_BYTES = 1 << 28
 _AGAIN = "copy the whole folder again, or export anew"
 
 
@@ -77,8 +81,18 @@ class Artifact:
 
     @property
     def model_files(self) -> dict[str, str]:
-        """Relative path -> SHA-256 of everything listed but the golden pair."""
-        return {name: sha256 for name, sha256 in self.manifest.files.items() if not is_golden(name)}
+        """Relative path -> SHA-256 of everything listed but the golden pair, and the plan of its integers."""
+        return {name: sha for name, sha in self.manifest.files.items() if not is_golden(name) and name != QUANT}
+
+    def plan(self) -> QuantPlan | None:
+        """That of its integers, None without; BadArtifact unless it can be read and has its hash."""
+        if self.manifest.integers is None:
+            return None
+        try:
+            return QuantPlan.model_validate_json(self.read(QUANT, QUANT_BYTES))
+        except ValidationError as exc:
+            said = exc.errors()[0]["msg"]
+            raise BadArtifact(f"{QUANT} in {self.path} is no plan: {said}", hint="export anew") from exc
 
     def check_files(self, *, but_model: bool = False) -> None:
         """BadArtifact unless every listed file is there with its hash, the entry and the golden pair among them, and
@@ -217,7 +231,8 @@ class Artifact:
         """The same artifact with its parity record replaced on disk, in one rename; a seal is renewed. The tolerance
         and the noise that it comes from stay: only the builder can measure them, and a signature covers them."""
         kept = self.manifest.parity
-        parity = parity.model_copy(update={"tolerance": kept.tolerance, "noise": kept.noise, "bounds": kept.bounds})
+        kept_as = {"tolerance": kept.tolerance, "noise": kept.noise, "bounds": kept.bounds, "layers": kept.layers}
+        parity = parity.model_copy(update=kept_as)
         manifest = self.manifest.model_copy(update={"parity": parity})
         if self.seal != "none":
             self.check_seal()

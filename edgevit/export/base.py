@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange, PrecisionReport, TensorSpec
 from edgevit.errors import UnknownName, UsageError
+from edgevit.quantize.plan import QuantPlan
 from edgevit.sizes import SizeRange
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Capture:
     calibration  ≥ 16 rows of real inputs by name: what activation ranges are measured on
     metadata     strings for the model file's own metadata (model name, edgevit version, labels, preprocessing)
     image_sizes  that the program takes, where it takes more than one: its specs say which sides follow
+    plan         of its integers, where the precision is of them
     """
 
     module: torch.nn.Module
@@ -67,6 +69,7 @@ class Capture:
     calibration: Mapping[str, Array]
     metadata: Mapping[str, str] = field(default_factory=dict)
     image_sizes: SizeRange | None = None
+    plan: QuantPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,19 @@ class Graph:
 
 @dataclass(frozen=True)
 class Built:
-    """What a finished build says about itself."""
+    """What a finished build says about itself.
+
+    plan       of the integers that are in it: the capture's, without the layers that the target could not have
+    operators  of its graph, that multiply by the plan's weights
+    """
 
     entry: str
     precision: PrecisionReport
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
     lock: Mapping[str, str | int | list[int]] = field(default_factory=dict)
+    plan: QuantPlan | None = None
+    operators: int = 0
 
 
 Own = TypeVar("Own", bound=Options)

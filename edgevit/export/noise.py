@@ -37,9 +37,9 @@ def noise(
     if reference.computed == "float32":
         ways.append(JITTERED)
     if not reference.inside:
-        return Levels(_noises([model.parts(way, reference.group) for way in ways], whole))
+        return Levels(noises([model.parts(way, reference.group) for way in ways], whole))
     deciding = Deciding(model, model.single if reference.computed == "float32" else DOUBLE, reference.group)
-    found = _noises([deciding.parts(way) for way in ways], whole)
+    found = noises([deciding.parts(way) for way in ways], whole)
     hanging = deciding.hanging(whole, _limits(found, whole, precision))
     return _with_hanging(found, hanging, model, ways, reference)
 
@@ -50,7 +50,7 @@ def _with_hanging(
     """The noise of outputs of which some values hang, and how far they move where the model decides by itself."""
     if not hanging:
         return Levels(found)
-    free = _noises([model.parts(way, reference.group) for way in ways], reference.whole)
+    free = noises([model.parts(way, reference.group) for way in ways], reference.whole)
     outputs = {
         name: Noise(noise.error, noise.margin, free[name].error if name in hanging else None)
         for name, noise in found.items()
@@ -74,8 +74,8 @@ class _Measured:
     run: Run
 
 
-def _noises(runs: Sequence[Iterator[Run]], whole: Run) -> dict[str, Noise]:
-    """The largest of every output, over all runs."""
+def noises(runs: Sequence[Iterator[Run]], whole: Run) -> dict[str, Noise]:
+    """How far each output of some runs, which come in parts, is from that of ``whole`` at most."""
     measured = [_measured(parts, whole) for parts in runs]
     return {name: _noise_of(name, measured, whole) for name in whole.outputs}
 

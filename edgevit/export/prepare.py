@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import nn
@@ -32,6 +33,9 @@ from edgevit.models.loading.source import load, state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.spec import ModelSpec, spec_of
 from edgevit.models.threads import torch_threads
+from edgevit.quantize.calibration import Held, calibration_images, calibration_rows
+from edgevit.quantize.integral import Integral
+from edgevit.quantize.loss import Scales
 from edgevit.registry import own_version
 from edgevit.request import MIN_ROWS, ExportRequest
 from edgevit.sizes import Sides
@@ -100,6 +104,7 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         reused=recall.reused,
         sizes=sizing.sizes if sizing else None,
         sized=sized,
+        integers=cache(lambda: _integral(captured, spec, rows, request, meaning)),
     )
 
 
@@ -249,6 +254,21 @@ def _model_info(
         macs=recall.found(MACS, (form, size, inputs), lambda: count_macs(form, size, inputs=inputs, in_chans=channels)),
         weights=WeightsInfo(origin=spec.origin, state_sha256=state_sha256(source)),
     )
+
+
+def _integral(captured: Capture, spec: ModelSpec, rows: Rows, request: ExportRequest, meaning: Meaning) -> Integral:
+    """The model in integers: found on rows that it is not proved on, weighed on those that it was not trained on."""
+    logits = next((one.name for one in captured.outputs if one.role == "logits"), None)
+    steps = _stored_preprocess(spec.preprocess, request) if request.inputs is None else None
+    if steps is None:
+        scales = Scales(rows.inputs, rows.data, None, None, logits, None, spec.num_classes)
+        return Integral(captured, request.quantizing, calibration_rows(request), scales)
+    held = Held.of(rows.data, len(rows))
+    bench = Bench(meaning.task, captured.outputs, steps, _labels(spec, request))
+    scales = Scales(rows.inputs, held.data, held, steps, logits, bench, spec.num_classes)
+    asked, wanted = request.quantizing, max(MIN_ROWS, request.batch.max)
+    found = calibration_images(asked.calibrate or rows.data, asked.images, held, steps, wanted)
+    return Integral(captured, asked, found, scales)
 
 
 def _data(spec: ModelSpec, request: ExportRequest) -> str | None:

@@ -29,6 +29,7 @@ from edgevit.sizes import Sides, SizeRange
 
 if TYPE_CHECKING:
     from edgevit.export.rows import Rows as GivenRows
+    from edgevit.quantize.integral import Integral
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ class Noise:
     error   max abs error / max abs reference, where clear of noise; of whole numbers that were decided, as ``margin``
     margin  how far the margins move that it was decided by, None where it has none
     free    the error where decisions inside the model are not held to the reference's, None where none hangs
+    median  the error of the median row, of integers
     """
 
     error: float
     margin: float | None = None
     free: float | None = None
+    median: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,10 @@ def worst(levels: Iterable[Levels]) -> Levels:
         hanging |= level.hanging
         for name, noise in level.outputs.items():
             before = found.get(name, noise)
-            margin, free = (_larger(getattr(before, of), getattr(noise, of)) for of in ("margin", "free"))
-            found[name] = Noise(max(before.error, noise.error), margin, free)
+            margin, free, median = (
+                _larger(getattr(before, of), getattr(noise, of)) for of in ("margin", "free", "median")
+            )
+            found[name] = Noise(max(before.error, noise.error), margin, free, median)
     return Levels(found, hanging)
 
 
@@ -177,6 +182,7 @@ class Prepared:
     reused     what an earlier export had found out, by name; ``noise`` may add to it
     sizes      of images that the model takes, where that is a range
     sized      those of them that are proved, beside its own
+    integers   finds the model in integers; None where it cannot be had so
     """
 
     request: ExportRequest
@@ -194,6 +200,7 @@ class Prepared:
     reused: Sequence[str] = ()
     sizes: SizeRange | None = None
     sized: Mapping[Sides, Sized] = field(default_factory=dict)
+    integers: Callable[[], Integral] | None = None
 
 
 # What the module that says what is wrong with a model's name and files has, without torch: check(model).

@@ -10,7 +10,9 @@ import numpy as np
 
 from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Array
+from edgevit.data.labelled import LabelledData
 from edgevit.data.source import open_data
+from edgevit.data.split import spread
 from edgevit.errors import UsageError
 from edgevit.framing import PADDING
 from edgevit.images import Preprocess, shrink
@@ -43,16 +45,7 @@ def image_rows(data: str, preprocess: Preprocess, wanted: int) -> Rows:
 
     UsageError when there are fewer than 16 images; open_data's errors.
     """
-    found = open_data(data, split="held-out")
-    if len(found) < MIN_ROWS:
-        found = open_data(data)
-    if len(found) < MIN_ROWS:
-        raise UsageError(
-            f"{data} has {len(found)} images; a proof needs {MIN_ROWS}",
-            hint=f"use --data {DEFAULT_DATA}, or more images",
-        )
-    count = min(max(wanted, MIN_ROWS), MAX_ROWS, len(found))
-    chosen = found.take(np.linspace(0, len(found) - 1, count).round().astype(np.int64))
+    chosen = images_of_proof(data, wanted)
     pixels = [shrink(np.asarray(image), max(GOLDEN_SIDE, *preprocess.size)) for image in chosen.images]
     if all(image.shape[0] == image.shape[1] for image in pixels[:GOLDEN_ROWS]):
         # A square picture tells no centre crop from a squash, and the golden pictures have to.
@@ -62,6 +55,19 @@ def image_rows(data: str, preprocess: Preprocess, wanted: int) -> Rows:
     if preprocess.pixel_channels == 4:
         pixels = [_fading(image) for image in pixels]
     return Rows({"image": preprocess.batch(pixels)}, data, pixels)
+
+
+def images_of_proof(data: str, wanted: int) -> LabelledData:
+    """Those of ``image_rows``, as they are in the data."""
+    found = open_data(data, split="held-out")
+    if len(found) < MIN_ROWS:
+        found = open_data(data)
+    if len(found) < MIN_ROWS:
+        raise UsageError(
+            f"{data} has {len(found)} images; a proof needs {MIN_ROWS}",
+            hint=f"use --data {DEFAULT_DATA}, or more images",
+        )
+    return spread(found, min(max(wanted, MIN_ROWS), MAX_ROWS))
 
 
 def labelled(spec: ModelSpec, data: str | None) -> ModelSpec:

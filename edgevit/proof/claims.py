@@ -15,13 +15,13 @@ from pydantic import ValidationError
 
 from edgevit import registry, signing
 from edgevit.artifact.golden import GOLDEN, PICTURES
-from edgevit.artifact.manifest import MANIFEST, SIGNATURE, Array, Manifest
+from edgevit.artifact.manifest import MANIFEST, QUANT, SIGNATURE, Array, Manifest
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact
 from edgevit.foreign import parse_json
 from edgevit.framing import PADDING, Crop, Place
 from edgevit.images import Interpolation, Preprocess
-from edgevit.precisions import precision_row, tolerance_for
+from edgevit.precisions import INTEGER_PRECISIONS, precision_row, tolerance_for
 
 UNMEASURED = 10  # where no noise was measured, a tenth of what the precision allows is allowed
 _ROUNDING = 1 + 1e-9  # a tolerance is written and read again as a decimal number
@@ -31,7 +31,17 @@ def contradiction(manifest: Manifest) -> str | None:
     """What the manifest says that it cannot mean, or None."""
     if manifest.precision_report.requested != manifest.precision:
         return f"says it is in {manifest.precision}, and that {manifest.precision_report.requested} was asked for"
-    return _tolerance(manifest) or _classes(manifest) or _golden(manifest)
+    return _tolerance(manifest) or _classes(manifest) or _golden(manifest) or _integers(manifest)
+
+
+def _integers(manifest: Manifest) -> str | None:
+    integral = manifest.precision in INTEGER_PRECISIONS
+    if integral != (manifest.integers is not None) or integral != (QUANT in manifest.files):
+        return f"is in {manifest.precision}, which has {'a' if integral else 'no'} plan of integers"
+    for name, bound in manifest.parity.bounds.items():
+        if bound.median is not None and bound.median > bound.tolerance:
+            return f"allows half of the rows of {name} more than any row"
+    return None
 
 
 def _tolerance(manifest: Manifest) -> str | None:

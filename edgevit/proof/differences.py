@@ -8,7 +8,7 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array, OutputBound, OutputParity
 from edgevit.artifact.sampling import Sampled, further_off, miscounted
-from edgevit.precisions import Errors, in_blocks, whole_numbers
+from edgevit.precisions import MEDIAN_ROWS, Errors, in_blocks, whole_numbers
 
 PROVING = 0.1  # of an output must be clear of noise where any of the rest differs: less would prove nothing
 UNSOUND = "the reference of {} itself holds NaN or infinity"
@@ -23,6 +23,7 @@ class Differences:
     whole    whether all values of the reference are whole numbers: labels, masks, counts
     sum      over all rows; of values that are clear
     changed  by row, how many values differ, clear or not
+    rows     by row, the largest |got - want|
     values   of the reference so far, and how many of them are clear
     turned   how many that are not clear differ by more than noise
     """
@@ -37,6 +38,7 @@ class Differences:
     max_abs: float = 0.0
     cosine: float = 1.0
     changed: dict[int, int] = field(default_factory=dict)
+    rows: dict[int, float] = field(default_factory=dict)
     values: int = 0
     clear: int = 0
     turned: int = 0
@@ -59,6 +61,7 @@ class Differences:
         self.values += want.size
         self.clear += want.size if clear is None else int(np.broadcast_to(clear, want.shape).sum())
         self.changed[row] = every.other
+        self.rows[row] = every.worst
         self.max_abs = max(self.max_abs, _apart(got, want) if self.integer else every.worst)
         self.cosine = min(self.cosine, _cosine(got, want))
 
@@ -90,6 +93,7 @@ class Differences:
             cosine=min(self.cosine, other.cosine),
             changed={row: max(count, other.changed.get(row, 0)) for row, count in self.changed.items()},
             turned=max(self.turned, other.turned),
+            rows={row: max(worst, other.rows.get(row, 0.0)) for row, worst in self.rows.items()},
             meaningless=[*self.meaningless, *other.meaningless],
         )
 
@@ -107,8 +111,18 @@ class Differences:
     def max_rel(self) -> float:
         return replace(self.sum, whole=self.discrete).value()
 
+    @property
+    def median(self) -> float | None:
+        """``max_rel`` of the median row, None of so few that they may all have met a step by chance."""
+        if self.bound.median is None or len(self.rows) < MEDIAN_ROWS or self.discrete:
+            return None
+        return float(np.median(list(self.rows.values()))) / (self.sum.largest or 1.0)
+
     def problems(self) -> list[str]:
         """What is wrong with this output, as sentences."""
+        due, median = self.bound.median, None if self.meaningless else self.median
+        if due is not None and median is not None and not median <= due:
+            return [f"half of the rows of {self.name} differ by {median:.2g} of its largest value, tolerance {due:.2g}"]
         if self.meaningless or self.max_rel <= (0.0 if self.discrete and self.decided else self.bound.tolerance):
             return self.meaningless
         share, bound = self.max_rel, self.bound.tolerance
@@ -130,6 +144,7 @@ class Differences:
             changed=changed,
             values=self.values if self.marked else None,
             turned=self.turned if self.marked else None,
+            median=self.median,
         )
 
 

@@ -20,6 +20,7 @@ from edgevit.precisions import NOISE_FACTOR, clear_of_noise, scale_of
 from edgevit.proof.diagnosis import likeliest_cause
 from edgevit.proof.differences import UNSOUND, Differences, undecided
 from edgevit.proof.failure import beyond
+from edgevit.proof.layerwise import with_layers
 from edgevit.proof.ranked import matching_of
 from edgevit.proof.reference import Reference, read_reference
 from edgevit.proof.thinning import expected, thinned
@@ -229,7 +230,8 @@ class Top1:
 
 def compare_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     """Worker target. ``payload``: artifact, runtime, threads, provider, reference (what ``write_reference``
-    wrote), tolerance, noise, bounds, batches. Returns a Parity as JSON."""
+    wrote), tolerance, noise, bounds, batches, layers (what each that is of integers is given, and makes of it). Returns
+    a Parity as JSON."""
     bounds = {name: OutputBound.model_validate(bound) for name, bound in payload["bounds"].items()}
     reference = read_reference(Path(payload["reference"]), payload["tolerance"], payload["noise"], bounds)
     artifact = Artifact.open(payload["artifact"])
@@ -237,4 +239,6 @@ def compare_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
         artifact, payload.get("runtime"), threads=payload["threads"], provider=payload.get("provider")
     ) as session:
         parity = compare(session, reference, payload["batches"])
+        if payload.get("layers") and parity.status == "verified":
+            parity = with_layers(session, Path(payload["layers"]), parity)
     return parity.model_dump(mode="json")

@@ -13,7 +13,8 @@ from torch import Tensor, fx
 from edgevit.artifact.manifest import BatchRange
 from edgevit.errors import ExportFailed
 from edgevit.export.capture import batches
-from edgevit.quantize.plan import LEVELS, Array, Observer, Range
+from edgevit.quantize.asked import Observer
+from edgevit.quantize.plan import LEVELS, Array, Range
 
 _BINS = 2048
 _TAIL = 1e-5  # share of all values that the percentile observer lets go at either end

@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
 from edgevit.artifact.schema import Strict
+from edgevit.quantize.asked import Observer
 
 LEVELS = 255  # of an activation above the lowest
 WEIGHT_LEVELS = 127  # of a weight on either side of zero: -128 is left out, so that the grid is symmetric
@@ -24,9 +25,16 @@ SMALLEST = 1e-12  # scale: products of two must be float32 numbers of full preci
 _BIAS_LIMIT = 2.0**30  # of an int32 bias, half of what it holds, so that the sums added to it fit too
 
 Array = np.ndarray[Any, Any]
-Observer = Literal["minmax", "percentile", "mse"]
-OBSERVERS: tuple[Observer, ...] = get_args(Observer)
-Scale = Annotated[float, Field(gt=0)]
+
+
+def _single(value: float) -> float:
+    return float(np.float32(value))
+
+
+# A float32 number, written as shortly as it can be told from the next.
+Scale = Annotated[
+    float, Field(gt=0), AfterValidator(_single), PlainSerializer(lambda value: float(str(np.float32(value))))
+]
 
 
 class Grid(Strict):
@@ -98,7 +106,7 @@ class QuantPlan(Strict):
 
     def text(self) -> str:
         """As JSON, for a file."""
-        return self.model_dump_json(indent=1) + "\n"
+        return self.model_dump_json() + "\n"
 
     def sha256(self) -> str:
         """Of the text."""

@@ -9,13 +9,13 @@ import numpy as np
 
 from edgevit.errors import Unsupported
 from edgevit.export.base import Capture
+from edgevit.quantize.asked import Observer
 from edgevit.quantize.observe import Inputs, Seen, ranges
 from edgevit.quantize.plan import (
     LEVELS,
     SMALLEST,
     Calibration,
     Layer,
-    Observer,
     QuantPlan,
     Range,
     Weight,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -111,6 +111,16 @@ class Session:
     def layers(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[LayerTime]:
         """Time of every layer over ``runs`` inferences, in the order they run; Unsupported where the engine is mute."""
         raise Unsupported(f"{self.runtime} does not tell the time of single layers", hint="leave --layers out")
+
+    def kernels(self, feeds: Mapping[str, Array]) -> tuple[dict[str, int], dict[str, int]]:
+        """Convolutions and matrix products of one inference by kind: those that ran in integers, those that ran in
+        floats. Unsupported where the engine is mute."""
+        raise Unsupported(f"{self.runtime} does not tell which layers it runs in integers")
+
+    def pieces(self, places: Sequence[tuple[str, str]], given: Iterable[Array]) -> Iterator[Array]:
+        """What the file makes of each of ``given`` between two of its values, as a model of its own. Unsupported where
+        the engine cannot run a part of a file."""
+        raise Unsupported(f"{self.runtime} does not run a part of a model")
 
     def working_memory(self, feeds: Mapping[str, Array]) -> int:
         """Bytes that the engine allocates for one inference besides weights, inputs and outputs; Unsupported where it

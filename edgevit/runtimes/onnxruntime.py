@@ -6,7 +6,8 @@ import json
 import platform
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,6 +44,15 @@ _LEVELS = {
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
+# What its fusion makes of products, in integers and in floats.
+_INTEGERS = frozenset(
+    {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger",
+     "DynamicQuantizeMatMul", "QAttention"}
+)  # fmt: skip
+_FLOATS = frozenset(
+    {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention", "Einsum",
+     "MultiHeadAttention"}
+)  # fmt: skip
 _TIMED = "_kernel_time"  # how the trace names the event that is a node's own time
 _QUIET = 4  # fatal only: errors are raised as well, and warnings about node placement are answered by our own check
 _OPTIONS = ("graph_optimization", "require")
@@ -127,6 +137,24 @@ class OnnxRuntimeSession(Session):
             for index in range(_UNTIMED_RUNS + runs):
                 traced.run(self._names, feeds[index % len(feeds)])
             return layer_times(json.loads(Path(traced.end_profiling()).read_text("utf-8")), runs)
+
+    def kernels(self, feeds: Mapping[str, Array]) -> tuple[dict[str, int], dict[str, int]]:
+        kinds = Counter(one.op for one in self.layers([feeds], 1) if not _scaling(one.name))
+        integers, floats = ({kind: kinds[kind] for kind in kinds if kind in names} for names in (_INTEGERS, _FLOATS))
+        return integers, floats
+
+    def pieces(self, places: Sequence[tuple[str, str]], given: Iterable[Array]) -> Iterator[Array]:
+        from edgevit.quantize.pairs import Pairs  # needs onnx, which a device need not have
+
+        with self.artifact.privately() as private:
+            pairs = Pairs(private.entry)
+        made = session_options(self.threads, self._options)
+        for (x, y), piece, value in zip(places, pairs.pieces(places), given, strict=True):
+            alone = ort.InferenceSession(
+                piece.SerializeToString(), made, providers=self._session.get_providers(), enable_fallback=0
+            )
+            found: Array = alone.run([y], {x: value})[0]
+            yield found
 
     def close(self) -> None:
         self._session = None
@@ -242,6 +270,11 @@ def layer_times(trace: Sequence[Mapping[str, Any]], runs: int) -> list[LayerTime
         )
         for key, args in nodes.items()
     ]
+
+
+def _scaling(name: str) -> bool:
+    """Whether a node was no product before fusion: a channel's factor becomes a convolution of blocks there."""
+    return name.rpartition("/")[2].startswith(("Mul", "Add", "BatchNormalization"))
 
 
 def _words(exc: Exception) -> str:

@@ -33,6 +33,7 @@ from edgevit.verbs.options import (
     Verify,
     Weights,
     prepares,
+    quantizes,
     target_names,
 )
 from edgevit.verbs.outcome import finish
@@ -71,8 +72,10 @@ DryRun = Annotated[
 
 
 @prepares
+@quantizes
 def export(
     steps: Any,
+    quantizing: Any,
     model: ModelName,
     target: Target,
     out: Out = None,
@@ -125,6 +128,7 @@ def export(
         bake_preprocess=bake_preprocess, labels=read_labels(labels), task=task, inputs=rows, data=data, out=out,
         parent="all" in target, force=force, verify=verify, require_verified=require_verified, threads=threads,
         timeout_s=timeout, max_size=None if max_size is None else parse_bytes(max_size), cache=cache,
+        quantizing=quantizing,
     )  # fmt: skip
     (_rehearsed if dry_run else _exported)(request, json)
 

@@ -24,6 +24,7 @@ ARGUMENTS, REST, EVERYWHERE = "Arguments", "Options", "Everywhere"
 of_model = partial(typer.Option, rich_help_panel="Model")
 of_target = partial(typer.Option, rich_help_panel="Target")
 of_data = partial(typer.Option, rich_help_panel="Data and proof")
+of_integers = partial(typer.Option, rich_help_panel="Integers")
 of_splitting = partial(typer.Option, rich_help_panel="Splitting")
 of_training = partial(typer.Option, rich_help_panel="Training")
 of_measuring = partial(typer.Option, rich_help_panel="Measuring")
@@ -31,8 +32,8 @@ of_fleet = partial(typer.Option, rich_help_panel="Fleet")
 of_running = partial(typer.Option, rich_help_panel="Running")
 of_output = partial(typer.Option, rich_help_panel="Output")
 _ORDER = (
-    ARGUMENTS, "Model", "Target", "Data and proof", "Splitting", "Training", "Measuring", "Fleet", "Running", "Output",
-    REST, EVERYWHERE,
+    ARGUMENTS, "Model", "Target", "Integers", "Data and proof", "Splitting", "Training", "Measuring", "Fleet",
+    "Running", "Output", REST, EVERYWHERE,
 )  # fmt: skip
 
 

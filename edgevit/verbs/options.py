@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from edgevit import registry
+from edgevit.quantize.asked import MINMAX, quantizing_of
 from edgevit.sizes import Sides, as_size
-from edgevit.verbs.help import of_data, of_model, of_output, of_running, of_target, taking
+from edgevit.verbs.help import of_data, of_integers, of_model, of_output, of_running, of_target, taking
 
 
 def model_names(begun: str) -> list[str]:
@@ -180,7 +181,55 @@ def prepares(verb: Callable[..., None]) -> Callable[..., None]:
     return taking(verb, _STEPS, called, instead_of="steps")
 
 
-Precision = Annotated[str | None, of_target("--precision", help="fp32 or fp16. Default: the target's own.")]
+Precision = Annotated[str | None, of_target("--precision", help="fp32, fp16 or int8. Default: the target's own.")]
+_QUANTIZING: dict[str, tuple[Any, Any]] = {
+    "calibrate": (
+        Annotated[
+            str | None,
+            of_integers("--calibrate", metavar="SRC", help="Images that ranges are found on. Default: --data."),
+        ],
+        None,
+    ),
+    "calibration_images": (
+        Annotated[int, of_integers("--calibration-images", min=1, help="How many of them, at most.")],
+        MINMAX.images,
+    ),
+    "max_drop": (
+        Annotated[
+            float | None,
+            of_integers("--max-drop", metavar="POINTS", help="What integers may cost; exit 10 where none are left."),
+        ],
+        None,
+    ),
+    "keep_float": (
+        Annotated[
+            list[str] | None,
+            of_integers(
+                "--keep-float", metavar="PATH", help="A module or weight to leave in float. Repeat for several."
+            ),
+        ],
+        None,
+    ),
+    "observer": (
+        Annotated[
+            str, of_integers("--observer", help="How ranges follow from what is seen: minmax, percentile or mse.")
+        ],
+        MINMAX.observer,
+    ),
+}
+
+
+def quantizes(verb: Callable[..., None]) -> Callable[..., None]:
+    """``verb`` with the options that say how integers are found: it is called with ``quantizing``, made of them."""
+
+    def called(**given: Any) -> None:
+        said = {name: given.pop(name) for name in _QUANTIZING}
+        images, kept = said.pop("calibration_images"), said.pop("keep_float") or ()
+        verb(quantizing=quantizing_of({**said, "images": images, "keep_float": kept}), **given)
+
+    return taking(verb, _QUANTIZING, called, instead_of="quantizing")
+
+
 Batch = Annotated[str, of_target("--batch", help="Rows per call: 1, or a range such as 1-8.")]
 ExporterOptions = Annotated[
     list[str] | None,

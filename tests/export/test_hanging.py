@@ -14,8 +14,8 @@ from torch import nn
 import edgevit
 from edgevit.artifact.manifest import BatchRange
 from edgevit.artifact.opened import Artifact
-from edgevit.build import bounds_of
 from edgevit.errors import ParityFailed
+from edgevit.export.described import bounds_of
 from edgevit.export.noise import noise
 from edgevit.export.prepared import Answers, Levels
 from edgevit.export.reference import answers

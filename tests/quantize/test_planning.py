@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from edgevit.artifact.manifest import BatchRange
 from edgevit.errors import ExportFailed, Unsupported
-from edgevit.quantize.plan import Observer, Range
+from edgevit.quantize.asked import Observer
+from edgevit.quantize.plan import Range
 from edgevit.quantize.planning import plan_int8
 from edgevit.quantize.sites import sites_of
 

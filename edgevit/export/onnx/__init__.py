@@ -1,10 +1,11 @@
-"""The ONNX target: one file that a bare onnxruntime session opens, fp32 or strongly typed fp16.
+"""The ONNX target: one file that a bare onnxruntime session opens: fp32, strongly typed fp16, or pairs around integers.
 
 It is made from a captured program, or from another ONNX file: then without torch.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from edgevit import registry
 from edgevit.artifact.manifest import PrecisionReport
-from edgevit.errors import ExportFailed, first_line
+from edgevit.errors import ExportFailed, Unsupported, first_line
 from edgevit.export.base import Built, Capture, Context, Graph, Options
 from edgevit.export.fp16 import PrecisionPlan
 from edgevit.export.onnx.graph import forget_lines, name_nodes, separate_outputs, tidy
@@ -40,7 +41,7 @@ class OnnxExporter:
     """Captured program, or an ONNX file's graph -> ``model.onnx``."""
 
     name = "onnx"
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "int8")
     options = OnnxOptions
     one_size = ""
 
@@ -52,12 +53,35 @@ class OnnxExporter:
     ) -> Built:
         """Build, check and save. Raises Unsupported, ExportFailed."""
         model = _graph(capture, options)
-        report = lower_precision(model, _plan(capture)) if precision == "fp16" else _full_precision(model)
+        built = _integers(model, capture) if precision == "int8" else _floats(model, capture, precision)
         separate_outputs(model, [spec.name for spec in capture.outputs])
         if not self.lines:
             forget_lines(model)
         save(model, folder, options.external_limit)
-        return Built(entry=ENTRY, precision=report, versions=_versions(capture), notes=tuple(_notes(model, options)))
+        return replace(built, versions=_versions(capture), notes=tuple(_notes(model, options)))
+
+
+def _floats(model: ir.Model, capture: Capture | Graph, precision: str) -> Built:
+    report = lower_precision(model, _plan(capture)) if precision == "fp16" else _full_precision(model)
+    return Built(entry=ENTRY, precision=report, versions={})
+
+
+def _integers(model: ir.Model, capture: Capture | Graph) -> Built:
+    """The graph in the integers of the capture's plan. Unsupported where it has none of its layers."""
+    from edgevit.export.onnx.integers import to_integers
+    from edgevit.quantize.sites import sites_of
+
+    if isinstance(capture, Graph) or capture.plan is None:
+        raise ValueError("integers are of a capture with a plan")
+    plan, found = to_integers(model, capture.plan, sites_of(capture.program))
+    if not found:
+        raise Unsupported("the ONNX graph has no layer of the plan", hint="use --precision fp32, or fp16")
+    tidy(model)
+    name_nodes(model)
+    floats = sum(node.op_type in COMPUTE for node in model.graph.all_nodes()) - len(found)
+    layers = {"int8": len(found), "float32": floats}
+    report = PrecisionReport(requested="int8", layers=layers, kept_fp32=dict(plan.kept))
+    return Built(entry=ENTRY, precision=report, versions={}, plan=plan, operators=len(found))
 
 
 def _graph(capture: Capture | Graph, options: OnnxOptions) -> ir.Model:

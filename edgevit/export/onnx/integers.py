@@ -7,7 +7,8 @@ weights only: anywhere else they cost more than they save.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,8 +16,11 @@ import onnx_ir as ir
 
 from edgevit.export.onnx.edit import Array, constant_of, initializer, int_attribute, new_node, shape_of, sole_user
 from edgevit.export.onnx.graph import module_of
+from edgevit.quantize.pairs import LAYER, Mark
 from edgevit.quantize.plan import Grid, Layer, QuantPlan, Weight, bias_integers, sum_scales, weight_integers
+from edgevit.quantize.sites import Sites
 
+NOT_IN_GRAPH = "the ONNX graph does not multiply by it as the program does"
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
@@ -37,16 +41,31 @@ class Emitted:
     y: ir.Value
 
 
-def to_integers(model: ir.Model, plan: QuantPlan, weights: Mapping[str, Weight]) -> list[Emitted]:
-    """Put the pairs in, in place, around every operator whose weight is one of the plan's; what was done."""
-    known = _Known(plan, weights)
+def to_integers(model: ir.Model, plan: QuantPlan, sites: Sites) -> tuple[QuantPlan, list[Emitted]]:
+    """Put the pairs in, in place, around every operator whose weight is one of the plan's; what was done, and the plan
+    without the layers that the graph computes otherwise: those stay float wherever they are used."""
+    known = _Known(plan, sites.weights)
+    parts = [(node, part) for node in model.graph if _weighted(node) and (part := known.part_of(node)) is not None]
+    uses = Counter(site.name for site in sites.taken)
+    held = {name for name in plan.layers if _whole([part for _, part in parts if part.name == name], uses[name])}
+    left = {name: NOT_IN_GRAPH for name in plan.layers if name not in held}
     pairs = _Pairs(model.graph)
-    found = []
-    for node in list(model.graph):
-        part = known.part_of(node) if node.op_type in _WEIGHTED and node.domain == "" else None
-        if part is not None:
-            found.append(_emit(pairs, node, part))
-    return found
+    found = [_emit(pairs, node, part) for node, part in parts if part.name in held]
+    return (plan.without(left) if left else plan), found
+
+
+def _weighted(node: ir.Node) -> bool:
+    return node.op_type in _WEIGHTED and node.domain == ""
+
+
+def _whole(parts: Sequence[_Part], uses: int) -> bool:
+    """Whether every output channel of a layer is computed as often as the program does."""
+    if not parts:
+        return False
+    covered = np.zeros(len(parts[0].layer.scales), np.int64)
+    for part in parts:
+        covered[part.start : part.start + len(part.values)] += 1
+    return bool((covered == uses).all())
 
 
 # --- which layer a node is -------------------------------------------------------------------------------------------
@@ -195,6 +214,7 @@ def _emit(pairs: _Pairs, node: ir.Node, part: _Part) -> Emitted:
     if part.bias is not None:
         _emit_bias(pairs, node, part, bias_integers(part_of, part.bias), sum_scales(part_of))
     y = _on_grid(pairs, node, layer) if layer.output is not None else (part.added or node).outputs[0]
+    node.metadata_props[LAYER] = Mark(part.name, part.start, stop, part.added is not None).text()
     return Emitted(part.name, part.start, stop, node, x, y)
 
 

@@ -1,0 +1,122 @@
+"""A prepared model in integers: the plan that it begins with, what it costs, and what its artifacts have to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from edgevit.artifact.goodness import IntegerReport, Loss
+from edgevit.artifact.manifest import Array
+from edgevit.artifact.shelf import Named, error_of_rows
+from edgevit.errors import ParityFailed, UnknownName, Unsupported
+from edgevit.export.base import Built, Capture, Progress
+from edgevit.export.prepared import Levels, Prepared, Sized, worst
+from edgevit.precisions import tolerance_for
+from edgevit.quantize.asked import Quantizing
+from edgevit.quantize.calibration import Calibrating
+from edgevit.quantize.gate import Gate
+from edgevit.quantize.loss import Scales
+from edgevit.quantize.plan import QuantPlan
+from edgevit.quantize.planning import plan_int8
+from edgevit.quantize.trial import Trial
+
+RANKED_ROWS = 16  # of calibration, that layers are ranked on
+_FLOATS = "fp32"
+
+
+@dataclass
+class Integral:
+    """Of one prepared model, whatever the target.
+
+    capture      what was captured, of the float model
+    calibrating  rows of its own
+    scales       what the loss is weighed on
+    """
+
+    capture: Capture
+    asked: Quantizing
+    calibrating: Calibrating
+    scales: Scales
+
+    @cached_property
+    def trial(self) -> Trial:
+        return Trial(self.capture)
+
+    @cached_property
+    def gate(self) -> Gate:
+        rows = {name: array[:RANKED_ROWS] for name, array in self.calibrating.inputs.items()}
+        return Gate(self.trial, self._loss, rows, self.asked.max_drop)
+
+    @cached_property
+    def plan(self) -> QuantPlan:
+        """With every layer that may be an integer, but for those that were asked to stay float."""
+        found = plan_int8(
+            self.capture, self.calibrating.inputs, self.calibrating.data, self.asked.observer, self.trial.sites
+        )
+        kept = {name: f"--keep-float {path}" for path in self.asked.keep_float for name in _below(found, path)}
+        if len(kept) == len(found.layers):
+            raise Unsupported("--keep-float leaves no layer in integers", hint="use --precision fp32, or keep fewer")
+        return found.without(kept) if kept else found
+
+    def prepared(self, before: Prepared, plan: QuantPlan) -> Prepared:
+        """``before`` with what integers answer in place of what floats do. ParityFailed where the program that they
+        are of does not compute the model."""
+        self._require_captured(before)
+        reference = self.trial.answers(plan, before.rows.inputs, before.reference)
+        sized = {
+            size: Sized(one.inputs, self.trial.answers(plan, one.inputs, one.reference))
+            for size, one in before.sized.items()
+        }
+        all_of = [Sized(before.rows.inputs, reference), *sized.values()]
+
+        def level(precision: str, keep_fp32: Collection[str]) -> Levels:
+            return worst(Levels(self.trial.noise(plan, one.inputs, one.reference)) for one in all_of)
+
+        planned = replace(self.capture, plan=plan)
+        return replace(before, capture=planned, reference=reference, sized=sized, noise=level)
+
+    def gated(self, plan: QuantPlan, say: Progress) -> tuple[QuantPlan, Loss]:
+        """The plan, or what is left of it when ``--max-drop`` holds, and its loss. GateMissed."""
+        say("what the integers cost", None)
+        return self.gate.held(plan, say)
+
+    def report(self, plan: QuantPlan, loss: Loss, built: Built) -> IntegerReport:
+        """For the manifest."""
+        restored = {name: said for name, said in self.gate.restored.items() if name in plan.kept}
+        layers, kept = len(plan.layers), len(plan.kept)
+        return IntegerReport(layers=layers, kept=kept, operators=built.operators, loss=loss, restored=restored)
+
+    def layers(self, plan: QuantPlan, inputs: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+        """Weight -> what its operator is given, and makes of it, on the first rows."""
+        return self.trial.layers(plan, inputs)
+
+    def _loss(self, plan: QuantPlan) -> Loss:
+        def runs(rows: Mapping[str, Array]) -> tuple[Named, Named]:
+            return self.trial.run(None, rows).outputs, self.trial.run(plan, rows).outputs
+
+        return self.scales.weigh(runs)
+
+    def _require_captured(self, before: Prepared) -> None:
+        """Integers are of a program; that it computes the model is proved before it is put in the model's place."""
+        want = before.reference.whole.outputs
+        levels = before.noise(_FLOATS, ()).outputs
+        got = self.trial.run(None, before.rows.inputs).outputs
+        for name, level in levels.items():
+            error, bound = error_of_rows(got[name], want[name]), tolerance_for(level.error, _FLOATS)
+            if level.margin is None and level.free is None and error > bound:
+                raise ParityFailed(
+                    f"the captured program does not compute the model: {name} differs by {error:.1e}, more than "
+                    f"{bound:.1e}, before anything is an integer",
+                    hint="export it with --precision fp32, and report the model",
+                )
+
+
+def _below(plan: QuantPlan, path: str) -> list[str]:
+    """Layers that ``--keep-float`` means by a weight's name, or by the path of a module or of one that holds it.
+    UnknownName for what is none."""
+    known = {name: (name, *layer.modules) for name, layer in plan.layers.items()}
+    found = [name for name, paths in known.items() if any(f"{one}.".startswith(f"{path}.") for one in paths)]
+    if not found and path not in plan.kept:
+        raise UnknownName("layer", path, {*plan.layers, *(one for paths in known.values() for one in paths)})
+    return found
