@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from edgevit.artifact.golden import CLEAR_OF, GOLDEN_ROWS
-from edgevit.artifact.goodness import RecordedAccuracy, RecordedQuality
+from edgevit.artifact.goodness import IntegerReport, Loss, RecordedAccuracy, RecordedQuality
 from edgevit.artifact.manifest import Array, ModelInfo, ReparamSummary, TensorSpec
 from edgevit.artifact.sampling import strided
 from edgevit.artifact.shelf import Named, Rows, gathered
@@ -22,6 +22,7 @@ from edgevit.data.source import check_spec
 from edgevit.export.base import Capture, Graph, Progress
 from edgevit.images import Preprocess
 from edgevit.precisions import TINY, clear_of_noise, largest
+from edgevit.quantize.plan import QuantPlan
 from edgevit.registry import Format
 from edgevit.render import counted
 from edgevit.request import ExportRequest, ModelChoice
@@ -29,7 +30,6 @@ from edgevit.sizes import Sides, SizeRange
 
 if TYPE_CHECKING:
     from edgevit.export.rows import Rows as GivenRows
-    from edgevit.quantize.integral import Integral
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,32 @@ class Prepared:
     reused: Sequence[str] = ()
     sizes: SizeRange | None = None
     sized: Mapping[Sides, Sized] = field(default_factory=dict)
-    integers: Callable[[], Integral] | None = None
+    integers: Callable[[], InIntegers] | None = None
+
+
+class InIntegers(Protocol):
+    """A prepared model in integers, whatever the target."""
+
+    @property
+    def plan(self) -> QuantPlan:
+        """The one that exporters begin with."""
+        ...
+
+    def prepared(self, before: Prepared, plan: QuantPlan) -> Prepared:
+        """``before`` with what the integers of a plan answer in place of what its floats do. ParityFailed."""
+        ...
+
+    def gated(self, plan: QuantPlan, say: Progress) -> tuple[QuantPlan, Loss]:
+        """The plan, or what is left of it when it costs no more than asked, and what it costs. GateMissed."""
+        ...
+
+    def report(self, plan: QuantPlan, loss: Loss, operators: int) -> IntegerReport:
+        """For the manifest."""
+        ...
+
+    def layers(self, plan: QuantPlan, inputs: Mapping[str, Array]) -> Mapping[str, tuple[Array, Array]]:
+        """Weight -> what its operator is given, and makes of it, on the first rows."""
+        ...
 
 
 # What the module that says what is wrong with a model's name and files has, without torch: check(model).

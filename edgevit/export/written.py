@@ -79,7 +79,9 @@ def _integers(prepared: Prepared, target: Target, folder: Path, context: Context
         _emptied(folder)
     if found != plan:
         planned = integral.prepared(prepared, found)
-    return Written(planned, built, integral.report(found, loss, built), integral.layers(found, planned.rows.inputs))
+    return Written(
+        planned, built, integral.report(found, loss, built.operators), integral.layers(found, planned.rows.inputs)
+    )
 
 
 def _plan_of(built: Built) -> QuantPlan:

@@ -10,7 +10,7 @@ from edgevit.artifact.goodness import IntegerReport, Loss
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.shelf import Named, error_of_rows
 from edgevit.errors import ParityFailed, UnknownName, Unsupported
-from edgevit.export.base import Built, Capture, Progress
+from edgevit.export.base import Capture, Progress
 from edgevit.export.prepared import Levels, Prepared, Sized, worst
 from edgevit.precisions import tolerance_for
 from edgevit.quantize.asked import Quantizing
@@ -81,11 +81,11 @@ class Integral:
         say("what the integers cost", None)
         return self.gate.held(plan, say)
 
-    def report(self, plan: QuantPlan, loss: Loss, built: Built) -> IntegerReport:
+    def report(self, plan: QuantPlan, loss: Loss, operators: int) -> IntegerReport:
         """For the manifest."""
         restored = {name: said for name, said in self.gate.restored.items() if name in plan.kept}
         layers, kept = len(plan.layers), len(plan.kept)
-        return IntegerReport(layers=layers, kept=kept, operators=built.operators, loss=loss, restored=restored)
+        return IntegerReport(layers=layers, kept=kept, operators=operators, loss=loss, restored=restored)
 
     def layers(self, plan: QuantPlan, inputs: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         """Weight -> what its operator is given, and makes of it, on the first rows."""

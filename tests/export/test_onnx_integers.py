@@ -15,8 +15,9 @@ from integer_models import captured, mixed, rows_of
 
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.export.base import Capture
+from edgevit.export.onnx.edit import constant_of, initializer
 from edgevit.export.onnx.graph import name_nodes, tidy
-from edgevit.export.onnx.integers import Emitted, to_integers
+from edgevit.export.onnx.integers import NOT_IN_GRAPH, Emitted, to_integers
 from edgevit.export.onnx.traced import build_graph
 from edgevit.quantize.plan import QuantPlan
 from edgevit.quantize.planning import plan_int8
@@ -30,7 +31,7 @@ def emitted(capture: Capture, path: Path, optimize: bool = True) -> tuple[Sites,
     sites = sites_of(capture.program)
     plan = plan_int8(capture, rows_of(32, 1), "rows", sites=sites)
     model = build_graph(capture, 20, optimize=optimize)
-    found = to_integers(model, plan, sites.weights)
+    plan, found = to_integers(model, plan, sites)
     tidy(model)
     name_nodes(model)
     ir.save(model, path)
@@ -77,6 +78,29 @@ def test_separated_projections_have_their_own_channels_of_the_plan(tmp_path: Pat
     parts = sorted((one.start, one.stop) for one in found if one.name == "qkv.weight")
     assert parts == [(0, 12), (12, 24), (24, 36)]
     assert len({one.x.name for one in found if one.name == "qkv.weight"}) == 1
+
+
+def test_a_layer_that_the_graph_computes_otherwise_in_one_place_stays_float_everywhere(tmp_path: Path) -> None:
+    capture = captured(mixed())
+    sites = sites_of(capture.program)
+    plan = plan_int8(capture, rows_of(32, 1), "rows", sites=sites)
+    model = build_graph(capture, 20, optimize=False)
+    whole = sites.weights["shared.weight"].values
+    shared = [
+        node
+        for node in model.graph
+        if node.op_type in ("MatMul", "Gemm")
+        and (array := constant_of(node.inputs[1])) is not None
+        and whole.shape == array.shape
+        and (np.array_equal(array, whole) or np.array_equal(array.T, whole))
+    ]
+    assert len(shared) == 2
+    constant = constant_of(shared[0].inputs[1])
+    assert constant is not None
+    shared[0].replace_input_with(1, initializer(model.graph, "other", constant * 2))
+    left, found = to_integers(model, plan, sites)
+    assert left.kept["shared.weight"] == NOT_IN_GRAPH
+    assert "shared.weight" not in {one.name for one in found}
 
 
 def test_weights_are_stored_in_one_byte_each(tmp_path: Path) -> None:

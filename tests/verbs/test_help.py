@@ -79,7 +79,11 @@ def test_an_export_s_options_are_where_one_looks_for_them() -> None:
     ]  # fmt: skip
     assert found["Target"] == ["--target", "--precision", "--batch", "--option", "--max-size"]
     assert found["Output"] == ["--out", "--force", "--json"]
-    assert list(found) == ["Arguments", "Model", "Target", "Data and proof", "Running", "Output", "Everywhere"]
+    integers = ["--calibrate", "--calibration-images", "--max-drop", "--keep-float", "--observer"]
+    assert found["Integers"] == integers
+    assert list(found) == [
+        "Arguments", "Model", "Target", "Integers", "Data and proof", "Running", "Output", "Everywhere",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)
