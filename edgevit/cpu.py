@@ -34,6 +34,13 @@ def flags() -> frozenset[str]:
     return frozenset()
 
 
+def saturating() -> bool:
+    """Whether products of 8-bit integers are added up in 16 bits here, as on x86 without VNNI, so that sums of them are
+    cut off. False where the system has no list of features."""
+    known = flags()
+    return arch() == "x86_64" and bool(known) and not known & {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
 def allowed_cores() -> frozenset[int]:
     """Numbers of the cores that this process may run on: its affinity mask, not the machine's total."""
     if hasattr(os, "sched_getaffinity"):

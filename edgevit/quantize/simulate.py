@@ -44,7 +44,8 @@ class Integers:
     def sums(self, x: Tensor, arguments: tuple[Any, ...]) -> Tensor:
         """What the layer makes of float32 ``x``, in float32, before that is put on a grid of its own."""
         given = integers(x, self.grid)
-        total = sum(worth * self._product(given, digit, arguments).double() for worth, digit in self.digits)
+        parts = [worth * self._product(given, digit, arguments).double() for worth, digit in self.digits]
+        total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         if self.bias is not None:
             total = total + self._along(self.bias, total)
         return (total * self._along(self.steps, total)).float()

@@ -11,9 +11,9 @@ import torch
 
 from edgevit.artifact.manifest import Array
 from edgevit.export.base import Capture
-from edgevit.export.capture import take_rows
 from edgevit.export.noise import noises
 from edgevit.export.prepared import Answers, Noise, Run
+from edgevit.export.rows import take_rows
 from edgevit.export.runs import CHUNK, gathered_run
 from edgevit.models.eager.margins import Margins
 from edgevit.models.eager.outputs import leaves

@@ -14,6 +14,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from edgevit import cpu
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import (
@@ -174,6 +175,11 @@ class OnnxRuntime:
         """A session on exactly the provider that was asked for. Raises as ``provider_name``; BadArtifact when ONNX
         Runtime refuses the file or its inputs and outputs are not the manifest's."""
         wanted = provider_name(provider)
+        if wanted == CPU and artifact.manifest.integers is not None and cpu.saturating():
+            raise Unsupported(
+                "needs a processor that adds 8-bit products without cutting them off: x86 with VNNI, which this is not",
+                hint="run it on one that has VNNI, or export with --precision fp32 for this one",
+            )
         made = session_options(threads, options)
         try:
             # Without enable_fallback=0 the Python wrapper prints a line and goes on with the CPU.

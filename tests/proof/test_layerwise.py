@@ -16,7 +16,7 @@ from edgevit import build
 from edgevit.artifact.files import hash_tree
 from edgevit.artifact.manifest import MANIFEST
 from edgevit.artifact.opened import Artifact
-from edgevit.errors import ParityFailed
+from edgevit.errors import ParityFailed, Unsupported
 from edgevit.proof.layerwise import Layers, prove_layers
 from edgevit.quantize.plan import QuantPlan
 from edgevit.quantize.trial import Trial
@@ -70,6 +70,13 @@ def layer(model: ModelProto, name: str) -> NodeProto:
 
 def test_a_right_artifact_passes(artifact: Artifact, layers: Layers, tmp_path: Path) -> None:
     proved(artifact, layers, lambda model: None, tmp_path / "right")
+
+
+def test_a_processor_that_cuts_8_bit_sums_off_opens_no_integers(artifact: Artifact, monkeypatch) -> None:
+    monkeypatch.setattr("edgevit.cpu.flags", lambda: frozenset({"avx2", "avx512f"}))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(Unsupported, match="x86 with VNNI"):
+        open_session(artifact, threads=1)
 
 
 def own(model: ModelProto, node: NodeProto, place: int, change: Callable[[np.ndarray], np.ndarray]) -> None:
