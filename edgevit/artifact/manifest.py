@@ -452,4 +452,9 @@ def parse_versioned(
     except ValidationError as exc:
         first = exc.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or f"the {kind}"
+        if first["type"] == "extra_forbidden":
+            raise BadArtifact(
+                f"{file}: {field} is nothing that this edgevit knows: a newer one wrote it, or it was edited",
+                hint=newer_line(),
+            ) from exc
         raise BadArtifact(f"{file}: {field}: {first['msg'].lower()}", hint=anew) from exc

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgevit.artifact.goodness import RecordedAccuracy
-from edgevit.artifact.manifest import Array
+from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.data.classes import Indices, class_indices
 from edgevit.data.content import content_of
 from edgevit.data.labelled import LabelledData
@@ -37,6 +37,11 @@ Found = Callable[[tuple[Any, ...], Callable[[], Measured], Callable[[Measured], 
 def anew(decided: tuple[Any, ...], made: Callable[[], Measured], holds: Callable[[Measured], bool]) -> Measured:
     """Measured in any case."""
     return made()
+
+
+def are_classes(outputs: Sequence[TensorSpec]) -> bool:
+    """Whether answers are classes; those of an embedding, though it may be of as many numbers, are judged otherwise."""
+    return any(output.role == "logits" for output in outputs)
 
 
 def measure_accuracy(

@@ -13,7 +13,7 @@ from torch import nn
 from edgevit.artifact.goodness import RecordedAccuracy, RecordedQuality
 from edgevit.artifact.manifest import ModelInfo, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
-from edgevit.export.accuracy import measure_accuracy
+from edgevit.export.accuracy import are_classes, measure_accuracy
 from edgevit.export.asking import logits_of, outputs_of
 from edgevit.export.base import Capture, Progress, silent
 from edgevit.export.cache.findings import ACCURACY, ANSWERS, MACS, NOISE
@@ -92,7 +92,7 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         preprocess=_stored_preprocess(preprocess, request),
         labels=_labels(spec, request),
         reparam=reparam,
-        accuracy=_accuracy(source, spec, request, recall, say),
+        accuracy=_accuracy(source, spec, request, recall, say) if are_classes(captured.outputs) else None,
         quality=_quality(source, captured, spec, request, meaning),
         notes=(
             *spec.notes,

@@ -26,7 +26,7 @@ class Pixels:
 
     mean: Triple = (0.485, 0.456, 0.406)
     std: Triple = (0.229, 0.224, 0.225)
-    crop: Literal["center", "squash"] = "center"
+    crop: Literal["center", "squash", "pad"] = "center"
     crop_pct: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
@@ -37,7 +37,8 @@ IMAGENET = Pixels()
 IMAGENET_95 = Pixels(crop_pct=0.95)  # what EfficientFormer's published accuracies use
 SMALL = Pixels(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop="squash", crop_pct=1.0, interpolation="bilinear")
 
-AS_THEY_ARE = Pixels(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop="squash", crop_pct=1.0)
+# What is made larger is not made smaller first: other pictures than the model's own size are asked about in tiles.
+AS_THEY_ARE = Pixels(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop="pad", crop_pct=1.0)
 
 
 @dataclass(frozen=True, slots=True)

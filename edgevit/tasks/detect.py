@@ -12,7 +12,7 @@ from edgevit.artifact.manifest import Array, Role, TensorSpec
 from edgevit.tasks.base import Apart, Asked, Row, named, unfit
 from edgevit.tasks.classify import probabilities_of
 from edgevit.tasks.palette import MARK, colour, dimmed
-from edgevit.tasks.places import boxes_in_image
+from edgevit.tasks.places import boxes_in_image, overlaps
 
 LEAST = 0.05  # score: what lies below is no find for a reader
 SAME = 0.9  # overlap of two finds of the same object: a half precision moves a box by far less
@@ -88,24 +88,19 @@ class Finds:
 def _paired(mine: Sequence[Find], theirs: Sequence[Find]) -> tuple[list[tuple[Find, Find]], list[Find]]:
     """Finds of one class that lie at the same place, the surest first, and those that only one of the two has: but
     for those hardly sure enough to be shown at all."""
-    left, pairs, lone = list(theirs), [], []
-    for find in mine:
-        same = [other for other in left if other.index == find.index and _overlap(find.box, other.box) > SAME]
-        if same:
-            best = max(same, key=lambda other: _overlap(find.box, other.box))
-            left.remove(best)
-            pairs.append((find, best))
+    left, pairs, lone = dict(enumerate(theirs)), [], []
+    shares = overlaps(*(np.array([find.box for find in finds]).reshape(-1, 4) for finds in (mine, theirs)))
+    for find, row in zip(mine, shares, strict=True):
+        able = [place for place, other in left.items() if other.index == find.index and _same(find, other, row[place])]
+        if able:
+            pairs.append((find, left.pop(max(able, key=lambda place: row[place]))))
         else:
             lone.append(find)
-    return pairs, [find for find in (*lone, *left) if find.score > LEAST * 1.05]
+    return pairs, [find for find in (*lone, *left.values()) if find.score > LEAST * 1.05]
 
 
-def _overlap(one: Box, other: Box) -> float:
-    """Intersection over union."""
-    across, down = (max(0.0, min(one[k + 2], other[k + 2]) - max(one[k], other[k])) for k in (0, 1))
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    union = sum(areas) - across * down
-    return across * down / union if union else float(one == other)
+def _same(find: Find, other: Find, share: float) -> bool:
+    return share > SAME or find.box == other.box  # a box without an area overlaps nothing
 
 
 def _boxes(image: Array, finds: Sequence[Find]) -> Array:

@@ -39,3 +39,20 @@ def boxes_in_image(boxes: Array, asked: Asked, *, unit: bool) -> Array:
     limits = np.array([asked.size[1], asked.size[0]] * 2, np.float64)
     cut: Array = np.clip(found, 0.0, limits)
     return cut
+
+
+def overlaps(boxes: Array, objects: Array, crowd: Array | None = None) -> Array:
+    """(finds, objects) intersection over union of boxes x0, y0, x1, y1; over the find's own area where the object is a
+    ``crowd``."""
+    low = np.maximum(boxes[:, None, :2], objects[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], objects[None, :, 2:])
+    both = np.prod(np.clip(high - low, 0, None), axis=-1)
+    areas, theirs = _areas(boxes)[:, None], _areas(objects)[None]
+    union = areas + theirs - both if crowd is None else np.where(crowd[None], areas, areas + theirs - both)
+    share: Array = both / np.maximum(union, np.finfo(np.float64).tiny)
+    return share
+
+
+def _areas(boxes: Array) -> Array:
+    found: Array = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=-1)
+    return found

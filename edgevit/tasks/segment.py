@@ -15,6 +15,8 @@ from edgevit.tasks.base import Apart, Asked, Row, is_flat, named, unfit
 from edgevit.tasks.palette import blended, colours, marked
 from edgevit.tasks.places import back_to_image
 
+_NOTHING = frozenset({"background", "bg", "unlabeled", "unlabelled", "void"})
+
 
 @dataclass(frozen=True)
 class ClassMap:
@@ -48,8 +50,9 @@ class ClassMap:
         return ", ".join(shown) or "nothing of it was seen"
 
     def drawn(self, image: Array) -> Array | None:
-        """The classes as colours over the image."""
-        return blended(image, colours(self.classes), self.classes >= 0)
+        """The classes as colours over the image, which stays as it is where there is nothing of any."""
+        nothing = [index for index, _ in self.shares if _is_nothing(self.asked.label(index))]
+        return blended(image, colours(self.classes), (self.classes >= 0) & ~np.isin(self.classes, nothing))
 
     def apart(self, other: ClassMap, image: Array) -> Apart:
         """The pixels that have another class are marked."""
@@ -87,6 +90,11 @@ class Segment:
 
     def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
         return "label", "index", "share"
+
+
+def _is_nothing(label: str) -> bool:
+    """Whether a class is called what is left between the others."""
+    return label.strip("_ ").casefold() in _NOTHING
 
 
 def _is_map(spec: TensorSpec) -> bool:

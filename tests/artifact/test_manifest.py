@@ -13,6 +13,7 @@ from edgevit.artifact.golden import read_golden
 from edgevit.artifact.manifest import TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact
+from edgevit.registry import newer_line
 
 LOGITS = TensorSpec(name="logits", dtype="float32", shape=(1, 3), role="logits")
 
@@ -69,6 +70,19 @@ def test_a_manifest_that_another_reader_would_take_otherwise_is_refused(make_art
     (folder / "edgevit.json").write_text(text.replace(old, new, 1))
     with pytest.raises(BadArtifact, match=said):
         Artifact.open(folder)
+
+
+@pytest.mark.parametrize("place", ["", "parity"], ids=["at the top", "below"])
+def test_a_field_that_nobody_here_knows_may_be_a_newer_edgevit_s(make_artifact, place: str) -> None:
+    folder = make_artifact()
+    manifest = json.loads((folder / "edgevit.json").read_text())
+    (manifest[place] if place else manifest)["weather"] = "fine"
+    (folder / "edgevit.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        BadArtifact, match=r"weather is nothing that this edgevit knows: a newer one wrote it"
+    ) as caught:
+        Artifact.open(folder)
+    assert caught.value.hint == newer_line()
 
 
 def test_a_manifest_that_is_no_file_is_never_waited_for(make_artifact, tmp_path: Path) -> None:

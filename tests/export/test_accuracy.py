@@ -62,6 +62,19 @@ def test_export_records_the_accuracy_that_verify_measures(insects: str, tmp_path
     assert made.manifest.accuracy.top1 == found.accuracy.recorded == found.accuracy.top1 == 1.0
 
 
+def test_an_embedding_has_a_probe_and_no_accuracy_though_it_has_as_many_numbers_as_classes(
+    insects: str, tmp_path: Path
+) -> None:
+    spec = ModelSpec("bright", "module", (4, 4), STEPS, 2, labels=("bee", "ant"))
+    made = export(attach_spec(Bright(), spec), "onnx", out=tmp_path / "out", data=insects, task="embed", threads=1)
+    assert made.manifest.accuracy is None
+    assert made.manifest.quality is not None
+    assert made.manifest.quality.metric == "linear probe"
+    again = export(str(made.path / "model.onnx"), "onnx", out=tmp_path / "b", data=insects, task="embed", threads=1)
+    assert again.manifest.accuracy is None
+    assert again.manifest.quality == made.manifest.quality
+
+
 def test_a_model_of_other_classes_has_no_accuracy_on_the_data(insects: str) -> None:
     assert measure_accuracy(logits_of(Bright()), insects, STEPS, 2, ("none of mine", "bee")) is None
     assert measure_accuracy(logits_of(Bright()), insects, STEPS, 3) is None

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from edgevit.build import export
 from edgevit.errors import UnknownName
 from edgevit.models import counting, list_models, zoo
+from edgevit.prediction.predictor import predict
 
 FIELDS = {"name", "params", "macs", "params_train", "macs_train", "image_size", "source", "weights"}
 
@@ -90,3 +95,13 @@ def test_the_stored_counts_are_what_is_counted(name):
     (stored,) = [row for row in list_models(details=True) if row["name"] == name]
     found = counting.counts(zoo.row(name))
     assert {key: stored[key] for key in found} == found, "make zoo writes them anew"
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_super_resolver_makes_a_picture_of_any_size_larger(scale: int, tmp_path: Path) -> None:
+    made = export(f"sesr_nano_x{scale}", "onnx", out=tmp_path / "sesr", threads=1)
+    assert made.manifest.parity.status == "verified"
+    picture = np.random.default_rng(0).integers(0, 256, (70, 50, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    (result,) = predict(made.path, [str(tmp_path / "photo.png")])
+    assert result.drawn().shape == (70 * scale, 50 * scale, 3)

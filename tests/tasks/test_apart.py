@@ -112,3 +112,21 @@ def test_no_object_at_all_and_one_that_is_hardly_sure_are_no_difference() -> Non
     assert none.apart(none, IMAGE).words == "no object found by both"
     hardly = answer("detect", **objects((0, 0, 0.0501)))
     assert (none.apart(hardly, IMAGE).far, hardly.apart(none, IMAGE).far) == (0.0, 0.0)
+
+
+def test_a_box_without_an_area_is_found_by_both_where_it_lies_at_the_same_place() -> None:
+    flat = {"boxes": np.array([[1.0, 1, 1, 5]]), "labels": np.array([0]), "scores": np.array([0.9])}
+    assert (
+        answer("detect", **flat).apart(answer("detect", **flat), IMAGE).words
+        == "1 of 1 objects found by both, exactly so"
+    )
+    moved = flat | {"boxes": np.array([[2.0, 1, 2, 5]])}
+    assert "2 found by one alone" in answer("detect", **flat).apart(answer("detect", **moved), IMAGE).words
+
+
+def test_of_two_finds_at_one_place_each_has_its_own_partner() -> None:
+    near = objects((0, 0, 0.9), (0.1, 0, 0.8))
+    assert (
+        answer("detect", **near).apart(answer("detect", **near), IMAGE).words
+        == "2 of 2 objects found by both, exactly so"
+    )

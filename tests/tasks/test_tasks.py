@@ -182,3 +182,17 @@ def test_a_restored_picture_is_of_the_range_and_the_colours_that_the_model_takes
     made = load_task("restore").decode({"picture": picture}, about).picture
     assert made.shape == (6, 4, 3)  # twice the image, without what it was padded with
     assert made[0, 0].tolist() == [255, 128, 0]
+
+
+@pytest.mark.parametrize("nothing", ["background", "__background__", "Void", "unlabeled"])
+def test_what_is_no_class_of_anything_is_not_coloured(nothing: str) -> None:
+    labels = np.zeros((1, 16, 32), np.int64)
+    labels[:, :, 16:] = 1
+    spec = TensorSpec(name="masks", dtype="int64", shape=(1, 16, 32), role="tensor")
+    drawn = {}
+    for names in ((nothing, "cat"), ("sky", "cat")):
+        told = asked("segment", spec, labels=names, steps=SQUASH.at((16, 32)))
+        drawn[names[0]] = load_task("segment").decode({"masks": labels}, told).drawn(IMAGE)
+    assert (drawn[nothing][:, :16] == IMAGE[:, :16]).all()
+    assert (drawn["sky"][:, :16] != IMAGE[:, :16]).any()
+    assert (drawn[nothing][:, 16:] == drawn["sky"][:, 16:]).all()

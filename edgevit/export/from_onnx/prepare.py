@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgevit.cpu import checked_threads
 from edgevit.errors import Unsupported, UsageError
+from edgevit.export.accuracy import are_classes
 from edgevit.export.base import Progress, silent
 from edgevit.export.from_onnx.file import check_there
 from edgevit.export.from_onnx.original import Original
@@ -76,7 +77,7 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     if source.preprocess is not None and request.data is not None:
         bench = Bench(source.meaning(classes).task, capture.outputs, source.preprocess, labels)
         quality = original.quality(request.data, bench, reference.group)
-    if source.preprocess is not None and request.data is not None and classes is not None:
+    if source.preprocess and request.data is not None and classes is not None and are_classes(capture.outputs):
         say(f"accuracy on {request.data}", None)
         accuracy = original.accuracy(request.data, source.preprocess, classes, labels, reference.group)
     return Prepared(

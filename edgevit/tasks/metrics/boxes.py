@@ -14,6 +14,7 @@ from edgevit.data.targets import Objects
 from edgevit.tasks.base import Asked, Row
 from edgevit.tasks.detect import found
 from edgevit.tasks.metrics.base import DROP, nothing
+from edgevit.tasks.places import overlaps
 
 MOST = 100
 OVERLAPS = np.linspace(0.5, 0.95, 10)
@@ -67,17 +68,6 @@ class AveragePrecision:
         return np.stack([_precision(one) for one in counted])
 
 
-def overlaps(boxes: Array, objects: Array, crowd: Array) -> Array:
-    """(finds, objects) intersection over union; over the find's own area where the object is a crowd."""
-    low = np.maximum(boxes[:, None, :2], objects[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], objects[None, :, 2:])
-    both = np.prod(np.clip(high - low, 0, None), axis=-1)
-    areas, theirs = _areas(boxes)[:, None], _areas(objects)[None]
-    union = np.where(crowd[None], areas, areas + theirs - both)
-    share: Array = both / np.maximum(union, np.finfo(np.float64).tiny)
-    return share
-
-
 def matched(share: Array, crowd: Array) -> Array:
     """(finds, objects) overlaps -> (finds, OVERLAPS): 1 right, 0 wrong, -1 in a crowd. The surest find comes first.
 
@@ -113,9 +103,4 @@ def _precision(one: _Class) -> Array:
         precision = np.maximum.accumulate((hits / (np.arange(len(hits)) + 1))[::-1])[::-1]
         at = np.searchsorted(hits / one.objects, RECALLS)
         found[place] = np.append(precision, 0.0)[np.minimum(at, len(precision))].mean()
-    return found
-
-
-def _areas(boxes: Array) -> Array:
-    found: Array = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=-1)
     return found
