@@ -103,14 +103,15 @@ class Outcome:
         """Cells of ``COLUMNS``."""
         artifact = _present(self.artifact)
         manifest, parity = artifact.manifest, artifact.manifest.parity
+        status = f"{parity.status}: --no-verify" if parity.reason == NOT_PROVED else parity.status
+        random = manifest.model.weights.random
         return (
             str(artifact.path),
             manifest.target,
             manifest.precision,
             render.si(artifact.size_bytes(), "B"),
             f"{self.seconds:.1f}",
-            (f"{parity.status}: --no-verify" if parity.reason == NOT_PROVED else parity.status)
-            + (", random weights" if manifest.model.weights.random else ""),
+            ", ".join(filter(None, (status, parity.hanging(), "random weights" if random else ""))),
             "—" if parity.max_rel is None else f"{parity.max_rel:.1e}",
             f"{parity.tolerance:.1e}",
         )
@@ -297,6 +298,8 @@ def _judged(prepared: Prepared, outcome: Outcome) -> Outcome:
             said = f"nothing proves that it computes its model (--no-verify); edgevit verify {artifact.path} proves it"
         return replace(outcome, notes=(*outcome.notes, f"{outcome.subject}: {said}"))
     hint = f"run edgevit verify {artifact.path} where it can run"
+    if parity.images:
+        hint = "load trained weights, which decide more clearly, or build it in a precision that moves less"
     return replace(outcome, error=ParityFailed(f"unverified: {parity.reason}", hint=hint))
 
 

@@ -101,6 +101,7 @@ class Coin(nn.Module):
         self.heads, self.wrong = nn.ModuleList(nn.Conv2d(3, 4, 4, 4) for _ in range(2)), wrong
 
     def forward(self, image: Tensor) -> Tensor:
-        one, other = image.sum((1, 2, 3), keepdim=True), image.sum(3).sum(2).sum(1)[:, None, None, None]
+        parts = image * 1.37
+        one, other = parts.sum((1, 2, 3), keepdim=True), parts.flip(3).sum(3).sum(2).sum(1)[:, None, None, None]
         first = (one > other) != self.wrong
-        return torch.where(first, self.heads[0](image), self.heads[1](image)).softmax(1) @ image[:, :1, :4, :4]
+        return torch.where(first, self.heads[0](image), self.heads[1](image)).softmax(1) * image[:, :1, ::4, ::4]

@@ -192,6 +192,13 @@ class OutputParity(Strict):
     )
     values: int | None = Field(default=None, ge=0, description="values, or ranks, that clear is a share of")
     turned: int | None = Field(default=None, ge=0, description="how many that are not clear differ by more than noise")
+
+    @property
+    def unclear(self) -> tuple[int, int]:
+        """How many values are not clear, and of how many."""
+        count = self.values or 0
+        return count - round((1.0 if self.clear is None else self.clear) * count), count
+
     median: Error | None = Field(default=None, description="max_rel of the median row, where it has a bound")
 
 
@@ -291,11 +298,16 @@ class Parity(Strict):
             yield f"{name}: {figures.clear:.2%} is clear of noise, all of it agrees; of all values {changed} differ"
 
     def _hanging(self, figures: OutputParity) -> str:
-        count = figures.values or 0
-        unclear = count - round((1.0 if figures.clear is None else figures.clear) * count)
+        unclear, count = figures.unclear
         differ = f"{figures.turned:,} of them differ" if figures.turned else "none of them differs"
-        others = "" if self.status == "failed" else ", all others agree"
+        others = ", all others agree" if self.status != "failed" and unclear < count else ""
         return f"{unclear:,} of {count:,} values hang on a decision too close to call, {differ}{others}"
+
+    def hanging(self) -> str:
+        """The share of values that hang on decisions, in short; "" where none does."""
+        found = [one.unclear for name, one in self.outputs.items() if (own := self.bounds.get(name)) and own.hanging]
+        unclear, count = (sum(part) for part in zip(*found, strict=True)) if found else (0, 0)
+        return f"{unclear:,} of {count:,} values too close to call" if unclear else ""
 
     def at_sizes(self) -> str:
         """The sizes that were proved, in a sentence's words; "" where there is one."""

@@ -47,7 +47,9 @@ class MemberCheck:
     def sentence(self) -> str:
         if self.error is not None:
             return f"FAILED: {self.error}"
-        return f"verified, {self.found.parity.max_rel:.1e} on {self.found.runtime}" if self.found else "verified"
+        if self.found is None or self.found.parity.max_rel is None:
+            return self.found.parity.status if self.found else "verified"
+        return f"verified, {self.found.parity.max_rel:.1e} on {self.found.runtime}"
 
     def record(self) -> dict[str, Any]:
         found = self.found or getattr(self.error, "verification", None)

@@ -134,13 +134,13 @@ class Judge:
             for name, one in self.found[batch].items():
                 merged[name] = merged[name].worse(one) if name in merged else one
         figures = {name: self._figures(one) for name, one in merged.items() if not one.meaningless}
-        whole = len(figures) == len(merged)
+        doubts = [doubt for name, figure in figures.items() if (doubt := undecided(name, figure))]
+        whole = len(figures) == len(merged) and not doubts
         top1 = self.top1 if self.top1 and self.top1.name in figures else None
         problems = [
             *(problem for one in merged.values() for problem in one.problems()),
             *(top1.problems() if top1 else []),
         ]
-        doubts = [doubt for name, figure in figures.items() if (doubt := undecided(name, figure))]
         return self._parity(problems, doubts, batches or self.found).model_copy(
             update={
                 "max_abs": max(figure.max_abs for figure in figures.values()) if whole else None,

@@ -15,6 +15,7 @@ import edgevit
 from edgevit.artifact.manifest import BatchRange
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import ParityFailed
+from edgevit.export.cache.findings import NOISE
 from edgevit.export.described import bounds_of
 from edgevit.export.noise import noise
 from edgevit.export.prepared import Answers, Levels
@@ -139,3 +140,47 @@ def test_a_graph_that_takes_the_worst_for_the_best_is_refused(tmp_path: Path, mo
     monkeypatch.setattr(onnx, "save_model", wrong)
     with pytest.raises(ParityFailed):
         edgevit.export(Tied(), "onnx", out=tmp_path / "wrong", image_size=16)
+
+
+def test_what_hangs_is_kept_for_the_next_export_and_read_again() -> None:
+    _, levels, _ = found(deciding.Deciding("codes", 1), 1, "fp16")
+    entry = NOISE.write(levels)
+    assert entry is not None
+    again = NOISE.read(entry)
+    assert again.outputs == levels.outputs
+    assert np.array_equal(again.hanging[None]["output"], levels.hanging[None]["output"])
+
+
+def test_a_model_that_decides_inside_takes_a_dynamic_batch_though_float32_turns_a_decision() -> None:
+    for seed in range(4):
+        module = deciding.Deciding("queries", seed)
+        assert answers(module, deciding.rows(seed), BatchRange(min=1, max=5)).computed == "float64"
+
+
+class Kept(nn.Module):
+    """Masks windows by a comparison of constants, as HF's Swin does in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 4, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        places = torch.zeros(16, dtype=image.dtype)
+        places[:5] = 1
+        apart = places[:, None] - places
+        tokens = self.stem(image).flatten(2)
+        scores = tokens.transpose(1, 2) @ tokens
+        return (scores + apart.masked_fill(apart != 0, -100.0)).softmax(-1)
+
+
+def test_a_mask_of_constants_is_no_decision() -> None:
+    assert not answers(Kept(), deciding.rows(0), ONE).inside
+
+
+def test_an_artifact_that_hangs_on_a_coin_stays_unverified_whatever_four_rows_say(tmp_path: Path) -> None:
+    artifact = edgevit.export(deciding.Coin(), "onnx", out=tmp_path / "coin", image_size=16)
+    assert artifact.manifest.parity.status == "unverified"
+    assert "too close to call" in next(artifact.manifest.parity.decisions())
+    found = edgevit.verify(artifact.path)
+    assert any("the export itself compared 16 rows" in doubt for doubt in found.unchecked)
+    assert Artifact.open(artifact.path).manifest.parity.status == "unverified"

@@ -172,3 +172,77 @@ def test_what_was_decided_or_ranked_is_said_in_words() -> None:
     assert list(parity.decisions()) == [
         "labels: 75.00% is clear of noise, all of it agrees; of all values 25.0000% differ"
     ]
+
+
+# --- decisions inside the model -------------------------------------------------------------------------------------
+
+VALUES = np.arange(1, 41, dtype=float).reshape(4, 10) / 40
+HANGS = OutputBound(tolerance=1e-5, noise=1e-6, hanging=1e-3)
+
+
+def hanging(got: np.ndarray, clear: np.ndarray) -> Parity:
+    return judged({"o": got}, {"o": VALUES}, bounds={"o": HANGS}, clear={"o": clear})
+
+
+def test_values_that_hang_on_a_decision_may_differ_and_their_share_is_stated() -> None:
+    clear, got = VALUES > 0.1, VALUES.copy()
+    got[0, :2] += 0.5
+    parity = hanging(got, clear)
+    assert parity.status == "verified"
+    assert list(parity.decisions()) == [
+        "o: 4 of 40 values hang on a decision too close to call, 2 of them differ, all others agree"
+    ]
+    assert parity.hanging() == "4 of 40 values too close to call"
+
+
+def test_one_value_that_hangs_on_nothing_is_held_to_the_tolerance() -> None:
+    got = VALUES.copy()
+    got[3, 3] += 1e-4
+    parity = hanging(got, VALUES > 0.1)
+    assert parity.status == "failed"
+    assert "all others agree" not in next(parity.decisions())
+
+
+def test_where_hardly_anything_is_clear_and_the_rest_differs_nothing_is_proved() -> None:
+    clear, got = VALUES > 0.95, VALUES.copy()
+    got[0, 0] += 0.5
+    parity = hanging(got, clear)
+    assert parity.status == "unverified"
+    assert parity.max_rel is None
+    assert parity.reason == (
+        "o is not proved: 95.0% of its values hang on decisions that are closer than rounding, and 1 of 40 differ "
+        "from the model's"
+    )
+    assert hanging(VALUES, clear).status == "verified"
+    within_what_the_model_does_itself = np.where(clear, VALUES, VALUES + 5e-4)
+    assert hanging(within_what_the_model_does_itself, clear).status == "verified"
+
+
+def test_a_top_class_of_a_row_that_hangs_may_be_another() -> None:
+    logits = np.eye(4)[[0, 1, 2, 3]] * 5.0
+    got = logits.copy()
+    got[1] = got[1, ::-1]
+    clear = np.ones(logits.shape, bool)
+    clear[1] = False
+    wanted = Reference({"image": np.zeros((4, 1))}, {"o": logits}, 1e-3, bounds={"o": HANGS}, clear={"o": clear})
+    assert judge({1: {"o": got}}, wanted, "o", "fake").status == "verified"
+    got[2] = got[2, ::-1]
+    assert judge({1: {"o": got}}, wanted, "o", "fake").status == "failed"
+
+
+def test_a_rank_that_hangs_may_be_of_another_and_no_other_may() -> None:
+    bounds = {name: bound.model_copy(update={"hanging": 1e-3}) for name, bound in OWN.items()}
+    clear = {name: np.ones(value.shape, bool) for name, value in RANKED.items()}
+    clear["boxes"][0, 0] = False
+    got = {name: value.copy() for name, value in RANKED.items()}
+    got["boxes"][0, 0], got["labels"][0, 0], got["scores"][0, 0] = 77.0, 42, 0.95
+    parity = judged(got, RANKED, bounds=bounds, clear=clear)
+    assert parity.status == "verified"
+    assert (parity.outputs["boxes"].turned, parity.outputs["boxes"].clear) == (1, 0.9)
+    got["boxes"][1, 0] = 77.0
+    assert judged(got, RANKED, bounds=bounds, clear=clear).status == "failed"
+
+
+def test_scores_that_are_all_elsewhere_fail_and_are_no_accident() -> None:
+    got = {**RANKED, "scores": SCORES + 3.0}
+    assert judged(got, RANKED, bounds=OWN).status == "failed"
