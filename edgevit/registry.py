@@ -113,7 +113,7 @@ EXPORTERS: Mapping[str, Row] = {
         "edgevit.export.onnx:OnnxExporter",
         "edgevit[export]",
         ("onnx", "onnxscript", "torch"),
-        "ONNX graph, fp32 or fp16, for ONNX Runtime and most other engines",
+        "ONNX graph, fp32, fp16 or int8, for ONNX Runtime and most other engines",
         onnx=ONNX_FILE,
     ),
     "tensorrt": Row(
@@ -140,7 +140,7 @@ EXPORTERS: Mapping[str, Row] = {
         "edgevit.export.tvm.exporter:TvmExporter",
         "edgevit[export,tvm]",
         ("apache-tvm", "apache-tvm-ffi", "torch", "cryptography"),
-        "native library compiled by TVM with edgevit's own CPU schedules, tuned on request",
+        "fp32 native library compiled by TVM with edgevit's own CPU schedules, tuned on request",
         here="edgevit.export.tvm.here:here",
         carries_code=True,
         no_onnx="its schedules and the names of its layers come from a program that torch traced",

@@ -8,8 +8,10 @@ from edgevit import registry
 from edgevit.artifact.staging import check_vacant
 from edgevit.bundle.manifest import BUNDLE
 from edgevit.data.source import check_spec
+from edgevit.errors import Unsupported
 from edgevit.export.targets import Target, choose
 from edgevit.models.loading.choice import check as check_model
+from edgevit.precisions import INTEGER_PRECISIONS
 from edgevit.split.options import PARTITIONS, SplitJob, file_digest
 
 
@@ -29,4 +31,9 @@ def check(job: SplitJob) -> None:
 
 def check_targets(job: SplitJob) -> list[Target]:
     """The exporters asked for. UsageError, Unsupported or MissingDependency before any work is done."""
+    if job.precision in INTEGER_PRECISIONS:
+        raise Unsupported(
+            f"the parts of a split model cannot be {job.precision}: its fusion head has no rows to find ranges on",
+            hint="split in fp32 or fp16; edgevit export takes --precision int8",
+        )
     return [choose(name, job.precision) for name in job.targets]

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from edgevit.split.options import FusionOptions
+from edgevit.errors import Unsupported
+from edgevit.request import ModelChoice
+from edgevit.split.options import FusionOptions, SplitJob, SplitOptions
+from edgevit.split.refusals import check
 
 
 @pytest.mark.parametrize(
@@ -26,3 +31,9 @@ def test_few_epochs_of_the_fusion_head_need_few_copies_of_the_images() -> None:
     assert FusionOptions(epochs=1).views_for(1437) == 1
     assert FusionOptions(epochs=40).views_for(1437) == 16
     assert FusionOptions(epochs=1, views=3).views_for(1437) == 3
+
+
+def test_integers_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    job = SplitJob(ModelChoice("vit_nano"), "digits", tmp_path / "out", SplitOptions(parts=2), precision="int8")
+    with pytest.raises(Unsupported, match="no rows to find ranges on"):
+        check(job)
