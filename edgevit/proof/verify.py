@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgevit import render, worker
-from edgevit.artifact.manifest import MANIFEST, Array, Parity
+from edgevit.artifact.manifest import MANIFEST, QUANT, Array, Parity
 from edgevit.artifact.opened import Artifact
 from edgevit.artifact.shelf import gathered
 from edgevit.data.classes import taken_in_order
@@ -192,6 +192,11 @@ class _Checks:
         """What the manifest says of the proof, as far as it can be true."""
         manifest = self.artifact.manifest
         require_believable(self.artifact)
+        if manifest.integers is not None and self.payload["runtime"] == "torch":
+            raise Unsupported(
+                "torch runs the float model, which integers are not held against: their reference is their plan",
+                hint="leave --runtime out; --against source says how far the two are apart",
+            )
         if manifest.parity.status == "failed":
             self.say(f"the export itself failed its proof: {manifest.parity.reason}", problem=True)
         if manifest.parity.status == "unverified" and manifest.parity.images:
@@ -361,6 +366,7 @@ class _Checks:
                 f"{name} has other outputs than {self.artifact.path}", hint="compare artifacts of one model"
             )
         tolerance = max(self.artifact.manifest.parity.tolerance, other.manifest.parity.tolerance)
+        tolerance = max(tolerance, self._rounded_away(other, name))
         clear = self._clear_of_both(other)
         bounds = {
             name: self.artifact.manifest.parity.bounds[name].model_copy(update={"tolerance": tolerance})
@@ -391,6 +397,15 @@ class _Checks:
             for name, marks in self.artifact.golden_clear().items()
             if name not in self.artifact.manifest.sampled
         }
+
+    def _rounded_away(self, other: Artifact, name: str) -> float:
+        """How far integers may lie from floats, or from integers of another plan: ten times their loss, at most half
+        of the largest output."""
+        plans = [one.manifest.files.get(QUANT) for one in (self.artifact, other)]
+        if name != "source" and plans[0] == plans[1]:
+            return 0.0
+        reports = (one.manifest.integers for one in (self.artifact, other))
+        return min(0.5, 10 * max((report.loss.rms for report in reports if report), default=0.0))
 
     def _images(self) -> Callable[[Artifact], dict[str, Array]]:
         """Rows to compare on, preprocessed by the artifact they are for: --data, else the golden pair."""

@@ -45,6 +45,18 @@ def test_verify_holds_the_file_against_the_plan_on_any_device(artifact: Artifact
     assert any(sentence.startswith("9 of 9 operators ran in integers") for sentence in found.checks)
 
 
+def test_verify_with_torch_says_that_integers_are_held_against_their_plan(artifact: Artifact) -> None:
+    with pytest.raises(Unsupported, match="their reference is their plan"):
+        verify(artifact.path, runtime="torch")
+
+
+def test_integers_beside_floats_are_allowed_what_they_cost(artifact: Artifact, tmp_path) -> None:
+    floats = build.export(mixed(), "onnx", out=tmp_path / "floats", inputs=rows_of(64))
+    found = verify(artifact.path, against=floats.path)
+    assert found.against is not None
+    assert found.against.tolerance == 10 * artifact.manifest.integers.loss.rms  # type: ignore[union-attr]
+
+
 def test_a_layer_that_was_asked_to_stay_float_does(tmp_path) -> None:
     plan = exported(tmp_path / "kept", keep_float=["qkv"]).plan()
     assert plan is not None

@@ -58,6 +58,7 @@ def simulated(sites: Sites, plan: QuantPlan, rows: Array) -> Array:
 def test_onnx_runtime_computes_what_the_plan_says(batch: BatchRange, optimize: bool, tmp_path: Path) -> None:
     sites, plan, found = emitted(captured(mixed(), batch), tmp_path / "model.onnx", optimize)
     assert {one.name for one in found} == set(plan.layers)
+    assert NOT_IN_GRAPH not in plan.kept.values()
     rows = rows_of(16)["image"]
     got, want = run(tmp_path / "model.onnx", rows), simulated(sites, plan, rows)
     errors = np.abs(got - want).max(axis=1) / np.abs(want).max()
@@ -101,6 +102,19 @@ def test_a_layer_that_the_graph_computes_otherwise_in_one_place_stays_float_ever
     left, found = to_integers(model, plan, sites)
     assert left.kept["shared.weight"] == NOT_IN_GRAPH
     assert "shared.weight" not in {one.name for one in found}
+
+
+def test_a_bias_of_zeros_that_the_converter_leaves_out_keeps_no_layer_float(tmp_path: Path) -> None:
+    module = mixed()
+    with torch.no_grad():
+        for name in ("qkv", "head", "deep"):
+            module.get_submodule(name).bias.zero_()  # type: ignore[union-attr, operator]
+    sites, plan, found = emitted(captured(module), tmp_path / "model.onnx")
+    assert {one.name for one in found} == set(plan.layers)
+    assert NOT_IN_GRAPH not in plan.kept.values()
+    rows = rows_of(16)["image"]
+    got, want = run(tmp_path / "model.onnx", rows), simulated(sites, plan, rows)
+    assert np.median(np.abs(got - want).max(axis=1)) < 1e-5 * np.abs(want).max()
 
 
 def test_weights_are_stored_in_one_byte_each(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ class _Known:
         bias = None if weight.bias is None else weight.bias[cut]
         added = sole_user(node.outputs[0]) if node.op_type == "MatMul" and bias is not None else None
         given = _added_by(added, node) if added is not None else _third(node)
+        if given is None and bias is not None and not bias.any():  # converters leave out what adds nothing
+            bias = added = None
         if (given is None) != (bias is None) or (bias is not None and not np.array_equal(bias, given)):  # type: ignore[arg-type]
             return None
         return _Part(name, layer, start, weight.values[cut], bias, added)
