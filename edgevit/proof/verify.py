@@ -345,8 +345,11 @@ class _Checks:
             wrong |= {name: None for name, values in outputs.items() if not np.isfinite(values).all()}
         for name in wrong:
             self.say(f"{name} holds NaN or infinity on images of {self.payload['data']}", problem=True)
+        lacking = "they have no labels"
+        if found.targets is not None:
+            lacking = f"their {found.targets.kind} say nothing that {self.artifact.manifest.model.task} is judged by"
         self.say(
-            f"{render.counted(len(found), 'image')} of {self.payload['data']} ran; they have no labels, so nothing "
+            f"{render.counted(len(found), 'image')} of {self.payload['data']} ran; {lacking}, so nothing "
             "says whether the outputs are right: add --against to compare them"
         )
 

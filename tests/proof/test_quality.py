@@ -115,3 +115,9 @@ def test_a_timm_model_without_its_head_is_probed_at_export_and_again_by_verify(t
         verify(
             claiming(artifact.path, tmp_path / "copy", value=manifest.quality.value - 0.05), data="digits", threads=1
         )
+
+
+def test_data_that_says_other_things_than_a_task_is_judged_by_has_no_lack_of_labels(exported) -> None:
+    found = verify(exported("depth")[0], data=exported("segment")[1], threads=1)
+    assert found.quality is None
+    assert any("their masks say nothing that depth is judged by" in sentence for sentence in found.checks)
