@@ -111,6 +111,28 @@ def test_a_model_as_users_write_them_is_verified(change, names: list[str], tmp_p
     assert [spec.name for spec in artifact.manifest.outputs] == names
 
 
+def test_ends_may_be_called_as_weights_and_nodes_are(tmp_path: Path) -> None:
+    def ends(self: Tokens, x: Tensor) -> dict[str, Tensor]:
+        y = self.ended(x) * self.x
+        return {
+            "body.weight": self.body(x),
+            "head.bias": y,
+            "model/Mul": y + 1,
+            "head/Gemm": y.sin(),
+            "table": self.table,
+        }
+
+    model = Tokens(ends)
+    model.x, model.table = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.ones(1, 3))
+    artifact = edgevit.export(model, "onnx", out=tmp_path / "artifact", inputs=ROWS, threads=1)
+    assert artifact.manifest.parity.status == "verified"
+    assert [spec.name for spec in artifact.manifest.inputs] == ["x"]
+    with edgevit.open_session(artifact.path) as session:
+        assert set(session.infer({"x": ROWS["x"][:1]})) == {
+            "body.weight", "head.bias", "model/Mul", "head/Gemm", "table",
+        }  # fmt: skip
+
+
 def test_answers_that_depend_on_their_batch_are_proved_at_it_and_again_on_the_device(tmp_path: Path) -> None:
     model = Tokens(lambda self, x: self.ended(x - x.mean(0)))
     out = tmp_path / "artifact"

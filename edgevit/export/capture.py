@@ -29,6 +29,9 @@ from edgevit.models.eager.promotion import in_full
 _INPUT_ROLES: tuple[tuple[str, Role], ...] = ((r"features_\d+", "features"), ("present", "mask"))  # of a fusion head
 _OUTPUT_ROLES: Mapping[str, Role] = {"logits": "logits", "features": "features"}
 DTYPES = frozenset(get_args(TensorSpec.model_fields["dtype"].annotation))
+_TYPES = f"use {', '.join(sorted(DTYPES))}"
+_INSTEAD = dict.fromkeys(("complex64", "complex128"), "return torch.view_as_real of it: real and imaginary parts")
+_ARGUMENTS = "give rows for all that forward takes, by its names: --inputs rows.npz, or inputs= in Python"
 _SPECIALISED = ("Constraints violated", "specialized", "specialised", "not all values of", "guard on data-dependent")
 
 
@@ -217,12 +220,18 @@ def run(module: nn.Module, arguments: tuple[Tensor, ...]) -> Any:
             return module(*arguments)
     except EdgeVitError:
         raise
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         shapes = ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in arguments)
         raise ExportFailed(
-            f"the model does not run on inputs of shape {shapes}: {first_line(exc)}",
-            hint="check the image size, or the example inputs",
+            f"the model does not run on inputs of shape {shapes}: {_said(exc)}",
+            hint=_ARGUMENTS
+            if "required positional argument" in str(exc)
+            else "check the image size, or the example inputs",
         ) from exc
+
+
+def _said(exc: BaseException) -> str:
+    return f"forward ends the process (exit {exc.code})" if isinstance(exc, SystemExit) else first_line(exc)
 
 
 def _checked(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -246,7 +255,7 @@ def _output_spec(name: str, tensor: Tensor, batch: BatchRange) -> TensorSpec:
 
 def _dtype(name: str, dtype: str) -> Any:
     if dtype not in DTYPES:
-        raise Unsupported(f"{name} is {dtype}, which no artifact can hold", hint=f"use {', '.join(sorted(DTYPES))}")
+        raise Unsupported(f"{name} is {dtype}, which no artifact can hold", hint=_INSTEAD.get(dtype, _TYPES))
     return dtype
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -100,8 +101,8 @@ def test_outputs_are_named_after_what_is_returned(make, names: list[str]) -> Non
     [
         (lambda x: None, "output of the model is None"),
         (lambda x: (None, ()), "the model returns nothing"),
-        (lambda x: (x, 3), "output_1 of the model is a int"),
-        (lambda x: {"a": [x, x.numpy()]}, "output a_1 of the model is a ndarray"),
+        (lambda x: (x, 3), "output_1 of the model is of type int"),
+        (lambda x: {"a": [x, x.numpy()]}, "output a_1 of the model is of type ndarray"),
         (lambda x: {"a": x.to_sparse()}, "output a of the model is a sparse tensor"),
         (lambda x: x.double(), "float64"),
         (lambda x: x.sum(), "not the batch"),
@@ -115,6 +116,17 @@ def test_anything_but_tensors_is_declined_by_name(make, said: str) -> None:
     with pytest.raises(Unsupported, match=said) as caught:
         capture(Returns(make), vectors(), ONE)
     assert caught.value.hint
+
+
+def test_the_next_step_fits_what_was_returned_and_what_was_not_given() -> None:
+    with pytest.raises(Unsupported, match="complex64") as caught:
+        capture(Returns(lambda x: torch.complex(x, x)), vectors(), ONE)
+    assert "view_as_real" in str(caught.value.hint)
+    with pytest.raises(ExportFailed, match="missing 1 required positional argument: 'second'") as failed:
+        capture(Returns(lambda x, second: x), vectors(), ONE)
+    assert "--inputs" in str(failed.value.hint)
+    with pytest.raises(ExportFailed, match=r"forward ends the process \(exit 3\)"):
+        capture(Returns(lambda x: sys.exit(3)), vectors(), ONE)
 
 
 def test_a_model_that_fixes_its_batch_is_declined_with_the_way_out() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 from collections import Counter
@@ -57,10 +58,14 @@ def name_ends(model: ir.Model, capture: Capture | Graph) -> None:
         value.shape = ir.Shape([spec.sides.get(str(axis), side) for axis, side in enumerate(spec.shape)])
 
 
-def _make_way(graph: ir.Graph, name: str) -> None:
-    for value in _values(graph):
-        if value.name == name:
-            value.name = f"{name}_inner"
+def _make_way(graph: ir.Graph, name: str, *kept: ir.Value) -> None:
+    """No value but those ``kept`` has the name any more."""
+    taken = [value for value in _values(graph) if value.name == name and not any(value is one for one in kept)]
+    if taken:
+        others = {value.name for value in _values(graph)}
+        free = next(new for count in itertools.count(1) if (new := f"{name}_inner_{count}") not in others)
+        for index, value in enumerate(taken):
+            value.name = f"{free}_{index}" if index else free
 
 
 def _rename_symbol(graph: ir.Graph, old: str, new: str) -> None:
@@ -139,10 +144,12 @@ def separate_outputs(model: ir.Model, names: Sequence[str]) -> None:
 
     ``names`` are the outputs', in order. After all passes: each of them takes such a node for superfluous.
     """
+    for value in model.graph.inputs:
+        _make_way(model.graph, str(value.name), value)  # nodes and what they make were named since
     seen = {id(value) for value in (*model.graph.inputs, *model.graph.initializers.values())}
     for index, (value, name) in enumerate(zip(list(model.graph.outputs), names, strict=True)):
+        _make_way(model.graph, name, *([] if id(value) in seen else [value]))
         if id(value) in seen:
-            _make_way(model.graph, name)
             node = ir.node("Identity", [value])
             model.graph.append(node)
             (twin,) = node.outputs

@@ -44,8 +44,9 @@ def _convert(capture: Capture, opset: int) -> ir.Model:
                 (),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[spec.name for spec in capture.inputs],
-                output_names=[spec.name for spec in capture.outputs],
+                # not by their names: torch.onnx would not see that a weight is called as an end is
+                input_names=[f"edgevit.input.{index}" for index, _ in enumerate(capture.inputs)],
+                output_names=[f"edgevit.output.{index}" for index, _ in enumerate(capture.outputs)],
                 optimize=True,
                 verbose=False,
             )

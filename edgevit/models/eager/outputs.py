@@ -59,7 +59,7 @@ def _named_leaves(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if parts is None:
         if value is None and name:
             return
-        what = "None" if value is None else f"a {type(value).__name__}"
+        what = "None" if value is None else f"of type {type(value).__name__}"
         raise Unsupported(f"output {name or 'output'} of the model is {what}, not a tensor", hint=_WRAP)
     numbered = isinstance(value, tuple | list) and not hasattr(value, "_fields")
     for key, part in parts.items():
