@@ -40,11 +40,13 @@ def whole_clamp(self: Tensor, min: Any = None, max: Any = None) -> Tensor | Any:
 
 def all_dim(self: Tensor, dim: int | list[int], keepdim: bool = False) -> Tensor:
     """Whether none is zero."""
-    return _count(_zero(self), dim, keepdim) == 0
+    zero = _zero(self)
+    return torch.logical_not(zero) if dim == [] else _count(zero, dim, keepdim) == 0
 
 
 def any_dim(self: Tensor, dim: int | list[int], keepdim: bool = False) -> Tensor:
-    return _count(torch.logical_not(_zero(self)), dim, keepdim) > 0
+    found = torch.logical_not(_zero(self))
+    return found if dim == [] else _count(found, dim, keepdim) > 0
 
 
 def _zero(self: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from edgevit.errors import Unsupported
 from edgevit.export.legalise import decomposed
 from edgevit.export.legalise.fourier import Pair
 from edgevit.export.legalise.pairs import WRITTEN
+from edgevit.export.legalise.refusals import named
 
 
 def in_real_numbers(program: ExportedProgram) -> ExportedProgram:
@@ -23,8 +25,17 @@ def in_real_numbers(program: ExportedProgram) -> ExportedProgram:
     program, table = decomposed(program, {}), torch.export.default_decompositions()
     met = {node.target for node in program.graph.nodes if _is_complex(node, *node.all_input_nodes)}
     program = decomposed(program, {target: table[target] for target in met - WRITTEN.keys() if target in table})
-    _Splitting(program).run()
-    return decomposed(program, {})  # which writes out what the functions do
+    splitting = _Splitting(program)
+    splitting.run()
+    try:
+        return decomposed(program, {})  # which writes out what the functions do
+    except Exception as exc:
+        if not splitting.left:
+            raise
+        told = ", ".join(named(node) for node in splitting.left)
+        raise Unsupported(
+            f"no way is known to write {told} in real numbers", hint="write the model without it"
+        ) from exc
 
 
 def _is_complex(*nodes: fx.Node) -> bool:
@@ -37,6 +48,7 @@ class _Splitting:
 
     def __init__(self, program: ExportedProgram) -> None:
         self.program, self.graph = program, program.graph
+        self.left: list[fx.Node] = []
         self.parts: dict[fx.Node, Any] = {}  # a Pair of nodes, or a list of them
 
     def run(self) -> None:
@@ -70,7 +82,8 @@ class _Splitting:
             return
         nodes, written = node.all_input_nodes, WRITTEN.get(node.target)
         if written is None or any(_is_complex(one) and one not in self.parts for one in nodes):
-            return  # what is left has no way, and the target names it
+            self.left.append(node)  # has no way: the target names it
+            return
         flat, shape = tree_flatten([self.parts.get(one, one) for one in nodes])
         call = (node.args, dict(node.kwargs))
 

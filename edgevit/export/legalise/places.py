@@ -135,6 +135,41 @@ def scatter_value(self: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     return self.scatter(dim, index, filled) if found is NotImplemented else found
 
 
+def scatter_reduced_value(self: Tensor, dim: int, index: Tensor, value: Any, *, reduce: str) -> Tensor:
+    filled = torch.full(index.shape, value, dtype=self.dtype, device=self.device)
+    return torch.scatter(self, dim, index, filled, reduce=reduce)
+
+
+def masked_scatter(self: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """The next one of ``source`` at every place of a mask."""
+    mask = mask.expand(self.shape)
+    before = mask.reshape(-1).to(torch.int64).cumsum(0) - 1
+    flat = source.reshape(-1)
+    taken = flat.index_select(0, before.clamp(0, flat.shape[0] - 1)).reshape(self.shape)
+    return torch.where(mask, taken, self)
+
+
+def sliced_in(
+    self: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor | Any:
+    """Between ends that are named."""
+    if start is not None and end is not None:
+        return NotImplemented
+    size = self.shape[dim]
+    return torch.slice_scatter(self, src, dim, 0 if start is None else start, size if end is None else end, step)
+
+
+def _is_open(node: fx.Node) -> bool:
+    given = arguments(node)
+    return given["start"] is None or given["end"] is None
+
+
+def parts(self: Tensor, split_sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
+    """One by one, where one of them is empty."""
+    starts = [sum(split_sizes[:at]) for at in range(len(split_sizes))]
+    return [self.narrow(dim, start, size) for start, size in zip(starts, split_sizes, strict=True)]
+
+
 def _in_a_corner(node: fx.Node) -> bool:
     given = arguments(node)
     start, index, source = (given[name].meta["val"] for name in ("self", "index", "src"))
@@ -150,5 +185,9 @@ PLACE_RULES = {
     aten.select.int: Rule(select, lambda node: isinstance(node.args[2], int) and node.args[2] < 0),
     aten.unfold.default: Rule(unfold),
     aten.scatter.value: Rule(scatter_value),
+    aten.scatter.value_reduce: Rule(scatter_reduced_value),
+    aten.masked_scatter.default: Rule(masked_scatter),
+    aten.slice_scatter.default: Rule(sliced_in, _is_open),
+    aten.split_with_sizes.default: Rule(parts, lambda node: 0 in arguments(node)["split_sizes"]),
     **{each: scattered(each) for each in (aten.scatter.src, aten.scatter_add.default, aten.scatter.reduce)},
 }

@@ -96,6 +96,14 @@ def averaged(
     return pool(self, kernel, list(stride) or None, list(padding), False, True) * share
 
 
+def max_along(
+    self: Tensor, kernel_size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,), ceil_mode: bool = False,
+) -> Tensor | Any:  # fmt: skip
+    """By steps as long as the windows, where none are given."""
+    return NotImplemented if stride else aten.max_pool1d(self, kernel_size, kernel_size, padding, dilation, ceil_mode)
+
+
 def _asks_places(node: fx.Node) -> bool:
     return any(user.target is operator.getitem and user.args[1] == 1 for user in node.users)
 
@@ -108,6 +116,7 @@ POOLING_RULES = {
     aten.adaptive_max_pool2d.default: Rule(adaptive_max),
     aten.adaptive_max_pool3d.default: Rule(adaptive_max),
     aten.max_pool2d_with_indices.default: Rule(max_with_places, _asks_places),
+    aten.max_pool1d.default: Rule(max_along, lambda node: not arguments(node)["stride"]),
     aten.avg_pool2d.default: Rule(averaged, _has_divisor),
     aten.avg_pool3d.default: Rule(averaged, _has_divisor),
 }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from edgevit.export.legalise import Rule
+from edgevit.export.legalise import Rule, arguments
 
 aten = torch.ops.aten
 
@@ -24,8 +24,23 @@ def matmul(self: Tensor, other: Tensor) -> Tensor | Any:
     return found.squeeze(-1 if other.ndim == 1 else -2) if self.ndim == 1 else found
 
 
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Of a vector, or by one."""
+    found = torch.matmul(input, weight.t())
+    return found if bias is None else found + bias
+
+
+def summed_products(self: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    found: Tensor = torch.bmm(batch1, batch2).sum(0) * alpha
+    return found if beta == 0 else found + self * beta
+
+
 def _has_vector(node: fx.Node) -> bool:
     return any(each.meta["val"].ndim == 1 for each in node.all_input_nodes)
+
+
+def _of_vector(node: fx.Node) -> bool:
+    return any(arguments(node)[name].meta["val"].ndim == 1 for name in ("input", "weight"))
 
 
 def _of_one(operator: Callable[..., Any], axes: int) -> Rule:
@@ -39,6 +54,8 @@ def _of_one(operator: Callable[..., Any], axes: int) -> Rule:
 
 PRODUCT_RULES = {
     aten.matmul.default: Rule(matmul, _has_vector),
+    aten.linear.default: Rule(linear, _of_vector),
+    aten.addbmm.default: Rule(summed_products),
     **{
         operator: _of_one(operator, axes)
         for axes, operators in enumerate(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import fx
 
 from edgevit.export.capture import unbaked
@@ -9,12 +11,21 @@ from edgevit.export.precision import module_path
 from edgevit.models.eager.frames import line_in
 
 
-def place_of(node: fx.Node, *, baked: bool = False) -> str:
-    """ "in blocks.0.attn, model.py:42"; "in the model" where nothing more is known."""
+class Place(NamedTuple):
+    """``path`` of the module, "" for the model itself; ``line`` of the source, "model.py:42", "" where not known."""
+
+    path: str = ""
+    line: str = ""
+
+    def __str__(self) -> str:
+        """ "in blocks.0.attn, model.py:42"; "in the model" where nothing more is known."""
+        where = f"in {self.path or 'the model'}"
+        return f"{where}, {self.line}" if self.line else where
+
+
+def place_of(node: fx.Node, *, baked: bool = False) -> Place:
     path = module_path(node)
-    where = f"in {(unbaked(path) if baked else path) or 'the model'}"
-    line = line_in(str(node.meta.get("stack_trace") or ""))
-    return f"{where}, {line}" if line else where
+    return Place(unbaked(path) if baked else path, line_in(str(node.meta.get("stack_trace") or "")))
 
 
 def named(node: fx.Node, *, baked: bool = False) -> str:

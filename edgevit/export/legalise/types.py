@@ -6,7 +6,7 @@ integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ Written = Callable[..., Any]
 
 def _type_of(first: Any, second: Any, real: bool) -> torch.dtype:
     found = torch.result_type(*(_number(each) for each in (first, second)))
-    return torch.get_default_dtype() if real and not found.is_floating_point else found
+    whole = not found.is_floating_point and not found.is_complex
+    return torch.get_default_dtype() if real and whole else found
 
 
 def _number(value: Any) -> Any:
@@ -70,13 +71,38 @@ def one(operator: Written) -> Rule:
     """Of one operand that is never an integer."""
 
     def written(self: Tensor, **more: Any) -> Any:
-        whole = not self.is_floating_point()
+        whole = not self.is_floating_point() and not self.is_complex()
         return operator(self.to(torch.get_default_dtype()), **more) if whole else NotImplemented
 
     def needed(node: fx.Node) -> bool:
-        return not arguments(node)["self"].meta["val"].is_floating_point()
+        value = arguments(node)["self"].meta["val"]
+        return not value.is_floating_point() and not value.is_complex()
 
     return Rule(written, needed)
+
+
+def bitwise(operator: Written) -> Rule:
+    """Of a tensor and a number."""
+    return Rule(lambda self, other: operator(self, torch.full_like(self, other)))
+
+
+def cosh(self: Tensor) -> Tensor:
+    """Of two halves of the power, which is infinite only where the result is."""
+    half = (_real(self).abs() * 0.5).exp()
+    return half * 0.5 * half + 0.5 / half / half
+
+
+def sinh(self: Tensor) -> Tensor:
+    """A small one by what its power has above one, which a difference of powers would lose."""
+    value = _real(self)
+    size = value.abs()
+    half, above = (size * 0.5).exp(), torch.expm1(size.clamp(max=1.0))
+    found = torch.where(size < 1.0, (above + above / (above + 1.0)) * 0.5, half * 0.5 * half - 0.5 / half / half)
+    return found * value.sign()
+
+
+def _real(value: Tensor) -> Tensor:
+    return value if value.is_floating_point() else value.to(torch.get_default_dtype())
 
 
 def chosen(condition: Tensor, self: Tensor, other: Tensor) -> Tensor | Any:
@@ -138,11 +164,22 @@ def _has_number(node: fx.Node) -> bool:
     return not isinstance(arguments(node)["other"], fx.Node)
 
 
-_COMPARISONS = (aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge)
+def _of_booleans(logical: Callable[[Tensor, Tensor], Tensor]) -> Written:
+    return lambda self, other: logical(self, other if isinstance(other, Tensor) else torch.full_like(self, other))
+
+
+_COMPARISONS: Mapping[Any, Written] = {  # and what they are of booleans
+    aten.eq: _of_booleans(lambda a, b: ~(a ^ b)),
+    aten.ne: _of_booleans(lambda a, b: a ^ b),
+    aten.lt: _of_booleans(lambda a, b: ~a & b),
+    aten.le: _of_booleans(lambda a, b: ~a | b),
+    aten.gt: _of_booleans(lambda a, b: a & ~b),
+    aten.ge: _of_booleans(lambda a, b: a | ~b),
+}
 _REAL = (
-    aten.exp, aten.log, aten.log2, aten.log10, aten.sqrt, aten.rsqrt, aten.reciprocal,
-    aten.sigmoid, aten.erf, aten.sin, aten.cos, aten.tan, aten.tanh, aten.sinh, aten.cosh, aten.asin, aten.acos,
-    aten.atan, aten.asinh, aten.acosh, aten.atanh,
+    aten.exp, aten.exp2, aten.log, aten.log2, aten.log10, aten.sqrt, aten.rsqrt, aten.reciprocal,
+    aten.sigmoid, aten.erf, aten.sin, aten.cos, aten.tan, aten.tanh, aten.asin, aten.acos, aten.atan,
+    aten.asinh, aten.acosh, aten.atanh,
 )  # fmt: skip
 TYPE_RULES = {
     aten.add.Tensor: two(torch.add, logical=torch.logical_or),
@@ -164,6 +201,15 @@ TYPE_RULES = {
     aten.div.Tensor_mode: Rule(divided, _has_number),
     aten.where.self: Rule(chosen, _of_two_types),
     aten.cat.default: Rule(joined, _of_two_types),
-    **{form: two(operator) for operator in _COMPARISONS for form in (operator.Tensor, operator.Scalar)},
+    **{
+        form: two(operator, logical=of_booleans)
+        for operator, of_booleans in _COMPARISONS.items()
+        for form in (operator.Tensor, operator.Scalar)
+    },
     **{operator.default: one(operator.default) for operator in _REAL},
+    aten.cosh.default: Rule(cosh),
+    aten.sinh.default: Rule(sinh),
+    aten.bitwise_and.Scalar: bitwise(torch.bitwise_and),
+    aten.bitwise_or.Scalar: bitwise(torch.bitwise_or),
+    aten.bitwise_xor.Scalar: bitwise(torch.bitwise_xor),
 }

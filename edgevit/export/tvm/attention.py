@@ -15,6 +15,7 @@ from tvm import relax, tirx
 
 from edgevit.errors import Unsupported
 from edgevit.export.legalise import arguments
+from edgevit.export.legalise.attention import is_decided
 
 OPERATOR = "scaled_dot_product_attention.default"
 
@@ -26,7 +27,7 @@ def convert(node: fx.Node, importer: Any) -> Any:
         raise Unsupported("attention has dropout in eval mode", hint="give it only while self.training")
     query, key, value = (importer.env[given[name]] for name in ("query", "key", "value"))
     extras = (given["attn_mask"] is not None, given["is_causal"], given["scale"] is not None, given["enable_gqa"])
-    if not any(extras) and int(query.ty.ndim) == 4:
+    if not any(extras) and int(query.ty.ndim) == 4 and _of_one_batch(query, key, value):
         return importer._scaled_dot_product_attention(node)
     emit = importer.block_builder.emit
     if given["enable_gqa"]:
@@ -34,9 +35,27 @@ def convert(node: fx.Node, importer: Any) -> Any:
     scale = 1 / math.sqrt(_sizes(query)[-1]) if given["scale"] is None else float(given["scale"])
     scores = emit(relax.op.multiply(emit(relax.op.matmul(query, emit(_turned(key)))), relax.const(np.float32(scale))))
     mask = _causal(query, key) if given["is_causal"] else importer.env.get(given["attn_mask"])
-    if mask is not None:
-        scores = emit(_masked(scores, mask))
-    return emit(relax.op.matmul(emit(relax.op.nn.softmax(scores, -1)), value))
+    if mask is None:
+        return emit(relax.op.matmul(emit(relax.op.nn.softmax(scores, -1)), value))
+    scores = emit(_masked(scores, mask))
+    weights = emit(relax.op.nn.softmax(scores, -1))
+    if is_decided(node):
+        weights = emit(_seeing(weights, scores, mask, emit))
+    return emit(relax.op.matmul(weights, value))
+
+
+def _of_one_batch(*values: Any) -> bool:
+    return len({tuple(str(size) for size in value.ty.shape.values[:-2]) for value in values}) == 1
+
+
+def _seeing(weights: Any, scores: Any, mask: Any, emit: Any) -> Any:
+    """A row that forbids every key gives zeros, where a softmax gives no number."""
+    if str(mask.ty.dtype) == "bool":
+        return relax.op.where(mask, weights, relax.const(np.float32(0)))
+    most = emit(relax.op.max(scores, -1, keepdims=True))
+    return relax.op.where(
+        emit(relax.op.greater(most, relax.const(np.float32(-np.inf)))), weights, relax.const(np.float32(0))
+    )
 
 
 def _grouped(heads: Any, query: Any) -> Any:

@@ -15,8 +15,8 @@ from tvm.target import codegen
 
 from edgevit import worker
 from edgevit.cpu import usable_cores
-from edgevit.errors import EdgeVitError, ExportFailed, first_line
-from edgevit.export.tvm import cuda, schedules, targets, tuning
+from edgevit.errors import EdgeVitError
+from edgevit.export.tvm import cuda, culprits, schedules, targets, tuning
 from edgevit.export.tvm.compile import build, calls_of, lower_with_origins
 from edgevit.export.tvm.link import find_linker, link
 from edgevit.export.tvm.origins import Origin
@@ -32,10 +32,7 @@ def build_in_worker(job: dict[str, Any]) -> dict[str, Any]:
     target = target_of(job)
     find_linker(target.arch)
     module, origins = _lowered(job)
-    worker.report("schedules", None)
-    scheduled, notes = schedule(module, target, job["records"])
-    worker.report(f"compile {len(kernels(module))} kernels for {target.describe()}", None)
-    library = _compiled(scheduled, target)
+    library, notes = _compiled(module, origins, target, job["records"])
     worker.report("link", None)
     link(library, Path(job["library"]), target)
     rows = [origin.record() for origin in origins]
@@ -49,14 +46,26 @@ def build_in_worker(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compiled(scheduled: Any, target: targets.BuildTarget) -> Any:
-    """``compile.build``, with any failure of the compiler's as ExportFailed."""
+def _compiled(module: Any, origins: list[Origin], target: targets.BuildTarget, records: str) -> tuple[Any, list[str]]:
+    """The executable, and notes on its schedules. Unsupported where TVM cannot compile a kernel."""
     try:
-        return build(scheduled, target)
+        worker.report("schedules", None)
+        scheduled, notes = schedule(module, target, records)
+        worker.report(f"compile {len(kernels(module))} kernels for {target.describe()}", None)
+        return build(scheduled, target), notes
     except EdgeVitError:
         raise
     except Exception as exc:
-        raise ExportFailed(f"TVM cannot compile the model: {first_line(exc)}", hint="please report this model") from exc
+        raise culprits.kernel_in(module, origins, lambda kernel: build_kernel(kernel, target), exc) from exc
+
+
+def build_kernel(function: Any, target: targets.BuildTarget) -> Any:
+    """One function by itself, with the loops of the rules where it is for a CPU."""
+    name = "kernel"
+    module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
+    loops = cuda.schedule(module, target) if target.kind != "llvm" else None
+    scheduled = loops or tvm.IRModule({name: schedules.schedule(module[name], target)})
+    return tvm.tirx.build(scheduled, target=target.tvm())
 
 
 def _versions() -> dict[str, str]:

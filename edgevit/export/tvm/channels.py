@@ -164,8 +164,8 @@ class _Rewrite:
 
     def emit(self, expression: Expr) -> Expr:
         made = self.builder.emit(expression)
-        if (path := self.modules.get(self.current)) is not None:
-            self.modules[made] = path
+        if (place := self.modules.get(self.current)) is not None:
+            self.modules[made] = place
         return made
 
     def emit_last(self, expression: Expr) -> Value:

@@ -12,10 +12,12 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
-from edgevit.errors import Unsupported
-from edgevit.export.tvm import origins
+from edgevit.errors import EdgeVitError, Unsupported
+from edgevit.export.legalise.refusals import Place
+from edgevit.export.tvm import culprits, origins
 from edgevit.export.tvm.channels import channels_last
 from edgevit.export.tvm.importing import imported
+from edgevit.export.tvm.infinities import from_infinity
 from edgevit.export.tvm.operators import legalizations
 from edgevit.export.tvm.origins import Modules, Origin
 from edgevit.export.tvm.schedules.stages import CONSTANTS
@@ -39,6 +41,15 @@ def lower(program: torch.export.ExportedProgram) -> Any:
 def lower_with_origins(program: torch.export.ExportedProgram, *, baked: bool = False) -> tuple[Any, list[Origin]]:
     """``lower``, and where each of ``calls_of`` the result came from. ``baked``: the normalisation is in the graph."""
     module, modules = imported(program, baked=baked)
+    try:
+        return _lowered(module, modules)
+    except EdgeVitError:
+        raise
+    except Exception as exc:
+        raise culprits.operator_in(module, modules, _lowered, exc) from exc
+
+
+def _lowered(module: Any, modules: Modules) -> tuple[Any, list[Origin]]:
     module = relax.transform.DecomposeOpsForInference()(module)
     modules = origins.kept(module, modules)
     legalized, fused, lowered = fused_kernels(channels_last(module, modules))
@@ -65,21 +76,20 @@ def fused_kernels(module: Any) -> tuple[Any, Any, Any]:
 def check_kernels(legalized: Any, modules: Modules) -> None:
     """Unsupported naming the operators that TVM has no kernel for, and their modules."""
     known = origins.kept(legalized, modules)
-    missing: dict[str, str] = {}
+    missing: dict[str, Place] = {}
     for binding in origins.bindings_of(legalized["main"]):
         name = str(getattr(getattr(binding.value, "op", None), "name", ""))
         if name.startswith("relax.") and not name.startswith(_RUN_AS_THEY_ARE):
-            missing.setdefault(name.removeprefix("relax."), known.get(binding.var) or "the model")
+            missing.setdefault(name.removeprefix("relax."), known[binding.var])
     if missing:
-        named = ", ".join(f"{name} (in {path})" for name, path in missing.items())
+        named = ", ".join(f"{name} ({place})" for name, place in missing.items())
         raise Unsupported(f"TVM has no kernel for {named}", hint="write the model without it, or export to onnx")
 
 
 def _legalized(module: Any) -> Any:
     """Operators as unscheduled functions, one for each, with what is constant computed."""
     return _passes(
-        module,
-        relax.transform.LegalizeOps(dict(legalizations())),
+        from_infinity(_passes(module, relax.transform.LegalizeOps(dict(legalizations())))),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         # No tuples of values that are known one by one: of several in a group FuseOps mistakes one for another, by the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from torch import fx
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from edgevit.errors import EdgeVitError, ExportFailed, Unsupported
+from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, first_line
 from edgevit.export.legalise import calls_of, in_known_operators
 from edgevit.export.legalise.complexes import in_real_numbers
 from edgevit.export.legalise.refusals import named
@@ -32,7 +33,7 @@ def imported(program: ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:
     operator, its module and its line of the source.
     """
     importer = Importer()
-    program = in_known_operators(in_real_numbers(program), RULES["tvm"], importer.knows)
+    program = _written_out(program, importer, baked)
     if missing := {node.target: node for node in calls_of(program) if not importer.knows(node)}:
         told = ", ".join(named(node, baked=baked) for node in missing.values())
         raise Unsupported(f"TVM cannot import {told}", hint="export to onnx, or replace that operator in the model")
@@ -49,6 +50,21 @@ def imported(program: ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:
     except Exception as exc:
         raise _refusal(exc, importer.node, baked) from exc
     return module, origins.of_import(importer.env, baked=baked)
+
+
+def _written_out(program: ExportedProgram, importer: Importer, baked: bool) -> ExportedProgram:
+    """Unsupported where PyTorch itself cannot write out an operator."""
+    try:
+        return in_known_operators(in_real_numbers(program), RULES["tvm"], importer.knows)
+    except EdgeVitError:
+        raise
+    except Exception as exc:
+        at = _EXECUTING.search(str(exc))
+        node = next((node for node in calls_of(program) if at and node.name == at["name"]), None)
+        raise _refusal(exc, node, baked) from exc
+
+
+_EXECUTING = re.compile(r"While executing %(?P<name>\w+)")
 
 
 class Importer(ExportedProgramImporter):  # type: ignore[misc]
@@ -89,12 +105,10 @@ def _by_itself(node: fx.Node, _: Any) -> Any:
 
 
 def _refusal(exc: Exception, node: fx.Node | None, baked: bool) -> EdgeVitError:
-    """What the importer raised, with the call that it was at."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    said = lines[-1] if lines and lines[-1] != "None" else type(exc).__name__
+    """What was raised, with the call that it was at."""
     if node is None:
-        return ExportFailed(f"TVM cannot import the model: {said[:300]}", hint="export to onnx")
+        return ExportFailed(f"TVM cannot import the model: {first_line(exc)}", hint="export to onnx")
     return Unsupported(
-        f"TVM cannot import {named(node, baked=baked)}: {said[:300]}",
+        f"TVM cannot import {named(node, baked=baked)}: {first_line(exc)}",
         hint="export to onnx, or replace that operator in the model",
     )

@@ -26,6 +26,7 @@ def legalizations() -> Mapping[str, Callable[[Builder, Any], Expr]]:
         "relax.mean": _mean,
         "relax.nn.layer_norm": _layer_norm,
         "relax.nn.softmax": _softmax,
+        "relax.astype": _cast,
         "relax.nn.gelu": _elementwise("gelu", gelu),
         "relax.nn.gelu_tanh": _elementwise("gelu_tanh", gelu_tanh),
         "relax.topk": ranking.legalise,
@@ -61,6 +62,19 @@ def _elementwise(name: str, function: Callable[[Expr], Expr]) -> Callable[[Build
         )
 
     return write
+
+
+def _cast(builder: Builder, call: Any) -> Expr:
+    """Booleans by a choice: TVM's analysis of vectors fails for a cast of them."""
+    made = str(call.ty.dtype)
+    if str(call.args[0].ty.dtype) != "bool" or made == "bool" or isinstance(call.args[0], GenericConst):
+        return relax.transform.legalize_ops.datatype._astype(builder, call)
+
+    def compute(x: Any) -> Any:
+        yes, no = (tirx.const(value, made) for value in (1, 0))
+        return te.compute(x.shape, lambda *at: tirx.Select(x(*at), yes, no), name="compute")
+
+    return builder.call_te(compute, call.args[0], primfunc_name_hint="cast", primfunc_attrs={"op_pattern": ELEMENTWISE})
 
 
 def _full(builder: Builder, call: Any) -> Expr:

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 from tvm import relax, tirx
 from tvm.ir import GenericConst
 
-from edgevit.export.capture import unbaked
-from edgevit.export.precision import module_path
+from edgevit.export.legalise.refusals import Place, place_of
 from edgevit.export.tvm.kinds import REDUCES
 from edgevit.module_paths import shared_module
 
 if TYPE_CHECKING:
     from torch import fx
 
-Modules = dict[Any, str]  # Relax variable -> path of a module, "" for the model itself
+Modules = dict[Any, Place]  # of Relax variables
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,16 @@ class Origin:
     module   whose work it is: that of the product, convolution or reduction in it; without one, the innermost module
              that holds all of ``modules``; None where that is not known
     modules  of everything that was fused into it, in order
+    line     of the source that called for it
     """
 
     kernel: str
     module: str | None
     modules: tuple[str, ...]
+    line: str = ""
+
+    def __str__(self) -> str:
+        return str(Place(self.module or "", self.line))
 
     def record(self) -> dict[str, Any]:
         """A row of ``layers.json``."""
@@ -50,8 +54,7 @@ def of_import(environment: Mapping[fx.Node, Any], *, baked: bool) -> Modules:
     found: Modules = {}
     for node, value in environment.items():
         if node.op == "call_function" and isinstance(value, relax.Var):
-            path = module_path(node)
-            found.setdefault(value, unbaked(path) if baked else path)
+            found.setdefault(value, place_of(node, baked=baked))
     return found
 
 
@@ -63,27 +66,27 @@ def bindings_of(function: Any) -> Iterator[Any]:
 def kept(module: Any, known: Modules) -> Modules:
     """Modules of all variables of ``main``: one that a pass has added belongs to the next one that was there."""
     variables = [binding.var for binding in bindings_of(module["main"])]
-    path = next((known[variable] for variable in reversed(variables) if variable in known), "")
+    place = next((known[variable] for variable in reversed(variables) if variable in known), Place())
     found: Modules = {}
     for variable in reversed(variables):
-        path = found[variable] = known.get(variable, path)
+        place = found[variable] = known.get(variable, place)
     return found
 
 
 def of_kernels(lowered: Any, fused: Any, modules: Modules) -> dict[str, list[Origin]]:
     """Kernel -> the origin of each of its calls, in order. ``modules`` are of ``lowered``, which became ``fused``."""
     numbers: dict[Hashable, int] = {}
-    known: dict[Hashable, list[str]] = defaultdict(list)
+    known: dict[Hashable, list[Place]] = defaultdict(list)
     for _, steps in _calls(lowered, numbers):
         for key, variable, _ in steps:
             known[key].append(modules[variable])
     taken: Counter[Hashable] = Counter()
     found: dict[str, list[Origin]] = defaultdict(list)
     for kernel, steps in _calls(fused, numbers):
-        parts: list[tuple[int, str]] = []
+        parts: list[tuple[int, Place]] = []
         for key, _, kind in steps:
-            if paths := known.get(key):
-                parts.append((kind, paths[min(taken[key], len(paths) - 1)]))
+            if places := known.get(key):
+                parts.append((kind, places[min(taken[key], len(places) - 1)]))
             taken[key] += 1
         found[kernel].append(_origin(kernel, parts))
     return dict(found)
@@ -100,12 +103,13 @@ def in_order(kernels: Iterable[str], found: Mapping[str, list[Origin]]) -> list[
     return rows
 
 
-def _origin(kernel: str, parts: list[tuple[int, str]]) -> Origin:
+def _origin(kernel: str, parts: list[tuple[int, Place]]) -> Origin:
     if not parts:
         return Origin(kernel, None, ())
-    heavy = [path for kind, path in parts if kind >= REDUCES]  # these carry the time, and what TVM does not look into
-    modules = tuple(dict.fromkeys(path for _, path in parts))
-    return Origin(kernel, heavy[0] if heavy else shared_module(modules), modules)
+    heavy = [place for kind, place in parts if kind >= REDUCES]  # these carry the time, and what TVM does not look into
+    modules = tuple(dict.fromkeys(place.path for _, place in parts))
+    line = (heavy or [parts[-1][1]])[0].line
+    return Origin(kernel, heavy[0].path if heavy else shared_module(modules), modules, line)
 
 
 Step = tuple[Hashable, Any, int]  # number of its value, its variable, TVM's kind of its function

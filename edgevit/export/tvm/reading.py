@@ -29,7 +29,7 @@ def _extreme(find: Callable[..., Any], bound: Callable[..., Any], worst: int) ->
         if dtype in _NARROW:  # the least of which is often all there is
             value, dtype = emit(relax.op.astype(value, "int32")), "int32"
         limit = np.finfo(dtype).max / 2 if dtype.startswith("float") else np.iinfo(dtype).max - 1
-        value = emit(bound(value, relax.const(np.asarray(worst * limit, dtype))))
+        value = emit(bound(value, relax.const(np.asarray(worst * limit, dtype), dtype)))
         return emit(find(value, given.get("dim"), bool(given.get("keepdim"))))
 
     return convert
@@ -79,9 +79,10 @@ def _scattered(node: fx.Node, importer: Any) -> Any:
 
 def _emptied(importer: Any, start: Any, index: Any, source: Any, axis: int, reduction: str) -> Any:
     """Where something is scattered to, what changes nothing."""
-    limit = np.finfo(np.float32).max if str(source.ty.dtype).startswith("float") else 0
-    value = {"add": 0, "mul": 1, "max": -limit, "min": limit}[reduction]
-    filled = importer.block_builder.emit(relax.op.full_like(source, relax.const(value, str(source.ty.dtype))))
+    dtype = str(source.ty.dtype)
+    low, high = (-np.inf, np.inf) if dtype.startswith("float") else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    value = np.asarray({"add": 0, "mul": 1, "max": low, "min": high}[reduction], dtype)
+    filled = importer.block_builder.emit(relax.op.full_like(source, relax.const(value, dtype)))
     return _scatter(importer, start, index, filled, axis, "update")
 
 
@@ -100,6 +101,34 @@ def _shifted(by: Callable[[Any, Any], Any]) -> Read:
         return importer.block_builder.emit(by(value, amount))
 
     return convert
+
+
+def _product(node: fx.Node, importer: Any) -> Any:
+    """Of matrices in their own type, where TVM's import makes float32 of all."""
+    return importer.block_builder.emit(relax.op.matmul(*(importer.env[each] for each in node.args)))
+
+
+def _compared(with_itself: bool, compare: Callable[[Any, Any], Any]) -> Read:
+    """Real numbers with themselves: whether they are none. TVM takes it that every value is equal to itself."""
+
+    def convert(node: fx.Node, importer: Any) -> Any:
+        first, second = (importer.env[each] for each in node.args)
+        emit = importer.block_builder.emit
+        if _source(node.args[0]) is not _source(node.args[1]) or not str(first.ty.dtype).startswith("float"):
+            return emit(compare(first, second))
+        strange = emit(relax.op.isnan(first))
+        return emit(relax.op.logical_not(strange)) if with_itself else strange
+
+    return convert
+
+
+def _source(node: Any) -> Any:
+    while node.target in _SAME:
+        node = node.args[0]
+    return node
+
+
+_SAME = (aten.detach.default, aten.alias.default, aten.clone.default, aten.lift_fresh_copy.default)
 
 
 def _power_of_two(node: fx.Node, importer: Any) -> Any:
@@ -134,6 +163,9 @@ READ_ANEW: Mapping[str, Read] = {
     "scatter_reduce.two": _scattered,
     "scatter.reduce": _scattered,
     "exp2.default": _power_of_two,
+    **dict.fromkeys(("matmul.default", "mm.default", "bmm.default"), _product),
+    "eq.Tensor": _compared(True, relax.op.equal),
+    "ne.Tensor": _compared(False, relax.op.not_equal),
     **dict.fromkeys(
         ("__lshift__.Scalar", "__lshift__.Tensor", "bitwise_left_shift.Tensor"), _shifted(relax.op.left_shift)
     ),
