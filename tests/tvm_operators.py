@@ -176,7 +176,9 @@ TABLE: dict[str, dict[str, Function]] = {
             c.mean((1, 2, 3)) * k for k, c in enumerate([*t.chunk(5, 1), *t.split(3, -2), *t.split([1, 5], -1)])
         ),
         "one by one": lambda t: sum(c * k for k, c in enumerate(t.unbind(-1))) + torch.stack([t, t * 2], -1).mean(),
-        "shapes": lambda t: t[:, :1].squeeze((1, 3)).unsqueeze(-2).expand(-1, -1, 8, -1) + t.squeeze(1).movedim(1, -1).mean(),
+        "shapes": lambda t: (
+            t[:, :1].squeeze((1, 3)).unsqueeze(-2).expand(-1, -1, 8, -1) + t.squeeze(1).movedim(1, -1).mean()
+        ),
         "triangles": lambda t: t.tril(1) + t.triu(-1),
         "masks": lambda t: t.masked_scatter(t > 0, t.flip(1)) + t.slice_scatter(t[:, :3], 1, 1, None, 3),
         "empty parts": lambda t: t.split([0, 3, 5], 1)[1],

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 pytest.importorskip("tvm")
 import tvm
@@ -16,13 +14,8 @@ from tvm import relax
 from tvm_operators import TABLE, Function, w
 
 from edgevit.errors import Unsupported
-from edgevit.export.legalise import calls_of, in_known_operators
-from edgevit.export.legalise.complexes import in_real_numbers
-from edgevit.export.legalise.targets import RULES
-from edgevit.export.tvm import building, importing, targets
+from edgevit.export.tvm import building, targets
 from edgevit.export.tvm import compile as compiling
-from edgevit.export.tvm.believed import BELIEVED
-from edgevit.export.tvm.misread import settings
 
 
 class Theme(nn.Module):
@@ -52,22 +45,6 @@ def test_an_operator_means_to_tvm_what_it_means_to_pytorch(theme: str) -> None:
         assert tuple(got.shape) == wanted.shape, name
         error = np.abs(got.numpy() - wanted.numpy()).max() / max(1e-9, wanted.abs().max().item())
         assert error < 5e-6, f"{name}: {error:.1e}"
-
-
-def left_to_the_importer(theme: str) -> Iterator[fx.Node]:
-    knows = importing.Importer().knows
-    for node in calls_of(in_known_operators(in_real_numbers(exported(TABLE[theme])), RULES["tvm"], knows)):
-        if getattr(node.target, "__name__", "") not in importing.OURS:
-            yield node
-
-
-def test_every_argument_that_is_believed_was_tried() -> None:
-    tried: dict[str, set[str]] = {}
-    for theme in TABLE:
-        for node in left_to_the_importer(theme):
-            tried.setdefault(getattr(node.target, "__name__", ""), set()).update(settings(node))
-    untried = {name: left for name, names in BELIEVED.items() if (left := names - tried.get(name, set()))}
-    assert not untried
 
 
 @pytest.mark.parametrize(

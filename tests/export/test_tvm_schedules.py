@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 pytest.importorskip("tvm")
-from tvm import te, tirx
+from tvm import te, tirx, topi
 from tvm_kernels import function, run, run_function, tensor
 
 from edgevit.export.tvm import operators, schedules, targets
@@ -157,6 +157,11 @@ def test_softmax_of_any_row_is_right(columns: int) -> None:
     x = tensor("x", 3, 7, columns)
     a = 5 * values(3, 7, columns)
     assert_close(run([x], operators.softmax(x), [a]), torch.softmax(double(a), -1))
+
+
+def test_softmax_along_the_other_axis_of_a_square_is_right() -> None:
+    x, a = tensor("x", 3, 6, 6), 5 * values(3, 6, 6)
+    assert_close(run([x], topi.nn.softmax(x, axis=1), [a]), torch.softmax(double(a), 1))
 
 
 @pytest.mark.parametrize("columns", [3, 8, 48, 193])

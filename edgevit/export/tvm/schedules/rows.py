@@ -29,30 +29,41 @@ from edgevit.export.tvm.schedules.loops import (
     unrolled,
 )
 from edgevit.export.tvm.schedules.machine import Machine
-from edgevit.export.tvm.schedules.stages import COMBINERS, Axis, Kernel, Stage, calls, replace_loads, substitute
+from edgevit.export.tvm.schedules.stages import COMBINERS, Axis, Kernel, Stage, calls, loads, replace_loads, substitute
 
 PARTIAL = 4  # vectors of partial results in a reduction: an addition takes four cycles, and one may start in each
 WORK = 8  # an element counts as this many multiply-adds: it is loaded and stored, and passes several stages
 
 
 def takes(kernel: Kernel) -> bool:
-    """Whether every stage works on the same rows and reduces the last axis only."""
+    """Whether every stage works on the same rows, reads of them what earlier stages made for that row, and reduces the
+    last axis only."""
     reductions = [stage for stage in kernel.stages if stage.reduced]
     if not reductions:
         return False
     rows = [str(axis.extent) for axis in reductions[0].axes]
-    for stage in kernel.stages:
-        extents = [str(axis.extent) for axis in stage.axes]
-        wide = len(extents) == len(rows) + 1
-        if stage.reduced and (extents != rows or len(stage.reduced) != 1 or stage.reduced[0].size is None):
-            return False
-        if not stage.reduced and extents[: len(rows)] != rows and not wide:
-            return False
-        if not stage.reduced and (extents[: len(rows)] != rows or len(extents) > len(rows) + 1):
-            return False
-        if wide and stage.axes[-1].size is None:
-            return False
-    return True
+    return all(_of_rows(stage, rows) and _aligned(stage, kernel, len(rows)) for stage in kernel.stages)
+
+
+def _of_rows(stage: Stage, rows: Sequence[str]) -> bool:
+    extents = [str(axis.extent) for axis in stage.axes]
+    if stage.reduced:
+        return extents == rows and len(stage.reduced) == 1 and stage.reduced[0].size is not None
+    wide = len(extents) == len(rows) + 1
+    return (
+        extents[: len(rows)] == rows and (not wide or stage.axes[-1].size is not None) and len(extents) <= len(rows) + 1
+    )
+
+
+def _aligned(stage: Stage, kernel: Kernel, rows: int) -> bool:
+    """Whether it reads other stages at its own row: axes that are as long are not yet the same ones."""
+    made = [other.buffer for other in kernel.stages]
+    return all(
+        axis.size == 1 or at.same_as(axis.variable)
+        for load in loads(stage.value)
+        if any(load.source.same_as(each) for each in made)
+        for at, axis in zip(load.indices[:rows], stage.axes, strict=False)
+    )
 
 
 def nest(kernel: Kernel, machine: Machine) -> Stmt:
