@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import fx
 
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported, first_line
 from edgevit.export.base import Capture, Context
@@ -16,13 +17,23 @@ from edgevit.export.coreml import kinds, layout
 from edgevit.export.coreml.options import CoreMlOptions
 from edgevit.export.coreml.program import Source
 from edgevit.export.coreml.quiet import ScopeSource, ct, frontend, passes, silence
-from edgevit.export.precision import module_path
+from edgevit.export.legalise.refusals import named
 
 Selector = Callable[[Any], bool]
 
-_DTYPES = {"float32": np.float32, "int32": np.int32, "int64": np.int32, "uint8": np.float32}  # of our specs here
+_DTYPES = {
+    "float32": np.float32,
+    "uint8": np.float32,
+    "int32": np.int32,
+    "int64": np.int32,
+    "bool": np.int32,
+}  # of specs
 # It writes x * scale + shift as a batch_norm with its default epsilon of 1e-5: every value 5e-6 off, more than fp32 is.
 _INEXACT = "common::fuse_elementwise_to_batchnorm"
+# Where and how a tensor lies in memory; its kind is told by ``kinds``.
+_INDIFFERENT = frozenset(
+    ("dtype", "device", "layout", "pin_memory", "memory_format", "non_blocking", "copy", "implicit", "generator")
+)
 _PROGRESS = "convert to mlprogram"
 _OPTIMISED = 3  # pass pipelines that run after the translation: frontend, common, backend
 
@@ -35,7 +46,7 @@ def convert(
     Inputs and outputs keep the names and types of the captured specs. Raises Unsupported naming the operator and its
     module, ExportFailed when the deadline passed.
     """
-    watch = _Watch(context)
+    watch = _Watch(context, {node.meta.get("debug_handle"): node for node in source.program.graph.nodes})
     try:
         with silence(), watch.told(), kinds.kept(lambda: watch.node):
             return ct.convert(
@@ -84,9 +95,14 @@ def _pipeline(ane_layout: bool) -> Any:
 
 @dataclass
 class _Watch:
-    """Stands where coremltools draws its progress bars: it tells ours, keeps the deadline, and remembers the node."""
+    """Stands where coremltools draws its progress bars: it tells ours, keeps the deadline, and remembers the node.
+
+    called  the calls of the program by ``debug_handle``
+    node    what coremltools translates now
+    """
 
     context: Context
+    called: Mapping[int | None, fx.Node]
     node: Any = None
 
     def __post_init__(self) -> None:
@@ -108,7 +124,10 @@ class _Watch:
         listed = list(nodes)
         for index, self.node in enumerate(listed):
             self._tick(index / len(listed) / (1 + _OPTIMISED))
+            self.node.kwinputs = asked = Asked(self.node.kwinputs or {})
             yield self.node
+            if dropped := asked.never():
+                raise self._declined(f"it drops {', '.join(dropped)}")
         self.node = None
 
     def _passes(self, names: Iterable[Any], **_: Any) -> Iterator[Any]:
@@ -130,8 +149,31 @@ class _Watch:
         """What an exception of coremltools means: an operator it cannot translate, or a failed build."""
         if self.node is None:
             return ExportFailed(f"coremltools failed: {first_line(exc)}", hint="please report this model")
-        where = module_path(self.node) or "the model"
+        return self._declined(first_line(exc))
+
+    def _declined(self, why: str) -> Unsupported:
+        call = self.called.get((self.node.meta or {}).get("debug_handle"))
+        what = self.node.kind if call is None else named(call)
         return Unsupported(
-            f"coremltools cannot translate {self.node.kind} (in {where}): {first_line(exc)}",
-            hint="write the model without it, or export to onnx or tvm",
+            f"coremltools cannot translate {what}: {why}", hint="write the model without it, or export to onnx or tvm"
         )
+
+
+class Asked(dict[str, Any]):
+    """What a call was given by name, which remembers what its translation asked for: the rest it leaves out."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        super().__init__(given)
+        self._names: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._names.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        self._names.add(name)
+        return super().__getitem__(name)
+
+    def never(self) -> list[str]:
+        """What was given and never asked for, of what makes a difference."""
+        return sorted(self.keys() - self._names - _INDIFFERENT)

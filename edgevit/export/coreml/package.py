@@ -64,12 +64,26 @@ def save(spec: Any, weights: str, folder: Path) -> Path:
 
 
 def _name_items(manifest: Path) -> None:
-    """Random identifiers replaced by ones that follow from what they name."""
+    """Random identifiers replaced by ones that follow from what they name.
+
+    A folder without a file is no item: the weights of a model that has none, which no copy by files would carry.
+    """
     read = json.loads(manifest.read_text("utf-8"))
+    items = read["itemInfoEntries"].items()
+    read["itemInfoEntries"] = {
+        old: item for old, item in items if not _is_empty(manifest.parent / "Data" / item["path"])
+    }
     named = {old: str(uuid.uuid5(_NAMES, item["path"])) for old, item in read["itemInfoEntries"].items()}
     read["itemInfoEntries"] = dict(sorted((named[old], item) for old, item in read["itemInfoEntries"].items()))
     read["rootModelIdentifier"] = named[read["rootModelIdentifier"]]
     manifest.write_text(json.dumps(read, indent=4) + "\n", "utf-8")
+
+
+def _is_empty(item: Path) -> bool:
+    if item.is_file() or any(item.iterdir()):
+        return False
+    item.rmdir()
+    return True
 
 
 def read_spec(package: Path) -> Any:

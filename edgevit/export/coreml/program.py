@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -23,7 +24,7 @@ from edgevit.export.coreml.places import exact_nodes
 from edgevit.export.coreml.quiet import silence
 from edgevit.export.legalise import calls_of, in_known_operators
 from edgevit.export.legalise.complexes import in_real_numbers
-from edgevit.export.legalise.ranks import axes_of, within_ranks
+from edgevit.export.legalise.ranks import axes_of, name_outputs, within_ranks
 from edgevit.export.legalise.refusals import named
 from edgevit.export.legalise.targets import RULES
 from edgevit.export.precision import module_path
@@ -31,7 +32,7 @@ from edgevit.export.precision import module_path
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.detach.default)
 _TAKES = ("float32", "int32", "uint8")
 _AXES = 5  # of a tensor, at most
-_GIVES = ("float32", "int32", "int64")
+_GIVES = ("float32", "int32", "int64", "bool")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def prepare(capture: Capture) -> Source:
     within_ranks(program, _AXES)
     _check_ranks(program)
     _widen_pixels(program)
+    _own_outputs(program)
+    _apart_from_words(program)
     baked = isinstance(capture.module, Baked)
     modules: dict[int, str] = {}
     for handle, node in enumerate(program.graph_module.graph.nodes):
@@ -127,3 +130,31 @@ def _widen_pixels(program: ExportedProgram) -> None:
     for node in program.graph_module.graph.nodes:
         if node.op == "placeholder" and node.name in inputs and node.meta["val"].dtype is torch.uint8:
             node.meta["val"] = node.meta["val"].float()
+
+
+def _own_outputs(program: ExportedProgram) -> None:
+    """Masks as integers, since Core ML gives no booleans, and what is an input as a tensor of its own."""
+    (last,) = program.graph.find_nodes(op="output")
+    for node in dict.fromkeys(last.all_input_nodes):
+        if node.meta["val"].dtype is torch.bool:
+            _in_place_of(node, last, torch.ops.aten._to_copy.default, dtype=torch.int32)
+        elif node.op == "placeholder":
+            _in_place_of(node, last, torch.ops.aten.clone.default)
+
+
+def _apart_from_words(program: ExportedProgram) -> None:
+    """No call has the name of a word that is an argument: coremltools would take the call's result for the word."""
+    calls = calls_of(program)
+    words = {str(one) for call in calls for one in (*call.args, *call.kwargs.values()) if isinstance(one, str)}
+    for call in calls:
+        if call.name in words:
+            call._rename(f"{call.name}_result")
+    name_outputs(program)
+
+
+def _in_place_of(node: fx.Node, last: fx.Node, operator: Any, **named: Any) -> None:
+    """The operator's result as an output, for its input."""
+    with last.graph.inserting_before(last):
+        made = last.graph.call_function(operator, (node,), named)
+    made.meta = {**node.meta, "val": operator(node.meta["val"], **named)}
+    last.replace_input_with(node, made)

@@ -17,6 +17,7 @@ from coremltools.converters.mil.frontend.torch import torch_op_registry  # noqa:
 from coremltools.converters.mil.frontend.torch.converter import TranscriptionContext  # noqa: E402
 from coremltools.converters.mil.frontend.torch.utils import sanitize_op_kind  # noqa: E402
 from coremltools.converters.mil.mil import types  # noqa: E402
+from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry  # noqa: E402
 from coremltools.converters.mil.mil.passes import pass_pipeline as passes  # noqa: E402
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass  # noqa: E402
 from coremltools.converters.mil.mil.passes.helper import block_context_manager  # noqa: E402
@@ -29,6 +30,7 @@ translations = torch_op_registry._TORCH_OPS_REGISTRY
 
 __all__ = [
     "AbstractGraphPass",
+    "SSAOpRegistry",
     "ScopeSource",
     "TranscriptionContext",
     "block_context_manager",

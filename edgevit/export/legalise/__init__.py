@@ -16,6 +16,7 @@ import torch
 from torch import fx
 from torch._decomp import get_decompositions
 
+from edgevit.export.legalise.branches import without_branches
 from edgevit.export.legalise.masks import without_places
 
 Operator = Any  # or its name, of one that is there only where its library was imported
@@ -97,7 +98,7 @@ def in_known_operators(
 
     What ``rules`` are for is written out, and of what is then unknown, what PyTorch itself can write out.
     """
-    program = without_places(decomposed(program, {}))
+    program = without_places(without_branches(decomposed(program, {})))
     table: dict[Any, Any] = {}
     for _ in range(_ROUNDS):
         program = rewritten(program, rules)

@@ -20,9 +20,10 @@ def masked_attention(
 ) -> Tensor | Any:  # fmt: skip
     """softmax(Q Kᵀ scale + mask) V; as in PyTorch a row that forbids every key gives zeros, where a softmax alone would
     give no number, or all keys."""
-    if attn_mask is None or is_causal:
-        return NotImplemented
     key, value = (_for_each(query, one) if enable_gqa else one for one in (key, value))
+    if attn_mask is None or is_causal:
+        whole = torch.nn.functional.scaled_dot_product_attention
+        return whole(query, key, value, is_causal=is_causal, scale=scale) if enable_gqa else NotImplemented
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = (query * scale) @ key.transpose(-2, -1)
     nothing = torch.zeros((), dtype=query.dtype, device=query.device)
@@ -60,4 +61,8 @@ def _kind(node: fx.Node) -> torch.dtype | None:
     return value.dtype if isinstance(value, Tensor) else None
 
 
-ATTENTION_RULES = {aten.scaled_dot_product_attention.default: Rule(masked_attention, is_decided)}
+def _is_for_it(node: fx.Node) -> bool:
+    return is_decided(node) or bool(arguments(node)["enable_gqa"])
+
+
+ATTENTION_RULES = {aten.scaled_dot_product_attention.default: Rule(masked_attention, _is_for_it)}

@@ -18,7 +18,9 @@ def einsum(equation: str, tensors: list[Tensor], *, path: list[int] | None = Non
     if len(tensors) != 2:
         return NotImplemented
     (left, right), out = _letters(equation, tensors)
-    sizes = dict(zip(left, tensors[0].shape, strict=True)) | dict(zip(right, tensors[1].shape, strict=True))
+    pairs = [*zip(left, tensors[0].shape, strict=True), *zip(right, tensors[1].shape, strict=True)]
+    sizes = dict(sorted(pairs, key=lambda pair: str(pair[1]) != "1"))  # an axis of one is repeated along the other's
+    tensors = [tensor.expand([sizes[one] for one in term]) for tensor, term in zip(tensors, (left, right), strict=True)]
     batch = [one for one in out if one in left and one in right]
     rows, columns = ([one for one in out if one in own and one not in batch] for own in (left, right))
     summed = [one for one in left if one in right and one not in out]
@@ -61,21 +63,14 @@ def _matrices(tensor: Tensor, letters: str, groups: tuple[list[str], ...]) -> Te
 
 
 def is_plain(node: fx.Node) -> bool:
-    """Whether the rule is for it: two tensors, no diagonal, no axis of one repeated along that of the other."""
+    """Whether the rule is for it: two tensors, and no diagonal."""
     given = arguments(node)
     values = [one.meta["val"] for one in given["tensors"]]
     equation = _renamed(given["equation"])
     if len(values) != 2 or equation in _NATIVE:
         return False
     terms, _ = _letters(given["equation"], values)
-    sizes: dict[str, str] = {}
-    pairs = [
-        (one, str(size))
-        for term, value in zip(terms, values, strict=True)
-        for one, size in zip(term, value.shape, strict=True)
-    ]
-    same = all(sizes.setdefault(one, size) == size for one, size in pairs)
-    return same and all(len(set(term)) == len(term) for term in terms)
+    return all(len(set(term)) == len(term) for term in terms)
 
 
 def _renamed(equation: str) -> str:

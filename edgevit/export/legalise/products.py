@@ -30,17 +30,27 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return found if bias is None else found + bias
 
 
-def summed_products(self: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
-    found: Tensor = torch.bmm(batch1, batch2).sum(0) * alpha
-    return found if beta == 0 else found + self * beta
-
-
 def _has_vector(node: fx.Node) -> bool:
     return any(each.meta["val"].ndim == 1 for each in node.all_input_nodes)
 
 
 def _of_vector(node: fx.Node) -> bool:
     return any(arguments(node)[name].meta["val"].ndim == 1 for name in ("input", "weight"))
+
+
+def added(product: Callable[[Tensor, Tensor], Tensor]) -> Rule:
+    """``beta`` self + ``alpha`` (product): self is not looked at where ``beta`` is 0."""
+
+    def written(self: Tensor, first: Tensor, second: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+        found = product(first, second)
+        found = found if alpha == 1 else found * alpha
+        return found if beta == 0 else found + (self if beta == 1 else self * beta)
+
+    return Rule(written, lambda node: any(arguments(node)[name] != 1 for name in ("beta", "alpha")))
+
+
+def _sum_of_products(first: Tensor, second: Tensor) -> Tensor:
+    return torch.bmm(first, second).sum(0)
 
 
 def _of_one(operator: Callable[..., Any], axes: int) -> Rule:
@@ -55,7 +65,7 @@ def _of_one(operator: Callable[..., Any], axes: int) -> Rule:
 PRODUCT_RULES = {
     aten.matmul.default: Rule(matmul, _has_vector),
     aten.linear.default: Rule(linear, _of_vector),
-    aten.addbmm.default: Rule(summed_products),
+    aten.addbmm.default: Rule(added(_sum_of_products).written),
     **{
         operator: _of_one(operator, axes)
         for axes, operators in enumerate(
@@ -68,4 +78,9 @@ PRODUCT_RULES = {
         )
         for operator in operators
     },
+}
+SUM_RULES = {
+    aten.addmm.default: added(torch.mm),
+    aten.baddbmm.default: added(torch.bmm),
+    aten.addmv.default: Rule(added(torch.matmul).written),
 }

@@ -31,6 +31,15 @@ def within_ranks(program: ExportedProgram, most: int) -> None:
                 folding.visit(node)
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
+    name_outputs(program)
+
+
+def name_outputs(program: ExportedProgram) -> None:
+    """The signature of ``program`` after its outputs were given by other nodes."""
+    (last,) = program.graph.find_nodes(op="output")
+    for spec, node in zip(program.graph_signature.output_specs, last.args[0], strict=True):
+        if isinstance(node, fx.Node):
+            spec.arg.name = node.name
 
 
 def axes_of(node: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from edgevit.export.legalise import Rule, arguments
@@ -49,6 +50,23 @@ def instance_norm(
     shape = [1, -1, *[1] * len(axes)]
     found = found if weight is None else found * weight.reshape(shape)
     return found if bias is None else found + bias.reshape(shape)
+
+
+def rms_norm(
+    input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """A layer normalisation of the values and their negatives, whose mean is nothing and whose variance is the mean
+    square: one operator, whose squares fp16 does not have to hold."""
+    least = torch.finfo(input.dtype).eps if eps is None else eps
+    lines = input.flatten(-len(normalized_shape))
+    count = lines.shape[-1]
+    found = F.layer_norm(torch.cat([lines, -lines], -1), [2 * count], eps=least).narrow(-1, 0, count)
+    found = found.reshape(input.shape)
+    return found if weight is None else found * weight
+
+
+def _is_learned(node: fx.Node) -> bool:
+    return not arguments(node)["use_input_stats"]
 
 
 def distances(x1: Tensor, x2: Tensor, p: float, compute_mode: int | None) -> Any:
@@ -123,3 +141,5 @@ STATISTICS_RULES = {
     aten.logaddexp.default: Rule(logaddexp),
     aten.kthvalue.default: Rule(kthvalue),
 }
+LEARNED_RULES = {aten.instance_norm.default: Rule(instance_norm, _is_learned)}
+RMS_RULES = {aten.rms_norm.default: Rule(rms_norm)}

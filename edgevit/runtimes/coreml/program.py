@@ -20,6 +20,7 @@ from edgevit.runtimes.coreml.ops import OPERATIONS, Operation
 from edgevit.runtimes.coreml.ops.registry import rounded, widened
 
 _OURS = "edgevit."  # how the names of our own metadata begin
+_STORED = "constexpr_"  # how the names of operations on constants alone begin
 Sources = int | list[int]  # where an input comes from: a slot, or several for a list of tensors
 
 
@@ -149,7 +150,11 @@ def _program(function: Any, colors: Mapping[str, str | None]) -> Program:
     }
     outputs = {variable.name: slots[variable] for variable in function.outputs}
     constants = {slots[op.outputs[0]]: op.outputs[0].val for op in operations if op.op_type == "const"}
-    drafts = [_step(op, slots) for op in operations if op.op_type != "const"]
+    stored = [_step(op, slots) for op in operations if op.op_type.startswith(_STORED)]
+    for step in stored:
+        given = {name: _fetched(constants, source) for name, source in step.inputs.items()}
+        constants.update(zip(step.outputs, _called(step, given), strict=True))
+    drafts = [_step(op, slots) for op in operations if not op.op_type.startswith("const")]
     moved = {slot for step in drafts if step.operation.kind == "moves" for slot in _slots_of(step.inputs)}
     kept = moved | set(outputs.values())
     constants = {slot: value if slot in kept else widened(value) for slot, value in constants.items()}
