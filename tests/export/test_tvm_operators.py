@@ -57,9 +57,8 @@ def test_an_operator_means_to_tvm_what_it_means_to_pytorch(theme: str) -> None:
         ),
         (lambda t: t / 0, r"TVM has no kernel for this divide \(in the model, test_tvm_operators\.py:\d+\): .*by zero"),
         (lambda t: torch.randn_like(t), r"TVM cannot import randn_like\.default"),
-        (lambda t: torch.cond(t.sum() > 0, torch.relu, torch.neg, (t,)), r"TVM cannot import cond"),
     ],
-    ids=["a rounding", "another type", "no kernel", "chance", "a branch"],
+    ids=["a rounding", "another type", "no kernel", "chance"],
 )
 def test_what_the_importer_gets_wrong_is_refused_by_name(function: Function, told: str) -> None:
     with pytest.raises(Unsupported, match=told):

@@ -65,7 +65,6 @@ def _of_one(operator: Callable[..., Any], axes: int) -> Rule:
 PRODUCT_RULES = {
     aten.matmul.default: Rule(matmul, _has_vector),
     aten.linear.default: Rule(linear, _of_vector),
-    aten.addbmm.default: Rule(added(_sum_of_products).written),
     **{
         operator: _of_one(operator, axes)
         for axes, operators in enumerate(
@@ -83,4 +82,5 @@ SUM_RULES = {
     aten.addmm.default: added(torch.mm),
     aten.baddbmm.default: added(torch.bmm),
     aten.addmv.default: Rule(added(torch.matmul).written),
+    aten.addbmm.default: Rule(added(_sum_of_products).written),
 }

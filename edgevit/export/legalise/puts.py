@@ -46,7 +46,7 @@ def _common(places: Sequence[Tensor]) -> torch.Size:
 
 
 def _is_odd_call(node: fx.Node) -> bool:
-    given = fx.node.map_arg(node.args[:3], lambda one: one.meta["val"])
+    given: Any = fx.node.map_arg(node.args[:3], lambda one: one.meta["val"])
     return _is_odd_put(*given)
 
 

@@ -53,6 +53,7 @@ TVM: Rules = {
     **STATISTICS_RULES,
     **PLACE_RULES,
     **PRODUCT_RULES,
+    aten.addbmm.default: SUM_RULES[aten.addbmm.default],
     **PIXEL_RULES,
     **DEFORMABLE_RULES,
     **SAMPLING_RULES,

@@ -104,5 +104,4 @@ _WRONG: Mapping[Any, Callable[[fx.Node], bool]] = {
     aten.log_softmax.int: _of_integers,
     aten._to_copy.default: _cuts,
     aten.to.dtype: _cuts,
-    torch.ops.higher_order.cond: lambda _: True,  # its branches are lost in fusion
 }
