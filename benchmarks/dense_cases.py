@@ -134,7 +134,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=900.0, metavar="SECONDS", help="for each cell")
     parser.add_argument("--fresh", action="store_true", help="try again what the results have")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="columns to go on with")
-    parser.add_argument("--table", action="store_true", help="write FOLDER.md from the columns")
+    parser.add_argument("--table", action="store_true", help="write the columns as one page beside their folder")
     asked = parser.parse_args()
     if not (asked.folder or asked.table):
         parser.error("a folder of Python files to run, or --table")

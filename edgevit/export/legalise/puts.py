@@ -42,7 +42,8 @@ def _is_odd_put(self: Tensor, indices: Places, values: Tensor) -> bool:
 
 
 def _common(places: Sequence[Tensor]) -> torch.Size:
-    return torch.broadcast_tensors(*places)[0].shape  # type: ignore[no-untyped-call, no-any-return]
+    found: torch.Size = torch.broadcast_tensors(*places)[0].shape  # type: ignore[no-untyped-call]
+    return found
 
 
 def _is_odd_call(node: fx.Node) -> bool:
