@@ -233,7 +233,7 @@ def test_rows_of_another_size_that_are_missing_or_altered_are_noticed(artifact: 
 
 @pytest.mark.parametrize(
     ("target", "why"),
-    [("tvm", "its kernels are"), ("coreml", "its conversion here"), ("tensorrt", "its optimisation profile here")],
+    [("tvm", "its kernels are"), ("coreml", "its conversion here")],
 )
 def test_a_target_of_one_size_declines_before_any_work(target: str, why: str) -> None:
     request = ExportRequest(ModelChoice("sesr_nano_x2", image_sizes=SIZES), (target,))

@@ -31,6 +31,7 @@ from edgevit.export.tensorrt.graph import cast_bytes_first, prepare_graph
 from edgevit.export.tensorrt.here import here
 from edgevit.export.tensorrt.options import TensorRtOptions
 from edgevit.images import Preprocess
+from edgevit.sizes import as_sizes
 
 NANOS = ("vit_nano", "efficientformer_nano", "fmvit_nano")
 QUICK = {"sm": "89", "optimization_level": 0}  # one GPU's engine, not the best one: where that is not the subject
@@ -152,6 +153,13 @@ def test_the_profile_is_tuned_for_the_largest_batch_unless_told(captures: dict[s
     assert profile_shapes(captures["fmvit_nano"].inputs, ONE, TensorRtOptions()) == {}
     with pytest.raises(UsageError, match=r"opt_batch=9 lies outside the batch range 1-8"):
         profile_shapes(inputs, RANGE, TensorRtOptions(opt_batch=9))
+
+
+def test_a_range_of_sizes_is_in_the_profile_too_tuned_for_the_model_s_own(captures: dict[str, Capture]) -> None:
+    (image,) = captures["vit_nano"].inputs
+    free = image.model_copy(update={"sides": {"2": "height", "3": "width"}})
+    found = profile_shapes((free,), RANGE, TensorRtOptions(opt_batch=2), as_sizes("16-64x32-96/16"))
+    assert found == {"image": ((1, 3, 16, 32), (2, 3, 32, 32), (8, 3, 64, 96))}
 
 
 def test_kernels_name_the_nodes_and_modules_that_were_fused_into_them(engines) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,24 +109,24 @@ class PaperContext:
     profiler = None
 
     def __init__(self, cuda: PaperCuda) -> None:
-        self.cuda, self.addresses, self.rows = cuda, dict[str, int](), 0
+        self.cuda, self.addresses, self.shape = cuda, dict[str, int](), (0,)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self.rows = shape[0]
+        self.shape = shape
         return name == "image"
 
     def set_tensor_address(self, name: str, address: int) -> None:
         self.addresses[name] = address
 
     def execute_async_v3(self, stream: int) -> bool:
-        rows, addresses = self.rows, dict(self.addresses)
-        self.cuda.do(lambda: self.compute(rows, addresses))
+        shape, addresses = self.shape, dict(self.addresses)
+        self.cuda.do(lambda: self.compute(shape, addresses))
         return stream == 7
 
-    def compute(self, rows: int, addresses: dict[str, int]) -> None:
-        image = np.ctypeslib.as_array((ctypes.c_float * (rows * 192)).from_address(addresses["image"]))
-        logits = np.ctypeslib.as_array((ctypes.c_float * (rows * 4)).from_address(addresses["logits"]))
-        logits[:] = 2 * image.reshape(rows, 192)[:, :4].ravel()
+    def compute(self, shape: tuple[int, ...], addresses: dict[str, int]) -> None:
+        image = np.ctypeslib.as_array((ctypes.c_float * math.prod(shape)).from_address(addresses["image"]))
+        logits = np.ctypeslib.as_array((ctypes.c_float * (shape[0] * 4)).from_address(addresses["logits"]))
+        logits[:] = expected(image.reshape(shape)).ravel()
         if self.profiler is not None:
             self.profiler.report_layer_time("conv", 0.25)
 
@@ -220,6 +221,20 @@ def test_every_batch_size_gives_its_own_rows_and_results_are_kept(folder: Path, 
             kept.append((session.infer({"image": batch})["logits"], expected(batch)))
         for got, wanted in kept:
             np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("options", [{}, {"cuda_graph": "true"}], ids=["plain", "graph"])
+def test_images_of_every_size_of_a_range_have_their_own_shape_and_place(folder: Path, cuda: PaperCuda, options) -> None:
+    manifest = json.loads((folder / "edgevit.json").read_text())
+    manifest["image_sizes"] = "8-16/8"
+    manifest["inputs"][0]["sides"] = {"2": "height", "3": "width"}
+    (folder / "edgevit.json").write_text(json.dumps(manifest))
+    with open_session(folder, trust=True, options=options) as session:
+        for rows, size in ((1, (8, 8)), (2, (16, 8)), (2, (8, 16)), (4, (16, 16)), (1, (8, 8))):
+            batch = np.random.default_rng(0).random((rows, 3, *size), np.float32)
+            np.testing.assert_array_equal(session.infer({"image": batch})["logits"], expected(batch))
+        assert len(cuda.blocks) == 2
+    assert cuda.blocks == {}
 
 
 def test_one_call_synchronises_once_and_allocates_nothing(folder: Path, cuda: PaperCuda) -> None:

@@ -181,7 +181,7 @@ def _set_profile(builder: Any, config: Any, network: Any, job: Job, title: str) 
     for name, (low, tuned, high) in job.profiles.items():
         profile.set_shape(name, tuple(low), tuple(tuned), tuple(high))
     if config.add_optimization_profile(profile) < 0:
-        raise ExportFailed(f"{title} refused the batch profile {dict(job.profiles)}", hint="please report this model")
+        raise ExportFailed(f"{title} refused the profile {dict(job.profiles)}", hint="please report this model")
 
 
 def _use_timing_cache(config: Any, path: Path) -> None:

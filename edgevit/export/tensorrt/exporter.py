@@ -21,6 +21,7 @@ from edgevit.export.tensorrt.graph import prepare_graph
 from edgevit.export.tensorrt.layers import check_network, shown
 from edgevit.export.tensorrt.options import TensorRtOptions, check_flavor_has, tuned_batch
 from edgevit.export.tensorrt.targets import choose_sms, sm_names
+from edgevit.sizes import SizeRange
 
 ENTRY = "model.engine"
 COMPILE = "edgevit.export.tensorrt.compile:compile_engine"
@@ -34,7 +35,7 @@ class TensorRtExporter:
     name = "tensorrt"
     precisions = ("fp32", "fp16")
     options = TensorRtOptions
-    one_size = "its optimisation profile here is of the batch alone"
+    one_size = ""
 
     def write(
         self, capture: Capture | Graph, folder: Path, *, precision: str, options: TensorRtOptions, context: Context
@@ -45,7 +46,7 @@ class TensorRtExporter:
         check_flavor_has(options, flavor)
         gpu = found.sm if (found := find_gpu()) else None
         sms = choose_sms(flavor, options.sms, gpu, known_capabilities(flavor))
-        profiles = profile_shapes(capture.inputs, capture.batch, options)
+        profiles = profile_shapes(capture.inputs, capture.batch, options, sizes_of(capture))
         context.progress(f"{flavor.title} {flavor.version()} for SM {sm_names(sms)}", None)
         with tempfile.TemporaryDirectory(prefix="edgevit-onnx-") as scratch:
             graph = OnnxExporter(lines=True).write(
@@ -78,13 +79,24 @@ def known_capabilities(flavor: Flavor) -> list[int]:
     return [int(name.removeprefix("SM")) for name in members if name.startswith("SM")]
 
 
-def profile_shapes(inputs: tuple[TensorSpec, ...], batch: BatchRange, options: TensorRtOptions) -> dict[str, Shapes]:
-    """Dynamic input -> its smallest, tuned and largest shape. UsageError for an ``opt_batch`` outside the range."""
+def sizes_of(capture: Capture | Graph) -> SizeRange | None:
+    """The sizes of images that it takes, where that is a range."""
+    return None if isinstance(capture, Graph) else capture.image_sizes
+
+
+def profile_shapes(
+    inputs: tuple[TensorSpec, ...], batch: BatchRange, options: TensorRtOptions, sizes: SizeRange | None = None
+) -> dict[str, Shapes]:
+    """Dynamic input -> its smallest, tuned and largest shape: tuned for images of the model's own size.
+
+    UsageError for an ``opt_batch`` outside the range.
+    """
     tuned = tuned_batch(options, batch.min, batch.max)
+    low, high = (sizes.lowest, sizes.highest) if sizes else ((1, 1), (1, 1))
     return {
-        spec.name: (_sized(spec, batch.min), _sized(spec, tuned), _sized(spec, batch.max))
+        spec.name: (_sized(spec.at(low), batch.min), _sized(spec, tuned), _sized(spec.at(high), batch.max))
         for spec in inputs
-        if "batch" in spec.shape
+        if "batch" in spec.shape or spec.sides
     }
 
 

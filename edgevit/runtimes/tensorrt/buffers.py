@@ -15,13 +15,23 @@ ALIGNMENT = 256  # bytes; what cudaMalloc itself gives
 
 @dataclass(frozen=True)
 class Slot:
-    """One tensor's place in both blocks. ``row_shape`` is without the batch axis where that is dynamic."""
+    """One tensor's place in both blocks.
+
+    row_shape  without the batch axis where that is dynamic
+    follows    whether other sides than that are free
+    """
 
     name: str
     dtype: np.dtype[np.generic]
     offset: int
     row_shape: tuple[int, ...]
     dynamic: bool
+    follows: bool = False
+
+    @property
+    def free(self) -> bool:
+        """Whether the engine has to be told its shape."""
+        return self.dynamic or self.follows
 
     def shape(self, rows: int) -> tuple[int, ...]:
         return (rows, *self.row_shape) if self.dynamic else self.row_shape
@@ -46,7 +56,7 @@ def plan_buffers(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], ma
     for spec in (*inputs, *outputs):
         dynamic = spec.shape[:1] == ("batch",)
         sides = tuple(side for side in spec.shape if side != "batch")
-        slot = Slot(spec.name, np.dtype(spec.dtype), end, sides, dynamic)
+        slot = Slot(spec.name, np.dtype(spec.dtype), end, sides, dynamic, bool(spec.sides))
         slots.append(slot)
         end = -(-(end + max(slot.nbytes(max_rows), 1)) // ALIGNMENT) * ALIGNMENT
     return BufferPlan(tuple(slots[: len(inputs)]), tuple(slots[len(inputs) :]), end)

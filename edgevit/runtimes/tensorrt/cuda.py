@@ -25,6 +25,7 @@ class Block:
     """Equal-sized blocks of device and pinned host memory, freed together."""
 
     def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
         self.device = int(check(cuda.cudaMalloc(nbytes), f"allocate {nbytes} bytes on the GPU"))
         try:
             self.host = int(check(cuda.cudaMallocHost(nbytes), f"pin {nbytes} bytes of host memory"))

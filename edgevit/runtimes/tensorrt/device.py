@@ -21,6 +21,7 @@ from edgevit.runtimes.tensorrt.engine import Context, Log, make_logger, open_eng
 from edgevit.runtimes.tensorrt.layers import InspectedLayer, layer_times, parse_inspection, read_kernels
 from edgevit.runtimes.tensorrt.lock import Lock, check_lock, read_lock, this_machine
 from edgevit.runtimes.tensorrt.options import EngineOptions, check_provider, parse_options
+from edgevit.sizes import Sides
 
 
 class TensorRtRuntime:
@@ -55,7 +56,7 @@ class TensorRtSession(Session):
         from edgevit.runtimes.tensorrt.cuda import Block, Stream  # loads the CUDA runtime: only where there is a GPU
 
         trt, self._log = import_module(lock.package.module), Log()
-        self._trt, self._options = trt, options
+        self._trt, self._options, self._new_block = trt, options, Block
         self._logger = make_logger(trt, self._log)
         self._runtime, self._engine = open_engine(trt, self._logger, self._log, artifact, lock)
         self._context = Context(trt, self._engine, self._log, options)
@@ -64,6 +65,7 @@ class TensorRtSession(Session):
         self._captures = options.cuda_graph and not self._context.compiles_here  # RTX records graphs by itself
         self._captured = False
         self._rows, self._views = 0, dict[str, Array]()
+        self._size: Sides | None = None
         self._open = True
         dynamic = [slot.name for slot in self._plan.inputs if slot.dynamic]
         self._ranges = profile_ranges(self._engine, dynamic[0]) if dynamic else []
@@ -86,18 +88,32 @@ class TensorRtSession(Session):
         return {slot.name: self._views[slot.name].copy() for slot in self._plan.outputs}
 
     def _fill(self, feeds: Mapping[str, Array]) -> None:
-        """Inputs into pinned memory; where the batch size changed, new views, shapes and addresses first."""
+        """Inputs into pinned memory; where there are other rows or sizes, new views, shapes and addresses first."""
         if not self._open:
             raise EdgeVitError(f"the session on {self.artifact.path} was closed", hint="open another one")
         free = [slot.name for slot in self._plan.inputs if slot.dynamic]
         rows = feeds[free[0]].shape[0] if free else self.artifact.manifest.batch.max
-        if rows != self._rows:
+        if (rows, size := self._size_of(feeds)) != (self._rows, self._size):
+            self._lay_out(size)
             self._bind(self._context.handle, rows)
-            self._captured, self._rows = False, rows
+            self._captured, self._rows, self._size = False, rows, size
             slots = (*self._plan.inputs, *self._plan.outputs)
             self._views = {s.name: self._block.host_view(s.offset, s.shape(rows), s.dtype) for s in slots}
         for slot in self._plan.inputs:
             np.copyto(self._views[slot.name], feeds[slot.name])
+
+    def _size_of(self, feeds: Mapping[str, Array]) -> Sides | None:
+        """That of the images in ``feeds``, where it is free."""
+        sizes = self.artifact.manifest.image_sizes
+        return self.inputs[0].taken(feeds[self.inputs[0].name].shape, sizes) if sizes else None
+
+    def _lay_out(self, size: Sides | None) -> None:
+        """Places for images of a size, in a larger block where the one that is there is too small."""
+        manifest = self.artifact.manifest.at(size)
+        self._plan = plan_buffers(manifest.inputs, manifest.outputs, manifest.batch.max)
+        if self._plan.nbytes > self._block.nbytes:
+            before, self._block = self._block, self._new_block(self._plan.nbytes)
+            before.free()
 
     def _bind(self, context: Any, rows: int) -> None:
         """Tell a context the profile, the shapes and the addresses of ``rows`` rows."""
@@ -106,7 +122,7 @@ class TensorRtSession(Session):
             if profile != context.active_optimization_profile:
                 context.set_optimization_profile_async(profile, int(self._stream.handle))
         for slot in self._plan.inputs:
-            if slot.dynamic and not context.set_input_shape(slot.name, slot.shape(rows)):
+            if slot.free and not context.set_input_shape(slot.name, slot.shape(rows)):
                 raise EdgeVitError(f"TensorRT refused {rows} rows of {slot.name}: {self._log.said()}")
         for slot in (*self._plan.inputs, *self._plan.outputs):
             context.set_tensor_address(slot.name, self._block.device + slot.offset)
