@@ -16,7 +16,7 @@ from edgevit.data.loaded import Loaded
 from edgevit.data.targets import Targets
 from edgevit.errors import MissingDependency
 from edgevit.foreign import opened
-from edgevit.images import MAX_BYTES, ImageError, decode
+from edgevit.images import MAX_BYTES, ImageError, Preprocess, decode
 from edgevit.registry import pip_line
 
 Pixels = np.ndarray[Any, Any]
@@ -56,6 +56,10 @@ class LabelledData:
     def cropped(self) -> bool:
         """Whether the images are cropped already."""
         return self.sizes is not None
+
+    def steps(self, whole: Preprocess) -> Preprocess:
+        """What of a model's preprocessing is left to do to the images."""
+        return whole.after_crop() if self.cropped else whole
 
     def take(self, indices: Iterable[int]) -> LabelledData:
         """The rows at ``indices``, in that order."""

@@ -211,8 +211,16 @@ class InIntegers(Protocol):
         """The one that exporters begin with."""
         ...
 
+    def require_captured(self, before: Prepared) -> None:
+        """ParityFailed unless the program that integers are of computes the model."""
+        ...
+
+    def planned(self, before: Prepared, plan: QuantPlan) -> Prepared:
+        """``before`` for an exporter of a plan."""
+        ...
+
     def prepared(self, before: Prepared, plan: QuantPlan) -> Prepared:
-        """``before`` with what the integers of a plan answer in place of what its floats do. ParityFailed."""
+        """``before`` with what the integers of a plan answer in place of what its floats do."""
         ...
 
     def gated(self, plan: QuantPlan, say: Progress) -> tuple[QuantPlan, Loss]:

@@ -67,21 +67,18 @@ def _integers(prepared: Prepared, target: Target, folder: Path, context: Context
     context.progress("ranges on calibration rows", None)
     integral = prepared.integers()
     plan = integral.plan
+    integral.require_captured(prepared)
     while True:
         context.progress(f"build {target.name} {target.precision}", None)
-        planned = integral.prepared(prepared, plan)
-        built = _write(planned, target, folder, context)
+        built = _write(integral.planned(prepared, plan), target, folder, context)
         found = _plan_of(built)
         kept, loss = integral.gated(found, context.progress)
         if kept == found:
             break
         plan = kept
         _emptied(folder)
-    if found != plan:
-        planned = integral.prepared(prepared, found)
-    return Written(
-        planned, built, integral.report(found, loss, built.operators), integral.layers(found, planned.rows.inputs)
-    )
+    answering, report = integral.prepared(prepared, found), integral.report(found, loss, built.operators)
+    return Written(answering, built, report, integral.layers(found, prepared.rows.inputs))
 
 
 def _plan_of(built: Built) -> QuantPlan:

@@ -50,8 +50,7 @@ def calibration_images(source: str, count: int, held: Held, preprocess: Preproce
     if len(chosen) < FEWEST:
         raise _too_few(source, len(pool), len(chosen))
     pictures = [pool.images[index] for index in sorted(chosen)]
-    steps = preprocess.after_crop() if pool.cropped else preprocess
-    return Calibrating({"image": steps.batch(pictures)}, source)
+    return Calibrating({"image": pool.steps(preprocess).batch(pictures)}, source)
 
 
 def calibration_rows(request: ExportRequest) -> Calibrating:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from edgevit.artifact.goodness import Loss
 from edgevit.errors import GateMissed
 from edgevit.export.base import Progress
+from edgevit.quantize.loss import Apart
 from edgevit.quantize.plan import QuantPlan
 from edgevit.quantize.trial import Inputs, Trial
 
@@ -26,6 +25,7 @@ class Gate:
     weigh     a plan's loss
     rows      of calibration, that layers are ranked on
     restored  layer -> what putting it back gave
+    weighed   hash of a plan -> its loss: what is left of a plan is built, and comes here again
     """
 
     trial: Trial
@@ -33,10 +33,11 @@ class Gate:
     rows: Inputs
     allowed: float | None
     restored: dict[str, str] = field(default_factory=dict)
+    weighed: dict[str, Loss] = field(default_factory=dict)
 
     def held(self, plan: QuantPlan, say: Progress) -> tuple[QuantPlan, Loss]:
         """The plan, or what is left of it when it holds. GateMissed where no layer could stay."""
-        loss = self.weigh(plan)
+        loss = self._loss(plan)
         if self.allowed is None or loss.drop <= self.allowed:
             return plan, loss
         say("which layers cost most", None)
@@ -46,7 +47,7 @@ class Gate:
                 break
             say(f"back to float: {name}", None)
             plan, before = plan.without({name: f"--max-drop {self.allowed:g}: alone it costs {harm:.2%}"}), loss
-            loss = self.weigh(plan)
+            loss = self._loss(plan)
             self.restored[name] = self._sentence(name, harm, before, loss)
             if loss.drop <= self.allowed:
                 return plan, loss
@@ -56,17 +57,21 @@ class Gate:
             hint="allow more, give more or other calibration images, or use --precision fp16",
         )
 
+    def _loss(self, plan: QuantPlan) -> Loss:
+        known = plan.sha256()
+        if known not in self.weighed:
+            self.weighed[known] = self.weigh(plan)
+        return self.weighed[known]
+
     def _harms(self, plan: QuantPlan) -> dict[str, float]:
         """Layer -> how far outputs move when it alone is an integer, as a share of them; the largest first."""
         want = self.trial.run(None, self.rows).outputs
         found = {}
         for name in plan.layers:
             alone = plan.without({other: "" for other in plan.layers if other != name})
-            got = self.trial.run(alone, self.rows).outputs
-            pairs = [(np.asarray(got[key], np.float64), np.asarray(want[key], np.float64)) for key in want]
-            size = sum(float((due**2).sum()) for _, due in pairs)
-            moved = sum(float(((have - due) ** 2).sum()) for have, due in pairs)
-            found[name] = float(np.sqrt(moved / (size or 1.0)))
+            apart = Apart()
+            apart.take(want, self.trial.run(alone, self.rows).outputs, None, None)
+            found[name] = apart.rms
         return dict(sorted(found.items(), key=lambda one: -one[1]))
 
     def _sentence(self, name: str, harm: float, before: Loss, after: Loss) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from edgevit.artifact.goodness import IntegerReport, Loss
 from edgevit.artifact.manifest import Array
@@ -59,10 +59,12 @@ class Integral:
             raise Unsupported("--keep-float leaves no layer in integers", hint="use --precision fp32, or keep fewer")
         return found.without(kept) if kept else found
 
+    def planned(self, before: Prepared, plan: QuantPlan) -> Prepared:
+        """``before`` for an exporter of the plan."""
+        return replace(before, capture=replace(self.capture, plan=plan))
+
     def prepared(self, before: Prepared, plan: QuantPlan) -> Prepared:
-        """``before`` with what integers answer in place of what floats do. ParityFailed where the program that they
-        are of does not compute the model."""
-        self._require_captured(before)
+        """``before`` with what integers answer in place of what floats do."""
         reference = self.trial.answers(plan, before.rows.inputs, before.reference)
         sized = {
             size: Sized(one.inputs, self.trial.answers(plan, one.inputs, one.reference))
@@ -73,8 +75,7 @@ class Integral:
         def level(precision: str, keep_fp32: Collection[str]) -> Levels:
             return worst(Levels(self.trial.noise(plan, one.inputs, one.reference)) for one in all_of)
 
-        planned = replace(self.capture, plan=plan)
-        return replace(before, capture=planned, reference=reference, sized=sized, noise=level)
+        return replace(self.planned(before, plan), reference=reference, sized=sized, noise=level)
 
     def gated(self, plan: QuantPlan, say: Progress) -> tuple[QuantPlan, Loss]:
         """The plan, or what is left of it when ``--max-drop`` holds, and its loss. GateMissed."""
@@ -92,13 +93,13 @@ class Integral:
         return self.trial.layers(plan, inputs)
 
     def _loss(self, plan: QuantPlan) -> Loss:
-        def runs(rows: Mapping[str, Array]) -> tuple[Named, Named]:
-            return self.trial.run(None, rows).outputs, self.trial.run(plan, rows).outputs
+        return self.scales.weigh(partial(self._answered, None), partial(self._answered, plan))
 
-        return self.scales.weigh(runs)
+    def _answered(self, plan: QuantPlan | None, rows: Mapping[str, Array]) -> Named:
+        return self.trial.run(plan, rows).outputs
 
-    def _require_captured(self, before: Prepared) -> None:
-        """Integers are of a program; that it computes the model is proved before it is put in the model's place."""
+    def require_captured(self, before: Prepared) -> None:
+        """ParityFailed unless the program that integers are of computes the model, in whose place it is put."""
         want = before.reference.whole.outputs
         levels = before.noise(_FLOATS, ()).outputs
         got = self.trial.run(None, before.rows.inputs).outputs

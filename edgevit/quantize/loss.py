@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgevit.artifact.goodness import AGREEMENT, DIFFERENCE, Loss
+from edgevit.artifact.goodness import AGREEMENT, DIFFERENCE, Loss, Quality
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.shelf import Named
 from edgevit.data.classes import Indices, class_indices
@@ -19,7 +19,7 @@ from edgevit.tasks.metrics.base import NothingToJudge, meter_for
 from edgevit.tasks.metrics.measuring import Bench
 
 CHUNK = 50
-Runs = Callable[[Mapping[str, Array]], tuple[Named, Named]]  # rows -> what floats and integers answer
+Run = Callable[[Mapping[str, Array]], Named]  # rows -> what is answered
 
 
 @dataclass
@@ -75,40 +75,45 @@ class Scales:
     bench: Bench | None
     classes: int | None
 
-    def weigh(self, runs: Runs) -> Loss:
+    def weigh(self, floats: Run, integers: Run) -> Loss:
         """The loss of integers, by the task's metric where the data tells it."""
-        return self._by_metric(runs) or self._by_answers(runs)
+        return self._by_metric(floats, integers) or self._by_answers(floats, integers)
 
-    def _by_metric(self, runs: Runs) -> Loss | None:
+    def _by_metric(self, floats: Run, integers: Run) -> Loss | None:
         """None where nothing that the data says tells how good such answers are."""
         if self.bench is None or self.held is None or meter_for(self.bench.task, self.held.images) is None:
             return None
-        apart, found = Apart(), []
-        for which in (0, 1):
+        apart = Apart()
 
-            def answers(rows: Array, which: int = which) -> dict[str, Array]:
-                both = runs({"image": rows})
-                if which:
-                    apart.take(*both, self.logits, None)
-                return {name: np.asarray(values) for name, values in both[which].items()}
+        def compared(rows: Mapping[str, Array]) -> Named:
+            got = integers(rows)
+            apart.take(floats(rows), got, self.logits, None)
+            return got
 
-            try:
-                found.append(self.bench.measure(answers, self.held.images))
-            except NothingToJudge:
-                return None
-        before, after = (None if one is None else one.quality for one in found)
-        if before is None or after is None:
+        if (before := self._quality(floats)) is None or (after := self._quality(compared)) is None:
             return None
         worse = (after.value - before.value) * (1 if before.better == "lower" else -1)
         share = before.better == "higher" and 0 <= before.value <= 1
         drop = 100 * worse / (1.0 if share else abs(before.value) or 1.0)
         return self._loss(apart, before.metric, before.value, after.value, drop)
 
-    def _by_answers(self, runs: Runs) -> Loss:
+    def _quality(self, run: Run) -> Quality | None:
+        def answers(rows: Array) -> dict[str, Array]:
+            return {name: np.asarray(values) for name, values in run({"image": rows}).items()}
+
+        if self.bench is None or self.held is None:
+            return None
+        try:
+            found = self.bench.measure(answers, self.held.images)
+        except NothingToJudge:
+            return None
+        return None if found is None else found.quality
+
+    def _by_answers(self, floats: Run, integers: Run) -> Loss:
         labels, apart = self._labels(), Apart()
         for start, rows in self._rows():
             cut = None if labels is None else labels[start : start + len(next(iter(rows.values())))]
-            apart.take(*runs(rows), self.logits, cut)
+            apart.take(floats(rows), integers(rows), self.logits, cut)
         if self.logits is None:
             return self._loss(apart, DIFFERENCE, 0.0, apart.rms, 100 * apart.rms)
         if labels is None:
@@ -136,7 +141,7 @@ class Scales:
             yield 0, self.inputs
             return
         images = self.held.images
-        steps = self.preprocess.after_crop() if images.cropped else self.preprocess
+        steps = images.steps(self.preprocess)
         for start in range(0, len(images), CHUNK):
             yield start, {"image": steps.batch(list(images.images[start : start + CHUNK]))}
 

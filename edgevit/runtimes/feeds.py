@@ -99,7 +99,7 @@ def _images(artifact: Artifact, data: str, size: tuple[int, int] | None) -> dict
 
     spec, preprocess = image_steps(artifact, size)
     found = open_data(data)
-    images, preprocess = found.images, preprocess.after_crop() if found.cropped else preprocess
+    images, preprocess = found.images, found.steps(preprocess)
     if not len(images):
         raise UsageError(f"{data} holds no images")
     first = preprocess(images[0])

@@ -60,7 +60,7 @@ class Bench:
         return _judged(meter, data)
 
     def _take(self, meter: Meter, answers: Answers, data: LabelledData, start: int, stop: int) -> None:
-        steps = self.steps.after_crop() if data.cropped else self.steps
+        steps = data.steps(self.steps)
         sizes: list[tuple[int, int]] = []
         outputs = answers(steps.batch(_noting(data.images[start:stop], sizes)))
         if data.sizes is not None:  # what is true of an image is so in its own pixels
