@@ -193,13 +193,13 @@ class OutputParity(Strict):
     values: int | None = Field(default=None, ge=0, description="values, or ranks, that clear is a share of")
     turned: int | None = Field(default=None, ge=0, description="how many that are not clear differ by more than noise")
 
+    median: Error | None = Field(default=None, description="max_rel of the median row, where it has a bound")
+
     @property
     def unclear(self) -> tuple[int, int]:
         """How many values are not clear, and of how many."""
         count = self.values or 0
         return count - round((1.0 if self.clear is None else self.clear) * count), count
-
-    median: Error | None = Field(default=None, description="max_rel of the median row, where it has a bound")
 
 
 class OutputBound(Strict):
@@ -218,14 +218,14 @@ class OutputBound(Strict):
         "bound on max_rel of those, 10 × the noise of a model that decides by itself; beyond it they count as turned",
     )
 
+    median: Error | None = Field(
+        default=None, description="bound on max_rel of the median of 16 rows or more, of an artifact of integers"
+    )
+
     @property
     def marked(self) -> bool:
         """Whether golden.npz says which values are clear."""
         return self.decided or self.hanging is not None
-
-    median: Error | None = Field(
-        default=None, description="bound on max_rel of the median of 16 rows or more, of an artifact of integers"
-    )
 
 
 class Sample(Strict):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgevit.artifact.golden import GOLDEN_ROWS
 from edgevit.artifact.manifest import Array
@@ -109,11 +109,7 @@ class Eager:
         with deep(), margins or nullcontext():
             found = named_outputs(run(module, arguments), self.alone)
             require_rows(found, len(picks))
-        known = {name: margins.of(value) for name, value in found.items()} if margins else {}
-        return Run(
-            {name: value.detach().numpy() for name, value in found.items()},
-            {name: margin.numpy() for name, margin in known.items() if margin is not None},
-        )
+        return run_of(found, margins)
 
     def golden(self, way: Way, group: int) -> Run:
         """What ``verify`` finds for the golden rows: it runs them alone, so that they fill their batch themselves."""
@@ -126,6 +122,15 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def run_of(outputs: Mapping[str, Tensor], margins: Margins | None) -> Run:
+    """What one call gave, with the margins that were seen meanwhile."""
+    known = {name: margins.of(value) for name, value in outputs.items()} if margins else {}
+    return Run(
+        {name: value.detach().numpy() for name, value in outputs.items()},
+        {name: margin.numpy() for name, margin in known.items() if margin is not None},
+    )
 
 
 def gathered_run(parts: Iterator[Run], rows: int) -> Run:

@@ -14,7 +14,7 @@ from edgevit.export.base import Capture
 from edgevit.export.noise import noises
 from edgevit.export.prepared import Answers, Noise, Run
 from edgevit.export.rows import take_rows
-from edgevit.export.runs import CHUNK, gathered_run
+from edgevit.export.runs import CHUNK, gathered_run, run_of
 from edgevit.models.eager.margins import Margins
 from edgevit.models.eager.outputs import leaves
 from edgevit.precisions import largest, whole_numbers
@@ -80,11 +80,7 @@ class Trial:
             with torch.no_grad(), Margins() if decides else nullcontext() as margins:
                 given = [leaf for leaf in leaves(module(*arguments)) if isinstance(leaf, torch.Tensor)]
                 found = dict(zip((spec.name for spec in self.capture.outputs), given, strict=True))
-                known = {name: margins.of(value) for name, value in found.items()} if margins else {}
-            yield Run(
-                {name: value.numpy() for name, value in found.items()},
-                {name: margin.numpy() for name, margin in known.items() if margin is not None},
-            ).head(count - start)
+            yield run_of(found, margins).head(count - start)
 
 
 def _decided(whole: Run, name: str) -> bool:

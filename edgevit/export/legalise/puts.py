@@ -53,20 +53,23 @@ def _is_odd_call(node: fx.Node) -> bool:
 
 def gather(self: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor | Any:
     """From a corner of the tensor, whose sizes are those of the places."""
-    dim %= max(1, self.ndim)
-    beside = [axis for axis in range(self.ndim) if axis != dim and str(index.shape[axis]) != str(self.shape[axis])]
-    if not beside:
+    smaller = _smaller(self, dim, index)
+    if not smaller:
         return NotImplemented
-    for axis in beside:
+    for axis in smaller:
         self = self.narrow(axis, 0, index.shape[axis])
     return self.gather(dim, index)
 
 
 def _from_a_corner(node: fx.Node) -> bool:
     given = arguments(node)
-    whole, part = (given[name].meta["val"] for name in ("self", "index"))
-    dim = given["dim"] % max(1, whole.ndim)
-    return any(str(whole.shape[axis]) != str(part.shape[axis]) for axis in range(whole.ndim) if axis != dim)
+    return bool(_smaller(given["self"].meta["val"], given["dim"], given["index"].meta["val"]))
+
+
+def _smaller(whole: Tensor, dim: int, places: Tensor) -> list[int]:
+    """The axes beside ``dim`` of which the places are not all."""
+    dim %= max(1, whole.ndim)
+    return [axis for axis in range(whole.ndim) if axis != dim and str(places.shape[axis]) != str(whole.shape[axis])]
 
 
 def scatter_reduce(

@@ -12,6 +12,7 @@ from tvm import relax, tirx
 from edgevit.errors import Unsupported
 from edgevit.export.legalise import arguments
 from edgevit.export.legalise.refusals import named
+from edgevit.export.legalise.scales import is_by_another_scale
 from edgevit.export.tvm.believed import BELIEVED
 
 aten = torch.ops.aten
@@ -64,17 +65,10 @@ def _default(argument: Any, value: Any) -> bool:
 _OF_MEMORY = ("layout", "device", "pin_memory", "memory_format", "non_blocking", "copy", "implicit")
 
 
-def _by_another_scale(node: fx.Node) -> bool:
-    """A scale was given that is not the ratio of the sizes: the importer knows of sizes alone."""
-    scales = arguments(node).get("scale_factors") or ()
-    sizes = zip(_sides(node.args[0]), _sides(node), strict=True)
-    return any(scale * given != made for scale, (given, made) in zip(scales, sizes, strict=False))
-
-
 def _by_no_whole_scale(node: fx.Node) -> bool:
     """Nearest pixels by a ratio that is not whole: the importer rounds otherwise."""
     sizes = zip(_sides(node.args[0]), _sides(node), strict=True)
-    return _by_another_scale(node) or any(made % given for given, made in sizes)
+    return is_by_another_scale(node) or any(made % given for given, made in sizes)
 
 
 def _sides(node: Any) -> tuple[int, ...]:
@@ -83,7 +77,7 @@ def _sides(node: Any) -> tuple[int, ...]:
 
 def _to_a_corner(node: fx.Node) -> bool:
     """Aligned to the corners of one pixel: the importer divides by the none that are between."""
-    return _by_another_scale(node) or bool(arguments(node).get("align_corners") and 1 in _sides(node))
+    return is_by_another_scale(node) or bool(arguments(node).get("align_corners") and 1 in _sides(node))
 
 
 def _of_integers(node: fx.Node) -> bool:
@@ -99,7 +93,7 @@ _WRONG: Mapping[Any, Callable[[fx.Node], bool]] = {
     aten.upsample_bilinear2d.vec: _to_a_corner,
     aten.upsample_bicubic2d.vec: _to_a_corner,
     aten.upsample_nearest2d.vec: _by_no_whole_scale,
-    aten._upsample_nearest_exact2d.vec: _by_another_scale,
+    aten._upsample_nearest_exact2d.vec: is_by_another_scale,
     aten.softmax.int: _of_integers,
     aten.log_softmax.int: _of_integers,
     aten._to_copy.default: _cuts,

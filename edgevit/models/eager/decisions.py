@@ -280,17 +280,20 @@ def _ranks_result(named: Named, made: Tensor) -> tuple[Tensor, Tensor]:
 _RANKS = Kind(_rank_gaps, _rank_size, _reranked, lambda _, found: found[1], _ranks_result, exact=False)
 
 
-def _at_rank_gap(named: Named, made: Tensor) -> Tensor:
+def _beside(named: Named, made: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the score next to each is, and where that one is."""
     scores, axis, index = _axis_of(named, made, 1)
-    apart = (scores - scores.gather(axis, index)).abs().scatter(axis, index, math.inf)
-    return apart.amin(axis).reshape(made.shape)
+    nearest = (scores - scores.gather(axis, index)).abs().scatter(axis, index, math.inf).min(axis)
+    return nearest.values.reshape(made.shape), nearest.indices.reshape(made.shape)
+
+
+def _at_rank_gap(named: Named, made: Tensor) -> Tensor:
+    return _beside(named, made)[0]
 
 
 def _at_rank_other(named: Named, made: Tensor, turning: Turning) -> Tensor:
-    scores, axis, index = _axis_of(named, made, 1)
-    apart = (scores - scores.gather(axis, index)).abs().scatter(axis, index, math.inf)
-    nearest = apart.argmin(axis).reshape(made.shape)
-    return torch.where(turning.picks(_at_rank_gap(named, made)), nearest, made)
+    gap, nearest = _beside(named, made)
+    return torch.where(turning.picks(gap), nearest, made)
 
 
 # the k-th, the median: with its place

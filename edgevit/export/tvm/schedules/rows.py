@@ -49,10 +49,8 @@ def _of_rows(stage: Stage, rows: Sequence[str]) -> bool:
     extents = [str(axis.extent) for axis in stage.axes]
     if stage.reduced:
         return extents == rows and len(stage.reduced) == 1 and stage.reduced[0].size is not None
-    wide = len(extents) == len(rows) + 1
-    return (
-        extents[: len(rows)] == rows and (not wide or stage.axes[-1].size is not None) and len(extents) <= len(rows) + 1
-    )
+    columns = stage.axes[len(rows) :]
+    return extents[: len(rows)] == rows and len(columns) <= 1 and all(axis.size is not None for axis in columns)
 
 
 def _aligned(stage: Stage, kernel: Kernel, rows: int) -> bool:
