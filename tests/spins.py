@@ -43,7 +43,7 @@ class Spin:
         return SpinSession(artifact, threads, self.extra)
 
 class SlowSpin(Spin):
-    name, extra = "slowspin", 3.0
+    name, extra = "slowspin", 29.0
 
 class Reference(Spin):
     name = "reference"

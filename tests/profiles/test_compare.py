@@ -25,7 +25,8 @@ def spin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     install_spin(tmp_path_factory.mktemp("plugin"), monkeypatch)
 
 
-# The differences are large: what is tested is what becomes of them, also on a machine that does much else.
+# The differences are 30 times: what is tested is what becomes of them, also on a machine whose noise lasts for several
+# blocks, which widens intervals to many times what they were.
 def quick(first: Path, second: Path | None = None, **options: Any) -> Difference:
     return compare(first, second, **{"threads": 1, "blocks": 15, "seconds": 2.0, **options})
 
@@ -36,7 +37,7 @@ def quick(first: Path, second: Path | None = None, **options: Any) -> Difference
 def test_a_slower_artifact_is_found_twice_and_said_in_one_sentence(tmp_path: Path) -> None:
     stages: list[str] = []
     found = quick(
-        make(tmp_path / "a"), make(tmp_path / "b", "4.0"), progress=lambda stage, fraction: stages.append(stage)
+        make(tmp_path / "a"), make(tmp_path / "b", "30.0"), progress=lambda stage, fraction: stages.append(stage)
     )
     assert found.claimed
     assert len(found.rounds) == 2
@@ -61,7 +62,7 @@ def test_equal_artifacts_differ_by_nothing(tmp_path: Path) -> None:
 
 
 def test_a_difference_that_stays_with_a_process_is_not_claimed(tmp_path: Path) -> None:
-    found = quick(make(tmp_path / "a", f"first {tmp_path / 'opened'} 4.0 1.0"), make(tmp_path / "b", "1.0"))
+    found = quick(make(tmp_path / "a", f"first {tmp_path / 'opened'} 30.0 1.0"), make(tmp_path / "b", "1.0"))
     assert len(found.rounds) == 2
     assert [one.claimed for one in found.rounds] == [True, False]
     assert found.rounds[0].ratio.value < 0.5

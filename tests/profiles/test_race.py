@@ -28,7 +28,7 @@ def quiet(stage: str, fraction: float | None) -> None:
 
 
 def test_three_are_ranked_and_bound_to_their_files(tmp_path: Path) -> None:
-    paths = [make(tmp_path / name, ms) for name, ms in (("slow", "6.0"), ("fast", "1.0"), ("middle", "3.0"))]
+    paths = [make(tmp_path / name, ms) for name, ms in (("slow", "36.0"), ("fast", "1.0"), ("middle", "6.0"))]
     stages: list[str] = []
     found = race(paths, terms=QUICK, progress=lambda stage, fraction: stages.append(stage))
     assert [one.label for one in found.standings] == ["fast", "middle", "slow"]
@@ -47,7 +47,7 @@ def test_one_artifact_runs_on_every_runtime_that_opens_it_here(tmp_path: Path) -
 
 
 def test_one_that_fails_ends_a_race_of_named_ones_and_leaves_another_race(tmp_path: Path) -> None:
-    paths = [make(tmp_path / name, mode) for name, mode in (("a", "1.0"), ("dies", "segfault"), ("b", "4.0"))]
+    paths = [make(tmp_path / name, mode) for name, mode in (("a", "1.0"), ("dies", "segfault"), ("b", "30.0"))]
     with pytest.raises(WorkerFailed, match="SIGSEGV"):
         race(paths, terms=QUICK)
     found = run(runners(paths, ()), TOLERANT, quiet)

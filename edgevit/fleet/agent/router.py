@@ -11,7 +11,7 @@ import threading
 from dataclasses import replace
 
 from edgevit import render
-from edgevit.fleet.agent.ending import until_told
+from edgevit.fleet.agent.ending import until_told, wait_until
 from edgevit.fleet.bus.link import Link
 from edgevit.fleet.trust.renewing_bus import open_renewing_bus
 
@@ -31,7 +31,7 @@ def run_router(link: Link, stop: threading.Event | None = None, tell: render.Tel
             "ready", f"routing on {', '.join(link.listen) or 'this machine'}; Ctrl-C ends it", listen=list(link.listen)
         )
         try:
-            over.wait()
+            wait_until(over)
         finally:
             bus.close()
             tell("ended", "ended")
