@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgevit.data import cifar, coco, crops, depth, folder, idx, masks, npz, pairs, scenes
 from edgevit.data.digits import digits
+from edgevit.data.fashion import fashion
 from edgevit.data.labelled import LabelledData, Split, from_array
 from edgevit.data.samples import samples
 from edgevit.data.split import part
@@ -14,6 +15,7 @@ from edgevit.errors import UnknownName, UsageError
 
 SCHEMES = (
     "digits",
+    "fashion",
     "samples",
     "scenes",
     "scenes:SIDE",
@@ -29,7 +31,7 @@ SCHEMES = (
     "depth:PATH",
 )
 
-_SPLIT = frozenset({"digits", "scenes", "cifar10", "cifar100", "idx"})
+_SPLIT = frozenset({"digits", "fashion", "scenes", "cifar10", "cifar100", "idx"})
 
 
 def open_data(spec: str, *, split: Split = "all", seed: int = 0) -> LabelledData:
@@ -80,13 +82,15 @@ def _made(scheme: str, spec: str, split: Split, seed: int) -> LabelledData:
         return scenes.read(spec, split, seed)
     if scale := pairs.scale_of(spec):
         return pairs.of_samples(spec, scale, split)
+    if scheme == "fashion":
+        return fashion(split, seed)
     return part(digits() if scheme == "digits" else samples(), split, seed)
 
 
 def _parsed(spec: str) -> tuple[str, Path | None]:
     """The scheme and the path, None where it takes none."""
     scheme, colon, path = spec.partition(":")
-    if scheme in ("digits", "samples") and not colon:
+    if scheme in ("digits", "fashion", "samples") and not colon:
         return scheme, None
     if scheme == "scenes":
         scenes.options(spec)
