@@ -252,7 +252,7 @@ class _Checks:
         if self.artifact.manifest.integers is None:
             return
         try:
-            operators, _ = operators_of(self.artifact)
+            operators, _ = operators_of(session)
             self.say(f"{len(operators)} operators have the scales, zero points and axes of their plan")
         except ParityFailed as exc:
             self.say(str(exc), problem=True)

@@ -6,9 +6,7 @@ number until something reaches the end of its grid. Free of torch; it needs the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +15,10 @@ import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgevit.errors import BadArtifact
-from edgevit.quantize.plan import Array, Grid, Layer, QuantPlan, sum_scales
+from edgevit.quantize.operators import Mark, Operator, wrong
+from edgevit.quantize.plan import Array, Encoding, Grid, Layer, QuantPlan, sum_scales, zero_point
 
 LAYER = "edgevit.layer"  # key of a node's metadata: JSON of a ``Mark``
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Which output channels of which layer a node computes; ``added`` where the next one adds its bias."""
-
-    name: str
-    start: int
-    stop: int
-    added: bool
-
-    def text(self) -> str:
-        return json.dumps([self.name, self.start, self.stop, self.added])
-
-
-@dataclass(frozen=True)
-class Operator:
-    """One operator of integers, and the float values around it and its pairs."""
-
-    mark: Mark
-    node: str
-    kind: str
-    x: str
-    y: str
 
 
 class Pairs:
@@ -71,7 +46,7 @@ class Pairs:
                 if one.mark.name == name:
                     covered[one.mark.start : one.mark.stop] += 1
             if not covered.min() or covered.min() != covered.max():
-                raise _wrong(f"{name} is an integer in the plan, and the graph does not compute all of it so")
+                raise wrong(f"{name} is an integer in the plan, and the graph does not compute all of it so")
         return found
 
     def pieces(self, places: Sequence[tuple[str, str]]) -> Iterator[ModelProto]:
@@ -83,25 +58,25 @@ class Pairs:
         for node in self.model.graph.node:
             for entry in node.metadata_props:
                 if entry.key == LAYER:
-                    yield node, _mark_of(entry.value)
+                    yield node, Mark.of(entry.value)
 
     def _operator(self, node: NodeProto, mark: Mark, plan: QuantPlan) -> Operator:
         layer = plan.layers.get(mark.name)
         if layer is None or not 0 <= mark.start < mark.stop <= len(layer.scales):
-            raise _wrong(f"{node.name} computes {mark.name} in integers, which the plan does not")
-        x = self._pair(node.input[0], layer.input.grid(), f"the input of {node.name}")
+            raise wrong(f"{node.name} computes {mark.name} in integers, which the plan does not")
+        x = self._pair(node.input[0], layer.input.grid(), plan.encoding, f"the input of {node.name}")
         cut = slice(mark.start, mark.stop)
         self._weight(node, np.array(layer.scales, np.float32)[cut])
-        if len(node.input) > 2 and node.input[2]:
+        if len(node.input) > 2 and node.input[2] and plan.encoding.biases == "int32":
             self._constant(node.input[2], np.int32, sum_scales(layer)[cut], 0, f"the bias of {node.name}")
-        return Operator(mark, node.name, node.op_type, x, self._result(node, mark, layer))
+        return Operator(mark, node.name, node.op_type, x, self._result(node, mark, layer, plan.encoding))
 
-    def _pair(self, name: str, grid: Grid, what: str) -> str:
+    def _pair(self, name: str, grid: Grid, encoding: Encoding, what: str) -> str:
         """The float value before a pair of a grid."""
         second = self._maker(name, "DequantizeLinear", what)
         first = self._maker(second.input[0], "QuantizeLinear", what)
         for node in (first, second):
-            self._same(node, np.float32(grid.scale), np.uint8(grid.zero_point), what)
+            self._same(node, np.float32(grid.scale), zero_point(grid, encoding), what)
         return str(first.input[0])
 
     def _weight(self, node: NodeProto, scales: Array) -> None:
@@ -112,18 +87,18 @@ class Pairs:
         node = self._maker(name, "DequantizeLinear", what)
         stored = self._array(node.input[0])
         if stored is None or stored.dtype != dtype or stored.shape[axis] != len(scales):
-            raise _wrong(f"{what} is no {np.dtype(dtype)} of {len(scales)} channels on axis {axis}")
+            raise wrong(f"{what} is no {np.dtype(dtype)} of {len(scales)} channels on axis {axis}")
         if _attribute(node, "axis", 1) != axis:
-            raise _wrong(f"the scales of {what} are of another axis than {axis}")
+            raise wrong(f"the scales of {what} are of another axis than {axis}")
         self._same(node, scales, np.zeros(len(scales), dtype), what)
 
     def _same(self, node: NodeProto, scale: Any, zero: Any, what: str) -> None:
         found = [self._array(name) for name in node.input[1:3]]
         for said, got, want in zip(("scale", "zero point"), found, (scale, zero), strict=True):
             if got is None or got.dtype != want.dtype or not np.array_equal(got, want):
-                raise _wrong(f"{what} has another {said} than the plan")
+                raise wrong(f"{what} has another {said} than the plan")
 
-    def _result(self, node: NodeProto, mark: Mark, layer: Layer) -> str:
+    def _result(self, node: NodeProto, mark: Mark, layer: Layer, encoding: Encoding) -> str:
         """The float value behind an operator, its bias and its pair."""
         value = str(node.output[0])
         for kind in (["Add"] if mark.added else []) + (["Relu"] if layer.relu else []):
@@ -132,7 +107,7 @@ class Pairs:
             return value
         pair = self._reader(value, "QuantizeLinear", node.name)
         second = self._reader(pair.output[0], "DequantizeLinear", node.name)
-        self._pair(second.output[0], layer.output.grid(), f"the result of {node.name}")
+        self._pair(second.output[0], layer.output.grid(), encoding, f"the result of {node.name}")
         return str(second.output[0])
 
     def _reader(self, name: str, kind: str, what: str) -> NodeProto:
@@ -140,13 +115,13 @@ class Pairs:
         found = self.readers.get(name, [])
         ends = {value.name for value in self.model.graph.output}
         if len(found) != 1 or found[0].op_type != kind or name in ends:
-            raise _wrong(f"what {what} computes is not read by one {kind} alone: a pair is missing")
+            raise wrong(f"what {what} computes is not read by one {kind} alone: a pair is missing")
         return found[0]
 
     def _maker(self, name: str, kind: str, what: str) -> NodeProto:
         node = self.made.get(name)
         if node is None or node.op_type != kind:
-            raise _wrong(f"{what} is made by no {kind}: a pair is missing")
+            raise wrong(f"{what} is made by no {kind}: a pair is missing")
         return node
 
     def _array(self, name: str) -> Array | None:
@@ -175,17 +150,5 @@ class Pairs:
         return model
 
 
-def _mark_of(text: str) -> Mark:
-    try:
-        name, start, stop, added = json.loads(text)
-        return Mark(str(name), int(start), int(stop), bool(added))
-    except (ValueError, TypeError) as exc:
-        raise _wrong(f"{LAYER} is {text[:80]!r}, which names no layer") from exc
-
-
 def _attribute(node: NodeProto, name: str, default: int) -> int:
     return next((int(one.i) for one in node.attribute if one.name == name), default)
-
-
-def _wrong(what: str) -> BadArtifact:
-    return BadArtifact(f"the graph is not what its plan says: {what}", hint="export anew")

@@ -20,6 +20,7 @@ from edgevit.artifact.schema import Strict
 from edgevit.quantize.asked import Observer
 
 LEVELS = 255  # of an activation above the lowest
+MIDDLE = 128  # of them, which a symmetric grid has for zero; where activations are signed that is what they have less
 WEIGHT_LEVELS = 127  # of a weight on either side of zero: -128 is left out, so that the grid is symmetric
 SMALLEST = 1e-12  # scale: products of two must be float32 numbers of full precision
 _BIAS_LIMIT = 2.0**30  # of an int32 bias, half of what it holds, so that the sums added to it fit too
@@ -51,13 +52,20 @@ class Grid(Strict):
 
 
 class Range(Strict):
-    """Smallest and largest value that a grid has to hold; zero is always between them."""
+    """Smallest and largest value that a grid has to hold; zero is always between them.
+
+    symmetric  whether zero is the middle of its grid, which then reaches as far to either side
+    """
 
     low: float = Field(le=0)
     high: float = Field(ge=0)
+    symmetric: bool = False
 
     def grid(self) -> Grid:
-        """Unsigned and asymmetric, zero exactly on it."""
+        """Zero exactly on it."""
+        if self.symmetric:
+            widest = np.float32(max(max(-self.low, self.high) / WEIGHT_LEVELS, SMALLEST))
+            return Grid(scale=float(widest), zero_point=MIDDLE)
         scale = np.float32(max((self.high - self.low) / LEVELS, SMALLEST))
         return Grid(scale=float(scale), zero_point=int(np.clip(np.rint(-self.low / scale), 0, LEVELS)))
 
@@ -90,10 +98,31 @@ class Calibration(Strict):
     observer: Observer
 
 
+class Encoding(Strict):
+    """What an engine wants of grids that hold the same ranges.
+
+    activations  type that they are stored in: int8 is uint8 less 128, zero points too, and means the same numbers
+    symmetric    whether all zero points are the middle of the grid
+    results      whether what convolutions give is put on grids too
+    biases       float32 where the engine takes no others: the numbers that the integers are
+    """
+
+    activations: Literal["uint8", "int8"]
+    symmetric: bool
+    results: bool
+    biases: Literal["int32", "float32"]
+
+
+X86 = Encoding(activations="uint8", symmetric=False, results=True, biases="int32")
+ARM = Encoding(activations="int8", symmetric=False, results=True, biases="int32")
+NVIDIA = Encoding(activations="int8", symmetric=True, results=False, biases="float32")
+
+
 class QuantPlan(Strict):
     """Which weights are integers, and why the others stay float."""
 
     schema_version: Literal[1] = 1
+    encoding: Encoding = X86
     layers: Mapping[str, Layer]
     kept: Mapping[str, str] = Field(description="weight that stays float -> why")
     calibration: Calibration
@@ -112,10 +141,24 @@ class QuantPlan(Strict):
         """Of the text."""
         return hashlib.sha256(self.text().encode()).hexdigest()
 
+    def encoded(self, encoding: Encoding) -> QuantPlan:
+        """The same ranges on the grids of an engine."""
+        layers = {name: _encoded(layer, encoding) for name, layer in self.layers.items()}
+        return self.model_copy(update={"layers": layers, "encoding": encoding})
+
     def without(self, kept: Mapping[str, str]) -> QuantPlan:
         """The plan with those layers back in float, and why."""
         left = {name: layer for name, layer in self.layers.items() if name not in kept}
         return self.model_copy(update={"layers": left, "kept": {**self.kept, **kept}})
+
+
+def _encoded(layer: Layer, encoding: Encoding) -> Layer:
+    changed: dict[str, Any] = {"input": layer.input.model_copy(update={"symmetric": encoding.symmetric})}
+    if not encoding.results:
+        changed |= {"output": None, "relu": False}
+    elif layer.output is not None:
+        changed["output"] = layer.output.model_copy(update={"symmetric": encoding.symmetric})
+    return layer.model_copy(update=changed)
 
 
 @dataclass(frozen=True)
@@ -124,6 +167,11 @@ class Weight:
 
     values: Array
     bias: Array | None
+
+
+def zero_point(grid: Grid, encoding: Encoding) -> np.uint8 | np.int8:
+    """As it is stored."""
+    return np.uint8(grid.zero_point) if encoding.activations == "uint8" else np.int8(grid.zero_point - MIDDLE)
 
 
 def weight_scales(weight: Weight, input_scale: float) -> Array:

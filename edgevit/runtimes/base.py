@@ -16,6 +16,8 @@ from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.cpu import checked_threads
 from edgevit.errors import Unsupported, UsageError
+from edgevit.quantize.operators import Operator
+from edgevit.quantize.plan import QuantPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,11 @@ class Session:
         """Convolutions and matrix products of one inference by kind: those that ran in integers, those that ran in
         floats. Unsupported where the engine is mute."""
         raise Unsupported(f"{self.runtime} does not tell which layers it runs in integers")
+
+    def operators(self, plan: QuantPlan) -> Sequence[Operator]:
+        """Those of its integers as the file has them. BadArtifact unless each is as ``plan`` says, Unsupported where
+        the file cannot be read here."""
+        raise Unsupported(f"{self.runtime} does not tell which numbers its integers stand for")
 
     def pieces(self, places: Sequence[tuple[str, str]], given: Iterable[Array]) -> Iterator[Array]:
         """What the file makes of each of ``given`` between two of its values, as a model of its own. Unsupported where

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
@@ -26,8 +26,14 @@ from edgevit.errors import (
     UsageError,
     first_line,
 )
+from edgevit.quantize.operators import Operator
+from edgevit.quantize.plan import QuantPlan
+from edgevit.registry import absent
 from edgevit.runtimes.base import LayerTime, Session, module_of
 from edgevit.runtimes.limit import Limit, limit_of
+
+if TYPE_CHECKING:
+    from edgevit.quantize.pairs import Pairs
 
 CPU = "CPUExecutionProvider"
 
@@ -144,11 +150,11 @@ class OnnxRuntimeSession(Session):
         integers, floats = ({kind: kinds[kind] for kind in kinds if kind in names} for names in (_INTEGERS, _FLOATS))
         return integers, floats
 
-    def pieces(self, places: Sequence[tuple[str, str]], given: Iterable[Array]) -> Iterator[Array]:
-        from edgevit.quantize.pairs import Pairs  # needs onnx, which a device need not have
+    def operators(self, plan: QuantPlan) -> Sequence[Operator]:
+        return self._pairs().operators(plan)
 
-        with self.artifact.privately() as private:
-            pairs = Pairs(private.entry)
+    def pieces(self, places: Sequence[tuple[str, str]], given: Iterable[Array]) -> Iterator[Array]:
+        pairs = self._pairs()
         made = session_options(self.threads, self._options)
         for (x, y), piece, value in zip(places, pairs.pieces(places), given, strict=True):
             alone = ort.InferenceSession(
@@ -156,6 +162,14 @@ class OnnxRuntimeSession(Session):
             )
             found: Array = alone.run([y], {x: value})[0]
             yield found
+
+    def _pairs(self) -> Pairs:
+        if absent(("onnx",)):  # which a device need not have
+            raise Unsupported("what its file says of integers needs the package onnx to be read")
+        from edgevit.quantize.pairs import Pairs
+
+        with self.artifact.privately() as private:
+            return Pairs(private.entry)
 
     def close(self) -> None:
         self._session = None

@@ -14,12 +14,14 @@ import torch
 from integer_models import captured, mixed, rows_of
 
 from edgevit.artifact.manifest import Array, BatchRange
+from edgevit.errors import BadArtifact
 from edgevit.export.base import Capture
 from edgevit.export.onnx.edit import constant_of, initializer
 from edgevit.export.onnx.graph import name_nodes, tidy
 from edgevit.export.onnx.integers import NOT_IN_GRAPH, Emitted, to_integers
 from edgevit.export.onnx.traced import build_graph
-from edgevit.quantize.plan import QuantPlan
+from edgevit.quantize.pairs import Pairs
+from edgevit.quantize.plan import ARM, NVIDIA, X86, Encoding, QuantPlan
 from edgevit.quantize.planning import plan_int8
 from edgevit.quantize.simulate import Simulation
 from edgevit.quantize.sites import Sites, sites_of
@@ -27,9 +29,11 @@ from edgevit.quantize.sites import Sites, sites_of
 RANGE = BatchRange(min=1, max=4)
 
 
-def emitted(capture: Capture, path: Path, optimize: bool = True) -> tuple[Sites, QuantPlan, list[Emitted]]:
+def emitted(
+    capture: Capture, path: Path, optimize: bool = True, encoding: Encoding = X86
+) -> tuple[Sites, QuantPlan, list[Emitted]]:
     sites = sites_of(capture.program)
-    plan = plan_int8(capture, rows_of(32, 1), "rows", sites=sites)
+    plan = plan_int8(capture, rows_of(32, 1), "rows", sites=sites).encoded(encoding)
     model = build_graph(capture, 20, optimize=optimize)
     plan, found = to_integers(model, plan, sites)
     tidy(model)
@@ -64,6 +68,29 @@ def test_onnx_runtime_computes_what_the_plan_says(batch: BatchRange, optimize: b
     errors = np.abs(got - want).max(axis=1) / np.abs(want).max()
     assert np.median(errors) < 1e-5
     assert errors.max() < 2e-2
+
+
+@pytest.mark.parametrize("encoding", [ARM, NVIDIA], ids=["arm", "nvidia"])
+def test_the_graph_of_another_engine_computes_what_its_grids_say(encoding: Encoding, tmp_path: Path) -> None:
+    sites, plan, found = emitted(captured(mixed()), tmp_path / "model.onnx", encoding=encoding)
+    assert {one.name for one in found} == set(plan.layers)
+    rows = rows_of(16)["image"]
+    got, want = run(tmp_path / "model.onnx", rows), simulated(sites, plan, rows)
+    assert np.median(np.abs(got - want).max(axis=1)) / np.abs(want).max() < 1e-5
+    assert len(Pairs(tmp_path / "model.onnx").operators(plan)) == len(found)
+    with pytest.raises(BadArtifact, match=r"another (scale|zero point)"):
+        Pairs(tmp_path / "model.onnx").operators(plan.encoded(X86))
+
+
+def test_tensorrt_is_given_no_zero_points_no_integer_biases_and_no_grids_of_results(tmp_path: Path) -> None:
+    emitted(captured(mixed()), tmp_path / "model.onnx", encoding=NVIDIA)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    scaled = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert all(constants[node.input[2]].dtype == np.int8 and not constants[node.input[2]].any() for node in scaled)
+    readers = {name: node.op_type for node in graph.node for name in node.input}
+    ends = {readers[node.output[0]] for node in scaled if node.op_type == "DequantizeLinear"}
+    assert ends <= {"Conv", "Gemm", "MatMul"}
 
 
 def test_every_layer_runs_in_an_integer_kernel(tmp_path: Path) -> None:

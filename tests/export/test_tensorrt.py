@@ -31,6 +31,8 @@ from edgevit.export.tensorrt.graph import cast_bytes_first, prepare_graph
 from edgevit.export.tensorrt.here import here
 from edgevit.export.tensorrt.options import TensorRtOptions
 from edgevit.images import Preprocess
+from edgevit.quantize.plan import NVIDIA
+from edgevit.quantize.planning import plan_int8
 from edgevit.sizes import as_sizes
 
 NANOS = ("vit_nano", "efficientformer_nano", "fmvit_nano")
@@ -120,6 +122,18 @@ def test_a_nano_model_becomes_an_engine_of_the_asked_precision(engines, name: st
     assert f"{len(kernels)} kernels" in built.notes[1]
     assert built.lock["sha256"] == sha256_of(engine.folder / "model.engine")
     assert built.versions["tensorrt-rtx"] == built.lock["version"] == RTX.version()
+
+
+def test_integers_are_multiplied_by_kernels_that_read_them(captures: dict[str, Capture], tmp_path: Path) -> None:
+    rows = {"image": np.random.default_rng(1).standard_normal((32, 3, 32, 32)).astype(np.float32)}
+    found = captures["efficientformer_nano"]
+    built = write(dataclasses.replace(found, plan=plan_int8(found, rows, "rows")), tmp_path, "int8", **QUICK)
+    assert built.plan is not None
+    assert built.plan.encoding == NVIDIA
+    assert built.operators == built.precision.layers["int8"] == len(built.plan.layers) == 22
+    assert "22 int8" in built.notes[1].partition("found among")[2]
+    kinds = {layer["kind"] for layer in stored(tmp_path)["engine"] if "int8" in layer["reads"]}
+    assert kinds & {"gemm", "correlation"}
 
 
 def test_without_a_gpu_the_default_capabilities_are_said_and_locked(engines) -> None:

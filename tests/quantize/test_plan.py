@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgevit.quantize.plan import (
+    ARM,
+    MIDDLE,
+    NVIDIA,
+    X86,
     Calibration,
     Grid,
     Layer,
@@ -17,6 +23,7 @@ from edgevit.quantize.plan import (
     sum_scales,
     weight_integers,
     weight_scales,
+    zero_point,
 )
 
 CALIBRATION = Calibration(data="digits", rows=16, sha256="0" * 64, observer="minmax")
@@ -32,6 +39,36 @@ def test_a_grid_holds_zero_and_both_ends_of_its_range() -> None:
     ends = (np.array([0, 255, grid.zero_point]) - grid.zero_point) * grid.scale
     np.testing.assert_allclose(ends, [-1, 3, 0], atol=grid.scale / 2)
     assert grid.integers(np.array([0.0])) == grid.zero_point
+
+
+@given(st.floats(-1e6, 0, width=32), st.floats(0, 1e6, width=32))
+def test_a_symmetric_grid_holds_both_ends_and_zero_in_its_middle(low: float, high: float) -> None:
+    grid = Range(low=low, high=high, symmetric=True).grid()
+    assert grid.zero_point == MIDDLE
+    assert zero_point(grid, NVIDIA) == 0
+    ends = np.array([low, 0.0, high], np.float32)
+    found = (grid.integers(ends).astype(np.float64) - MIDDLE) * grid.scale
+    assert found[1] == 0
+    assert np.abs(found - ends).max() <= grid.scale * (0.5 + 1e-5)
+
+
+def test_an_engine_changes_grids_and_no_range() -> None:
+    plan = QuantPlan(
+        layers={"a": layer(operator="conv", output=Range(low=0.0, high=4.0), relu=True)},
+        kept={},
+        calibration=CALIBRATION,
+    )
+    signed, symmetric = plan.encoded(ARM), plan.encoded(NVIDIA)
+    assert signed.layers["a"] == plan.layers["a"]
+    assert signed.sha256() != plan.sha256()
+    seen = plan.layers["a"].input
+    assert (symmetric.layers["a"].input.low, symmetric.layers["a"].input.high) == (seen.low, seen.high)
+    assert symmetric.layers["a"].input.grid() != seen.grid()
+    assert symmetric.layers["a"].output is None
+    assert symmetric.encoded(NVIDIA) == symmetric
+    for one in (X86, ARM, NVIDIA):
+        assert QuantPlan.model_validate_json(plan.encoded(one).text()) == plan.encoded(one)
+        assert zero_point(seen.grid(), one).dtype == one.activations
 
 
 def test_values_are_rounded_half_to_even_and_put_to_the_ends() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import onnx_ir as ir
@@ -19,6 +20,7 @@ from edgevit.export.base import Built, Capture, Context, Graph, Options
 from edgevit.export.fp16 import PrecisionPlan
 from edgevit.export.onnx.graph import forget_lines, name_nodes, separate_outputs, tidy
 from edgevit.export.onnx.half import COMPUTE, count_compute, is_island, to_half
+from edgevit.quantize.plan import ARM, X86, Encoding
 from edgevit.registry import ONNX_FILE
 
 ENTRY = "model.onnx"
@@ -32,6 +34,9 @@ class OnnxOptions(Options):
 
     opset: int = Field(default=20, ge=18, le=23, description="ONNX operator set; Gelu is one operator from 20 on")
     optimize: bool = Field(default=True, description="edgevit's own graph rewrites")
+    encoding: Literal["x86", "arm"] = Field(
+        default="x86", description="of int8: unsigned activations, which x86 multiplies fastest, or signed ones for Arm"
+    )
     external_limit: int = Field(
         default=PROTOBUF_LIMIT, ge=0, description="weights of more bytes than this go to model.onnx.data"
     )
@@ -45,15 +50,20 @@ class OnnxExporter:
     options = OnnxOptions
     one_size = ""
 
-    def __init__(self, *, lines: bool = False) -> None:
-        self.lines = lines  # whether nodes say from which line of whose file they are
+    def __init__(self, *, lines: bool = False, encoding: Encoding | None = None) -> None:
+        """``lines``: nodes say from which line of whose file they are. ``encoding``: of an engine that is given the
+        graph, in place of the option's."""
+        self.lines, self.encoding = lines, encoding
 
     def write(
         self, capture: Capture | Graph, folder: Path, *, precision: str, options: OnnxOptions, context: Context
     ) -> Built:
         """Build, check and save. Raises Unsupported, ExportFailed."""
         model = _graph(capture, options)
-        built = _integers(model, capture) if precision == "int8" else _floats(model, capture, precision)
+        if precision == "int8":
+            built = _integers(model, capture, self.encoding or {"x86": X86, "arm": ARM}[options.encoding])
+        else:
+            built = _floats(model, capture, precision)
         separate_outputs(model, [spec.name for spec in capture.outputs])
         if not self.lines:
             forget_lines(model)
@@ -66,14 +76,14 @@ def _floats(model: ir.Model, capture: Capture | Graph, precision: str) -> Built:
     return Built(entry=ENTRY, precision=report, versions={})
 
 
-def _integers(model: ir.Model, capture: Capture | Graph) -> Built:
+def _integers(model: ir.Model, capture: Capture | Graph, encoding: Encoding) -> Built:
     """The graph in the integers of the capture's plan. Unsupported where it has none of its layers."""
     from edgevit.export.onnx.integers import to_integers
     from edgevit.quantize.sites import sites_of
 
     if isinstance(capture, Graph) or capture.plan is None:
         raise ValueError("integers are of a capture with a plan")
-    plan, found = to_integers(model, capture.plan, sites_of(capture.program))
+    plan, found = to_integers(model, capture.plan.encoded(encoding), sites_of(capture.program))
     if not found:
         raise Unsupported("the ONNX graph has no layer of the plan", hint="use --precision fp32, or fp16")
     tidy(model)

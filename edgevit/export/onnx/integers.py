@@ -1,8 +1,9 @@
-"""A float32 graph with pairs of QuantizeLinear and DequantizeLinear where a plan says so, as ONNX Runtime fuses them.
+"""A float32 graph with pairs of QuantizeLinear and DequantizeLinear where a plan says so, as its engine fuses them.
 
-For x86: unsigned activations, signed weights per output channel, int32 biases. A product's result stays float; that of
-a convolution is put on a grid, without which ONNX Runtime computes it in float. Pairs stand around operators with
-weights only: anywhere else they cost more than they save.
+ONNX Runtime has unsigned activations on x86, signed ones on Arm, signed weights per output channel, int32 biases. A
+product's result stays float; that of a convolution is put on a grid, without which ONNX Runtime computes it in float.
+TensorRT has signed, symmetric activations and float biases. Pairs stand around operators with weights only: anywhere
+else they cost more than they save.
 """
 
 from __future__ import annotations
@@ -16,8 +17,19 @@ import onnx_ir as ir
 
 from edgevit.export.onnx.edit import Array, constant_of, initializer, int_attribute, new_node, shape_of, sole_user
 from edgevit.export.onnx.graph import module_of
-from edgevit.quantize.pairs import LAYER, Mark
-from edgevit.quantize.plan import Grid, Layer, QuantPlan, Weight, bias_integers, sum_scales, weight_integers
+from edgevit.quantize.operators import Mark
+from edgevit.quantize.pairs import LAYER
+from edgevit.quantize.plan import (
+    Encoding,
+    Grid,
+    Layer,
+    QuantPlan,
+    Weight,
+    bias_integers,
+    sum_scales,
+    weight_integers,
+    zero_point,
+)
 from edgevit.quantize.sites import Sites
 
 NOT_IN_GRAPH = "the ONNX graph does not multiply by it as the program does"
@@ -49,7 +61,7 @@ def to_integers(model: ir.Model, plan: QuantPlan, sites: Sites) -> tuple[QuantPl
     uses = Counter(site.name for site in sites.taken)
     held = {name for name in plan.layers if _whole([part for _, part in parts if part.name == name], uses[name])}
     left = {name: NOT_IN_GRAPH for name in plan.layers if name not in held}
-    pairs = _Pairs(model.graph)
+    pairs = _Pairs(model.graph, plan.encoding)
     found = [_emit(pairs, node, part) for node, part in parts if part.name in held]
     return (plan.without(left) if left else plan), found
 
@@ -174,6 +186,7 @@ class _Pairs:
     """Pairs of one graph: a value that several layers read in the same integers has one."""
 
     graph: ir.Graph
+    encoding: Encoding
     known: dict[tuple[int, Grid], ir.Value] = field(default_factory=dict)
 
     def around(self, value: ir.Value, grid: Grid, before: ir.Node) -> ir.Value:
@@ -182,7 +195,7 @@ class _Pairs:
         if key not in self.known:
             scale, zero = self._scalars(grid)
             integer = new_node(before, "QuantizeLinear", [value, scale, zero], shape_of(value))
-            integer.dtype = ir.DataType.UINT8
+            integer.dtype = ir.DataType[self.encoding.activations.upper()]
             self.known[key] = new_node(before, "DequantizeLinear", [integer, scale, zero], shape_of(value))
             self.known[key].dtype = ir.DataType.FLOAT
         return self.known[key]
@@ -198,7 +211,7 @@ class _Pairs:
 
     def _scalars(self, grid: Grid) -> tuple[ir.Value, ir.Value]:
         scale = initializer(self.graph, "scale", np.array(grid.scale, np.float32))
-        return scale, initializer(self.graph, "zero_point", np.array(grid.zero_point, np.uint8))
+        return scale, initializer(self.graph, "zero_point", np.array(zero_point(grid, self.encoding)))
 
 
 def _emit(pairs: _Pairs, node: ir.Node, part: _Part) -> Emitted:
@@ -221,13 +234,16 @@ def _emit(pairs: _Pairs, node: ir.Node, part: _Part) -> Emitted:
 
 
 def _emit_bias(pairs: _Pairs, node: ir.Node, part: _Part, bias: Array, steps: Array) -> None:
-    """In int32 where the operator takes it; added behind a MatMul, as the floats that these integers are."""
-    if part.added is None:
-        node.replace_input_with(2, pairs.constant(f"{part.name}_bias", bias, steps, 0, node))
+    """In int32 where operator and engine take it; else, and behind a MatMul, as the floats that these integers are."""
+    name = f"{part.name}_bias"
+    if part.added is None and pairs.encoding.biases == "int32":
+        node.replace_input_with(2, pairs.constant(name, bias, steps, 0, node))
         return
-    place = 0 if part.added.inputs[1] is node.outputs[0] else 1
-    floats = (bias.astype(np.float64) * steps).astype(np.float32)
-    part.added.replace_input_with(place, initializer(pairs.graph, f"{part.name}_bias", floats))
+    floats = initializer(pairs.graph, name, (bias.astype(np.float64) * steps).astype(np.float32))
+    if part.added is None:
+        node.replace_input_with(2, floats)
+    else:
+        part.added.replace_input_with(0 if part.added.inputs[1] is node.outputs[0] else 1, floats)
 
 
 def _on_grid(pairs: _Pairs, node: ir.Node, layer: Layer) -> ir.Value:

@@ -21,6 +21,7 @@ from edgevit.export.tensorrt.graph import prepare_graph
 from edgevit.export.tensorrt.layers import check_network, shown
 from edgevit.export.tensorrt.options import TensorRtOptions, check_flavor_has, tuned_batch
 from edgevit.export.tensorrt.targets import choose_sms, sm_names
+from edgevit.quantize.plan import NVIDIA
 from edgevit.sizes import SizeRange
 
 ENTRY = "model.engine"
@@ -33,7 +34,7 @@ class TensorRtExporter:
     """Builds with ``tensorrt`` or ``tensorrt-rtx``; the second needs no GPU."""
 
     name = "tensorrt"
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "int8")
     options = TensorRtOptions
     one_size = ""
 
@@ -49,7 +50,7 @@ class TensorRtExporter:
         profiles = profile_shapes(capture.inputs, capture.batch, options, sizes_of(capture))
         context.progress(f"{flavor.title} {flavor.version()} for SM {sm_names(sms)}", None)
         with tempfile.TemporaryDirectory(prefix="edgevit-onnx-") as scratch:
-            graph = OnnxExporter(lines=True).write(
+            graph = OnnxExporter(lines=True, encoding=NVIDIA).write(
                 capture, Path(scratch), precision=precision, options=OnnxOptions(), context=context
             )
             job = make_job(Path(scratch) / ONNX_FILE, folder, flavor, sms, profiles, options, context.threads)
@@ -63,6 +64,8 @@ class TensorRtExporter:
         return Built(
             entry=ENTRY,
             precision=report,
+            plan=graph.plan,
+            operators=graph.operators,
             versions={**graph.versions, flavor.module.replace("_", "-"): answer["version"]},
             notes=tuple(notes(flavor, sms, options, gpu, answer)),
             lock=make_lock(

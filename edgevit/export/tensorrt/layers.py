@@ -15,6 +15,7 @@ from typing import Any
 from edgevit.errors import ExportFailed
 
 COMPUTE = frozenset({"CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "ATTENTION_INPUT"})
+INT8 = "int8"
 LISTING = "Layers:"  # how the builder's message begins
 _DTYPES = {"float": "float32", "fp32": "float32", "half": "float16", "fp16": "float16", "bf16": "bfloat16"}
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -30,7 +31,8 @@ _PROFILE = re.compile(r"MinShape: \[([^\]]*)\], OptShape: \[([^\]]*)\], MaxShape
 
 @dataclass(frozen=True)
 class NetworkLayer:
-    """One layer of the parsed network. In a strongly typed network ``dtype`` is what the engine must compute in.
+    """One layer of the parsed network. In a strongly typed network ``dtype`` is what the engine must compute in: int8
+    of a product of numbers that stand for integers, which the engine multiplies where it can.
 
     node, module  the ONNX node and the PyTorch module it came from, "" where TensorRT added it itself
     """
@@ -74,15 +76,19 @@ class EngineEnd:
 def network_layers(network: Any, modules: Mapping[str, str]) -> list[NetworkLayer]:
     """Every layer of a parsed network but its constants, in order. ``modules``: ONNX node -> PyTorch module."""
     found = []
+    integers: set[str] = set()  # tensors that stand for some
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         kind = layer.type.name
         if kind == "CONSTANT":
             continue
         first = layer.get_input(0) if layer.num_inputs else layer.get_output(0)
+        if kind == "DEQUANTIZE":
+            integers.add(layer.get_output(0).name)
+        dtype = INT8 if kind in COMPUTE and first.name in integers else dtype_name(first.dtype.name)
         match = _ONNX_LAYER.search(layer.metadata)
         node = match[1] if match else ""
-        found.append(NetworkLayer(layer.name, kind, dtype_name(first.dtype.name), node, modules.get(node, "")))
+        found.append(NetworkLayer(layer.name, kind, dtype, node, modules.get(node, "")))
     return found
 
 
@@ -152,8 +158,9 @@ def confirmed(network: Iterable[NetworkLayer], engine: Sequence[EngineLayer]) ->
 
 
 def check_network(planned: Mapping[str, int], network: Mapping[str, int]) -> None:
-    """ExportFailed when the network has fewer fp16 layers, or fewer layers at all, than the ONNX graph."""
-    if network.get("float16", 0) < planned.get("float16", 0) or sum(network.values()) < sum(planned.values()):
+    """ExportFailed when the network has fewer fp16 or int8 layers, or fewer layers at all, than the ONNX graph."""
+    lacking = any(network.get(kind, 0) < planned.get(kind, 0) for kind in ("float16", INT8))
+    if lacking or sum(network.values()) < sum(planned.values()):
         raise ExportFailed(
             f"precision truth: the ONNX graph has {shown(planned)} compute layers, TensorRT's network {shown(network)}",
             hint="please report this model",
