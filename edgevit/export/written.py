@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from edgevit.artifact.files import write_atomically
 from edgevit.artifact.goodness import IntegerReport
-from edgevit.artifact.manifest import QUANT, Array
+from edgevit.artifact.manifest import QUANT
 from edgevit.errors import ExportFailed, Unsupported
 from edgevit.export.base import Built, Context
 from edgevit.export.prepared import Prepared
 from edgevit.export.targets import Target
 from edgevit.precisions import INTEGER_PRECISIONS
+from edgevit.quantize.alone import Layers, write_layers
 from edgevit.quantize.plan import QuantPlan
 
 
@@ -33,7 +31,7 @@ class Written:
     prepared: Prepared
     built: Built
     integers: IntegerReport | None = None
-    layers: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
+    layers: Layers = field(default_factory=dict)
 
     def noting(self, notes: Iterable[str]) -> Written:
         """With what else is to be said of the files."""
@@ -48,9 +46,7 @@ class Written:
         """``layers`` as a file for the process that proves them; None where there are none."""
         if not self.layers:
             return None
-        names = list(self.layers)
-        arrays = {f"{kind}:{place}": self.layers[name][kind] for place, name in enumerate(names) for kind in (0, 1)}
-        np.savez(path, names=np.array(json.dumps(names)), **arrays)  # type: ignore[arg-type]
+        write_layers(path, self.layers)
         return str(path)
 
 

@@ -6,32 +6,17 @@ by as much as integers cost. A layer that is given exactly what the plan gives i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edgevit.artifact.manifest import Array, Kernels, LayerProof, Parity
+from edgevit.artifact.manifest import Kernels, LayerProof, Parity
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported
+from edgevit.quantize.alone import Layers, held_alone, read_layers
 from edgevit.quantize.operators import Operator
-from edgevit.quantize.plan import Layer, QuantPlan
+from edgevit.quantize.plan import QuantPlan
 from edgevit.runtimes.base import Session
-
-EXACT = 1e-5  # of the largest value: what float32 makes of an integer sum and its scale
-# Of values on a grid: kernels scale an integer sum to the next grid by another product of floats, which puts what lies
-# within a float's rounding of the border to the other side. One in a thousand is a hundred times what that makes.
-ASTRAY = 1e-3
-
-Layers = dict[str, tuple[Array, Array]]
-
-
-def read_layers(path: Path) -> Layers:
-    """Weight -> what its operator is given and makes of that, as the build wrote them."""
-    with np.load(path, allow_pickle=False) as stored:
-        names = json.loads(str(stored["names"]))
-        return {name: (stored[f"0:{place}"], stored[f"1:{place}"]) for place, name in enumerate(names)}
 
 
 def with_layers(session: Session, file: Path, parity: Parity) -> Parity:
@@ -49,14 +34,7 @@ def prove_layers(session: Session, layers: Layers) -> LayerProof:
     """Every operator of the artifact's integers, run alone on what it is given. ParityFailed names the first that is
     not what the plan says; Unsupported where the engine cannot run it so."""
     operators, plan = operators_of(session)
-    tally = _Tally()
-    places = [(one.x, one.y) for one in operators]
-    given = [_shaped(layers[one.mark.name][0], one.kind) for one in operators]
-    for one, got in zip(operators, session.pieces(places, given), strict=True):
-        cut = slice(one.mark.start, one.mark.stop)
-        want = _shaped(layers[one.mark.name][1], one.kind)
-        want = want[:, cut] if one.kind == "Conv" else want[..., cut]
-        tally.take(one.node, plan.layers[one.mark.name], got, want)
+    tally = held_alone(operators, plan, layers, session.pieces)
     rows = max(len(x) for x, _ in layers.values())
     return LayerProof(**kernels_of(session).model_dump(), rows=rows, worst=tally.worst, steps=tally.share)
 
@@ -82,53 +60,3 @@ def operators_of(session: Session) -> tuple[Sequence[Operator], QuantPlan]:
         return session.operators(plan), plan
     except BadArtifact as exc:
         raise ParityFailed(str(exc), hint=exc.hint) from exc
-
-
-@dataclass
-class _Tally:
-    """The worst so far.
-
-    astray  values on a grid that are one step from the plan's, of ``counted``
-    """
-
-    worst: float = 0.0
-    astray: int = 0
-    counted: int = 0
-
-    @property
-    def share(self) -> float:
-        return self.astray / self.counted if self.counted else 0.0
-
-    def take(self, node: str, layer: Layer, got: Array, want: Array) -> None:
-        if got.shape != want.shape:
-            raise ParityFailed(f"{node} alone gives {got.shape}, the plan {want.shape}")
-        if layer.output is None:
-            self._floats(node, got, want)
-        else:
-            self._steps(node, layer, got, want)
-
-    def _floats(self, node: str, got: Array, want: Array) -> None:
-        off = float(np.abs(got.astype(np.float64) - want).max(initial=0.0)) / (float(np.abs(want).max()) or 1.0)
-        if not off <= EXACT:
-            raise _other(node, f"its result differs by {off:.1e} of the largest")
-        self.worst = max(self.worst, off)
-
-    def _steps(self, node: str, layer: Layer, got: Array, want: Array) -> None:
-        if layer.output is None:
-            return
-        grid = layer.output.grid()
-        due = (np.maximum(want, 0) if layer.relu else want).astype(np.float32)
-        apart = np.abs(np.rint(got / np.float32(grid.scale)) + grid.zero_point - grid.integers(due))
-        astray = int((apart > 0).sum())
-        if apart.max(initial=0.0) > 1 or astray > max(1, ASTRAY * apart.size):
-            raise _other(node, f"{astray:,} of {apart.size:,} results lie on another step, {apart.max():.0f} away")
-        self.astray, self.counted = self.astray + astray, self.counted + apart.size
-
-
-def _other(node: str, how: str) -> ParityFailed:
-    return ParityFailed(f"{node} alone, given what the plan gives it, does not compute the plan: {how}")
-
-
-def _shaped(rows: Array, kind: str) -> Array:
-    """As the graph's operator has them: a Gemm takes two axes."""
-    return rows.reshape(-1, rows.shape[-1]) if kind == "Gemm" else rows

@@ -17,7 +17,8 @@ from edgevit.artifact.files import hash_tree
 from edgevit.artifact.manifest import MANIFEST
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import ParityFailed, Unsupported
-from edgevit.proof.layerwise import Layers, prove_layers
+from edgevit.proof.layerwise import prove_layers
+from edgevit.quantize.alone import Layers
 from edgevit.quantize.plan import QuantPlan
 from edgevit.quantize.trial import Trial
 from edgevit.runtimes.base import open_session
