@@ -49,6 +49,12 @@ class Pairs:
                 raise wrong(f"{name} is an integer in the plan, and the graph does not compute all of it so")
         return found
 
+    def weights(self, operators: Sequence[Operator]) -> dict[str, Array]:
+        """Node -> the integers that it multiplies by."""
+        nodes = {node.name: node for node in self.model.graph.node}
+        stored = {one.node: self._array(self.made[nodes[one.node].input[1]].input[0]) for one in operators}
+        return {node: array for node, array in stored.items() if array is not None}
+
     def pieces(self, places: Sequence[tuple[str, str]]) -> Iterator[ModelProto]:
         """For each (x, y) a model of its own that makes y of x."""
         for x, y in places:

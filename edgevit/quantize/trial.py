@@ -42,7 +42,7 @@ class Trial:
         decides, head = bool(before.whole.margins), before.golden.rows
         whole = self.run(plan, inputs, decides=decides)
         golden = self.run(plan, {name: rows[:head] for name, rows in inputs.items()}, decides=decides)
-        return replace(before, whole=whole, golden=golden, group=self._group(), computed="float32")
+        return replace(before, whole=whole, golden=golden, group=self.group, computed="float32")
 
     def noise(self, plan: QuantPlan, inputs: Inputs, answers: Answers) -> dict[str, Noise]:
         """How far outputs move when what every grid is given moves by as much as the order of float32 sums makes of it:
@@ -69,12 +69,14 @@ class Trial:
                 found[site.name] = x.numpy(), y.numpy()
         return found
 
-    def _group(self) -> int:
+    @property
+    def group(self) -> int:
+        """Rows of a call."""
         batch = self.capture.batch
         return min(max(batch.min, CHUNK), batch.max)
 
     def _parts(self, module: torch.nn.Module, inputs: Inputs, *, decides: bool) -> Iterator[Run]:
-        size, count = self._group(), len(next(iter(inputs.values())))
+        size, count = self.group, len(next(iter(inputs.values())))
         for start in range(0, count, size):
             arguments = [torch.from_numpy(take_rows(array[start:], size)) for array in inputs.values()]
             with torch.no_grad(), Margins() if decides else nullcontext() as margins:

@@ -9,5 +9,7 @@ compile   the worker's side: parser, builder, progress, the layers of network an
 progress  the builder's phases as one fraction
 refusals  the parser's and builder's errors in terms of nodes and PyTorch modules
 layers    layer lists and what is counted in them
+expected  what the integers of a plan make of real rows
+integers  what an int8 engine is built from, held against its plan
 here      what this machine can build
 """

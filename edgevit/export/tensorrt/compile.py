@@ -18,6 +18,7 @@ from typing import Any
 from edgevit import worker
 from edgevit.engines.nvidia import FLAVORS, Name
 from edgevit.errors import EdgeVitError, ExportFailed
+from edgevit.export.tensorrt.integers import Integers, hold
 from edgevit.export.tensorrt.layers import (
     LISTING,
     EngineLayer,
@@ -27,6 +28,7 @@ from edgevit.export.tensorrt.layers import (
     count_compute,
     engine_ends,
     engine_layers,
+    in_floats,
     layer_file,
     network_layers,
 )
@@ -45,6 +47,7 @@ class Job:
     profiles  dynamic input -> (min, opt, max) shape
     modules   ONNX node -> PyTorch module
     lines     ONNX node -> line of the forward that it came from
+    integers  what an int8 network is held against, as a mapping of ``Integers``
     """
 
     flavor: Name
@@ -60,6 +63,7 @@ class Job:
     version_compatible: bool
     threads: int | None = None
     lines: Mapping[str, str] = field(default_factory=dict)
+    integers: Mapping[str, Any] | None = None
 
     def payload(self) -> dict[str, Any]:
         return asdict(self)
@@ -100,6 +104,7 @@ def compile_engine(payload: dict[str, Any]) -> dict[str, Any]:
     worker.report("parse the graph", None)
     network, parser = _parsed(trt, builder, logger, job, title)
     listed = network_layers(network, job.modules)
+    held = _held(trt, network, job)
     begun = time.monotonic()
     config = _config(trt, builder, network, job, title)
     plan = builder.build_serialized_network(network, config)
@@ -114,7 +119,15 @@ def compile_engine(payload: dict[str, Any]) -> dict[str, Any]:
     Path(job.layers).write_text(
         json.dumps(layer_file(listed, kernels, engine_ends(log.listing)), indent=1) + "\n", "utf-8"
     )
-    return _answer(trt, listed, kernels, seconds)
+    return {**_answer(trt, listed, kernels, seconds), "held": held}
+
+
+def _held(trt: Any, network: Any, job: Job) -> str:
+    """What holding an int8 network against its plan showed, "" for floats."""
+    if job.integers is None:
+        return ""
+    worker.report("hold the integers against their plan", None)
+    return hold(trt, network, Path(job.onnx), Integers(**job.integers)).sentence()
 
 
 def _answer(trt: Any, listed: list[NetworkLayer], kernels: list[EngineLayer], seconds: float) -> dict[str, Any]:
@@ -126,6 +139,7 @@ def _answer(trt: Any, listed: list[NetworkLayer], kernels: list[EngineLayer], se
         "network": network,
         "engine": engine,
         "kernels": len(kernels),
+        "floats": in_floats(listed, kernels) if kernels else [],
         "seconds": seconds,
     }
 

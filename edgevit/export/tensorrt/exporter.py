@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class TensorRtExporter:
                 capture, Path(scratch), precision=precision, options=OnnxOptions(), context=context
             )
             job = make_job(Path(scratch) / ONNX_FILE, folder, flavor, sms, profiles, options, context.threads)
+            job["integers"] = integers_of(capture, graph, Path(scratch))
             answer = run(job, flavor, context, begun)
         check_network(graph.precision.layers, answer["network"])
         report = PrecisionReport(
@@ -72,6 +74,15 @@ class TensorRtExporter:
                 flavor, flavor.version() or answer["version"], sms, driver_for(flavor), options, folder / ENTRY
             ),
         )
+
+
+def integers_of(capture: Capture | Graph, graph: Built, scratch: Path) -> dict[str, Any] | None:
+    """What the worker holds an int8 network against, None for floats."""
+    if graph.plan is None or isinstance(capture, Graph):
+        return None
+    from edgevit.export.tensorrt.expected import expected  # torch, which an ONNX file does without
+
+    return asdict(expected(capture, graph.plan, scratch))
 
 
 def known_capabilities(flavor: Flavor) -> list[int]:
@@ -155,6 +166,10 @@ def notes(
         found.append(f"{network}; found among the {where}: {shown(answer['engine'])}")
     else:
         found.append(f"{network}; this builder lists no kernels, so the engine itself was not counted")
+    if answer["floats"]:
+        found.append(f"the builder lists no kernel that reads int8 for {', '.join(answer['floats'])}: floats there")
+    if answer["held"]:
+        found.append(answer["held"])
     if flavor.name == "tensorrt":
         found.append("the flavour tensorrt is untested by edgevit's authors")
     return found

@@ -86,10 +86,15 @@ def network_layers(network: Any, modules: Mapping[str, str]) -> list[NetworkLaye
         if kind == "DEQUANTIZE":
             integers.add(layer.get_output(0).name)
         dtype = INT8 if kind in COMPUTE and first.name in integers else dtype_name(first.dtype.name)
-        match = _ONNX_LAYER.search(layer.metadata)
-        node = match[1] if match else ""
+        node = node_of(layer.metadata)
         found.append(NetworkLayer(layer.name, kind, dtype, node, modules.get(node, "")))
     return found
+
+
+def node_of(metadata: str) -> str:
+    """The ONNX node that a layer of the network came from, "" where TensorRT added it itself."""
+    match = _ONNX_LAYER.search(metadata)
+    return match[1] if match else ""
 
 
 def engine_layers(listing: str, modules: Mapping[str, str]) -> list[EngineLayer]:
@@ -150,11 +155,24 @@ def count_compute(layers: Iterable[NetworkLayer]) -> dict[str, int]:
 
 def confirmed(network: Iterable[NetworkLayer], engine: Sequence[EngineLayer]) -> dict[str, int]:
     """Of the network's compute layers, those for which the engine lists a kernel that reads their type; by type."""
+    read = _types_read(engine)
+    return count_compute(layer for layer in network if layer.dtype in read.get(layer.node, ()))
+
+
+def in_floats(network: Iterable[NetworkLayer], engine: Sequence[EngineLayer]) -> list[str]:
+    """Nodes that multiply integers in the network, and in the engine the floats that these stand for."""
+    read = _types_read(engine)
+    products = (layer for layer in network if layer.kind in COMPUTE and layer.dtype == INT8)
+    return [layer.node for layer in products if INT8 not in read.get(layer.node, ())]
+
+
+def _types_read(engine: Iterable[EngineLayer]) -> dict[str, set[str]]:
+    """ONNX node -> what the kernels that take part in it read."""
     read: dict[str, set[str]] = {}
     for kernel in engine:
         for node in kernel.nodes:
             read.setdefault(node, set()).update(kernel.reads)
-    return count_compute(layer for layer in network if layer.dtype in read.get(layer.node, ()))
+    return read
 
 
 def check_network(planned: Mapping[str, int], network: Mapping[str, int]) -> None:
