@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import coremltools as ct
 import numpy as np
 import onnx
 import pytest
@@ -21,7 +22,9 @@ from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, Unsupported, UsageError
 from edgevit.export.base import load_exporter
 from edgevit.export.capture import capture_range
+from edgevit.export.coreml.program import prepare
 from edgevit.export.guards import doubtful
+from edgevit.export.legalise.scales import SCALE_RULES, follows
 from edgevit.export.ranges import Sizing, require_free
 from edgevit.export.targets import Target, require_sizes
 from edgevit.images import Preprocess
@@ -105,6 +108,11 @@ class Loop(nn.Module):
         for column in range(y.shape[-1]):
             y = y + column
         return y
+
+
+class Six(nn.Module):
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return y.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 1, 2, 4, 3, 5).amax((4, 5))
 
 
 class With(Dense):
@@ -231,11 +239,8 @@ def test_rows_of_another_size_that_are_missing_or_altered_are_noticed(artifact: 
         edgevit.verify(broken)
 
 
-@pytest.mark.parametrize(
-    ("target", "why"),
-    [("tvm", "its kernels are"), ("coreml", "its conversion here")],
-)
-def test_a_target_of_one_size_declines_before_any_work(target: str, why: str) -> None:
+def test_a_target_of_one_size_declines_before_any_work() -> None:
+    target, why = "tvm", "its kernels are"
     request = ExportRequest(ModelChoice("sesr_nano_x2", image_sizes=SIZES), (target,))
     exporter = load_exporter(target)
     assert isinstance(exporter.one_size, str)
@@ -245,6 +250,57 @@ def test_a_target_of_one_size_declines_before_any_work(target: str, why: str) ->
     ) as caught:
         require_sizes(chosen, request)
     assert "--image-size 64, or -t onnx" in (caught.value.hint or "")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out = tmp_path_factory.mktemp("range") / "package"
+    return edgevit.export(Dense(), "coreml", out=out, image_size="32-64x32-96/16", task="segment")
+
+
+def test_a_core_ml_package_takes_the_range_and_is_proved_as_a_graph_is(package: Artifact) -> None:
+    assert package.manifest.parity.status == "verified"
+    assert package.manifest.parity.sizes == ("64x96", "32", "48x80", "48x32")
+    (given,) = ct.models.utils.load_spec(str(package.entry)).description.input
+    sides = [(one.lowerBound, one.upperBound) for one in given.type.multiArrayType.shapeRange.sizeRanges]
+    assert sides == [(1, 1), (3, 3), (32, 64), (32, 96)]
+    assert "1 x 3 x height x width" in given.shortDescription
+    with edgevit.open_session(package.path) as session:
+        assert session.infer({"image": np.zeros((1, 3, 32, 48), np.float32)})["masks"].shape == (1, 5, 32, 48)
+        with pytest.raises(UsageError, match=r"image takes images of 32-64x32-96/16, not"):
+            session.infer({"image": np.zeros((1, 3, 40, 48), np.float32)})
+
+
+class Resized(nn.Module):
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode, self.table = mode, nn.Parameter(torch.randn(1, 5, 3, 3))
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        sides = [4 * side for side in y.shape[-2:]]
+        if self.mode == "pooled":
+            return y + F.interpolate(y.mean((2, 3), keepdim=True), size=y.shape[-2:], mode="bilinear")
+        if self.mode == "table":
+            return y + F.interpolate(self.table, size=y.shape[-2:], mode="bilinear")
+        return F.interpolate(y, size=sides, mode=self.mode, align_corners=None if self.mode == "nearest" else True)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "pooled"])
+def test_sizes_that_follow_the_image_s_are_factors_for_core_ml(mode: str) -> None:
+    program = prepare(captured(With(Resized(mode)))).program
+    assert not any(follows(node) for node in program.graph.nodes if node.target in SCALE_RULES)
+    image = torch.rand(1, 3, 40, 56)
+    module = With(Resized(mode))
+    module.load_state_dict(program.state_dict)
+    torch.testing.assert_close(program.module()(image)["masks"], module(image)["masks"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_core_ml_resizes_to_no_multiple_and_cuts_into_windows_is_refused_by_line() -> None:
+    here = r"\(in middle, test_ranges.py:\d+\)"
+    with pytest.raises(Unsupported, match=f"upsample_bilinear2d.vec {here} resizes to no whole"):
+        prepare(captured(With(Resized("table"))))
+    with pytest.raises(Unsupported, match=f"tensors of 5 axes at most, and .* {here} gives 6"):
+        prepare(captured(With(Six())))
 
 
 def test_a_model_is_made_at_its_own_size_where_that_is_in_the_range() -> None:

@@ -67,6 +67,11 @@ def check_image_input(capture: Capture, options: CoreMlOptions) -> None:
         )
     if capture.batch.dynamic or capture.batch.max != 1:
         raise Unsupported("a Core ML picture input takes one image per call", hint="use --batch 1, or drop image_input")
+    if capture.image_sizes is not None:
+        raise Unsupported(
+            f"a Core ML picture input is built for one size here, not for {capture.image_sizes}",
+            hint="give one --image-size, or drop image_input: a range of sizes is taken as a tensor",
+        )
 
 
 def check_names(spec: Any, capture: Capture) -> None:

@@ -14,7 +14,7 @@ class CoreMlExporter:
     name = "coreml"
     precisions = ("fp16", "fp32")
     options = CoreMlOptions
-    one_size = "its conversion here writes fixed shapes, the only ones that its evaluator proves"
+    one_size = ""
 
     def write(
         self, capture: Capture, folder: Path, *, precision: str, options: CoreMlOptions, context: Context

@@ -41,7 +41,7 @@ def describe(spec: Any, capture: Capture, options: CoreMlOptions) -> None:
 
 
 def _sentence(spec: TensorSpec, options: CoreMlOptions) -> str:
-    shape = " x ".join(str(side) for side in spec.shape)
+    shape = spec.shown().replace("×", " x ")
     if spec.role == "image" and options.image_input:
         return f"RGB picture of {spec.shape[1]} x {spec.shape[2]} (height x width); normalised inside"
     if spec.role == "image" and spec.dtype == "uint8":

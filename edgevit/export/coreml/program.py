@@ -26,6 +26,7 @@ from edgevit.export.legalise import calls_of, in_known_operators
 from edgevit.export.legalise.complexes import in_real_numbers
 from edgevit.export.legalise.ranks import axes_of, name_outputs, within_ranks
 from edgevit.export.legalise.refusals import named
+from edgevit.export.legalise.scales import SCALE_RULES, follows
 from edgevit.export.legalise.targets import RULES
 from edgevit.export.precision import module_path
 
@@ -54,6 +55,9 @@ def prepare(capture: Capture) -> Source:
     with silence():
         program = _in_known_operators(capture.program)
     _drop_aliases(program.graph_module)
+    if capture.image_sizes is not None:  # axes cannot be merged where the sizes of several follow the image
+        _check_ranks(program)
+        _check_resizing(program)
     within_ranks(program, _AXES)
     _check_ranks(program)
     _widen_pixels(program)
@@ -114,6 +118,16 @@ def _check_ranks(program: ExportedProgram) -> None:
             raise Unsupported(
                 f"Core ML holds tensors of {_AXES} axes at most, and {named(node)} gives {axes_of(node)}",
                 hint="merge axes there, or export to onnx or tvm",
+            )
+
+
+def _check_resizing(program: ExportedProgram) -> None:
+    """Core ML resizes by a factor where sizes are open."""
+    for node in calls_of(program):
+        if node.target in SCALE_RULES and follows(node):
+            raise Unsupported(
+                f"{named(node)} resizes to no whole multiple of what it is given: Core ML cannot for a range of sizes",
+                hint="give --image-size a step that all strides of the model divide, or one size; or export to onnx",
             )
 
 

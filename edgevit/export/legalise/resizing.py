@@ -26,11 +26,13 @@ def cubic(at: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def antialiased(filtered: Filter) -> Callable[..., Tensor]:
+def antialiased(filtered: Filter) -> Callable[..., Any]:
     def written(
         input: Tensor, output_size: Sequence[int] | None, align_corners: bool, *scales: Any, **named: Any
-    ) -> Tensor:
+    ) -> Any:
         sides = input.shape[-2:]
+        if any(isinstance(side, torch.SymInt) for side in (*sides, *(output_size or ()))):
+            return NotImplemented  # a matrix is of one size
         factors = _factors(scales, named)
         sizes = output_size or [int(side * float(factor or 1)) for side, factor in zip(sides, factors, strict=True)]
         rows, columns = (
