@@ -21,6 +21,7 @@ from edgevit.export.cache.fold import folded
 from edgevit.export.cache.recall import Recall, recall_for
 from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture, capture_range
+from edgevit.export.legalise.stacked import unstacked
 from edgevit.export.meaning import meaning_of
 from edgevit.export.noise import noise
 from edgevit.export.prepared import Answers, Levels, Prepared, Sized, worst
@@ -258,6 +259,7 @@ def _model_info(
 
 def _integral(captured: Capture, spec: ModelSpec, rows: Rows, request: ExportRequest, meaning: Meaning) -> Integral:
     """The model in integers: found on rows that it is not proved on, weighed on those that it was not trained on."""
+    captured = replace(captured, program=unstacked(captured.program))
     logits = next((one.name for one in captured.outputs if one.role == "logits"), None)
     steps = _stored_preprocess(spec.preprocess, request) if request.inputs is None else None
     if steps is None:
