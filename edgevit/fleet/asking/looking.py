@@ -13,7 +13,8 @@ from edgevit.artifact.manifest import Array
 from edgevit.fleet.asking.answers import FleetAnswer
 from edgevit.fleet.asking.session import FleetSession
 from edgevit.fleet.bus.messages import MAX_PAYLOAD
-from edgevit.prediction.answering import Looked, classes
+from edgevit.prediction.answering import Looked, classes, looked_at
+from edgevit.prediction.picture import Picture
 from edgevit.prediction.tiling import AT_ONCE, Tiling
 from edgevit.tasks.base import Answer
 from edgevit.tasks.reading import Reading
@@ -44,28 +45,42 @@ class Looking:
         """What is said of an image, encoded or (H, W, C) uint8, whose ``pixels`` are read where they are needed; None
         for what is no number. Of a model whose pictures keep their size all tiles are asked before the deadline.
         Raises as ``FleetSession.answer``."""
-        if self.reading is not None and self.reading.task.draws:
-            seen = pixels()
-            if Tiling.fits(self.reading) and any(np.greater(seen.shape[:2], self.reading.steps.size)):
-                return self._tiled(seen, deadline_s, trace)
-            answer = self.session.answer(source, deadline_s, trace=trace)
-            return self._read(self.reading, answer, (seen.shape[0], seen.shape[1])), answer
+        reading = self.reading
+        if reading is not None and (reading.task.draws or reading.sizes is not None):
+            return self._seen(reading, source, pixels(), deadline_s, trace)
         answer = self.session.answer(source, deadline_s, trace=trace)
-        if self.reading is None:
+        if reading is None:
             return classes(answer.logits[0], self.labels, self.top), answer
-        return self._read(self.reading, answer, self.reading.steps.size), answer
+        return self._read(reading, answer, reading.steps.size), answer
+
+    def _seen(
+        self, reading: Reading, source: bytes | Array, pixels: Array, deadline_s: float, trace: str | None
+    ) -> tuple[Answer | None, FleetAnswer]:
+        """As in one process: at the picture's own size as far as the model takes that, in tiles where it takes them."""
+        size = (pixels.shape[0], pixels.shape[1])
+        if Tiling.fits(reading):
+            reading = reading.tiling(size)
+            if reading.sizes is not None or any(np.greater(size, reading.steps.size)):
+                return self._tiled(reading, pixels, deadline_s, trace)
+        if reading.sizes is None:
+            answer = self.session.answer(source, deadline_s, trace=trace)
+            return self._read(reading, answer, size), answer
+        reading = reading.seeing(size)
+        row = looked_at(reading, Picture("the image", pixels)).row
+        answer = self.session.answer(_filled(row[np.newaxis], self.session), deadline_s, trace=trace)
+        return self._read(reading, answer, size), answer
 
     def _read(self, reading: Reading, answer: FleetAnswer, size: tuple[int, int]) -> Answer | None:
         """As the outputs that a node sends say it; those of a classifier beside its logits stay there."""
         row = {name: array[0] for name, array in answer.by_name(self.session.outputs).items()}
-        return replace(reading, outputs=self.session.outputs).answer(row, size)
+        sent = tuple(spec for spec in reading.outputs if spec.name in row)
+        return replace(reading, outputs=sent).answer(row, size)
 
-    def _tiled(self, pixels: Array, deadline_s: float, trace: str | None) -> tuple[Answer | None, FleetAnswer]:
-        reading = self.reading
-        if reading is None:
-            raise ValueError("a bundle takes no tiles")
+    def _tiled(
+        self, reading: Reading, pixels: Array, deadline_s: float, trace: str | None
+    ) -> tuple[Answer | None, FleetAnswer]:
         asking = _Tiles(self.session, time.monotonic() + deadline_s, trace)
-        row = max(4 * math.prod(spec.rows(1)) for spec in (reading.image, *self.session.outputs))
+        row = max(4 * math.prod(spec.rows(1)) for spec in (reading.image, *reading.outputs))
         answer = Tiling(asking, reading, max(1, min(AT_ONCE, MAX_PAYLOAD // row))).answer(pixels)
         latency_ms = sum(one.latency_ms for one in asking.answers)
         return answer, replace(asking.answers[-1], latency_ms=latency_ms)
@@ -82,8 +97,12 @@ class _Tiles:
 
     def __call__(self, looked: Sequence[Looked]) -> dict[str, Array]:
         rows, left_s = np.stack([one.row for one in looked]), max(0.001, self.until - time.monotonic())
-        first = self.session.takes.image.shape[0]
-        short = -len(rows) % (1 if first == "batch" else int(first))  # a fixed batch is filled up
-        filled = np.concatenate([rows, np.repeat(rows[-1:], short, axis=0)])
-        self.answers.append(self.session.answer(filled, left_s, trace=self.trace))
+        self.answers.append(self.session.answer(_filled(rows, self.session), left_s, trace=self.trace))
         return {name: array[: len(rows)] for name, array in self.answers[-1].by_name(self.session.outputs).items()}
+
+
+def _filled(rows: Array, session: FleetSession) -> Array:
+    """A fixed batch is filled up with the last row."""
+    first = session.takes.image.shape[0]
+    short = -len(rows) % (1 if first == "batch" else int(first))
+    return np.concatenate([rows, np.repeat(rows[-1:], short, axis=0)])

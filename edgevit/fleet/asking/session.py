@@ -32,6 +32,7 @@ from edgevit.fleet.asking.tracing import traced
 from edgevit.fleet.bus.messages import MAX_ROWS, tensor_bytes
 from edgevit.images import Preprocess, decode, encoded_size
 from edgevit.runtimes.base import open_session
+from edgevit.sizes import SizeRange
 
 AFTER_S = 0.001  # of the deadline that is kept for fusing, at least; at most a tenth of it
 MAX_ENCODED_PIXELS = 16_000_000  # a node decodes no more
@@ -39,22 +40,24 @@ MAX_ENCODED_PIXELS = 16_000_000  # a node decodes no more
 
 @dataclass(frozen=True)
 class Takes:
-    """What every part takes: the model's input, and how an image becomes it (None: it takes no images)."""
+    """What every part takes: the model's input, how an image becomes it (None: it takes no images), and the sizes that
+    images may have, where that is a range."""
 
     image: TensorSpec
     preprocess: Preprocess | None
+    sizes: SizeRange | None = None
 
     def load(self, image: bytes | Array) -> Load:
         """The question for an encoded image, (H, W, 3) uint8 pixels, or rows of the model's input.
 
         ImageError for a broken image, UsageError for an array that is neither.
         """
-        if (
-            isinstance(image, np.ndarray)
-            and image.dtype == self.image.dtype
-            and image.shape[1:] == self.image.shape[1:]
-        ):
-            return self._rows(image)
+        if isinstance(image, np.ndarray) and image.dtype == self.image.dtype:
+            spec = self.image
+            if self.sizes is not None and image.ndim == len(spec.shape):
+                spec = spec.at(spec.taken(image.shape, self.sizes))
+            if image.shape[1:] == spec.shape[1:]:
+                return self._rows(image)
         if self.preprocess is None:
             raise UsageError(f"this model takes {self.image.name}, a {self.image.dtype} tensor, and no images")
         if isinstance(image, np.ndarray):
@@ -121,10 +124,7 @@ class FleetSession:
         self.artifact, self.outputs = artifact, answered(artifact)
         self.labels = artifact.manifest.labels
         self.classes = {MODEL: self.labels or ()}
-        first, *more = (
-            (spec.rows(1)[1:], FLOATS if spec.dtype.startswith("float") else (spec.dtype,)) for spec in self.outputs
-        )
-        self.wanted = (Wanted(MODEL, *first, tuple(more)),)
+        self.wanted = _wanted(self.outputs)
         self.takes = _takes(artifact)
         self.fusion = None
 
@@ -151,7 +151,7 @@ class FleetSession:
         load = self.takes.load(image)
         left_s = deadline_s - (time.perf_counter() - started)
         kept_s = min(max(AFTER_S, 2 * self._fusing_s), deadline_s / 10)
-        gathered = self.client.scatter(self.revision, load, self.wanted, left_s - kept_s, trace=trace)
+        gathered = self.client.scatter(self.revision, load, self._wanted_for(load), left_s - kept_s, trace=trace)
         missing = tuple(
             Missing(part, self.classes[part], gathered.missing[part]) for part in self.parts if part in gathered.missing
         )
@@ -174,6 +174,14 @@ class FleetSession:
             trace,
             found[MODEL].more if self.fusion is None else (),
         )
+
+    def _wanted_for(self, load: Load) -> tuple[Wanted, ...]:
+        """What answers a question: of images of another size than the model's own, outputs of another size too."""
+        spec, sizes = self.takes.image, self.takes.sizes
+        if sizes is None or load.kind != "tensor" or load.tensor is None:
+            return self.wanted
+        size = spec.taken(load.tensor.shape, sizes)
+        return _wanted(tuple(one.at(size) for one in self.outputs))
 
     def _fused(self, gathered: Gathered, rows: int) -> Array:
         if self.fusion is None:
@@ -212,7 +220,13 @@ def served_as(model: Bundle | Artifact) -> tuple[str, tuple[str, ...]]:
 def _takes(artifact: Artifact) -> Takes:
     manifest = artifact.manifest
     image = manifest.image_input()
-    return Takes(image or manifest.inputs[0], manifest.preprocess if image else None)
+    return Takes(image or manifest.inputs[0], manifest.preprocess if image else None, manifest.image_sizes)
+
+
+def _wanted(outputs: tuple[TensorSpec, ...]) -> tuple[Wanted, ...]:
+    """Of an artifact that is one part."""
+    first, *more = ((spec.rows(1)[1:], FLOATS if spec.dtype.startswith("float") else (spec.dtype,)) for spec in outputs)
+    return (Wanted(MODEL, *first, tuple(more)),)
 
 
 def _timing(one: PartAnswer) -> PartTiming:

@@ -26,6 +26,7 @@ from edgevit.prediction.picture import Picture
 from edgevit.prediction.tiling import Tiling, answer_of
 from edgevit.proof.golden import require_proof
 from edgevit.runtimes.base import Session, open_session
+from edgevit.sizes import SizeRange
 from edgevit.tasks.base import Answer
 from edgevit.tasks.reading import Reading
 
@@ -77,6 +78,7 @@ class Answering(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     rows: BatchRange
+    sizes: SizeRange | None  # of images, where they may have several
     parts: Mapping[str, tuple[str, ...]]  # sub-models and their classes; empty for a single artifact
     takes_images: bool
     task: str
@@ -123,6 +125,7 @@ class EmbeddedBundle:
     platform = "edgevit_bundle"
     takes_images = True
     task, draws = "classify", False
+    sizes: SizeRange | None = None
 
     def __init__(self, session: BundleSession, name: str) -> None:
         self.session, self.name = session, name
@@ -171,6 +174,7 @@ class EmbeddedArtifact:
         self.platform = f"edgevit_{manifest.target}"
         self.labels = manifest.labels
         self.inputs, self.outputs, self.rows = manifest.inputs, manifest.outputs, manifest.batch
+        self.sizes = manifest.image_sizes
         self.parts: Mapping[str, tuple[str, ...]] = {}
         self._reading = _reading(artifact)
         self.takes_images, self.task = self._reading is not None, manifest.model.task
@@ -252,7 +256,7 @@ class FleetModel:
         self.version = session.revision[:12]
         self.labels = session.labels
         self.inputs: tuple[TensorSpec, ...] = (spec.model_copy(update={"shape": shape}),)
-        self.rows = BatchRange(min=1, max=MAX_ROWS)
+        self.rows, self.sizes = BatchRange(min=1, max=MAX_ROWS), session.takes.sizes
         self.parts: Mapping[str, tuple[str, ...]] = session.classes
         self.takes_images, self._decoded = session.takes.preprocess is not None, Decoding()
         self._looking = _looking(session)

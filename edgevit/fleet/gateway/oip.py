@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgevit.artifact.manifest import Array, TensorSpec
-from edgevit.errors import EdgeVitError
+from edgevit.errors import EdgeVitError, UsageError
 from edgevit.fleet.gateway.answering import Answering, Said
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -108,7 +108,8 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
 
 def _most_json(model: Answering) -> int:
     """How many bytes of JSON the model's inputs can need at most."""
-    sides = ([model.rows.max if side == "batch" else side for side in spec.shape] for spec in model.inputs)
+    largest = [spec.at(model.sizes.highest) if model.sizes else spec for spec in model.inputs]
+    sides = ([model.rows.max if side == "batch" else side for side in spec.shape] for spec in largest)
     return min(MAX_JSON, JSON_BESIDE + JSON_A_NUMBER * sum(math.prod(map(int, shape)) for shape in sides))
 
 
@@ -142,6 +143,11 @@ def _feeds(inputs: Sequence[InputTensor], rest: memoryview, model: Answering) ->
 def _check_shape(one: InputTensor, spec: TensorSpec, model: Answering) -> None:
     if one.datatype != DATATYPES[spec.dtype]:
         raise BadRequest(f"{one.name} must be {DATATYPES[spec.dtype]}")
+    if model.sizes is not None:
+        try:
+            spec = spec.at(spec.taken(tuple(one.shape), model.sizes))
+        except UsageError as exc:
+            raise BadRequest(f"{exc}; {exc.hint}" if exc.hint else str(exc)) from exc
     shown = "×".join("rows" if side == "batch" else str(side) for side in spec.shape)
     rows = model.rows
     free = spec.shape[:1] == ("batch",)
@@ -234,7 +240,7 @@ def _notes(said: Said) -> dict[str, str | int | float | bool]:
 
 
 def metadata(model: Answering) -> dict[str, Any]:
-    """``GET /v2/models/{name}``; a free number of rows is -1."""
+    """``GET /v2/models/{name}``; a free number of rows is -1, and a side that follows the image's."""
     return {
         "name": model.name,
         "versions": [model.version],
@@ -245,5 +251,5 @@ def metadata(model: Answering) -> dict[str, Any]:
 
 
 def _spec(spec: TensorSpec) -> Mapping[str, Any]:
-    shape = [-1 if side == "batch" else side for side in spec.shape]
+    shape = [-1 if side == "batch" or str(axis) in spec.sides else side for axis, side in enumerate(spec.shape)]
     return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}

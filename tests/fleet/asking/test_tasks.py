@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fleet.fleet_nodes import nodes, wait_live
 from PIL import Image
 from task_models import SIDE, TASKS, Net, all_exported
+from torch import nn
+from torch.nn import functional
 from typer.testing import CliRunner
 
 import edgevit
@@ -46,6 +49,58 @@ def png() -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+class Scaled(nn.Module):
+    """A class for each pixel that says whether it is brighter than its surroundings: of whatever size."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        grey = image.mean(1, keepdim=True)
+        return torch.cat([grey, functional.avg_pool2d(grey, 5, 1, 2)], 1)
+
+
+class Doubled(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return functional.interpolate(image, scale_factor=2, mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def ranged(artifacts: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """Artifacts that take a range of sizes, on the same node."""
+    folder, found = tmp_path_factory.mktemp("ranges"), {}
+    for task, module in (("segment", Scaled()), ("restore", Doubled())):
+        out = folder / f"ranged-{task}"
+        steps = {"mean": 0, "std": 1, "crop": "pad"}
+        edgevit.export(module, "onnx", out=out, image_size="16-48/8", task=task, preprocess=steps)
+        found[task] = out
+        deploy(out, Link(), replace_after_s=3600)
+    return found
+
+
+@pytest.mark.parametrize("task", ["segment", "restore"])
+@pytest.mark.parametrize("size", [(24, 48), (20, 33), (70, 90)])
+def test_a_fleet_sees_a_picture_at_its_own_size_as_this_process_does(
+    ranged: Mapping[str, Path], task: str, size: tuple[int, int]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    (expected,) = edgevit.predict(ranged[task], pixels, threads=1)
+    reached = reach(ranged[task], link=Link(), where="fleet")
+    assert reached is not None
+    model = FleetModel(reached, task)
+    try:
+        looked = model.look(file.getvalue(), 20.0)
+        rows = np.zeros((2, 3, 16, 40), np.float32)
+        outputs = model.infer({"image": rows}, 20.0).outputs
+        with pytest.raises(UsageError, match="takes images of 16-48/8, not 20x40"):
+            model.infer({"image": np.zeros((1, 3, 20, 40), np.float32)}, 20.0)
+    finally:
+        model.close()
+    assert looked.answer is not None
+    assert looked.pixels is not None
+    assert (looked.answer.drawn(looked.pixels) == expected.drawn()).all()
+    assert [one.shape[2:] for one in outputs.values()] == [(16, 40) if task == "segment" else (32, 80)]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -80,7 +80,7 @@ class Model:
     name = "m"
     inputs = tuple(SPECS.values())
     outputs = (TensorSpec(name="logits", dtype="float32", shape=("batch", 2), role="logits"),)
-    rows = BatchRange(min=1, max=4)
+    rows, sizes = BatchRange(min=1, max=4), None
 
 
 def arrays(rows: int) -> st.SearchStrategy[dict[str, np.ndarray]]:

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from chromium import chromium
 from fleet.gateway.test_gateway import Client, body_of, served
 from PIL import Image
 from playwright.sync_api import expect
 from task_models import TASKS, all_exported
+from torch import nn
+from torch.nn import functional
 
 import edgevit
 from edgevit.fleet.gateway import answering
@@ -89,6 +92,33 @@ def test_tensors_give_all_outputs(artifacts: Mapping[str, Path], task: str) -> N
     assert outputs.keys() == expected.keys()
     for name, array in expected.items():
         assert outputs[name] == pytest.approx(array, abs=1e-6)
+
+
+class Doubled(nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return functional.interpolate(image, scale_factor=2, mode="bilinear")
+
+
+def test_tensors_and_pictures_of_every_size_of_a_range_are_taken(tmp_path: Path) -> None:
+    steps = {"mean": 0, "std": 1, "crop": "pad"}
+    out = tmp_path / "doubled"
+    edgevit.export(Doubled(), "onnx", out=out, image_size="16-48x16-64/8", task="restore", preprocess=steps)
+    with gateway(out) as ask:
+        said = ask("GET", "/v2/models/doubled", b"").json
+        assert said["inputs"][0]["shape"] == [1, 3, -1, -1]
+        assert said["outputs"][0]["shape"] == [1, 3, -1, -1]
+        for size in ((16, 64), (48, 24)):
+            rows = np.random.default_rng(0).random((1, 3, *size), np.float32)
+            found = ask("POST", "/v2/models/doubled/infer", json.dumps(body_of(rows)).encode())
+            assert found.status == 200
+            assert found.json["outputs"][0]["shape"] == [1, 3, 2 * size[0], 2 * size[1]]
+        wrong = ask(
+            "POST", "/v2/models/doubled/infer", json.dumps(body_of(np.zeros((1, 3, 20, 64), np.float32))).encode()
+        )
+        assert wrong.status == 400
+        assert "takes images of 16-48x16-64/8, not 20x64; the nearest is" in wrong.json["error"]
+        drawn = ask("POST", "/v2/models/doubled/picture", png(pixels()))
+        assert Image.open(io.BytesIO(drawn.body)).size == (96, 48)
 
 
 def test_the_guards_are_those_of_classify(artifacts: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
