@@ -8,6 +8,7 @@ from pathlib import Path
 from edgevit.errors import UsageError
 from edgevit.profiles.difference import Difference, difference_of
 from edgevit.profiles.ranking.race import Progress, Terms, race
+from edgevit.sizes import as_size
 
 
 def compare(
@@ -18,6 +19,7 @@ def compare(
     threads: int | None = None,
     provider: str | None = None,
     batch: int | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     data: str | None = None,
     blocks: int | None = None,
     seconds: float | None = None,
@@ -33,5 +35,6 @@ def compare(
     if len(runtimes) > 2:
         raise UsageError(f"a comparison is of two, and {len(runtimes)} runtimes were given", hint="give one or two")
     paths = [first] if second is None else [first, second]
-    terms = Terms(threads, provider, batch, data, blocks, seconds, trust, dict(options or {}))
+    size = None if image_size is None else as_size(image_size)
+    terms = Terms(threads, provider, batch, data, blocks, seconds, trust, dict(options or {}), image_size=size)
     return difference_of(race(paths, runtimes, terms, progress))

@@ -91,7 +91,8 @@ class Difference:
             for side in (self.first, self.second)
         ]
         measured = f"{blocks} blocks, batch {self.batch}, {self.first.threads} threads"
-        return [*sides, ("measured", measured), *(("note", note) for note in self.notes), ("", self.sentence())]
+        fed = [] if self.inputs == "golden" else [("inputs", self.inputs)]
+        return [*sides, ("measured", measured), *fed, *(("note", note) for note in self.notes), ("", self.sentence())]
 
 
 def difference_of(found: Ranking) -> Difference:

@@ -193,6 +193,10 @@ def compare(
     batch: Annotated[
         int | None, of_target("--batch", min=1, help="Rows per call. Default: the smallest that all take.")
     ] = None,
+    image_size: Annotated[
+        str | None,
+        of_target("--image-size", metavar="N|HxW", help="A size that all take. Default: what each was made for."),
+    ] = None,
     data: Data = None,
     blocks: Annotated[int | None, of_measuring("--blocks", min=9, help="Fewest blocks of turns.")] = None,
     seconds: Annotated[
@@ -211,8 +215,10 @@ def compare(
     from edgevit.profiles.ranking.entrants import runners
     from edgevit.profiles.ranking.race import Terms, run
     from edgevit.runtimes.base import parse_options
+    from edgevit.sizes import as_size
 
-    terms = Terms(threads, provider, batch, data, blocks, seconds, trust, parse_options(runtime_option or ()))
+    options, size = parse_options(runtime_option or ()), as_size(image_size) if image_size else None
+    terms = Terms(threads, provider, batch, data, blocks, seconds, trust, options, image_size=size)
     entrants = runners(artifacts, tuple(runtime or ()))
     render.say(f"measuring for about {terms.lasting(len(entrants)):.0f} s, or half of that where no difference shows")
     with render.progress("comparing") as shown:

@@ -30,6 +30,8 @@ from edgevit.export.targets import Target, require_sizes
 from edgevit.images import Preprocess
 from edgevit.prediction.rows import rows_answered
 from edgevit.profiles.latency import Request, conditions_of
+from edgevit.profiles.ranking.entrants import Runner, common_batch
+from edgevit.profiles.ranking.race import Terms
 from edgevit.proof.golden import golden_reference
 from edgevit.proof.parity import compare
 from edgevit.proof.sizes import compare_sizes, golden_references
@@ -301,6 +303,21 @@ def test_what_core_ml_resizes_to_no_multiple_and_cuts_into_windows_is_refused_by
         prepare(captured(With(Resized("table"))))
     with pytest.raises(Unsupported, match=f"tensors of 5 axes at most, and .* {here} gives 6"):
         prepare(captured(With(Six())))
+
+
+def test_a_comparison_is_of_one_size_that_both_take(artifact: Artifact, package: Artifact, tmp_path: Path) -> None:
+    other = edgevit.export(Dense(), "onnx", out=tmp_path / "other", image_size="32-48/16", task="segment", verify=False)
+    both = [Runner(one, "onnxruntime") for one in (artifact, other)]
+    with pytest.raises(UsageError, match="their times are of different work") as caught:
+        common_batch(both, None)
+    assert "--image-size" in (caught.value.hint or "")
+    at = Terms(image_size=(48, 32))
+    assert (common_batch(both, None, at.given), at.fed) == (1, "golden at 48x32")
+    with pytest.raises(UsageError, match="takes images of 32-48/16, not 64x96"):
+        common_batch(both, None, Terms(image_size=(64, 96)).given)
+    for name, one in (("a", artifact), ("b", package)):
+        feeds.write(one, tmp_path / f"{name}.npz", batch=1, given=at.given)
+        assert np.load(tmp_path / f"{name}.npz")["image"].shape[1:] == (1, 3, 48, 32)
 
 
 def test_a_model_is_made_at_its_own_size_where_that_is_in_the_range() -> None:

@@ -172,9 +172,10 @@ class Ranking:
         it = self.record
         blocks = " + ".join(str(len(one.blocks_ms[0])) for one in it.rounds)
         held = f" ({render.si(it.held_bytes, 'B')})" if it.held_bytes else ""
+        fed = "" if it.inputs == "golden" else f" of {it.inputs}"
         return (
-            f"{blocks} blocks in turns, batch {it.batch}, {render.counted(it.threads, 'thread')}, {len(it.entrants)} "
-            f"processes held open{held}, one running at a time"
+            f"{blocks} blocks in turns, batch {it.batch}{fed}, {render.counted(it.threads, 'thread')}, "
+            f"{len(it.entrants)} processes held open{held}, one running at a time"
         )
 
     def rows(self) -> list[tuple[str, ...]]:

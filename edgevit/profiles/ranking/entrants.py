@@ -13,6 +13,7 @@ from edgevit.artifact.opened import Artifact
 from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.profiles.ranking.record import MOST, Entrant, content_of
 from edgevit.runtimes.base import default_runtime
+from edgevit.runtimes.feeds import GOLDEN_FEEDS, Given
 
 ALL = "all"
 
@@ -109,17 +110,19 @@ def _check(one: Runner) -> None:
         )
 
 
-def common_batch(found: Sequence[Runner], asked: int | None) -> int:
-    """Rows per call that all take. UsageError when there are none, or the inputs are not the same."""
+def common_batch(found: Sequence[Runner], asked: int | None, given: Given = GOLDEN_FEEDS) -> int:
+    """Rows per call that all take. UsageError when there are none, or the inputs that are fed are not the same."""
     first, *others = [one.artifact for one in found]
     rows = asked or max(one.artifact.manifest.batch.min for one in found)
     for other in others:
-        one, two = first.manifest, other.manifest
+        one, two = given.manifest(first), given.manifest(other)
         shown = [inputs_of(manifest.inputs) for manifest in (one, two)]
         if shown[0] != shown[1]:
             raise UsageError(
                 f"{first.path} takes {shown[0]}, {other.path} takes {shown[1]}: their times are of different work",
-                hint="export both with the same image size and preprocessing",
+                hint="choose a size that both take with --image-size"
+                if one.image_sizes or two.image_sizes
+                else "export both with the same image size and preprocessing",
             )
         if not all(batch.min <= rows <= batch.max for batch in (one.batch, two.batch)):
             wanted = "" if asked is None else f", not {asked}"

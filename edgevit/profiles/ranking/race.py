@@ -28,6 +28,7 @@ from edgevit.profiles.ranking.entrants import Runner, common_batch, labels_of, r
 from edgevit.profiles.ranking.processes import Lost, Others, Processes, opened
 from edgevit.profiles.ranking.record import LeftOut, RankingRecord, Round
 from edgevit.runtimes import feeds
+from edgevit.sizes import Sides
 
 Progress = Callable[[str, float | None], None]
 
@@ -43,6 +44,7 @@ class Terms:
     seconds  of both rounds with all that is opened for them: a round that has used its half gets no more blocks than it
              needs
     strict   whether one that fails ends the race; else it is left out, while two are left
+    image_size  (height, width) out of the ranges that all take; None: the size that each was made for
     """
 
     threads: int | None = None
@@ -54,6 +56,17 @@ class Terms:
     trust: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     strict: bool = True
+    image_size: tuple[int, int] | None = None
+
+    @property
+    def given(self) -> feeds.Given:
+        """What every entrant is fed."""
+        return feeds.Given(self.data, size=self.image_size)
+
+    @property
+    def fed(self) -> str:
+        """That in words."""
+        return self.given.called + (f" at {Sides(*self.image_size)}" if self.image_size else "")
 
     def schedule(self, entrants: int) -> Schedule:
         """UsageError for fewer blocks than so many entrants need."""
@@ -111,7 +124,7 @@ class _Race:
 def run(found: Sequence[Runner], terms: Terms, progress: Progress) -> Ranking:
     """The race of runners that were checked."""
     rows, threads, schedule = (
-        common_batch(found, terms.batch),
+        common_batch(found, terms.batch, terms.given),
         checked_threads(terms.threads),
         terms.schedule(len(found)),
     )
@@ -120,9 +133,7 @@ def run(found: Sequence[Runner], terms: Terms, progress: Progress) -> Ranking:
             index: {
                 "artifact": str(one.artifact.path),
                 "runtime": one.runtime,
-                "feeds": str(
-                    feeds.write(one.artifact, Path(folder) / f"{index}.npz", batch=rows, given=feeds.Given(terms.data))
-                ),
+                "feeds": str(feeds.write(one.artifact, Path(folder) / f"{index}.npz", batch=rows, given=terms.given)),
                 "threads": threads,
                 "provider": terms.provider,
                 "trust": terms.trust,
@@ -216,7 +227,7 @@ def _ranking(it: _Race, rounds: Sequence[Round], rows: int, threads: int) -> Ran
         environment=here.record(),
         threads=threads,
         batch=rows,
-        inputs=it.terms.data or "golden",
+        inputs=it.terms.fed,
         options=dict(it.terms.options),
         entrants=entrants,
         rounds=tuple(rounds),
