@@ -240,11 +240,15 @@ class Kernels(Strict):
     """What an engine made of an artifact's integers, after its fusion."""
 
     operators: int = Field(ge=1, description="of the graph that are integers")
-    kernels: dict[str, int] = Field(description="operators that ran in integers, by kind")
+    kernels: dict[str, int] | None = Field(
+        description="operators that ran in integers, by kind; null where the runtime is not the device's engine"
+    )
     floats: dict[str, int] = Field(description="convolutions and matrix products that ran in floats, by kind")
 
     def sentence(self) -> str:
         """``23 of 23 operators ran in integers (23 QGemm); in floats 1 Conv, 9 MatMul``."""
+        if self.kernels is None:
+            return f"{self.operators} operators of integers; which of them a device computes so was never run by us"
         ran, floats = (
             ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
             for kinds in (self.kernels, self.floats)

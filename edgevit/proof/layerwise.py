@@ -36,7 +36,11 @@ def prove_layers(session: Session, layers: Layers) -> LayerProof:
     operators, plan = operators_of(session)
     tally = held_alone(operators, plan, layers, session.pieces)
     rows = max(len(x) for x, _ in layers.values())
-    return LayerProof(**kernels_of(session).model_dump(), rows=rows, worst=tally.worst, steps=tally.share)
+    try:
+        kernels = kernels_of(session)
+    except Unsupported:
+        kernels = Kernels(operators=len(operators), kernels=None, floats={})
+    return LayerProof(**kernels.model_dump(), rows=rows, worst=tally.worst, steps=tally.share)
 
 
 def kernels_of(session: Session) -> Kernels:

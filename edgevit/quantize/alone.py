@@ -45,7 +45,7 @@ def held_alone(operators: Sequence[Operator], plan: QuantPlan, layers: Layers, p
     for one, got in zip(operators, pieces(places, given), strict=True):
         cut = slice(one.mark.start, one.mark.stop)
         want = _shaped(layers[one.mark.name][1], one.kind)
-        want = want[:, cut] if one.kind == "Conv" else want[..., cut]
+        want = want[:, cut] if one.kind in ("Conv", "Tokens") else want[..., cut]
         tally.take(one.node, plan.layers[one.mark.name], got, want)
     return tally
 
@@ -96,5 +96,7 @@ def _other(node: str, how: str) -> ParityFailed:
 
 
 def _shaped(rows: Array, kind: str) -> Array:
-    """As the graph's operator has them: a Gemm takes two axes."""
+    """As the graph's operator has them: a Gemm takes two axes, a convolution in place of one (B, C, 1, N)."""
+    if kind == "Tokens":
+        return np.ascontiguousarray(rows.swapaxes(1, 2)[:, :, None])
     return rows.reshape(-1, rows.shape[-1]) if kind == "Gemm" else rows

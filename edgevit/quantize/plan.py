@@ -23,6 +23,7 @@ LEVELS = 255  # of an activation above the lowest
 MIDDLE = 128  # of them, which a symmetric grid has for zero; where activations are signed that is what they have less
 WEIGHT_LEVELS = 127  # of a weight on either side of zero: -128 is left out, so that the grid is symmetric
 SMALLEST = 1e-12  # scale: products of two must be float32 numbers of full precision
+SMALLEST_HALF, LARGEST_HALF = 2.0**-24, 65504.0  # of float16
 _BIAS_LIMIT = 2.0**30  # of an int32 bias, half of what it holds, so that the sums added to it fit too
 
 Array = np.ndarray[Any, Any]
@@ -55,19 +56,23 @@ class Range(Strict):
     """Smallest and largest value that a grid has to hold; zero is always between them.
 
     symmetric  whether zero is the middle of its grid, which then reaches as far to either side
+    half       whether its grid's scale is a float16 number
     """
 
     low: float = Field(le=0)
     high: float = Field(ge=0)
     symmetric: bool = False
+    half: bool = False
 
     def grid(self) -> Grid:
         """Zero exactly on it."""
         if self.symmetric:
-            widest = np.float32(max(max(-self.low, self.high) / WEIGHT_LEVELS, SMALLEST))
-            return Grid(scale=float(widest), zero_point=MIDDLE)
-        scale = np.float32(max((self.high - self.low) / LEVELS, SMALLEST))
-        return Grid(scale=float(scale), zero_point=int(np.clip(np.rint(-self.low / scale), 0, LEVELS)))
+            return Grid(scale=self._scale(max(-self.low, self.high) / WEIGHT_LEVELS), zero_point=MIDDLE)
+        scale = self._scale((self.high - self.low) / LEVELS)
+        return Grid(scale=scale, zero_point=int(np.clip(np.rint(-self.low / np.float32(scale)), 0, LEVELS)))
+
+    def _scale(self, step: float) -> float:
+        return float(halves(np.array(step))) if self.half else float(np.float32(max(step, SMALLEST)))
 
 
 class Layer(Strict):
@@ -104,18 +109,23 @@ class Encoding(Strict):
     activations  type that they are stored in: int8 is uint8 less 128, zero points too, and means the same numbers
     symmetric    whether all zero points are the middle of the grid
     results      whether what convolutions give is put on grids too
-    biases       float32 where the engine takes no others: the numbers that the integers are
+    biases       float32 where the engine takes no others: the numbers that the integers are; float16 where it computes
+                 in that: the nearest to the model's own
+    floats       type of scales, and of what stays float
     """
 
     activations: Literal["uint8", "int8"]
     symmetric: bool
     results: bool
-    biases: Literal["int32", "float32"]
+    biases: Literal["int32", "float32", "float16"]
+    floats: Literal["float32", "float16"] = "float32"
 
 
 X86 = Encoding(activations="uint8", symmetric=False, results=True, biases="int32")
 ARM = Encoding(activations="int8", symmetric=False, results=True, biases="int32")
 NVIDIA = Encoding(activations="int8", symmetric=True, results=False, biases="float32")
+APPLE = Encoding(activations="int8", symmetric=True, results=False, biases="float16", floats="float16")
+APPLE_SINGLE = Encoding(activations="int8", symmetric=True, results=False, biases="float32")
 
 
 class QuantPlan(Strict):
@@ -142,9 +152,11 @@ class QuantPlan(Strict):
         return hashlib.sha256(self.text().encode()).hexdigest()
 
     def encoded(self, encoding: Encoding) -> QuantPlan:
-        """The same ranges on the grids of an engine."""
-        layers = {name: _encoded(layer, encoding) for name, layer in self.layers.items()}
-        return self.model_copy(update={"layers": layers, "encoding": encoding})
+        """The same ranges on the grids of an engine; what its scales cannot hold stays float."""
+        beyond = {name: _BEYOND for name, layer in self.layers.items() if _is_beyond(layer, encoding)}
+        layers = {name: _encoded(layer, encoding) for name, layer in self.layers.items() if name not in beyond}
+        kept = {**self.kept, **beyond}
+        return self.model_copy(update={"layers": layers, "kept": kept, "encoding": encoding})
 
     def without(self, kept: Mapping[str, str]) -> QuantPlan:
         """The plan with those layers back in float, and why."""
@@ -153,12 +165,32 @@ class QuantPlan(Strict):
 
 
 def _encoded(layer: Layer, encoding: Encoding) -> Layer:
-    changed: dict[str, Any] = {"input": layer.input.model_copy(update={"symmetric": encoding.symmetric})}
+    half = encoding.floats == "float16"
+    grid = {"symmetric": encoding.symmetric, "half": half}
+    changed: dict[str, Any] = {"input": layer.input.model_copy(update=grid)}
+    if half:
+        changed["scales"] = tuple(map(float, halves(np.array(layer.scales))))
     if not encoding.results:
         changed |= {"output": None, "relu": False}
     elif layer.output is not None:
-        changed["output"] = layer.output.model_copy(update={"symmetric": encoding.symmetric})
+        changed["output"] = layer.output.model_copy(update=grid)
     return layer.model_copy(update=changed)
+
+
+_BEYOND = "its numbers are larger than float16 holds"
+
+
+def _is_beyond(layer: Layer, encoding: Encoding) -> bool:
+    ends = [layer.input, *([layer.output] if layer.output is not None and encoding.results else [])]
+    largest = max(*(max(-one.low, one.high) for one in ends), max(layer.scales) * WEIGHT_LEVELS)
+    return encoding.floats == "float16" and largest > LARGEST_HALF
+
+
+def halves(steps: Array) -> Array:
+    """Float32 numbers that float16 holds exactly, none smaller than what is given: what a grid reached, it reaches."""
+    nearest = np.maximum(steps, SMALLEST_HALF).astype(np.float16)
+    found: Array = np.where(nearest < steps, np.nextafter(nearest, np.float16(np.inf)), nearest).astype(np.float32)
+    return found
 
 
 @dataclass(frozen=True)
@@ -200,4 +232,12 @@ def weight_integers(layer: Layer, values: Array) -> Array:
 def bias_integers(layer: Layer, bias: Array) -> Array:
     """(O,) int32 of a layer's bias, in steps of ``sum_scales``."""
     found: Array = np.rint(bias.astype(np.float64) / sum_scales(layer).astype(np.float64)).astype(np.int32)
+    return found
+
+
+def added(layer: Layer, bias: Array, encoding: Encoding) -> Array:
+    """(O,) float64: what a layer's bias adds to its integer sums, in steps of ``sum_scales``."""
+    if encoding.biases != "float16":
+        return bias_integers(layer, bias).astype(np.float64)
+    found: Array = bias.astype(np.float16).astype(np.float64) / sum_scales(layer).astype(np.float64)
     return found

@@ -16,10 +16,11 @@ from torch import Tensor, fx, nn
 from edgevit.quantize.plan import (
     LEVELS,
     WEIGHT_LEVELS,
+    Encoding,
     Grid,
     Layer,
     QuantPlan,
-    bias_integers,
+    added,
     sum_scales,
     weight_integers,
 )
@@ -27,18 +28,19 @@ from edgevit.quantize.sites import Site, Sites
 
 _EXACT = 1 << 24  # whole numbers up to it are float32 numbers
 _BASE, _DIGIT = 16, 8  # a weight is 16 · high + low, neither beyond ±8
-JITTER = 1e-6  # relative: what an engine's other order of float32 operations makes of an activation
+# Relative: what an engine's other order of operations makes of an activation, in float32; in float16 its rounding.
+JITTER = {"float32": 1e-6, "float16": 2.0**-11}
 
 
 class Integers:
     """One layer of a plan at one site: its weight and bias as integers."""
 
-    def __init__(self, site: Site, sites: Sites, layer: Layer) -> None:
+    def __init__(self, site: Site, sites: Sites, layer: Layer, encoding: Encoding) -> None:
         weight = sites.weights[site.name]
         values = torch.from_numpy(weight_integers(layer, weight.values))
         self.site, self.layer, self.grid = site, layer, layer.input.grid()
         self.digits = _digits(values if site.axis == 0 else values.transpose(0, 1), math.prod(values.shape[1:]))
-        self.bias = None if weight.bias is None else torch.from_numpy(bias_integers(layer, weight.bias)).double()
+        self.bias = None if weight.bias is None else torch.from_numpy(added(layer, weight.bias, encoding))
         self.steps = torch.from_numpy(sum_scales(layer).astype(np.float64))
 
     def sums(self, x: Tensor, arguments: tuple[Any, ...]) -> Tensor:
@@ -87,19 +89,22 @@ def rounded(x: Tensor, grid: Grid) -> Tensor:
 class Simulation(nn.Module):
     """A program with the layers of a plan in integers; called as the program is.
 
-    jitter  seed of numbers that move what each grid is given by ``JITTER``, None to leave it as it is
+    jitter  seed of numbers that move what each grid is given by ``JITTER``, None to leave it as it is; where an engine
+            computes in float16, every result is then rounded to it
     kept    site's name in the program -> (input, result before its grid) of the last call, where ``keep`` asked for it
     """
 
     def __init__(self, sites: Sites, plan: QuantPlan, *, jitter: int | None = None, keep: bool = False) -> None:
         super().__init__()
         self.layers = {
-            site.node.name: Integers(site, sites, plan.layers[site.name])
+            site.node.name: Integers(site, sites, plan.layers[site.name], plan.encoding)
             for site in sites.taken
             if site.name in plan.layers
         }
         self.kept: dict[str, tuple[Tensor, Tensor]] | None = {} if keep else None
         self.generator = None if jitter is None else torch.Generator().manual_seed(jitter)
+        self.step = JITTER[plan.encoding.floats]
+        self.halved = self.generator is not None and plan.encoding.floats == "float16"
         self._running = _Running(sites.module, self)
 
     def forward(self, *arguments: Tensor) -> Any:
@@ -109,7 +114,7 @@ class Simulation(nn.Module):
         """``x``, or a number next to each of it."""
         if self.generator is None:
             return x
-        return x * (1 + JITTER * (2 * torch.rand(x.shape, generator=self.generator) - 1))
+        return x * (1 + self.step * (2 * torch.rand(x.shape, generator=self.generator) - 1))
 
 
 class _Running(fx.Interpreter):
@@ -123,6 +128,10 @@ class _Running(fx.Interpreter):
         }
 
     def run_node(self, n: fx.Node) -> Any:
+        found = self._made(n)
+        return _rounded_to_half(found) if self.simulation.halved else found
+
+    def _made(self, n: fx.Node) -> Any:
         one = self.simulation.layers.get(n.name)
         if one is None:
             return self._end(n, super().run_node(n))
@@ -136,3 +145,11 @@ class _Running(fx.Interpreter):
     def _end(self, n: fx.Node, result: Any) -> Any:
         """On the grid of its own, where the plan has one for it."""
         return rounded(self.simulation.moved(result), self.ends[n.name]) if n.name in self.ends else result
+
+
+def _rounded_to_half(found: Any) -> Any:
+    """As float16 holds it; what it cannot hold is left, since exporters keep that in float32."""
+    if not isinstance(found, Tensor) or found.dtype is not torch.float32:
+        return found
+    half = found.half().float()
+    return torch.where(torch.isfinite(half), half, found)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from edgevit.errors import ExportFailed, Unsupported
 from edgevit.export.base import Built, Capture, Context
 from edgevit.export.coreml.convert import convert
+from edgevit.export.coreml.integers import PASS, Emission
 from edgevit.export.coreml.options import CoreMlOptions
 from edgevit.export.coreml.package import ENTRY, describe, read_spec, save, write_layers
 from edgevit.export.coreml.precision import (
@@ -24,23 +27,31 @@ from edgevit.export.coreml.precision import (
 )
 from edgevit.export.coreml.program import Source, prepare
 from edgevit.foreign import parse_json
+from edgevit.quantize.plan import APPLE, APPLE_SINGLE
+from edgevit.quantize.sites import sites_of
+
+INTEGERS_SINCE = 17  # iOS
 
 
 def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions, context: Context) -> Built:
     """Convert, save, and count what was saved. Raises Unsupported, ExportFailed."""
     check_image_input(capture, options)
+    if precision == "int8":
+        check_integers(options)
     context.progress("prepare the program", None)
     source = prepare(capture)
-    islands = find_islands(capture) if precision == "fp16" else None
+    islands = find_islands(capture) if "fp16" in (precision, precision == "int8" and options.floats) else None
     half = selector(source, islands) if islands else None
-    model = convert(source, capture, options, half, context)
+    emission = emission_of(capture, source, options) if precision == "int8" else None
+    last = {PASS: emission.emit} if emission else {}
+    model = convert(source, capture, options, half, context, last)
     spec = model.get_spec()
     describe(spec, capture, options)
     context.progress("save the package", None)
     package = save(spec, model.weights_dir, folder)
     saved = read_spec(package)
     check_names(saved, capture)
-    layers = read_layers(saved, modules_of_results(model, source))
+    layers = read_layers(saved, modules_of_results(model, source), emission.marks() if emission else None)
     report = truthful_report(layers, precision, islands, places_of(model, source))
     write_layers(folder, layers)
     versions = {name: metadata.version(name) for name in ("torch", "coremltools")}
@@ -48,7 +59,39 @@ def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions
     if options.ane_layout:
         plain = convert(source, capture, options.model_copy(update={"ane_layout": False}), half, context)
         found.append(layout_effect(operation_counts(plain), Counter(layer.op for layer in layers)))
-    return Built(entry=ENTRY, precision=report, versions=versions, notes=tuple(found))
+    built = Built(entry=ENTRY, precision=report, versions=versions, notes=tuple(found))
+    return replace(built, plan=emission.plan, operators=held(emission, layers)) if emission else built
+
+
+def check_integers(options: CoreMlOptions) -> None:
+    """Unsupported, with the way out, where the packages of an iOS have no integers."""
+    if int(options.ios) < INTEGERS_SINCE:
+        raise Unsupported(
+            f"packages for iOS {options.ios} compute nothing in int8: activations are quantised from iOS "
+            f"{INTEGERS_SINCE} on",
+            hint=f"use --option coreml.ios={INTEGERS_SINCE}, or --precision fp16",
+        )
+
+
+def emission_of(capture: Capture, source: Source, options: CoreMlOptions) -> Emission:
+    """The capture's plan on Core ML's grids, to be put into its program."""
+    if capture.plan is None:
+        raise ValueError("integers are of a capture with a plan")
+    encoding = {"fp16": APPLE, "fp32": APPLE_SINGLE}[options.floats]
+    return Emission(capture.plan.encoded(encoding), sites_of(capture.program), source, int(options.ios))
+
+
+def held(emission: Emission, layers: Sequence[Layer]) -> int:
+    """How many operations of the saved package are integers: all that were put in. Unsupported without any."""
+    found = sum(layer.integers is not None for layer in layers)
+    if not emission.plan.layers:
+        raise Unsupported("the converted program has no layer of the plan", hint="use --precision fp16, or fp32")
+    if found != len(emission.made):
+        raise ExportFailed(
+            f"{len(emission.made)} operations became integers, the saved package has {found} of them",
+            hint="please report this model, or build with --precision fp16",
+        )
+    return found
 
 
 def check_image_input(capture: Capture, options: CoreMlOptions) -> None:

@@ -39,12 +39,18 @@ _OPTIMISED = 3  # pass pipelines that run after the translation: frontend, commo
 
 
 def convert(
-    source: Source, capture: Capture, options: CoreMlOptions, low_precision: Selector | None, context: Context
+    source: Source,
+    capture: Capture,
+    options: CoreMlOptions,
+    low_precision: Selector | None,
+    context: Context,
+    last: Mapping[str, Any] | None = None,
 ) -> Any:
     """An MLModel in memory, never loaded. ``low_precision`` says which operations become fp16; None keeps float32.
 
     Inputs and outputs keep the names and types of the captured specs. Raises Unsupported naming the operator and its
-    module, ExportFailed when the deadline passed.
+    module, ExportFailed when the deadline passed. ``last`` are passes that run when all others are done, each with what
+    it puts in.
     """
     watch = _Watch(context, {node.meta.get("debug_handle"): node for node in source.program.graph.nodes})
     try:
@@ -56,7 +62,7 @@ def convert(
                 outputs=[ct.TensorType(name=spec.name, dtype=_DTYPES[spec.dtype]) for spec in capture.outputs],
                 minimum_deployment_target=getattr(ct.target, f"iOS{options.ios}"),
                 compute_precision=_precision(low_precision),
-                pass_pipeline=_pipeline(options.ane_layout),
+                pass_pipeline=_pipeline(options.ane_layout, last or {}),
                 skip_model_load=True,
             )
     except EdgeVitError:
@@ -85,11 +91,14 @@ def _inputs(capture: Capture, options: CoreMlOptions) -> list[Any]:
     return [ct.TensorType(name=spec.name, dtype=_DTYPES[spec.dtype]) for spec in capture.inputs]
 
 
-def _pipeline(ane_layout: bool) -> Any:
+def _pipeline(ane_layout: bool, last: Mapping[str, Any]) -> Any:
     found = ct.PassPipeline.DEFAULT
     found.remove_passes({_INEXACT})
     if ane_layout:  # late, when linear layers and LayerNormalizations are whole; before types are chosen
         found.insert_pass(found.passes.index("common::remove_redundant_ops"), layout.PASS)
+    for name, emit in last.items():
+        found.append_pass(name)
+        found.set_options(name, {"emit": emit})
     return found
 
 

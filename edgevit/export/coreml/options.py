@@ -28,6 +28,9 @@ class CoreMlOptions(Options):
     ane_layout: bool = Field(
         default=False, description="token streams as (B, C, 1, N) with 1x1 convolutions, for the Neural Engine"
     )
+    floats: Literal["fp16", "fp32"] = Field(
+        default="fp16", description="of int8: what everything else is computed in; the Neural Engine has no fp32"
+    )
     author: str = Field(default="", description="author in the package's metadata")
     license: str = Field(default="", description="licence in the package's metadata")
     version: str = Field(default="", description="version in the package's metadata; default: edgevit and its version")

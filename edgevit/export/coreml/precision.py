@@ -96,16 +96,19 @@ def module_of(operation: Any, source: Source) -> str:
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation of the saved package. ``dtype`` is that of its first result; ``module`` None where unknown."""
+    """One operation of the saved package. ``dtype`` is that of its first result; ``module`` None where unknown;
+    ``integers`` the text of the mark of one that multiplies by the integers of a plan."""
 
     name: str
     op: str
     dtype: str
     module: str | None
+    integers: str | None = None
 
 
-def read_layers(spec: Any, modules: Mapping[str, str]) -> list[Layer]:
-    """The operations in a package's specification, in order. ``modules`` maps names of results to module paths."""
+def read_layers(spec: Any, modules: Mapping[str, str], marks: Mapping[str, str] | None = None) -> list[Layer]:
+    """The operations in a package's specification, in order. ``modules`` maps names of results to module paths,
+    ``marks`` to what they have of a plan's integers."""
     function = spec.mlProgram.functions["main"]
     block = function.block_specializations[function.opset]
     found = []
@@ -113,7 +116,8 @@ def read_layers(spec: Any, modules: Mapping[str, str]) -> list[Layer]:
         if operation.type == "const":
             continue
         result = operation.outputs[0]
-        found.append(Layer(result.name, operation.type, _dtype(result), modules.get(result.name)))
+        mark = (marks or {}).get(result.name)
+        found.append(Layer(result.name, operation.type, _dtype(result), modules.get(result.name), mark))
     return found
 
 
@@ -134,7 +138,8 @@ def truthful_report(
     kept = islands.report() if islands is not None else {}
     for layer in layers:
         if layer.op in COMPUTE:
-            counts[layer.dtype] = counts.get(layer.dtype, 0) + 1
+            stored = "int8" if layer.integers else layer.dtype
+            counts[stored] = counts.get(stored, 0) + 1
         if islands is None or layer.dtype != "float32" or layer.op == "cast":
             continue
         if islands.holds(layer.module or "", layer.op):

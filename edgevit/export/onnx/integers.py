@@ -19,6 +19,7 @@ from edgevit.export.onnx.edit import Array, constant_of, initializer, int_attrib
 from edgevit.export.onnx.graph import module_of
 from edgevit.quantize.operators import Mark
 from edgevit.quantize.pairs import LAYER
+from edgevit.quantize.parts import computed_all, first_channel
 from edgevit.quantize.plan import (
     Encoding,
     Grid,
@@ -59,7 +60,8 @@ def to_integers(model: ir.Model, plan: QuantPlan, sites: Sites) -> tuple[QuantPl
     known = _Known(plan, sites.weights)
     parts = [(node, part) for node in model.graph if _weighted(node) and (part := known.part_of(node)) is not None]
     uses = Counter(site.name for site in sites.taken)
-    held = {name for name in plan.layers if _whole([part for _, part in parts if part.name == name], uses[name])}
+    cuts = {name: [(one.start, one.stop) for _, one in parts if one.name == name] for name in plan.layers}
+    held = {name for name in cuts if computed_all(cuts[name], len(plan.layers[name].scales), uses[name])}
     left = {name: NOT_IN_GRAPH for name in plan.layers if name not in held}
     pairs = _Pairs(model.graph, plan.encoding)
     found = [_emit(pairs, node, part) for node, part in parts if part.name in held]
@@ -68,16 +70,6 @@ def to_integers(model: ir.Model, plan: QuantPlan, sites: Sites) -> tuple[QuantPl
 
 def _weighted(node: ir.Node) -> bool:
     return node.op_type in _WEIGHTED and node.domain == ""
-
-
-def _whole(parts: Sequence[_Part], uses: int) -> bool:
-    """Whether every output channel of a layer is computed as often as the program does."""
-    if not parts:
-        return False
-    covered = np.zeros(len(parts[0].layer.scales), np.int64)
-    for part in parts:
-        covered[part.start : part.start + len(part.values)] += 1
-    return bool((covered == uses).all())
 
 
 # --- which layer a node is -------------------------------------------------------------------------------------------
@@ -94,6 +86,10 @@ class _Part:
     bias: Array | None
     added: ir.Node | None = None
 
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.values)
+
 
 @dataclass(frozen=True)
 class _Known:
@@ -108,7 +104,7 @@ class _Known:
             return None
         names = [*self._of_module(module_of(node)), *self.plan.layers]
         for name in dict.fromkeys(names):
-            start = _where(weight, self.weights[name].values)
+            start = first_channel(weight, self.weights[name].values)
             part = None if start is None else self._fitting(node, name, start, len(weight))
             if part is not None:
                 return part
@@ -149,15 +145,6 @@ def _plain(node: ir.Node) -> bool:
     """Whether a Gemm scales nothing and does not transpose what it is given."""
     scales = [node.attributes[name].as_float() for name in ("alpha", "beta") if name in node.attributes]
     return all(scale == 1.0 for scale in scales) and not int_attribute(node, "transA", 0)
-
-
-def _where(part: Array, whole: Array) -> int | None:
-    """The first row of ``whole`` from which on it is ``part``."""
-    if part.shape[1:] != whole.shape[1:] or len(part) > len(whole):
-        return None
-    same = (whole[: len(whole) - len(part) + 1] == part[0]).reshape(len(whole) - len(part) + 1, -1).all(axis=1)
-    starts = (int(start) for start in np.flatnonzero(same))
-    return next((start for start in starts if np.array_equal(whole[start : start + len(part)], part)), None)
 
 
 def _third(node: ir.Node) -> Array | None:
@@ -215,7 +202,7 @@ class _Pairs:
 
 
 def _emit(pairs: _Pairs, node: ir.Node, part: _Part) -> Emitted:
-    x, layer, stop = node.inputs[0], part.layer, part.start + len(part.values)
+    x, layer, stop = node.inputs[0], part.layer, part.stop
     if x is None:
         raise ValueError(f"{node.name} multiplies nothing")
     node.replace_input_with(0, pairs.around(x, layer.input.grid(), node))

@@ -13,7 +13,10 @@ from PIL import Image
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, UsageError
+from edgevit.quantize.operators import Operator
+from edgevit.quantize.plan import QuantPlan
 from edgevit.runtimes.base import LayerTime, Session
+from edgevit.runtimes.coreml.integers import Stored
 from edgevit.runtimes.coreml.here import lacking
 from edgevit.runtimes.coreml.plan import Placement, layer_times, placements, read_modules
 from edgevit.runtimes.coreml.program import own_words
@@ -107,6 +110,9 @@ class CoreMlSession(Session):
         )
         total = float(np.median(timed.samples))
         return layer_times(self.compute_plan(), read_modules(self.artifact.path), total)
+
+    def operators(self, plan: QuantPlan) -> Sequence[Operator]:
+        return Stored.of(self.artifact).operators(plan)
 
     def close(self) -> None:
         self._model = None

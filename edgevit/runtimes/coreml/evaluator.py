@@ -6,7 +6,8 @@ of their own, and its time means nothing, so it is never used for latency.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib import metadata
 from typing import Any
 
@@ -14,8 +15,11 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
-from edgevit.errors import BadArtifact, UnknownName, UsageError
+from edgevit.errors import BadArtifact, UnknownName, Unsupported, UsageError
+from edgevit.quantize.operators import Operator
+from edgevit.quantize.plan import QuantPlan
 from edgevit.runtimes.base import Session
+from edgevit.runtimes.coreml.integers import Stored
 from edgevit.runtimes.coreml.program import Program, load
 
 NAME = "coreml-reference"
@@ -41,6 +45,19 @@ class ReferenceSession(Session):
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         found = self._program.run(feeds)
         return {spec.name: found[spec.name].astype(spec.dtype, copy=False) for spec in self.outputs}
+
+    def kernels(self, feeds: Mapping[str, Array]) -> tuple[dict[str, int], dict[str, int]]:
+        raise Unsupported("which operators of integers a device computes so, its compiler decides: never run by us")
+
+    def operators(self, plan: QuantPlan) -> Sequence[Operator]:
+        return self._stored.operators(plan)
+
+    def pieces(self, places: Sequence[tuple[str, str]], given: Iterable[Array]) -> Iterator[Array]:
+        return self._stored.pieces(places, given)
+
+    @cached_property
+    def _stored(self) -> Stored:
+        return Stored.of(self.artifact)
 
 
 class ReferenceEvaluator:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact
+from edgevit.foreign import TEXT_BYTES
 from edgevit.runtimes.base import LayerTime
 
 LAYERS = "layers.json"  # written by the exporter: the module of every operation
@@ -84,3 +86,13 @@ def read_modules(folder: Path) -> dict[str, str | None]:
         return {str(row["name"]): row["module"] for row in rows}
     except (OSError, ValueError, TypeError, KeyError) as exc:
         raise BadArtifact(f"{LAYERS} in {folder} cannot be read: {exc}", hint="export anew") from exc
+
+
+def read_marks(artifact: Artifact) -> dict[str, str]:
+    """Name of an operation's result -> the text of its mark, of those that are integers; BadArtifact unless
+    ``layers.json`` is as it was written."""
+    try:
+        rows = json.loads(artifact.read(LAYERS, TEXT_BYTES))
+        return {str(row["name"]): str(row["integers"]) for row in rows if row.get("integers") is not None}
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise BadArtifact(f"{LAYERS} in {artifact.path} cannot be read: {exc}", hint="export anew") from exc

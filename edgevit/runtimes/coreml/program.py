@@ -7,7 +7,7 @@ into ``Program``, which knows nothing of coremltools, and runs it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,13 @@ def _called(step: Step, given: Mapping[str, Any]) -> list[Array]:
 
 def load(package: Path) -> Program:
     """Read an .mlpackage. BadArtifact when coremltools cannot, Unsupported when an operation is missing here."""
+    spec, function = read(package)
+    program = _program(function, {one.name: _colors(one.type) for one in spec.description.input})
+    return replace(program, words=own_words(spec.description.metadata.userDefined))
+
+
+def read(package: Path) -> tuple[Any, Any]:
+    """An .mlpackage's specification, and its MIL function. BadArtifact when coremltools cannot."""
     logging.getLogger("coremltools").setLevel(logging.ERROR)  # on Linux its import says what a Mac would have
     import coremltools
     from coremltools.converters.mil.frontend.milproto import load as milproto
@@ -114,14 +121,12 @@ def load(package: Path) -> Program:
         model = coremltools.models.MLModel(str(package), skip_model_load=True)
         spec = model.get_spec()
         mil = milproto.load(spec, spec.specificationVersion, model.weights_dir)
-        function = mil.functions["main"]
+        return spec, mil.functions["main"]
     except Exception as exc:
         reason = first_line(exc)
         raise BadArtifact(
             f"coremltools {coremltools.__version__} cannot read {package}: {reason}", hint="export anew"
         ) from exc
-    program = _program(function, {one.name: _colors(one.type) for one in spec.description.input})
-    return replace(program, words=own_words(spec.description.metadata.userDefined))
 
 
 def own_words(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -142,24 +147,48 @@ def _colors(declared: Any) -> str | None:
 
 
 def _program(function: Any, colors: Mapping[str, str | None]) -> Program:
-    """``Program`` of a loaded MIL function. Constants that only arithmetic reads are widened once, here."""
-    operations = list(function.operations)
+    """``Program`` of a loaded MIL function."""
     slots = _Slots()
     inputs = {
         name: Input(slots[variable], _dtype(variable), colors[name]) for name, variable in function.inputs.items()
     }
     outputs = {variable.name: slots[variable] for variable in function.outputs}
-    constants = {slots[op.outputs[0]]: op.outputs[0].val for op in operations if op.op_type == "const"}
-    stored = [_step(op, slots) for op in operations if op.op_type.startswith(_STORED)]
+    drafts = [_step(op, slots) for op in function.operations if op.op_type != "const"]
+    given = _given(function.operations, slots)
+    return _assembled(function.opset_version.name, inputs, outputs, given, drafts)
+
+
+def piece(operations: Sequence[Any], x: Any, y: Any) -> Program:
+    """What makes the variable ``y`` of ``x``, by some of a function's operations. In float32: its numbers are as they
+    are stored, and nothing is rounded to float16 on the way."""
+    slots = _Slots()
+    drafts = [_single(_step(op, slots)) for op in operations if op.op_type != "const"]
+    inputs, outputs = {"x": Input(slots[x], np.dtype(np.float32))}, {"y": slots[y]}
+    return _assembled("", inputs, outputs, _given(operations, slots), drafts)
+
+
+def _given(operations: Sequence[Any], slots: _Slots) -> dict[int, Any]:
+    return {slots[op.outputs[0]]: op.outputs[0].val for op in operations if op.op_type == "const"}
+
+
+def _single(step: Step) -> Step:
+    wide = tuple(np.dtype(np.float32) if one == np.float16 else one for one in step.dtypes)
+    return replace(step, dtypes=wide)
+
+
+def _assembled(
+    opset: str, inputs: Mapping[str, Input], outputs: Mapping[str, int], constants: dict[int, Any], drafts: list[Step]
+) -> Program:
+    """What is stored smaller is computed once, here, and constants that only arithmetic reads are widened."""
+    stored = [step for step in drafts if step.operation.name.startswith(_STORED)]
     for step in stored:
         given = {name: _fetched(constants, source) for name, source in step.inputs.items()}
         constants.update(zip(step.outputs, _called(step, given), strict=True))
-    drafts = [_step(op, slots) for op in operations if not op.op_type.startswith("const")]
+    drafts = [step for step in drafts if not step.operation.name.startswith(_STORED)]
     moved = {slot for step in drafts if step.operation.kind == "moves" for slot in _slots_of(step.inputs)}
     kept = moved | set(outputs.values())
     constants = {slot: value if slot in kept else widened(value) for slot, value in constants.items()}
-    steps = _with_releases(drafts, set(constants) | set(outputs.values()))
-    return Program(function.opset_version.name, inputs, outputs, constants, steps)
+    return Program(opset, inputs, outputs, constants, _with_releases(drafts, set(constants) | set(outputs.values())))
 
 
 class _Slots:
