@@ -16,8 +16,8 @@ from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, 
 from edgevit.quantize.operators import Operator
 from edgevit.quantize.plan import QuantPlan
 from edgevit.runtimes.base import LayerTime, Session
-from edgevit.runtimes.coreml.integers import Stored
 from edgevit.runtimes.coreml.here import lacking
+from edgevit.runtimes.coreml.integers import Stored
 from edgevit.runtimes.coreml.plan import Placement, layer_times, placements, read_modules
 from edgevit.runtimes.coreml.program import own_words
 
