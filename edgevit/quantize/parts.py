@@ -1,4 +1,4 @@
-"""Which output channels of a plan's layers the operators of a graph compute: converters rename, split and share them."""
+"""Which output channels of a plan's layers a graph's operators compute: converters rename, split and share them."""
 
 from __future__ import annotations
 
