@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edgevit.quantize.plan import (
+    APPLE,
     ARM,
     MIDDLE,
     NVIDIA,
@@ -19,7 +20,9 @@ from edgevit.quantize.plan import (
     QuantPlan,
     Range,
     Weight,
+    added,
     bias_integers,
+    halves,
     sum_scales,
     weight_integers,
     weight_scales,
@@ -115,3 +118,36 @@ def test_a_weight_is_not_both_integer_and_float() -> None:
 def test_a_layer_that_cannot_be_right_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         layer(**wrong)
+
+
+@given(st.floats(2.0**-24, 65504.0, width=32))
+def test_a_scale_in_half_is_the_next_that_float16_holds_and_reaches_as_far(step: float) -> None:
+    found = halves(np.array(step, np.float32))
+    assert found == np.float16(found)
+    assert found >= np.float32(step)
+    assert found == np.float32(step) or np.nextafter(np.float16(found), np.float16(0)) < np.float32(step)
+    assert halves(found) == found
+
+
+def test_on_the_grids_of_core_ml_scales_are_halves_and_zero_is_the_middle() -> None:
+    made = QuantPlan(layers={"a": layer()}, kept={}, calibration=CALIBRATION).encoded(APPLE)
+    grid = made.layers["a"].input.grid()
+    assert grid.zero_point == MIDDLE
+    assert grid.scale == float(np.float16(grid.scale))
+    assert all(scale == float(np.float16(scale)) for scale in made.layers["a"].scales)
+    assert made.layers["a"].output is None
+    assert made.encoded(APPLE) == made
+
+
+def test_what_float16_does_not_hold_stays_float() -> None:
+    wide = layer(input=Range(low=-1e6, high=1.0))
+    made = QuantPlan(layers={"a": wide, "b": layer()}, kept={}, calibration=CALIBRATION)
+    assert made.encoded(APPLE).kept == {"a": "its numbers are larger than float16 holds"}
+    assert set(made.encoded(X86).layers) == {"a", "b"}
+
+
+def test_a_bias_in_half_is_the_nearest_float16_and_not_a_number_of_steps() -> None:
+    made, bias = layer(scales=(0.5,)), np.array([0.1], np.float32)
+    found = added(made, bias, APPLE) * sum_scales(made)
+    np.testing.assert_allclose(found, np.float16(0.1), rtol=1e-12)
+    assert float(added(made, bias, X86)[0]).is_integer()

@@ -40,7 +40,8 @@ def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions
         check_integers(options)
     context.progress("prepare the program", None)
     source = prepare(capture)
-    islands = find_islands(capture) if "fp16" in (precision, precision == "int8" and options.floats) else None
+    floats = options.floats if precision == "int8" else precision
+    islands = find_islands(capture) if floats == "fp16" else None
     half = selector(source, islands) if islands else None
     emission = emission_of(capture, source, options) if precision == "int8" else None
     last = {PASS: emission.emit} if emission else {}

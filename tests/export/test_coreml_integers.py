@@ -1,0 +1,105 @@
+"""int8 packages: the plan's integers are in them, and the reference evaluator computes what the plan says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from coremltools.proto import Model_pb2
+from integer_models import captured, mixed, rows_of
+
+from edgevit.artifact.manifest import BatchRange
+from edgevit.errors import Unsupported
+from edgevit.export.base import Built, Context
+from edgevit.export.coreml.building import build
+from edgevit.export.coreml.integers import NOT_IN_PROGRAM
+from edgevit.export.coreml.options import CoreMlOptions
+from edgevit.quantize.plan import QuantPlan
+from edgevit.quantize.planning import plan_int8
+from edgevit.quantize.simulate import Simulation
+from edgevit.quantize.sites import sites_of
+from edgevit.runtimes.coreml.program import load
+
+RANGE = BatchRange(min=1, max=4)
+
+
+def built(module: torch.nn.Module, folder: Path, batch: BatchRange, **options: Any) -> tuple[Built, Any]:
+    capture = captured(module, batch)
+    plan = plan_int8(capture, rows_of(32, 1), "rows")
+    found = build(replace(capture, plan=plan), folder, "int8", CoreMlOptions(**options), Context())
+    return found, sites_of(capture.program)
+
+
+def errors(folder: Path, sites: Any, plan: QuantPlan | None) -> np.ndarray:
+    """Of every row, as a share of the largest."""
+    assert plan is not None
+    program, rows = load(folder / "model.mlpackage"), rows_of(16)["image"]
+    with torch.no_grad():
+        want = np.concatenate([Simulation(sites, plan)(torch.from_numpy(row[None])).numpy() for row in rows])
+    got = np.concatenate([next(iter(program.run({"image": row[None]}).values())) for row in rows])
+    found: np.ndarray = np.abs(got - want).max(axis=1) / np.abs(want).max()
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ios": "18"}, {"ane_layout": True}],
+    ids=["for iOS 17", "for iOS 18", "in the Neural Engine's layout"],
+)
+@pytest.mark.parametrize("batch", [BatchRange(min=1, max=1), RANGE], ids=["fixed", "dynamic"])
+def test_in_fp32_a_package_computes_what_the_plan_says(
+    batch: BatchRange, options: dict[str, Any], tmp_path: Path
+) -> None:
+    found, sites = built(mixed(), tmp_path, batch, floats="fp32", **options)
+    assert found.plan is not None
+    assert NOT_IN_PROGRAM not in found.plan.kept.values()
+    assert (found.operators, found.precision.layers["int8"]) == (7, 7)
+    away = errors(tmp_path, sites, found.plan)
+    assert np.median(away) < 1e-5
+    assert away.max() < 2e-2
+
+
+def test_in_half_it_is_as_far_from_the_plan_as_half_is(tmp_path: Path) -> None:
+    found, sites = built(mixed(), tmp_path, RANGE)
+    assert found.precision.layers == {"float16": 3, "int8": 7}
+    assert errors(tmp_path, sites, found.plan).max() < 5e-2
+
+
+def test_weights_have_one_byte_each_and_a_shared_one_is_stored_once(tmp_path: Path) -> None:
+    found, _ = built(mixed(), tmp_path, BatchRange(min=1, max=1))
+    spec = Model_pb2.Model()
+    spec.ParseFromString((tmp_path / "model.mlpackage/Data/com.apple.CoreML/model.mlmodel").read_bytes())
+    function = spec.mlProgram.functions["main"]
+    kinds = [one.type for one in function.block_specializations[function.opset].operations]
+    assert kinds.count("constexpr_affine_dequantize") == 6
+    assert kinds.count("quantize") == kinds.count("dequantize") == 7
+    assert found.plan is not None
+    assert found.plan.encoding.floats == "float16"
+
+
+def test_layers_that_read_one_value_share_its_pair(tmp_path: Path) -> None:
+    class Twins(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.a, self.b = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            x = torch.tanh(self.first(image.flatten(1)[:, :8]))
+            out: torch.Tensor = self.a(x) * self.b(x)
+            return out
+
+    torch.manual_seed(0)
+    found, _ = built(Twins().eval(), tmp_path, BatchRange(min=1, max=1))
+    assert found.operators == 2
+    layers = (tmp_path / "layers.json").read_text()
+    assert layers.count('"quantize"') == layers.count('"dequantize"') == 1
+
+
+def test_a_package_for_an_ios_without_quantised_activations_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="packages for iOS 16 compute nothing in int8") as refused:
+        built(mixed(), tmp_path, BatchRange(min=1, max=1), ios="16")
+    assert refused.value.hint == "use --option coreml.ios=17, or --precision fp16"
