@@ -189,7 +189,9 @@ def _is_beyond(layer: Layer, encoding: Encoding) -> bool:
 def halves(steps: Array) -> Array:
     """Float32 numbers that float16 holds exactly, none smaller than what is given: what a grid reached, it reaches."""
     nearest = np.maximum(steps, SMALLEST_HALF).astype(np.float16)
-    found: Array = np.where(nearest < steps, np.nextafter(nearest, np.float16(np.inf)), nearest).astype(np.float32)
+    with np.errstate(over="ignore"):  # next to the largest
+        above = np.nextafter(nearest, np.float16(np.inf))
+    found: Array = np.where(nearest < steps, above, nearest).astype(np.float32)
     return found
 
 
