@@ -209,9 +209,9 @@ def shrink(image: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
-def decode(source: Path | bytes, *, name: str | None = None, channels: int = 3) -> np.ndarray[Any, Any]:
+def decode(source: Path | bytes, *, name: str | None = None, channels: int | None = 3) -> np.ndarray[Any, Any]:
     """Pixels of a PNG, JPEG, WebP, … as (H, W, 3) uint8 RGB: EXIF rotation applied, alpha laid over white; with four
-    ``channels`` (H, W, 4), alpha kept.
+    ``channels`` (H, W, 4), alpha kept; None: four where the picture has alpha.
 
     Raises ImageError with one sentence for a file that is missing, no file, empty, broken, over ``MAX_BYTES`` or
     ``MAX_PIXELS``, or of samples whose range is not known.
@@ -280,13 +280,13 @@ def encoded_size(data: bytes) -> tuple[int, int]:
         return picture.size
 
 
-def _opened(data: bytes, label: str, channels: int) -> np.ndarray[Any, Any]:
+def _opened(data: bytes, label: str, channels: int | None) -> np.ndarray[Any, Any]:
     with _header(data, label) as picture:
         return _pixels(picture, label, partial(_header, data, label), channels)
 
 
 def _pixels(
-    picture: Image.Image, label: str, reopened: Callable[[], ImageFile] | None, channels: int
+    picture: Image.Image, label: str, reopened: Callable[[], ImageFile] | None, channels: int | None
 ) -> np.ndarray[Any, Any]:
     if not 0 < picture.width * picture.height <= MAX_PIXELS:
         size = f"{picture.width}×{picture.height} pixels"

@@ -30,13 +30,16 @@ class UnknownRange(ValueError):
     """Which values are black and white is not known."""
 
 
-def to_pixels(picture: Image.Image, reopened: Callable[[], ImageFile] | None, channels: int = 3) -> Pixels:
-    """(H, W, 3) uint8, what is transparent laid over white; with four ``channels`` (H, W, 4), alpha kept. ``reopened``
-    gives the same picture, not yet loaded; None for one that is no file's any more.
+def to_pixels(picture: Image.Image, reopened: Callable[[], ImageFile] | None, channels: int | None = 3) -> Pixels:
+    """(H, W, 3) uint8, what is transparent laid over white; with four ``channels`` (H, W, 4), alpha kept; None: four
+    where something may be transparent. ``reopened`` gives the same picture, not yet loaded; None for one that is no
+    file's any more.
 
     Integers of 16 bits and less are spread from their full range; deeper ones must lie in 0..255 and floats in 0..1.
     UnknownRange where they do not.
     """
+    if channels is None:
+        channels = 4 if _transparent(picture) else 3
     convert = partial(_converter(picture, reopened), channels=channels)
     picture.load()
     width, height = picture.size
@@ -107,11 +110,14 @@ def _keyed(made: Pixels, clear: Pixels | None, channels: int) -> Pixels:
 
 def _of_bytes(picture: Image.Image, box: Box, *, channels: int) -> Pixels:
     part = picture.crop(box)
-    clear = part.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in part.info
-    if clear or channels == 4:
+    if channels == 4 or _transparent(part):
         rgba = np.asarray(part.convert("RGBA"))
         return rgba if channels == 4 else over_white(rgba)
     return np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
+
+
+def _transparent(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
 
 
 def over_white(pixels: Pixels) -> Pixels:

@@ -24,7 +24,7 @@ Split = Literal["all", "train", "held-out"]
 
 
 class Images(Loaded[Pixels]):
-    """Images loaded one at a time: (H, W, 3) uint8 each."""
+    """Images loaded one at a time: (H, W, 3) uint8 each, or (H, W, 4) where a file has alpha."""
 
     def _hash_of(self, row: Pixels) -> bytes:
         pixels = np.ascontiguousarray(row)
@@ -35,7 +35,8 @@ class Images(Loaded[Pixels]):
 class LabelledData:
     """Images with the class of each.
 
-    images   one (H, W, 3) uint8 RGB array each; sizes may differ; folders decode on access
+    images   one (H, W, 3) uint8 RGB array each, or (H, W, 4) with alpha, which preprocessing lays over white for models
+             that take none; sizes may differ; folders decode on access
     labels   (N,) int64 indices into ``classes``, or None for images without labels
     sizes    (N, 2) height and width of each image, where ``images`` are what one model sees of them, so that nothing is
              left to do but its normalisation (``crops:PATH``); else None
@@ -86,7 +87,7 @@ def from_arrays(images: list[Pixels]) -> Images:
 
 
 def _decode_at(paths: list[Path], index: int) -> Pixels:
-    return decode(paths[index])
+    return decode(paths[index], channels=None)
 
 
 def digest_of_file(paths: list[Path], index: int) -> bytes:

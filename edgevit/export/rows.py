@@ -15,7 +15,7 @@ from edgevit.data.source import open_data
 from edgevit.data.split import spread
 from edgevit.errors import UsageError
 from edgevit.framing import PADDING
-from edgevit.images import Preprocess, shrink
+from edgevit.images import Preprocess, shrink, with_channels
 from edgevit.request import MIN_ROWS
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def image_rows(data: str, preprocess: Preprocess, wanted: int) -> Rows:
     UsageError when there are fewer than 16 images; open_data's errors.
     """
     chosen = images_of_proof(data, wanted)
-    pixels = [shrink(np.asarray(image), max(GOLDEN_SIDE, *preprocess.size)) for image in chosen.images]
+    seen = (np.asarray(one) if preprocess.pixel_channels == 4 else with_channels(one, 3) for one in chosen.images)
+    pixels = [shrink(image, max(GOLDEN_SIDE, *preprocess.size)) for image in seen]
     if all(image.shape[0] == image.shape[1] for image in pixels[:GOLDEN_ROWS]):
         # A square picture tells no centre crop from a squash, and the golden pictures have to.
         pixels[GOLDEN_ROWS - 1] = _oblong(pixels[GOLDEN_ROWS - 1])

@@ -13,6 +13,8 @@ from torch import nn
 
 import edgevit
 from edgevit.artifact.opened import Artifact
+from edgevit.data.source import open_data
+from edgevit.images import Preprocess, decode
 from edgevit.proof.claims import undecided
 from edgevit.proof.diagnosis import preprocessing_differs
 
@@ -88,3 +90,48 @@ def test_alpha_of_a_file_reaches_a_model_that_takes_it(tmp_path: Path) -> None:
     steps = Artifact.open(tmp_path / "a").manifest.preprocess
     row = steps(of_file(tmp_path / "x.png").pixels(steps.pixel_channels))
     assert np.abs(row[:, 0, 0] - [10, 20, 30, 0]).max() < 1e-5
+
+
+class Opaque(nn.Module):
+    """Class 1 where a picture hides what is behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha, self.head = nn.Conv2d(4, 1, 1, bias=False), nn.Linear(1, 2)
+        with torch.no_grad():
+            self.alpha.weight.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]).reshape(1, 4, 1, 1))
+            self.head.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+            self.head.bias.copy_(torch.tensor([1.0, 0.0]))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.alpha(image).mean((2, 3)))
+        return logits
+
+
+def test_labelled_pictures_keep_their_alpha_for_a_model_that_takes_it(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name, alpha in (("clear", 40), ("opaque", 220)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(12):
+            image = draw.integers(0, 256, (20, 16, 4), np.uint8)
+            image[..., 3] = alpha
+            Image.fromarray(image).save(tmp_path / "data" / name / f"{number}.png")
+    data = f"folder:{tmp_path / 'data'}"
+    steps = {"crop": "squash", "range": "0-1"}
+    made = edgevit.export(Opaque(), "onnx", out=tmp_path / "a", image_size=16, data=data, preprocess=steps)
+    assert made.manifest.accuracy is not None
+    assert made.manifest.accuracy.top1 == 1.0
+    assert edgevit.verify(tmp_path / "a", data=data).accuracy.top1 == 1.0
+
+
+def test_pictures_with_alpha_lie_over_white_for_a_model_without(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 20, 4), np.uint8)
+    (tmp_path / "one").mkdir()
+    Image.fromarray(image).save(tmp_path / "one/a.png")
+    Image.fromarray(image[..., :3]).save(tmp_path / "one/b.png")
+    Image.fromarray(image[..., 0]).save(tmp_path / "one/c.png", transparency=int(image[0, 0, 0]))
+    found = open_data(f"folder:{tmp_path}").images
+    assert [one.shape[2] for one in found] == [4, 3, 4]
+    steps = Preprocess(size=(16, 16))
+    for index, name in enumerate("abc"):
+        assert (steps(found[index]) == steps(decode(tmp_path / "one" / f"{name}.png"))).all()
