@@ -106,7 +106,8 @@ class Calibration(Strict):
 class Encoding(Strict):
     """What an engine wants of grids that hold the same ranges.
 
-    activations  type that they are stored in: int8 is uint8 less 128, zero points too, and means the same numbers
+    activations  type that they are stored in: int8 is uint8 less 128, zero points too, and means the same numbers;
+                 float where weights alone are stored as integers
     symmetric    whether all zero points are the middle of the grid
     results      whether what convolutions give is put on grids too
     biases       float32 where the engine takes no others: the numbers that the integers are; float16 where it computes
@@ -114,7 +115,7 @@ class Encoding(Strict):
     floats       type of scales, and of what stays float
     """
 
-    activations: Literal["uint8", "int8"]
+    activations: Literal["uint8", "int8", "float"]
     symmetric: bool
     results: bool
     biases: Literal["int32", "float32", "float16"]

@@ -38,14 +38,16 @@ class Integers:
     def __init__(self, site: Site, sites: Sites, layer: Layer, encoding: Encoding) -> None:
         weight = sites.weights[site.name]
         values = torch.from_numpy(weight_integers(layer, weight.values))
+        values = values if site.axis == 0 else values.transpose(0, 1)
         self.site, self.layer, self.grid = site, layer, layer.input.grid()
-        self.digits = _digits(values if site.axis == 0 else values.transpose(0, 1), math.prod(values.shape[1:]))
+        self.whole = encoding.activations != "float"  # numbers of its input; else they keep what is between two steps
+        self.digits = _digits(values, math.prod(weight.values.shape[1:])) if self.whole else [(1, values.double())]
         self.bias = None if weight.bias is None else torch.from_numpy(added(layer, weight.bias, encoding))
         self.steps = torch.from_numpy(sum_scales(layer).astype(np.float64))
 
     def sums(self, x: Tensor, arguments: tuple[Any, ...]) -> Tensor:
         """What the layer makes of float32 ``x``, in float32, before that is put on a grid of its own."""
-        given = integers(x, self.grid)
+        given = integers(x, self.grid) if self.whole else x.double() / self.grid.scale
         parts = [worth * self._product(given, digit, arguments).double() for worth, digit in self.digits]
         total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         if self.bias is not None:

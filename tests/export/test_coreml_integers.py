@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from coremltools.proto import Model_pb2
-from integer_models import captured, mixed, rows_of
+from integer_models import ONE, captured, mixed, rows_of
 
 from edgevit.artifact.manifest import BatchRange
-from edgevit.errors import Unsupported
+from edgevit.errors import Unsupported, UsageError
 from edgevit.export.base import Built, Context
 from edgevit.export.coreml.building import build
 from edgevit.export.coreml.integers import NOT_IN_PROGRAM
 from edgevit.export.coreml.options import CoreMlOptions
-from edgevit.quantize.plan import QuantPlan
+from edgevit.quantize.plan import APPLE_SINGLE, QuantPlan
 from edgevit.quantize.planning import plan_int8
 from edgevit.quantize.simulate import Simulation
 from edgevit.quantize.sites import sites_of
@@ -50,7 +50,7 @@ def errors(folder: Path, sites: Any, plan: QuantPlan | None) -> np.ndarray:
     [{}, {"ios": "18"}, {"ane_layout": True}],
     ids=["for iOS 17", "for iOS 18", "in the Neural Engine's layout"],
 )
-@pytest.mark.parametrize("batch", [BatchRange(min=1, max=1), RANGE], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize("batch", [ONE, RANGE], ids=["fixed", "dynamic"])
 def test_in_fp32_a_package_computes_what_the_plan_says(
     batch: BatchRange, options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -69,8 +69,19 @@ def test_in_half_it_is_as_far_from_the_plan_as_half_is(tmp_path: Path) -> None:
     assert errors(tmp_path, sites, found.plan).max() < 5e-2
 
 
+@pytest.mark.parametrize("ios", ["16", "17", "18"])
+def test_weights_alone_are_integers_where_that_is_asked_for(ios: str, tmp_path: Path) -> None:
+    found, sites = built(mixed(), tmp_path, ONE, floats="fp32", weights_only=True, ios=ios)
+    layers = (tmp_path / "layers.json").read_text()
+    assert '"quantize"' not in layers
+    assert (found.operators, found.precision.layers) == (7, {"float32": 10})
+    assert errors(tmp_path, sites, found.plan).max() < 1e-6
+    assert found.plan is not None
+    assert errors(tmp_path, sites, found.plan.encoded(APPLE_SINGLE)).max() > 1e-4
+
+
 def test_weights_have_one_byte_each_and_a_shared_one_is_stored_once(tmp_path: Path) -> None:
-    found, _ = built(mixed(), tmp_path, BatchRange(min=1, max=1))
+    found, _ = built(mixed(), tmp_path, ONE)
     spec = Model_pb2.Model()
     spec.ParseFromString((tmp_path / "model.mlpackage/Data/com.apple.CoreML/model.mlmodel").read_bytes())
     function = spec.mlProgram.functions["main"]
@@ -93,7 +104,7 @@ def test_layers_that_read_one_value_share_its_pair(tmp_path: Path) -> None:
             return out
 
     torch.manual_seed(0)
-    found, _ = built(Twins().eval(), tmp_path, BatchRange(min=1, max=1))
+    found, _ = built(Twins().eval(), tmp_path, ONE)
     assert found.operators == 2
     layers = (tmp_path / "layers.json").read_text()
     assert layers.count('"quantize"') == layers.count('"dequantize"') == 1
@@ -101,5 +112,11 @@ def test_layers_that_read_one_value_share_its_pair(tmp_path: Path) -> None:
 
 def test_a_package_for_an_ios_without_quantised_activations_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="packages for iOS 16 compute nothing in int8") as refused:
-        built(mixed(), tmp_path, BatchRange(min=1, max=1), ios="16")
-    assert refused.value.hint == "use --option coreml.ios=17, or --precision fp16"
+        built(mixed(), tmp_path, ONE, ios="16")
+    assert refused.value.hint == "use --option coreml.ios=17, or --option coreml.weights_only=true"
+
+
+@pytest.mark.parametrize("option", [{"floats": "fp32"}, {"weights_only": True}], ids=["floats", "weights_only"])
+def test_what_is_of_integers_is_not_taken_by_another_precision(option: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"coreml.{next(iter(option))} is of integers"):
+        build(captured(mixed()), tmp_path, "fp16", CoreMlOptions(**option), Context())

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgevit.errors import ExportFailed, Unsupported
+from edgevit.errors import ExportFailed, Unsupported, UsageError
 from edgevit.export.base import Built, Capture, Context
 from edgevit.export.coreml.convert import convert
 from edgevit.export.coreml.integers import PASS, Emission
@@ -36,8 +36,7 @@ INTEGERS_SINCE = 17  # iOS
 def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions, context: Context) -> Built:
     """Convert, save, and count what was saved. Raises Unsupported, ExportFailed."""
     check_image_input(capture, options)
-    if precision == "int8":
-        check_integers(options)
+    check_integers(options, precision)
     context.progress("prepare the program", None)
     source = prepare(capture)
     floats = options.floats if precision == "int8" else precision
@@ -53,7 +52,7 @@ def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions
     saved = read_spec(package)
     check_names(saved, capture)
     layers = read_layers(saved, modules_of_results(model, source), emission.marks() if emission else None)
-    report = truthful_report(layers, precision, islands, places_of(model, source))
+    report = truthful_report(layers, precision, islands, places_of(model, source), options.weights_only)
     write_layers(folder, layers)
     versions = {name: metadata.version(name) for name in ("torch", "coremltools")}
     found = notes(capture, options, layers)
@@ -64,13 +63,18 @@ def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions
     return replace(built, plan=emission.plan, operators=held(emission, layers)) if emission else built
 
 
-def check_integers(options: CoreMlOptions) -> None:
-    """Unsupported, with the way out, where the packages of an iOS have no integers."""
-    if int(options.ios) < INTEGERS_SINCE:
+def check_integers(options: CoreMlOptions, precision: str) -> None:
+    """Unsupported, with the way out, where the packages of an iOS have no integers; UsageError for what only they
+    have."""
+    if precision != "int8":
+        if given := sorted({"floats", "weights_only"} & options.model_fields_set):
+            raise UsageError(f"coreml.{given[0]} is of integers", hint="add --precision int8, or leave it out")
+        return
+    if int(options.ios) < INTEGERS_SINCE and not options.weights_only:
         raise Unsupported(
             f"packages for iOS {options.ios} compute nothing in int8: activations are quantised from iOS "
             f"{INTEGERS_SINCE} on",
-            hint=f"use --option coreml.ios={INTEGERS_SINCE}, or --precision fp16",
+            hint=f"use --option coreml.ios={INTEGERS_SINCE}, or --option coreml.weights_only=true",
         )
 
 
@@ -79,6 +83,7 @@ def emission_of(capture: Capture, source: Source, options: CoreMlOptions) -> Emi
     if capture.plan is None:
         raise ValueError("integers are of a capture with a plan")
     encoding = {"fp16": APPLE, "fp32": APPLE_SINGLE}[options.floats]
+    encoding = encoding.model_copy(update={"activations": "float"}) if options.weights_only else encoding
     return Emission(capture.plan.encoded(encoding), sites_of(capture.program), source, int(options.ios))
 
 

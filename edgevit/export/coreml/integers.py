@@ -134,7 +134,8 @@ class Emission:
     def _replace(self, block: Any, operation: Any, part: _Part) -> None:
         place = "y" if operation.op_type == "matmul" else "weight"
         given = {name: value for name, value in operation.inputs.items() if value is not None}
-        given["x"] = self._pair(operation.x, part.layer.input.grid(), operation)
+        if self.plan.encoding.activations != "float":
+            given["x"] = self._pair(operation.x, part.layer.input.grid(), operation)
         given[place] = self._stored(operation, operation.inputs[place], part)
         if part.bias is not None:
             given["bias"] = self._bias(operation, part)

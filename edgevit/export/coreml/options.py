@@ -31,6 +31,9 @@ class CoreMlOptions(Options):
     floats: Literal["fp16", "fp32"] = Field(
         default="fp16", description="of int8: what everything else is computed in; the Neural Engine has no fp32"
     )
+    weights_only: bool = Field(
+        default=False, description="of int8: weights are stored in one byte each, and everything is computed in floats"
+    )
     author: str = Field(default="", description="author in the package's metadata")
     license: str = Field(default="", description="licence in the package's metadata")
     version: str = Field(default="", description="version in the package's metadata; default: edgevit and its version")

@@ -128,9 +128,14 @@ def _dtype(value: Any) -> str:
 
 
 def truthful_report(
-    layers: Iterable[Layer], precision: str, islands: Islands | None, places: frozenset[str] = frozenset()
+    layers: Iterable[Layer],
+    precision: str,
+    islands: Islands | None,
+    places: frozenset[str] = frozenset(),
+    weights_only: bool = False,
 ) -> PrecisionReport:
-    """Counts of compute operations by type; ``places`` are results that were to stay in float32.
+    """Counts of compute operations by type; ``places`` are results that were to stay in float32, ``weights_only`` says
+    that operations whose weights are integers compute in floats.
 
     ExportFailed when an operation that was to be fp16 is not.
     """
@@ -138,7 +143,7 @@ def truthful_report(
     kept = islands.report() if islands is not None else {}
     for layer in layers:
         if layer.op in COMPUTE:
-            stored = "int8" if layer.integers else layer.dtype
+            stored = "int8" if layer.integers and not weights_only else layer.dtype
             counts[stored] = counts.get(stored, 0) + 1
         if islands is None or layer.dtype != "float32" or layer.op == "cast":
             continue

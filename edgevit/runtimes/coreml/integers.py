@@ -76,7 +76,9 @@ def _operator(operation: Any, mark: Mark, plan: QuantPlan) -> Operator:
     layer = plan.layers.get(mark.name)
     if layer is None or not 0 <= mark.start < mark.stop <= len(layer.scales):
         raise wrong(f"{name} computes {mark.name} in integers, which the plan does not")
-    x = _pair(operation.x, layer.input.grid(), plan.encoding, f"the input of {name}")
+    what = f"the input of {name}"
+    weights_only = plan.encoding.activations == "float"
+    x = _bare(operation.x, what) if weights_only else _pair(operation.x, layer.input.grid(), plan.encoding, what)
     _weight(operation, np.array(layer.scales, np.float32)[mark.start : mark.stop], f"the weight of {name}")
     return Operator(mark, name, _kind(operation, layer), x, name)
 
@@ -84,6 +86,13 @@ def _operator(operation: Any, mark: Mark, plan: QuantPlan) -> Operator:
 def _kind(operation: Any, layer: Layer) -> str:
     tokens = operation.op_type == "conv" and layer.operator == "linear"
     return "Tokens" if tokens else _KINDS[operation.op_type]
+
+
+def _bare(value: Any, what: str) -> str:
+    """The name of a float value that is on no grid."""
+    if value.op is not None and value.op.op_type == "dequantize":
+        raise wrong(f"{what} is on a grid, and weights alone are integers")
+    return str(value.name)
 
 
 def _pair(value: Any, grid: Grid, encoding: Encoding, what: str) -> str:
