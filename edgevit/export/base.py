@@ -46,6 +46,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def require(self, precision: str) -> None:
+        """Unsupported or UsageError for what they ask of a precision that cannot have it."""
+
 
 @dataclass(frozen=True)
 class Capture:

@@ -85,7 +85,9 @@ def choose(
     if chosen not in exporter.precisions:
         raise UnknownName(f"precision of {name}", chosen, exporter.precisions)
     precision_row(chosen)  # a plug-in's too: without a row nothing says how exact its artifacts must be
-    return Target(exporter, chosen, parse_options(exporter, options or {}))
+    parsed = parse_options(exporter, options or {})
+    parsed.require(chosen)
+    return Target(exporter, chosen, parsed)
 
 
 def _require_integers(name: str, chosen: str, exporter: Exporter[Any, Any], format: Format) -> None:

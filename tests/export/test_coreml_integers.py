@@ -18,6 +18,7 @@ from edgevit.export.base import Built, Context
 from edgevit.export.coreml.building import build
 from edgevit.export.coreml.integers import NOT_IN_PROGRAM
 from edgevit.export.coreml.options import CoreMlOptions
+from edgevit.export.targets import choose
 from edgevit.quantize.plan import APPLE_SINGLE, QuantPlan
 from edgevit.quantize.planning import plan_int8
 from edgevit.quantize.simulate import Simulation
@@ -110,13 +111,14 @@ def test_layers_that_read_one_value_share_its_pair(tmp_path: Path) -> None:
     assert layers.count('"quantize"') == layers.count('"dequantize"') == 1
 
 
-def test_a_package_for_an_ios_without_quantised_activations_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_package_for_an_ios_without_quantised_activations_is_refused_before_any_work_is_done() -> None:
     with pytest.raises(Unsupported, match="packages for iOS 16 compute nothing in int8") as refused:
-        built(mixed(), tmp_path, ONE, ios="16")
+        choose("coreml", "int8", {"ios": "16"})
     assert refused.value.hint == "use --option coreml.ios=17, or --option coreml.weights_only=true"
+    assert choose("coreml", "int8", {"ios": "16", "weights_only": "true"}).precision == "int8"
 
 
-@pytest.mark.parametrize("option", [{"floats": "fp32"}, {"weights_only": True}], ids=["floats", "weights_only"])
-def test_what_is_of_integers_is_not_taken_by_another_precision(option: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", [{"floats": "fp32"}, {"weights_only": "true"}], ids=["floats", "weights_only"])
+def test_what_is_of_integers_is_not_taken_by_another_precision(option: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=f"coreml.{next(iter(option))} is of integers"):
-        build(captured(mixed()), tmp_path, "fp16", CoreMlOptions(**option), Context())
+        choose("coreml", "fp16", option)

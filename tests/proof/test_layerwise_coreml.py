@@ -17,7 +17,7 @@ from edgevit import build
 from edgevit.artifact.files import hash_tree
 from edgevit.artifact.manifest import MANIFEST
 from edgevit.artifact.opened import Artifact
-from edgevit.errors import ParityFailed
+from edgevit.errors import BadArtifact, ParityFailed
 from edgevit.proof.layerwise import prove_layers
 from edgevit.quantize.alone import Layers
 from edgevit.quantize.plan import QuantPlan
@@ -202,3 +202,19 @@ def test_a_wrong_operator_is_found(
 ) -> None:
     with pytest.raises(ParityFailed, match=said):
         proved(artifact, layers, sabotage, tmp_path / "wrong")
+
+
+def test_a_pair_before_weights_that_alone_are_integers_is_found(artifact: Artifact) -> None:
+    plan = artifact.plan()
+    assert isinstance(plan, QuantPlan)
+    bare = plan.model_copy(update={"encoding": plan.encoding.model_copy(update={"activations": "float"})})
+    with open_session(artifact, threads=1) as session, pytest.raises(BadArtifact, match="weights alone are integers"):
+        session.operators(bare)
+
+
+def test_an_export_says_what_its_layers_show(tmp_path: Path) -> None:
+    made = build.export(mixed(), "coreml", out=tmp_path / "mixed", precision="int8", inputs=rows_of(64), batch="1-2")
+    parity = made.manifest.parity
+    assert (parity.status, parity.runtime, parity.batches) == ("verified", "coreml-reference", (1, 2))
+    assert parity.layers is not None
+    assert (parity.layers.operators, parity.layers.kernels) == (7, None)

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgevit.errors import ExportFailed, Unsupported, UsageError
+from edgevit.errors import ExportFailed, Unsupported
 from edgevit.export.base import Built, Capture, Context
 from edgevit.export.coreml.convert import convert
 from edgevit.export.coreml.integers import PASS, Emission
@@ -30,13 +30,10 @@ from edgevit.foreign import parse_json
 from edgevit.quantize.plan import APPLE, APPLE_SINGLE
 from edgevit.quantize.sites import sites_of
 
-INTEGERS_SINCE = 17  # iOS
-
 
 def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions, context: Context) -> Built:
     """Convert, save, and count what was saved. Raises Unsupported, ExportFailed."""
     check_image_input(capture, options)
-    check_integers(options, precision)
     context.progress("prepare the program", None)
     source = prepare(capture)
     floats = options.floats if precision == "int8" else precision
@@ -61,21 +58,6 @@ def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions
         found.append(layout_effect(operation_counts(plain), Counter(layer.op for layer in layers)))
     built = Built(entry=ENTRY, precision=report, versions=versions, notes=tuple(found))
     return replace(built, plan=emission.plan, operators=held(emission, layers)) if emission else built
-
-
-def check_integers(options: CoreMlOptions, precision: str) -> None:
-    """Unsupported, with the way out, where the packages of an iOS have no integers; UsageError for what only they
-    have."""
-    if precision != "int8":
-        if given := sorted({"floats", "weights_only"} & options.model_fields_set):
-            raise UsageError(f"coreml.{given[0]} is of integers", hint="add --precision int8, or leave it out")
-        return
-    if int(options.ios) < INTEGERS_SINCE and not options.weights_only:
-        raise Unsupported(
-            f"packages for iOS {options.ios} compute nothing in int8: activations are quantised from iOS "
-            f"{INTEGERS_SINCE} on",
-            hint=f"use --option coreml.ios={INTEGERS_SINCE}, or --option coreml.weights_only=true",
-        )
 
 
 def emission_of(capture: Capture, source: Source, options: CoreMlOptions) -> Emission:

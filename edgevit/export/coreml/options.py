@@ -7,8 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from edgevit.engines import apple
+from edgevit.errors import Unsupported, UsageError
 from edgevit.export.base import Options
 
+INTEGERS_SINCE = 17  # iOS, of activations
 ComputeUnits = Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"]
 
 
@@ -37,3 +39,15 @@ class CoreMlOptions(Options):
     author: str = Field(default="", description="author in the package's metadata")
     license: str = Field(default="", description="licence in the package's metadata")
     version: str = Field(default="", description="version in the package's metadata; default: edgevit and its version")
+
+    def require(self, precision: str) -> None:
+        """Unsupported where the packages of an iOS have no integers, UsageError for what only integers have."""
+        if precision != "int8":
+            if given := sorted({"floats", "weights_only"} & self.model_fields_set):
+                raise UsageError(f"coreml.{given[0]} is of integers", hint="add --precision int8, or leave it out")
+        elif int(self.ios) < INTEGERS_SINCE and not self.weights_only:
+            raise Unsupported(
+                f"packages for iOS {self.ios} compute nothing in int8: activations are quantised from iOS "
+                f"{INTEGERS_SINCE} on",
+                hint=f"use --option coreml.ios={INTEGERS_SINCE}, or --option coreml.weights_only=true",
+            )
