@@ -14,7 +14,7 @@ from edgevit.prediction.picture import Picture
 from edgevit.prediction.results import Failure, Prediction
 from edgevit.runtimes.base import Session
 from edgevit.runtimes.rows import run_rows
-from edgevit.tasks.base import Answer
+from edgevit.tasks.base import Answer, Row
 from edgevit.tasks.classify import Classes, best
 from edgevit.tasks.reading import Reading
 
@@ -84,11 +84,12 @@ def looked_at(reading: Reading, picture: Picture) -> Looked:
     return Looked(reading.steps(pixels).astype(reading.image.dtype, copy=False), (height, width))
 
 
-def read(session: Session, reading: Reading, looked: Sequence[Looked]) -> Iterator[Answer | None]:
-    """The answer for each; None where it is no number."""
+def read(session: Session, reading: Reading, looked: Sequence[Looked]) -> Iterator[tuple[Answer | None, Row]]:
+    """The answer for each, None where it is no number, and the outputs that say it."""
     outputs = outputs_of(session, reading, looked)
     for index, one in enumerate(looked):
-        yield reading.answer({name: array[index] for name, array in outputs.items()}, one.size)
+        row = {name: array[index] for name, array in outputs.items()}
+        yield reading.answer(row, one.size), row
 
 
 def outputs_of(session: Session, reading: Reading, looked: Sequence[Looked]) -> dict[str, Array]:

@@ -1,4 +1,5 @@
-"""Where answers go: lines for people, JSON, JSON lines, CSV. Each is written as it comes, so that none is lost."""
+"""Where answers go: lines for people, JSON, JSON lines, CSV, each written as it comes, so that none is lost; and the
+model's own outputs in an .npz."""
 
 from __future__ import annotations
 
@@ -9,16 +10,20 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
+import numpy as np
+
 from edgevit import render
+from edgevit.artifact.files import replaced
+from edgevit.artifact.manifest import Array
 from edgevit.disk import writing
 from edgevit.errors import UsageError
 from edgevit.prediction.album import Album
-from edgevit.prediction.results import Failure, Result
+from edgevit.prediction.results import Failure, Prediction, Result
 from edgevit.printable import as_json, printable
 from edgevit.terminal import unguarded
 
@@ -159,6 +164,38 @@ class Csv:
         self.file.close()
 
 
+class Npz:
+    """The model's own outputs, (pictures, …) by name, in one .npz: what another model takes with ``--inputs``. Written
+    after the last; a picture that failed has no row."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.rows: dict[str, list[Array]] = {}
+
+    def write(self, result: Result) -> None:
+        if not isinstance(result, Prediction) or result.outputs is None:
+            return
+        for name, row in result.outputs.items():
+            kept = self.rows.setdefault(name, [])
+            if kept and kept[0].shape != row.shape:
+                raise UsageError(
+                    f"{result.subject()}: {name} is {_shape(row)}, that of the pictures before {_shape(kept[0])}",
+                    hint="pictures of one size go into one .npz: ask about the others apart",
+                )
+            kept.append(np.array(row))
+
+    def end(self) -> None:
+        with writing(self.path), replaced(self.path) as scratch, open(scratch, "wb") as file:
+            np.savez(file, **{name: np.stack(rows) for name, rows in self.rows.items()})  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """It is written whole, or not."""
+
+
+def _shape(row: Array) -> str:
+    return "×".join(map(str, row.shape)) or "a number"
+
+
 def _cell(value: Any) -> Any:
     """A number as it is; anything else as text that is no formula and has no line ends."""
     if value is None:
@@ -172,13 +209,14 @@ def _cell(value: Any) -> Any:
 @dataclass(frozen=True)
 class Wanted:
     """Where answers are to go: files for each format, "-" being stdout, whether a JSON list is asked for, and where
-    pictures are drawn to."""
+    pictures are drawn to; ``npz`` is for the model's own outputs."""
 
     csv: str | None = None
     jsonl: str | None = None
     json: bool = False
     force: bool = False
     album: Album | None = None
+    npz: str | None = None
 
     @classmethod
     def of(cls, csv: str | None, jsonl: str | None, out: str | None, *, json: bool, force: bool) -> Wanted:
@@ -186,10 +224,12 @@ class Wanted:
         album = Album.of(out, force=force)
         if out is not None and album is None:
             ending = Path(out).suffix.lower()
+            if ending == ".npz":
+                return replace(cls.of(csv, jsonl, None, json=json, force=force), npz=out)
             if ending not in (".csv", ".jsonl"):
                 raise UsageError(
                     f"-o {out}: what ends so is not written",
-                    hint="OUT.csv or OUT.jsonl; of pictures OUT.png or a folder",
+                    hint="OUT.csv or OUT.jsonl; of pictures OUT.png or a folder; the model's own outputs OUT.npz",
                 )
             if (csv if ending == ".csv" else jsonl) is not None:
                 raise UsageError(f"-o {out} and --{ending[1:]} contradict each other", hint="give one of them")
@@ -201,7 +241,7 @@ class Wanted:
     @property
     def files(self) -> list[str]:
         """Those that are no stdout."""
-        return [path for path in (self.csv, self.jsonl) if path not in (None, STDOUT) and path is not None]
+        return [path for path in (self.csv, self.jsonl, self.npz) if path not in (None, STDOUT) and path is not None]
 
     def check(self, named: Sequence[str]) -> None:
         """UsageError for a file that exists, or is one of the pictures."""
@@ -220,7 +260,7 @@ class Wanted:
     def require_seen(self, draws: bool) -> None:
         """UsageError where pictures are wanted of answers that cannot be seen."""
         if self.album is not None and not draws:
-            hint = "-o OUT.csv or OUT.jsonl keeps them"
+            hint = "-o OUT.csv or OUT.jsonl keeps them, and OUT.npz all outputs"
             raise UsageError(f"-o {self.album.path}: this model's answers cannot be drawn", hint=hint)
 
     def drawn(self, results: Iterable[Result]) -> Iterable[Result]:
@@ -237,6 +277,8 @@ class Wanted:
             found.append(JsonLines(File(self.jsonl, force=self.force)))
         if self.json:
             found.append(Json())
+        if self.npz is not None:
+            found.append(Npz(self.npz))
         return Outputs(found or [Lines()])
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.embedded import BundleSession
 from edgevit.bundle.opened import Bundle, opened
-from edgevit.errors import ParityFailed, UsageError
+from edgevit.errors import ParityFailed, Unsupported, UsageError
 from edgevit.prediction.answering import Looked, classes, looked_at, one_by_one, read, together, told
 from edgevit.prediction.given import Image, pictures
 from edgevit.prediction.labels import check_labels, check_labels_of
 from edgevit.prediction.picture import Picture
 from edgevit.prediction.results import BundlePrediction, Failure, Prediction, classified
-from edgevit.prediction.tiling import Tiling, answer_of
+from edgevit.prediction.tiling import Tiling, answer_with_outputs
 from edgevit.prediction.videos import Sampling
 from edgevit.runtimes.base import Session, open_session
 from edgevit.tasks.reading import Reading
@@ -55,33 +55,44 @@ class Predictor:
         """The same, each as soon as it is done: for folders and videos whose answers no list should hold."""
         return self.answers(pictures(images, sampling))
 
-    def answers(self, found: Iterable[Picture | Failure], *, at_once: int = AT_ONCE) -> Iterator[Prediction | Failure]:
+    def answers(
+        self, found: Iterable[Picture | Failure], *, at_once: int = AT_ONCE, keep: bool = False
+    ) -> Iterator[Prediction | Failure]:
         """One result for each picture, in order; an artifact takes up to ``at_once`` of them together, as far as its
-        batch and the size of its outputs allow."""
+        batch and the size of its outputs allow. ``keep`` leaves the outputs themselves in the results. Unsupported
+        where they are of tiles."""
         if isinstance(self.session, BundleSession):  # whose answers say how long each took
-            return one_by_one(partial(self._fused, self.session), found)
+            return one_by_one(partial(self._fused, self.session, keep=keep), found)
+        if keep and Tiling.fits(self._reading):
+            raise Unsupported(
+                "this model makes a picture of tiles, which have no outputs of their own",
+                hint="-o FOLDER writes the pictures; edgevit.open_session gives the outputs of one tile",
+            )
         if Tiling.fits(self._reading) or self._reading.sizes is not None:
-            return one_by_one(partial(self._at_its_size, self.session), found)
+            return one_by_one(partial(self._at_its_size, self.session, keep=keep), found)
         fitting = max(1, BYTES_AT_ONCE // self._reading.row_bytes)
         count = min(self.session.artifact.manifest.batch.max, at_once, fitting)
-        return together(partial(looked_at, self._reading), partial(self._told, self.session), found, count)
+        telling = partial(self._told, self.session, keep=keep)
+        return together(partial(looked_at, self._reading), telling, found, count)
 
     def _told(
-        self, session: Session, found: Sequence[Picture], looked: Sequence[Looked]
+        self, session: Session, found: Sequence[Picture], looked: Sequence[Looked], *, keep: bool
     ) -> Iterator[Prediction | None]:
         doubts = session.artifact.manifest.model.weights.doubts()
-        for picture, answer in zip(found, read(session, self._reading, looked), strict=True):
-            yield told(Prediction, picture, answer, doubts=doubts)
+        for picture, (answer, row) in zip(found, read(session, self._reading, looked), strict=True):
+            yield told(Prediction, picture, answer, doubts=doubts, outputs=row if keep else None)
 
-    def _at_its_size(self, session: Session, picture: Picture) -> Prediction | None:
+    def _at_its_size(self, session: Session, picture: Picture, *, keep: bool) -> Prediction | None:
         """Of a model that gives pictures, or takes images of a range of sizes: one at a time."""
-        answer = answer_of(session, self._reading, picture)
-        return told(Prediction, picture, answer, doubts=session.artifact.manifest.model.weights.doubts())
+        answer, row = answer_with_outputs(session, self._reading, picture)
+        doubts = session.artifact.manifest.model.weights.doubts()
+        return told(Prediction, picture, answer, doubts=doubts, outputs=row if keep else None)
 
-    def _fused(self, session: BundleSession, picture: Picture) -> BundlePrediction | None:
+    def _fused(self, session: BundleSession, picture: Picture, *, keep: bool) -> BundlePrediction | None:
         gathered = session.answer(session.rows([picture.pixels()]))
         answer = classes(gathered.logits[0], self.names, self.top)
-        return told(BundlePrediction, picture, answer, gathered=gathered)
+        row = {"logits": gathered.logits[0]} if keep else None
+        return told(BundlePrediction, picture, answer, gathered=gathered, outputs=row)
 
     def close(self) -> None:
         """Release the model."""

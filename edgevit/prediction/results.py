@@ -58,12 +58,14 @@ class Prediction(Result):
     doubts   sentences on the model that gave it
     pixels   reads those of the picture; None where they are kept by nobody
     written  the file that the answer was drawn to
+    outputs  the model's own, one row of each by name, where they are wanted
     """
 
     answer: Answer
     doubts: tuple[str, ...] = field(default=(), kw_only=True)
     pixels: Callable[[], Array] | None = field(default=None, kw_only=True, repr=False, compare=False)
     written: str | None = field(default=None, kw_only=True)
+    outputs: Mapping[str, Array] | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     @property
     def top(self) -> tuple[Guess, ...]:

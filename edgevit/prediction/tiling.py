@@ -18,7 +18,7 @@ from edgevit.images import MAX_PIXELS, ImageError
 from edgevit.prediction.answering import Looked, looked_at, outputs_of, read
 from edgevit.prediction.picture import Picture
 from edgevit.runtimes.base import Session
-from edgevit.tasks.base import Answer
+from edgevit.tasks.base import Answer, Row
 from edgevit.tasks.reading import Reading
 
 OVERLAP = 4  # a quarter of the shorter side
@@ -124,9 +124,14 @@ class Tiling:
 def answer_of(session: Session, reading: Reading, picture: Picture) -> Answer | None:
     """That about one picture, at its own size as far as the model takes that, in tiles where it takes them; None where
     it is no number. ImageError for what is no picture, or too large."""
+    return answer_with_outputs(session, reading, picture)[0]
+
+
+def answer_with_outputs(session: Session, reading: Reading, picture: Picture) -> tuple[Answer | None, Row | None]:
+    """The same, and the outputs that say it; None of tiles."""
     if Tiling.fits(reading):
         pixels = picture.pixels(reading.steps.pixel_channels)
-        return Tiling.of(session, reading.tiling((pixels.shape[0], pixels.shape[1]))).answer(pixels)
+        return Tiling.of(session, reading.tiling((pixels.shape[0], pixels.shape[1]))).answer(pixels), None
     if reading.sizes is not None:
         pixels = picture.pixels(reading.steps.pixel_channels)
         reading = reading.seeing((pixels.shape[0], pixels.shape[1]))

@@ -29,7 +29,8 @@ _NAMED = typer.Argument(
 Named = Annotated[list[str], _NAMED]
 NamedIfAny = Annotated[list[str] | None, _NAMED]
 Rows = Annotated[
-    Path | None, of_data("--inputs", metavar="FILE", help="Instead of pictures rows of the model's inputs: an .npz.")
+    list[Path] | None,
+    of_data("--inputs", metavar="FILE", help="Instead of pictures rows of the model's inputs: an .npz; or several."),
 ]
 Every = Annotated[int | None, of_data("--every", metavar="N", min=1, help="Of a video, each N-th frame.")]
 Fps = Annotated[float | None, of_data("--fps", help="Of a video, at most so many frames a second of its own time.")]
@@ -73,7 +74,8 @@ def predict(
     picture, … What is broken is one line and does not stop the others.
 
     Folders are searched to the bottom, in the order of names. A bundle also says how many of its sub-models answered.
-    -o FOLDER draws what can be seen. --inputs asks about rows of other inputs than pictures.
+    -o FOLDER draws what can be seen, -o OUT.npz keeps the model's own outputs. --inputs asks about rows of other inputs
+    than pictures, such as those.
 
     Example: edgevit predict artifacts/vit_nano-onnx-fp32 photos clip.mp4 --fps 2 -o answers.csv
     """
@@ -84,7 +86,7 @@ def predict(
     if bool(inputs) == bool(rows):
         raise UsageError("predict takes pictures, or rows with --inputs", hint="name pictures, or give --inputs FILE")
     wanted = wanted_of(csv, jsonl, out, json=json, force=force)
-    wanted.check([*(inputs or ()), *([str(rows)] if rows else ())])
+    wanted.check([*(inputs or ()), *map(str, rows or ())])
     named = inputs_of(inputs or [], every, fps, frames)
     opening: dict[str, Any] = {"runtime": runtime, "threads": threads, "provider": provider, "trust": trust}
     names = read_labels(labels)
@@ -92,12 +94,13 @@ def predict(
         if without:
             raise UsageError("--without is of bundles, which take pictures", hint="drop it, or --inputs")
         wanted.require_seen(False)
-        with rows_answered(artifact, rows, top=top, labels=names, **opening) as (answers, columns):
+        keep = wanted.npz is not None
+        with rows_answered(artifact, rows, top=top, labels=names, keep=keep, **opening) as (answers, columns):
             deliver(answers, wanted, named, columns)
         return
     with open_predictor(artifact, top=top, labels=names, without=without or (), **opening) as predictor:
         wanted.require_seen(predictor.draws)
-        results = predictor.answers(named, at_once=1 if named.live else AT_ONCE)
+        results = predictor.answers(named, at_once=1 if named.live else AT_ONCE, keep=wanted.npz is not None)
         deliver(results, wanted, named, predictor.columns)
 
 

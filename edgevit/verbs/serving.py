@@ -297,6 +297,10 @@ def infer(
 
     wanted = wanted_of(csv, jsonl, out, json=json, force=force)
     wanted.check(inputs)
+    if wanted.npz is not None:
+        raise UsageError(
+            f"-o {wanted.npz}: a fleet's answers go to tables and pictures", hint="edgevit predict keeps outputs"
+        )
     deadline_s, place = seconds("--deadline", deadline), _where(where)
     columns, draws = table_of(path, top)
     wanted.require_seen(draws)

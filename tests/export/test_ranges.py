@@ -354,11 +354,11 @@ def test_what_is_fed_has_the_size_that_was_asked_for_and_the_key_knows_it(artifa
 
 def test_rows_of_any_size_of_the_range_are_answered(artifact: Artifact, tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", image=np.zeros((2, 3, 32, 64), np.float32))
-    with rows_answered(artifact.path, tmp_path / "rows.npz", top=1, labels=None) as (answers, _):
+    with rows_answered(artifact.path, [tmp_path / "rows.npz"], top=1, labels=None) as (answers, _):
         assert [answer.answer.classes.shape for answer in answers] == [(32, 64)] * 2
     np.savez(tmp_path / "wrong.npz", image=np.zeros((2, 3, 32, 60), np.float32))
     with (
         pytest.raises(UsageError, match="image takes images of 32-64x32-96/16, not 32x60"),
-        rows_answered(artifact.path, tmp_path / "wrong.npz", top=1, labels=None),
+        rows_answered(artifact.path, [tmp_path / "wrong.npz"], top=1, labels=None),
     ):
         pass
