@@ -242,5 +242,7 @@ def added(layer: Layer, bias: Array, encoding: Encoding) -> Array:
     """(O,) float64: what a layer's bias adds to its integer sums, in steps of ``sum_scales``."""
     if encoding.biases != "float16":
         return bias_integers(layer, bias).astype(np.float64)
-    found: Array = bias.astype(np.float16).astype(np.float64) / sum_scales(layer).astype(np.float64)
+    with np.errstate(over="ignore"):  # what float16 does not hold is computed in float32
+        halved = bias.astype(np.float16).astype(np.float64)
+    found: Array = np.where(np.isfinite(halved), halved, bias) / sum_scales(layer).astype(np.float64)
     return found

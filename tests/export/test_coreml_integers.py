@@ -122,3 +122,28 @@ def test_a_package_for_an_ios_without_quantised_activations_is_refused_before_an
 def test_what_is_of_integers_is_not_taken_by_another_precision(option: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=f"coreml.{next(iter(option))} is of integers"):
         choose("coreml", "fp16", option)
+
+
+class Large(torch.nn.Module):
+    """A layer whose results and bias float16 does not hold, between two that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.large, self.norm = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8), torch.nn.LayerNorm(8)
+        self.last = torch.nn.Linear(8, 5)
+        with torch.no_grad():
+            self.large.weight *= 1e5
+            self.large.bias[:] = torch.linspace(-2e5, 2e5, 8)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.norm(self.large(torch.tanh(self.first(image.flatten(1)[:, :8])))))
+        return out
+
+
+def test_a_layer_whose_numbers_are_beyond_half_is_computed_in_fp32(tmp_path: Path) -> None:
+    found, sites = built(Large().eval(), tmp_path, ONE)
+    assert found.plan is not None
+    assert "large.weight" in found.plan.layers
+    assert "large" in found.precision.kept_fp32
+    assert errors(tmp_path, sites, found.plan).max() < 2e-2
