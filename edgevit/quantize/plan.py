@@ -27,6 +27,7 @@ SMALLEST_HALF, LARGEST_HALF = 2.0**-24, 65504.0  # of float16
 _BIAS_LIMIT = 2.0**30  # of an int32 bias, half of what it holds, so that the sums added to it fit too
 
 Array = np.ndarray[Any, Any]
+WeightBits = Literal[7, 8]
 
 
 def _single(value: float) -> float:
@@ -83,6 +84,7 @@ class Layer(Strict):
     output   what they return, where that is put on a grid too: of convolutions, whose integer kernels give integers
     relu     whether ``output`` is behind a ReLU, which the grid's lower end then is
     scales   of the weight, one for every output channel; float32 numbers
+    bits     of the weight's integers
     """
 
     operator: Literal["conv", "linear"]
@@ -91,7 +93,7 @@ class Layer(Strict):
     output: Range | None
     relu: bool = False
     scales: tuple[Scale, ...]
-    bits: Literal[8] = 8
+    bits: WeightBits = 8
 
 
 class Calibration(Strict):
@@ -113,6 +115,7 @@ class Encoding(Strict):
     biases       float32 where the engine takes no others: the numbers that the integers are; float16 where it computes
                  in that: the nearest to the model's own
     floats       type of scales, and of what stays float
+    weights      bits of a weight: 7 for a processor that adds two products up in 16 bits, which those of 8 overflow
     """
 
     activations: Literal["uint8", "int8", "float"]
@@ -120,9 +123,11 @@ class Encoding(Strict):
     results: bool
     biases: Literal["int32", "float32", "float16"]
     floats: Literal["float32", "float16"] = "float32"
+    weights: WeightBits = 8
 
 
 X86 = Encoding(activations="uint8", symmetric=False, results=True, biases="int32")
+AVX2 = X86.model_copy(update={"weights": 7})
 ARM = Encoding(activations="int8", symmetric=False, results=True, biases="int32")
 NVIDIA = Encoding(activations="int8", symmetric=True, results=False, biases="float32")
 APPLE = Encoding(activations="int8", symmetric=True, results=False, biases="float16", floats="float16")
@@ -165,12 +170,21 @@ class QuantPlan(Strict):
         return self.model_copy(update={"layers": left, "kept": {**self.kept, **kept}})
 
 
+def _levels(bits: int) -> int:
+    """Of a weight on either side of zero."""
+    return int(2 ** (bits - 1) - 1)
+
+
 def _encoded(layer: Layer, encoding: Encoding) -> Layer:
     half = encoding.floats == "float16"
     grid = {"symmetric": encoding.symmetric, "half": half}
-    changed: dict[str, Any] = {"input": layer.input.model_copy(update=grid)}
-    if half:
-        changed["scales"] = tuple(map(float, halves(np.array(layer.scales))))
+    coarser = _levels(layer.bits) / _levels(encoding.weights)
+    scales = np.array([_single(scale * coarser) for scale in layer.scales])
+    changed: dict[str, Any] = {
+        "input": layer.input.model_copy(update=grid),
+        "scales": tuple(map(float, halves(scales) if half else scales)),
+        "bits": encoding.weights,
+    }
     if not encoding.results:
         changed |= {"output": None, "relu": False}
     elif layer.output is not None:
@@ -228,7 +242,8 @@ def sum_scales(layer: Layer) -> Array:
 def weight_integers(layer: Layer, values: Array) -> Array:
     """(O, …) int8 of a layer's weight."""
     scales = np.array(layer.scales, np.float32).reshape(-1, *[1] * (values.ndim - 1))
-    found: Array = np.clip(np.rint(values / scales), -WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8)
+    most = _levels(layer.bits)
+    found: Array = np.clip(np.rint(values / scales), -most, most).astype(np.int8)
     return found
 
 

@@ -14,14 +14,15 @@ import torch
 from integer_models import captured, mixed, rows_of
 
 from edgevit.artifact.manifest import Array, BatchRange
-from edgevit.errors import BadArtifact
+from edgevit.errors import BadArtifact, UsageError
 from edgevit.export.base import Capture
+from edgevit.export.onnx import OnnxOptions
 from edgevit.export.onnx.edit import constant_of, initializer
 from edgevit.export.onnx.graph import name_nodes, tidy
 from edgevit.export.onnx.integers import NOT_IN_GRAPH, Emitted, to_integers
 from edgevit.export.onnx.traced import build_graph
 from edgevit.quantize.pairs import Pairs
-from edgevit.quantize.plan import ARM, NVIDIA, X86, Encoding, QuantPlan
+from edgevit.quantize.plan import ARM, AVX2, NVIDIA, X86, Encoding, QuantPlan
 from edgevit.quantize.planning import plan_int8
 from edgevit.quantize.simulate import Simulation
 from edgevit.quantize.sites import Sites, sites_of
@@ -70,7 +71,7 @@ def test_onnx_runtime_computes_what_the_plan_says(batch: BatchRange, optimize: b
     assert errors.max() < 2e-2
 
 
-@pytest.mark.parametrize("encoding", [ARM, NVIDIA], ids=["arm", "nvidia"])
+@pytest.mark.parametrize("encoding", [ARM, NVIDIA, AVX2], ids=["arm", "nvidia", "avx2"])
 def test_the_graph_of_another_engine_computes_what_its_grids_say(encoding: Encoding, tmp_path: Path) -> None:
     sites, plan, found = emitted(captured(mixed()), tmp_path / "model.onnx", encoding=encoding)
     assert {one.name for one in found} == set(plan.layers)
@@ -80,6 +81,14 @@ def test_the_graph_of_another_engine_computes_what_its_grids_say(encoding: Encod
     assert len(Pairs(tmp_path / "model.onnx").operators(plan)) == len(found)
     with pytest.raises(BadArtifact, match=r"another (scale|zero point)"):
         Pairs(tmp_path / "model.onnx").operators(plan.encoded(X86))
+
+
+def test_no_two_products_overflow_16_bits_where_a_processor_adds_them_up_in_so_many(tmp_path: Path) -> None:
+    emitted(captured(mixed()), tmp_path / "model.onnx", encoding=AVX2)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    weights = [onnx.numpy_helper.to_array(one) for one in graph.initializer if one.name.endswith("_int8")]
+    assert {int(np.abs(one.astype(int)).max()) for one in weights} == {63}
+    assert 2 * 255 * 63 < 2**15 <= 2 * 255 * 127
 
 
 def test_tensorrt_is_given_no_zero_points_no_integer_biases_and_no_grids_of_results(tmp_path: Path) -> None:
@@ -150,3 +159,10 @@ def test_weights_are_stored_in_one_byte_each(tmp_path: Path) -> None:
     stored = [kind for name, kind in types.items() if name.endswith("_int8")]
     assert len(stored) >= 6
     assert set(stored) == {onnx.TensorProto.INT8}
+
+
+def test_how_integers_are_stored_is_not_asked_of_floats() -> None:
+    with pytest.raises(UsageError, match=r"onnx\.encoding is of integers"):
+        OnnxOptions(encoding="arm").require("fp32")
+    OnnxOptions(encoding="arm").require("int8")
+    OnnxOptions().require("fp32")

@@ -64,8 +64,20 @@ def test_a_right_artifact_passes(artifact: Artifact, layers: Layers, tmp_path: P
 def test_a_processor_that_cuts_8_bit_sums_off_opens_no_integers(artifact: Artifact, monkeypatch) -> None:
     monkeypatch.setattr("edgevit.cpu.flags", lambda: frozenset({"avx2", "avx512f"}))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    with pytest.raises(Unsupported, match="x86 with VNNI"):
+    with pytest.raises(Unsupported, match="x86 with VNNI") as refused:
         open_session(artifact, threads=1)
+    assert "onnx.encoding=avx2" in str(refused.value.hint)
+
+
+def test_the_same_processor_opens_integers_of_fewer_bits(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("edgevit.cpu.flags", lambda: frozenset({"avx2", "avx512f"}))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    narrow = build.export(
+        mixed(), "onnx", out=tmp_path / "narrow", precision="int8", inputs=rows_of(64), options={"encoding": "avx2"},
+        verify=False,
+    )  # fmt: skip
+    with open_session(narrow, threads=1) as session:
+        assert session.infer({"image": rows_of(1)["image"]})
 
 
 @pytest.mark.parametrize(

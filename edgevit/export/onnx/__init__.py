@@ -15,17 +15,18 @@ from pydantic import Field
 
 from edgevit import registry
 from edgevit.artifact.manifest import PrecisionReport
-from edgevit.errors import ExportFailed, Unsupported, first_line
+from edgevit.errors import ExportFailed, Unsupported, UsageError, first_line
 from edgevit.export.base import Built, Capture, Context, Graph, Options
 from edgevit.export.fp16 import PrecisionPlan
 from edgevit.export.onnx.graph import forget_lines, name_nodes, separate_outputs, tidy
 from edgevit.export.onnx.half import COMPUTE, count_compute, is_island, to_half
-from edgevit.quantize.plan import ARM, X86, Encoding
+from edgevit.quantize.plan import ARM, AVX2, X86, Encoding
 from edgevit.registry import ONNX_FILE
 
 ENTRY = "model.onnx"
 EXTERNAL = "model.onnx.data"
 GELU_OPSET = 20
+_ENCODINGS = {"x86": X86, "avx2": AVX2, "arm": ARM}
 PROTOBUF_LIMIT = 2_000_000_000  # bytes; protobuf refuses messages of 2 GiB, and the graph itself needs some
 
 
@@ -34,12 +35,19 @@ class OnnxOptions(Options):
 
     opset: int = Field(default=20, ge=18, le=23, description="ONNX operator set; Gelu is one operator from 20 on")
     optimize: bool = Field(default=True, description="edgevit's own graph rewrites")
-    encoding: Literal["x86", "arm"] = Field(
-        default="x86", description="of int8: unsigned activations, which x86 multiplies fastest, or signed ones for Arm"
+    encoding: Literal["x86", "avx2", "arm"] = Field(
+        default="x86",
+        description="of int8: unsigned activations for x86 with VNNI, weights of 7 bits for x86 without, or signed "
+        "activations for Arm",
     )
     external_limit: int = Field(
         default=PROTOBUF_LIMIT, ge=0, description="weights of more bytes than this go to model.onnx.data"
     )
+
+    def require(self, precision: str) -> None:
+        """UsageError for what only integers have."""
+        if precision != "int8" and "encoding" in self.model_fields_set:
+            raise UsageError("onnx.encoding is of integers", hint="add --precision int8, or leave it out")
 
 
 class OnnxExporter:
@@ -61,7 +69,7 @@ class OnnxExporter:
         """Build, check and save. Raises Unsupported, ExportFailed."""
         model = _graph(capture, options)
         if precision == "int8":
-            built = _integers(model, capture, self.encoding or {"x86": X86, "arm": ARM}[options.encoding])
+            built = _integers(model, capture, self.encoding or _ENCODINGS[options.encoding])
         else:
             built = _floats(model, capture, precision)
         separate_outputs(model, [spec.name for spec in capture.outputs])
