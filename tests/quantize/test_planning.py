@@ -15,6 +15,7 @@ from edgevit.errors import ExportFailed, Unsupported
 from edgevit.quantize.asked import Observer
 from edgevit.quantize.plan import Range
 from edgevit.quantize.planning import plan_int8
+from edgevit.quantize.simulate import Simulation
 from edgevit.quantize.sites import sites_of
 
 TAKEN = {"wide.weight", "deep.weight", "qkv.weight", "shared.weight", "table", "head.weight"}
@@ -116,3 +117,16 @@ def test_a_range_is_of_the_rows_and_nothing_else() -> None:
     first, second = (plan_int8(capture, rows_of(16, seed), "rows") for seed in (0, 1))
     assert first.sha256() == plan_int8(capture, rows_of(16, 0), "rows").sha256() != second.sha256()
     assert isinstance(first.layers["table"].input, Range)
+
+
+def test_weights_without_a_range_have_scales_and_compute_nothing_else() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)).eval()
+    torch.nn.init.zeros_(module[1].weight[3:])  # type: ignore[arg-type]
+    torch.nn.init.zeros_(module[2].weight)  # type: ignore[arg-type]
+    rows = {"input": rows_of(16, sides=(4,))["image"]}
+    capture = captured(module, **rows)
+    plan = plan_int8(capture, rows, "rows")
+    assert set(plan.layers) == {"1.weight", "2.weight"}
+    assert all(scale > 0 for layer in plan.layers.values() for scale in layer.scales)
+    found = Simulation(sites_of(capture.program), plan)(torch.from_numpy(rows["input"][:1]))
+    torch.testing.assert_close(found, module[2].bias[None].detach(), rtol=1e-6, atol=1e-6)  # type: ignore[arg-type,index]
