@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from int8_speed import FULL, GOALS, QUICK
 import edgevit
 from edgevit.data.source import open_data
 from edgevit.profiles import environment
-from edgevit.profiles.interleave import interleave
+from edgevit.profiles.interleave import interleave, least_blocks
 from edgevit.quantize.calibration import Held, calibration_images
 from edgevit.registry import version_of
 
@@ -143,9 +143,13 @@ def accuracy(name: str, weights: str, python: str) -> dict[str, Any]:
                 try:
                     made |= judged(opened(path, 2), images, labels, base) | {"bytes": size(path)}
                 except Exception as exc:  # a model that was made and does not run is a result too
-                    made["failed"] = str(exc).strip().splitlines()[0][:300]
+                    made["failed"] = _first_line(exc)
     float_top1 = float((base.argmax(1) == labels).mean())
     return {"model": name, "weights": weights, "judged_on": source, "float_top1": float_top1, "tools": tools}
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).strip().splitlines()[0][:300]
 
 
 def size(path: Path) -> int:
@@ -162,9 +166,15 @@ def speed(name: str, python: str, *, quick: bool) -> dict[str, Any]:
         for tool, made in tools.items():
             if "file" in made:
                 path = Path(made.pop("file"))
-                calls[tool] = partial(opened(path, 1), image)
+                try:
+                    (run := opened(path, 1))(image)
+                except Exception as exc:
+                    made["failed"] = _first_line(exc)
+                    continue
+                calls[tool] = partial(run, image)
                 made["size"] = size(path) / size(files.fp32.path / "model.onnx")
-        taken = interleave(calls, QUICK if quick else FULL)
+        plan = QUICK if quick else FULL
+        taken = interleave(calls, replace(plan, blocks=max(plan.blocks, least_blocks(len(calls)))))
     for tool, made in tools.items():
         if tool in calls:
             made["ratio"] = asdict(taken.compare("fp32", tool).ratio)
