@@ -5,10 +5,10 @@
     python benchmarks/train_fashion.py --take FOLDER          # checkpoints that were trained with these recipes before
     python benchmarks/train_fashion.py --sample               # edgevit/data/fashion_sample again; no training
 
-Where the files are missing this INSTALLS the package ``dataset-fashion-mnist``, as train_idx.py does. Hours on two
-cores; an interrupted run goes on where it was. A checkpoint's data is called ``fashion``, the sample, so that exports
-from a clean clone have rows of what it was trained on: its pictures to train on are among the 60,000, those held out
-among the 10,000. The accuracy in it is of all 10,000.
+Where the files are missing this INSTALLS the package ``dataset-fashion-mnist``, as train_idx.py does. An hour or two on
+two cores; an interrupted run goes on where it was. The data of a checkpoint is called ``fashion``, the sample, so that
+exports from a clean clone have rows of what it was trained on: its pictures to train on are among the 60,000, those
+held out among the 10,000. The accuracy in it is of all 10,000.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ UNDER_WAY = Path.home() / ".cache" / "edgevit-train-fashion"
 RECIPES = {
     "efficientformer_nano": ["--epochs", "8", "--batch-size", "128", "--lr", "3e-3"],
     "fmvit_nano": ["--epochs", "6", "--batch-size", "128", "--lr", "3e-3"],
-    "vit_nano": ["--epochs", "8", "--batch-size", "128", "--lr", "4e-3", "--weight-decay", "0.1"],
+    "vit_nano": ["--epochs", "16", "--batch-size", "128", "--lr", "3e-3", "--weight-decay", "0.1", "--no-augment"],
 }
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 SAMPLE = {"train": ("train", 26), "held-out": ("t10k", 50)}  # file, pictures of each class
