@@ -238,7 +238,7 @@ def test_models_lists_the_zoo_with_counts_of_both_forms() -> None:
     assert {"name", "params", "macs", "params_train", "macs_train", "image_size", "source", "weights"} <= set(
         records["fmvit_s"]
     )
-    assert records["fmvit_nano"]["weights"] == ["digits"]
+    assert records["fmvit_nano"]["weights"] == ["digits", "fashion"]
     for name in ("fmvit_t", "fmvit_l", "efficientformer_l7", "efficientformerv2_l", "vit_large", "vit_edvit"):
         assert records[name]["params"] <= records[name]["params_train"]
 

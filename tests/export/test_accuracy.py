@@ -84,8 +84,8 @@ def test_photos_are_decoded_one_at_a_time(insects: str, monkeypatch: pytest.Monk
     there: weakref.WeakSet[Decoded] = weakref.WeakSet()
     most = []
 
-    def decoded(path: Path) -> Decoded:
-        found = decode(path).view(Decoded)
+    def decoded(path: Path, *, channels: int | None) -> Decoded:
+        found = decode(path, channels=channels).view(Decoded)
         there.add(found)
         most.append(len(there))
         return found

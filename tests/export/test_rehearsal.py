@@ -28,7 +28,7 @@ def test_what_where_how_and_how_long_it_took(tmp_path: Path) -> None:
         "artifact": str(tmp_path / "x"),
         "target": "onnx",
         "precision": "fp32",
-        "options": {"opset": 18, "optimize": True, "external_limit": 2_000_000_000},
+        "options": {"opset": 18, "optimize": True, "encoding": "x86", "external_limit": 2_000_000_000},
         "vacant": True,
         "last_seconds": None,
         "last_built": None,
