@@ -14,3 +14,12 @@ def shared_module(modules: Sequence[str]) -> str:
             break
         common.append(parts[0])
     return ".".join(common)
+
+
+def module_of(node: str) -> str | None:
+    """PyTorch module path in a node name of ours, ``blocks.0.mlp.fc1/Gemm``; "" for the model's own, None for others.
+
+    Engines that fuse or convert nodes keep such a name as a prefix of theirs.
+    """
+    path, slash, _ = node.partition("/")
+    return None if not slash else "" if path == "model" else path

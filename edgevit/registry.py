@@ -135,6 +135,14 @@ EXPORTERS: Mapping[str, Row] = {
         here="edgevit.export.coreml.here:here",
         no_onnx="Core ML is built from PyTorch",
     ),
+    "openvino": Row(
+        "openvino",
+        "edgevit.export.openvino.exporter:OpenVinoExporter",
+        "edgevit[export,openvino]",
+        ("openvino", "onnx", "onnxscript", "torch"),
+        "OpenVINO IR, fp32 or fp16 weights, for Intel's processors and GPUs and any other CPU",
+        onnx=("openvino", *ONNX_FILE),
+    ),
     "tvm": Row(
         "tvm",
         "edgevit.export.tvm.exporter:TvmExporter",
@@ -158,11 +166,11 @@ RUNTIMES: Mapping[str, Row] = {
     ),
     "openvino": Row(
         "openvino",
-        "edgevit.runtimes.openvino:OpenVinoRuntime",
+        "edgevit.runtimes.openvino.device:OpenVinoRuntime",
         "edgevit[openvino]",
         ("openvino",),
         "OpenVINO, CPU by default; computes in the precision it states",
-        formats=("onnx",),
+        formats=("openvino", "onnx"),
     ),
     "tensorrt": Row(
         "tensorrt",

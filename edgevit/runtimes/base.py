@@ -36,15 +36,6 @@ class LayerTime:
     ms: float
 
 
-def module_of(node: str) -> str | None:
-    """PyTorch module path in a node name of ours, ``blocks.0.mlp.fc1/Gemm``; "" for the model's own, None for others.
-
-    Engines that fuse or convert nodes keep such a name as a prefix of theirs.
-    """
-    path, slash, _ = node.partition("/")
-    return None if not slash else "" if path == "model" else path
-
-
 def parse_options(texts: Iterable[str]) -> dict[str, str]:
     """``KEY=VALUE`` strings as a runtime's options; UsageError for anything else. The runtime knows the keys."""
     found: dict[str, str] = {}

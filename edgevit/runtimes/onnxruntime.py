@@ -26,10 +26,11 @@ from edgevit.errors import (
     UsageError,
     first_line,
 )
+from edgevit.module_paths import module_of
 from edgevit.quantize.operators import Operator
 from edgevit.quantize.plan import QuantPlan
 from edgevit.registry import absent
-from edgevit.runtimes.base import LayerTime, Session, module_of
+from edgevit.runtimes.base import LayerTime, Session
 from edgevit.runtimes.limit import Limit, limit_of
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import pytest
 
 from edgevit.engines.nvidia import FLAVORS
 from edgevit.errors import ExportFailed, MissingDependency, Unsupported
+from edgevit.export.onnx.places import Places
 from edgevit.export.tensorrt.exporter import known_capabilities, make_lock
 from edgevit.export.tensorrt.flavor import choose_flavor, driver_for
 from edgevit.export.tensorrt.layers import (
@@ -20,7 +21,7 @@ from edgevit.export.tensorrt.layers import (
 )
 from edgevit.export.tensorrt.options import TensorRtOptions, check_flavor_has
 from edgevit.export.tensorrt.progress import Phases, make_monitor
-from edgevit.export.tensorrt.refusals import ParserError, Places, build_refused, parser_refused
+from edgevit.export.tensorrt.refusals import ParserError, build_refused, parser_refused
 from edgevit.export.tensorrt.targets import JETSONS, choose_sms, parse_sms, sm_names
 
 TENSORRT, RTX = FLAVORS["tensorrt"], FLAVORS["rtx"]

@@ -17,7 +17,7 @@ from edgevit.artifact.files import hash_tree
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, UsageError
 from edgevit.runtimes.base import Session
-from edgevit.runtimes.openvino import OpenVinoRuntime, device_name
+from edgevit.runtimes.openvino.device import OpenVinoRuntime, device_name
 from edgevit.runtimes.rows import run_rows
 
 EXPORTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -186,7 +186,7 @@ def test_nothing_is_sent_and_nothing_written(make_artifact: Any, tmp_path: Path)
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "from pathlib import Path\n"
         "from edgevit.artifact.opened import Artifact\n"
-        "from edgevit.runtimes.openvino import OpenVinoRuntime\n"
+        "from edgevit.runtimes.openvino.device import OpenVinoRuntime\n"
         "artifact = Artifact.open(sys.argv[1])\n"
         "with OpenVinoRuntime().open(artifact, threads=1, provider=None, options={}) as session:\n"
         "    session.infer({name: rows[:1] for name, rows in artifact.golden()[0].items()})\n"

@@ -18,6 +18,7 @@ from typing import Any
 from edgevit import worker
 from edgevit.engines.nvidia import FLAVORS, Name
 from edgevit.errors import EdgeVitError, ExportFailed
+from edgevit.export.onnx.places import Places
 from edgevit.export.tensorrt.integers import Integers, hold
 from edgevit.export.tensorrt.layers import (
     LISTING,
@@ -33,7 +34,7 @@ from edgevit.export.tensorrt.layers import (
     network_layers,
 )
 from edgevit.export.tensorrt.progress import make_monitor
-from edgevit.export.tensorrt.refusals import ParserError, Places, build_refused, parser_refused
+from edgevit.export.tensorrt.refusals import ParserError, build_refused, parser_refused
 
 LAYERS = "layers.json"
 _ERRORS_KEPT = 4

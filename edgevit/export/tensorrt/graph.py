@@ -7,8 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
-from edgevit.export.onnx.graph import LINE, MODULE
-from edgevit.export.tensorrt.refusals import Places
+from edgevit.export.onnx.places import Places
 
 _MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
 
@@ -18,13 +17,7 @@ def prepare_graph(path: Path) -> Places:
     model = onnx.load(path, load_external_data=False)
     if cast_bytes_first(model):
         onnx.save(model, path)
-    nodes = model.graph.node
-    lines = {node.name: line for node in nodes if (line := _said(node, LINE))}
-    return Places({node.name: _said(node, MODULE) for node in nodes}, lines)
-
-
-def _said(node: NodeProto, key: str) -> str:
-    return str(next((entry.value for entry in node.metadata_props if entry.key == key), ""))
+    return Places.of(model)
 
 
 def cast_bytes_first(model: ModelProto) -> bool:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edgevit.errors import EdgeVitError, ExportFailed, Unsupported
+from edgevit.export.onnx.places import Places, node_in, place_of
 
 _TURING = re.compile(r"Cannot compile operation '(?P<node>[^']+)' for \w+ \(SM(?P<sm>\d+)\): (?P<why>[^.]+)\.")
 _NO_PLUGIN = "was not found in plugin registry"  # it has the operator elsewhere, in a library of its own
 _WORKSPACE = "within workspace limit"
 _OTHER_TARGET = "rewrite that part of the model, or use -t onnx with ONNX Runtime's CUDA provider"
-
-
-@dataclass(frozen=True)
-class Places:
-    """ONNX node -> the PyTorch module, and the line of its forward, that it came from."""
-
-    modules: Mapping[str, str]
-    lines: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,19 +74,6 @@ def build_refused(errors: Sequence[str], places: Places, title: str) -> EdgeVitE
     node = node_in(text, places.modules)
     about = f" at {node}{place_of(node, places, named=False)}" if node else ""
     return ExportFailed(f"{title} could not build the engine{about}: {text or 'it gave no reason'}", hint=_OTHER_TARGET)
-
-
-def place_of(node: str, places: Places, *, named: bool = True) -> str:
-    """ " (node blocks.0/Det, module blocks.0, model.py:42)", as much of it as is known."""
-    parts = [f"node {node}"] if node and named else []
-    parts += [f"module {places.modules[node]}"] if places.modules.get(node) else []
-    parts += [places.lines[node]] if places.lines.get(node) else []
-    return f" ({', '.join(parts)})" if parts else ""
-
-
-def node_in(text: str, modules: Mapping[str, str]) -> str:
-    """The longest node name that ``text`` mentions, "" when there is none."""
-    return max((name for name in modules if name and name in text), key=len, default="")
 
 
 def _one_line(text: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from edgevit.module_paths import shared_module
-from edgevit.runtimes.base import LayerTime, module_of
+from edgevit.module_paths import module_of, shared_module
+from edgevit.runtimes.base import LayerTime
 
 LAYERS = "layers.json"
 _DTYPES = {"float": "float32", "fp32": "float32", "half": "float16", "fp16": "float16"}

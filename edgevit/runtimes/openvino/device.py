@@ -1,4 +1,5 @@
-"""OpenVINO: a second engine for ONNX files. The precision it computes in is asked for, read back and stated.
+"""OpenVINO: the engine of its own IR, and a second one for ONNX files. The precision it computes in is asked for, read
+back and stated.
 
 On processors with bf16 units OpenVINO would compute a float32 model in bf16 unasked; here it does what was asked for or
 refuses. It sends no usage data and writes no cache.
@@ -6,10 +7,8 @@ refuses. It sends no usage data and writes no cache.
 
 from __future__ import annotations
 
-import contextlib
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -17,30 +16,15 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
-from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported
-from edgevit.runtimes.base import LayerTime, Session, module_of
-
-
-@contextlib.contextmanager
-def _without_usage_data() -> Iterator[None]:
-    """``import openvino`` reports itself to Google Analytics and writes ~/intel. Without this package it uses its own
-    stub, and all else works. One that the caller has imported already is left alone."""
-    name = "openvino_telemetry"
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
-with _without_usage_data():
-    import openvino as ov
+from edgevit.engines.intel import ov, said_by, words_of
+from edgevit.errors import EdgeVitError, UnknownName, Unsupported
+from edgevit.module_paths import module_of
+from edgevit.runtimes.base import LayerTime, Session
+from edgevit.runtimes.openvino.reading import read_model
 
 DEVICES = ("cpu", "gpu", "npu")  # not AUTO, HETERO or MULTI: they choose the device themselves
 PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}  # hint, capability
+_OWN = ("bf16",)  # precisions of artifacts that are computed in, and not only stored
 _UNTIMED_RUNS = 3  # of a trace: the first inferences allocate
 _LAYOUT = r"_[a-fA-F]{2,6}(?:\d+[a-f])*"  # a memory layout, abcd or aBcd8b: inserted reorders are FROM_abcd_acdb_TO
 
@@ -66,9 +50,11 @@ class OpenVinoSession(Session):
 
     runtime = "openvino"
 
-    def __init__(self, artifact: Artifact, threads: int, compiled: Any, device: str, traced: Any) -> None:
+    def __init__(
+        self, artifact: Artifact, threads: int, compiled: Any, device: str, traced: Any, words: Mapping[str, str]
+    ) -> None:
         super().__init__(artifact, threads)
-        self._traced = traced
+        self._traced, self.words = traced, dict(words)
         self._ports = {spec.name: compiled.input(spec.name) for spec in self.inputs}
         self._results = {spec.name: compiled.output(spec.name) for spec in self.outputs}
         self._request = compiled.create_infer_request()
@@ -119,9 +105,10 @@ class OpenVinoSession(Session):
 
 
 class OpenVinoRuntime:
-    """Opens onnx artifacts.
+    """Opens openvino and onnx artifacts.
 
-    Options: ``precision`` = fp32 (default) | bf16 | fp16, what it computes in, whatever the weights are stored in.
+    Options: ``precision`` = fp32 | bf16 | fp16, what it computes in, whatever the weights are stored in; default: bf16
+    of an artifact that was proved in it, else fp32.
     """
 
     name = "openvino"
@@ -130,13 +117,12 @@ class OpenVinoRuntime:
         """A session on exactly the device that was asked for. Raises as ``device_name``; Unsupported for a precision
         that the device does not compute in; BadArtifact for a file that OpenVINO refuses or that is not the
         manifest's."""
-        precision = _precision(options)
+        precision = _precision(options, artifact)
         core = ov.Core()
         device = device_name(provider, core.available_devices)
         _check_precision(core, device, precision)
         settings = _settings(device, threads, precision)
-        model = _read(core, artifact)
-        _check_names(artifact, model)
+        model = read_model(core, artifact)
         try:
             compiled = core.compile_model(model, device, settings)
         except Exception as exc:
@@ -150,14 +136,16 @@ class OpenVinoRuntime:
         def traced() -> Any:
             return core.compile_model(model, device, {**settings, "PERF_COUNT": True})
 
-        return OpenVinoSession(artifact, threads, compiled, device, traced)
+        return OpenVinoSession(artifact, threads, compiled, device, traced, words_of(model))
 
 
-def _precision(options: Mapping[str, Any]) -> str:
+def _precision(options: Mapping[str, Any], artifact: Artifact) -> str:
+    """What was asked for, or what the artifact was proved in: weights in fewer bits are multiplied in fp32."""
     for key in options:
         if key != "precision":
             raise UnknownName("option of openvino", key, ("precision",))
-    asked = str(options.get("precision", "fp32"))
+    own = artifact.manifest.precision if artifact.manifest.precision in _OWN else "fp32"
+    asked = str(options.get("precision", own))
     if asked not in PRECISIONS:
         raise UnknownName("precision of openvino", asked, PRECISIONS)
     return asked
@@ -188,27 +176,6 @@ def _settings(device: str, threads: int, precision: str) -> dict[str, Any]:
     return found
 
 
-def _read(core: Any, artifact: Artifact) -> Any:
-    try:
-        return core.read_model(str(artifact.entry))
-    except Exception as exc:
-        raise BadArtifact(
-            f"OpenVINO {ov.__version__} cannot open {artifact.named}: {said_by(exc)}", hint="export anew"
-        ) from exc
-
-
-def _check_names(artifact: Artifact, model: Any) -> None:
-    """BadArtifact unless every input and output of the file goes by a name of the manifest's, and none is left."""
-    manifest = artifact.manifest
-    for kind, specs, ports in (("inputs", manifest.inputs, model.inputs), ("outputs", manifest.outputs, model.outputs)):
-        ours, theirs = sorted(spec.name for spec in specs), [port.get_names() for port in ports]
-        if len(ours) != len(theirs) or not all(any(name in names for names in theirs) for name in ours):
-            shown = ", ".join(sorted(" = ".join(sorted(names)) or "unnamed" for names in theirs))
-            raise BadArtifact(
-                f"the {kind} of {artifact.named} are {shown}; the manifest says {', '.join(ours)}", hint="export anew"
-            )
-
-
 def _shown(value: Any) -> str:
     """A property of OpenVINO in our words: its f32 is our fp32."""
     if isinstance(value, ov.Type):
@@ -220,10 +187,3 @@ def _shown(value: Any) -> str:
 def _module(node: str) -> str | None:
     """``module_of``, where a reorder between two nodes belongs to the one that asked for it."""
     return module_of(re.sub(f"^.+{_LAYOUT}{_LAYOUT}_", "", node))
-
-
-def said_by(exc: Exception) -> str:
-    """OpenVINO's own words without the lines that name its source files."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    words = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
-    return (words or lines or [type(exc).__name__])[0][:300]

@@ -1,0 +1,1 @@
+"""OpenVINO: runs its own IR, and ONNX files."""
