@@ -97,6 +97,8 @@ def main() -> None:
             app(prog_name="edgevit")  # python -m edgevit is the same program
         except SystemExit as end:
             code = end.code
+            if isinstance(end.__context__ and end.__context__.__cause__, KeyboardInterrupt):
+                render.fail("interrupted")
             sys.stdout.flush()  # here, where it can be said that it failed
             raise
     except EdgeVitError as error:

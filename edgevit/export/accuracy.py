@@ -39,9 +39,10 @@ def anew(decided: tuple[Any, ...], made: Callable[[], Measured], holds: Callable
     return made()
 
 
-def are_classes(outputs: Sequence[TensorSpec]) -> bool:
-    """Whether answers are classes; those of an embedding, though it may be of as many numbers, are judged otherwise."""
-    return any(output.role == "logits" for output in outputs)
+def logits_among(outputs: Sequence[TensorSpec]) -> TensorSpec | None:
+    """The scores of classes; None where answers are no classes. Those of an embedding, though it may be of as many
+    numbers, are judged otherwise."""
+    return next((output for output in outputs if output.role == "logits"), None)
 
 
 def measure_accuracy(

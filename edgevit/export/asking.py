@@ -18,16 +18,16 @@ from edgevit.models.eager.outputs import named_outputs
 from edgevit.models.eager.weighing import Weighing
 
 
-def logits_of(module: nn.Module) -> Callable[[Array], Array | None]:
-    """Rows of images -> the float32 model's logits, None where it has none."""
+def logits_of(module: nn.Module, name: str = "logits") -> Callable[[Array], Array | None]:
+    """Rows of images -> the float32 model's logits, its output ``name``; None where it has none."""
     asked = _Asked(module, "logits")
 
     def answer(rows: Array) -> Array | None:
         known = []
         for found in asked.parts(rows):
-            if "logits" not in found:
+            if name not in found:
                 return None
-            known.append(found["logits"].numpy().copy())  # logits that are a view would keep all that they are of
+            known.append(found[name].numpy().copy())  # logits that are a view would keep all that they are of
         logits: Array = np.concatenate(known)
         return logits
 

@@ -22,6 +22,7 @@ from edgevit.export.rows import take_rows
 from edgevit.export.untraceable import untraceable
 from edgevit.images import Preprocess
 from edgevit.models.eager.copying import copied, deep
+from edgevit.models.eager.faults import contained
 from edgevit.models.eager.fixing import asking
 from edgevit.models.eager.outputs import named_outputs, require_rows
 from edgevit.models.eager.promotion import in_full
@@ -113,7 +114,7 @@ def capture(
             _input_spec(name, array, batch, name == "image" if image is None else image)
             for name, array in inputs.items()
         ),
-        outputs=tuple(_output_spec(name, tensor, batch) for name, tensor in named.items()),
+        outputs=tuple(output_spec(name, tensor, batch) for name, tensor in named.items()),
         batch=batch,
         calibration=dict(inputs),
         metadata=dict(metadata or {}),
@@ -143,7 +144,7 @@ def capture_range(
         require_faithful(module, program_module(program), sizing, alone, tried)
     _check_sides(program, named)
     ((name, own),) = inputs.items()
-    outputs = [_output_spec(name, tensor, batch) for name, tensor in named.items()]
+    outputs = [output_spec(name, tensor, batch) for name, tensor in named.items()]
     return Capture(
         module=module,
         program=program,
@@ -216,22 +217,18 @@ def batches(rows: Mapping[str, Array], batch: BatchRange) -> Iterator[tuple[Tens
 def run(module: nn.Module, arguments: tuple[Tensor, ...]) -> Any:
     """One eager call without gradients; ExportFailed when the module does not take these inputs."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), contained():
             return module(*arguments)
     except EdgeVitError:
         raise
-    except (Exception, SystemExit) as exc:
+    except Exception as exc:
         shapes = ", ".join(f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in arguments)
         raise ExportFailed(
-            f"the model does not run on inputs of shape {shapes}: {_said(exc)}",
+            f"the model does not run on inputs of shape {shapes}: {first_line(exc)}",
             hint=_ARGUMENTS
             if "required positional argument" in str(exc)
             else "check the image size, or the example inputs",
         ) from exc
-
-
-def _said(exc: BaseException) -> str:
-    return f"forward ends the process (exit {exc.code})" if isinstance(exc, SystemExit) else first_line(exc)
 
 
 def _checked(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -247,7 +244,8 @@ def _input_spec(name: str, array: Array, batch: BatchRange, image: bool) -> Tens
     return TensorSpec(name=name, dtype=_dtype(name, str(array.dtype)), shape=shape, role="image" if image else named)
 
 
-def _output_spec(name: str, tensor: Tensor, batch: BatchRange) -> TensorSpec:
+def output_spec(name: str, tensor: Tensor, batch: BatchRange) -> TensorSpec:
+    """What an output is, with the role that its name says. Unsupported for numbers that no artifact holds."""
     dtype = _dtype(name, str(tensor.dtype).removeprefix("torch."))
     shape = ("batch" if batch.dynamic else batch.min, *tensor.shape[1:])
     return TensorSpec(name=name, dtype=dtype, shape=shape, role=_OUTPUT_ROLES.get(name, "tensor"))
@@ -266,7 +264,7 @@ def _export(
     free = {**rows, **(sizing.dims() if sizing else {})}
     shapes: Any = tuple(free for _ in examples) if free else None
     try:
-        with torch.no_grad(), _in_known_operators(), warnings.catch_warnings():
+        with torch.no_grad(), contained(), _in_known_operators(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, examples, dynamic_shapes=_by_signature(module, shapes), strict=False)
     except EdgeVitError:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgevit.export.capture import run
+from edgevit.artifact.manifest import BatchRange
+from edgevit.export.capture import output_spec, run
 from edgevit.export.rows import Rows
 from edgevit.models.eager.copying import copied
 from edgevit.models.eager.features import are_features
 from edgevit.models.eager.outputs import named_outputs
 from edgevit.models.eager.promotion import in_full
+from edgevit.models.macs import dry_run
 from edgevit.models.spec import ModelSpec
 from edgevit.request import ExportRequest
 from edgevit.tasks.base import load_task
@@ -35,6 +39,23 @@ def meaning_of(source: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRe
     outputs = named_outputs(result)
     task = "embed" if are_features(source, outputs) else _guess(outputs, isinstance(result, Tensor), arguments)
     return Meaning(load_task(task), said=False)
+
+
+def with_classes(source: nn.Module, spec: ModelSpec, request: ExportRequest) -> ModelSpec:
+    """``spec`` with as many classes as an image gets scores, of a model that is said to be a classifier and says no
+    number: its head may have no weights, or give its scores beside other outputs."""
+    asked = request.task or spec.task or ("classify" if request.labels else None)
+    if asked != "classify" or spec.num_classes is not None or spec.image_size is None:
+        return spec
+    result = dry_run(source, spec.image_size, spec.channels)
+    if isinstance(result, Exception):  # the run on real rows says what it is
+        return spec
+    task = load_task(asked)
+    named = named_outputs(result, task.alone)
+    outputs = [output_spec(name, value, BatchRange(min=1, max=1)) for name, value in named.items()]
+    roles = task.roles(outputs)
+    scores = next(one for one in outputs if roles[one.name] == "logits")
+    return replace(spec, num_classes=scores.rows(1)[1])
 
 
 def _is_published(spec: ModelSpec) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 from edgevit.artifact.goodness import RecordedAccuracy, RecordedQuality
 from edgevit.artifact.manifest import ModelInfo, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
-from edgevit.export.accuracy import are_classes, measure_accuracy
+from edgevit.export.accuracy import logits_among, measure_accuracy
 from edgevit.export.asking import logits_of, outputs_of
 from edgevit.export.base import Capture, Progress, silent
 from edgevit.export.cache.findings import ACCURACY, ANSWERS, MACS, NOISE
@@ -22,7 +22,7 @@ from edgevit.export.cache.recall import Recall, recall_for
 from edgevit.export.capture import bake_preprocess as baked
 from edgevit.export.capture import capture, capture_range
 from edgevit.export.legalise.stacked import unstacked
-from edgevit.export.meaning import meaning_of
+from edgevit.export.meaning import meaning_of, with_classes
 from edgevit.export.noise import noise
 from edgevit.export.prepared import Answers, Levels, Prepared, Sized, worst
 from edgevit.export.quality import measure_quality
@@ -50,7 +50,7 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     """Everything before the target: form, real rows, capture, float64 reference. Errors of each step."""
     say("load the model", None)
     source, request = in_range(load(request.model), request)
-    spec = _spec(source, request)
+    spec = with_classes(source, _spec(source, request), request)
     spec = spec if request.labels is not None else labelled(spec, request.data)
     recall = recall_for(request, spec.source)
     preprocess = _preprocess(spec, request)
@@ -93,7 +93,7 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         preprocess=_stored_preprocess(preprocess, request),
         labels=_labels(spec, request),
         reparam=reparam,
-        accuracy=_accuracy(source, spec, request, recall, say) if are_classes(captured.outputs) else None,
+        accuracy=_accuracy(source, captured, spec, request, recall, say),
         quality=_quality(source, captured, spec, request, meaning),
         notes=(
             *spec.notes,
@@ -279,14 +279,14 @@ def _data(spec: ModelSpec, request: ExportRequest) -> str | None:
 
 
 def _accuracy(
-    source: nn.Module, spec: ModelSpec, request: ExportRequest, recall: Recall, say: Progress
+    source: nn.Module, captured: Capture, spec: ModelSpec, request: ExportRequest, recall: Recall, say: Progress
 ) -> RecordedAccuracy | None:
-    data = _data(spec, request)
-    if data is None or spec.preprocess is None:
+    data, logits = _data(spec, request), logits_among(captured.outputs)
+    if data is None or spec.preprocess is None or logits is None:
         return None
     say(f"accuracy on {data}", None)
     return measure_accuracy(
-        logits_of(source),
+        logits_of(source, logits.name),
         data,
         spec.preprocess,
         spec.num_classes,

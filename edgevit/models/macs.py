@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from edgevit.models.eager.copying import copied
+from edgevit.models.eager.faults import contained
 from edgevit.models.eager.watching import Watching
 
 Found = TypeVar("Found")
@@ -90,7 +91,7 @@ class _Counter(Watching):
 
 
 def _count(module: nn.Module, inputs: Sequence[Tensor]) -> int:
-    with torch.no_grad(), _Counter() as counter:
+    with torch.no_grad(), _Counter() as counter, contained():
         module(*inputs)
     return int(counter.flops) // 2
 
@@ -110,7 +111,8 @@ def asked_of_copy(
     image = torch.empty(1, channels, *size)
     with torch.no_grad():
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), contained():
                 return ask(hollow_copy(module).eval(), image.to("meta"))
         except Exception:  # perhaps only because there is no data: ask again with some
-            return ask(copied(module).eval(), image.zero_())
+            with contained():
+                return ask(copied(module).eval(), image.zero_())

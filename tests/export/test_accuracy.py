@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,30 @@ def test_a_perfect_model_is_perfect_whatever_the_order_of_its_classes(insects: s
     wrong = measure_accuracy(logits_of(Bright()), insects, STEPS, 2, ("ant", "bee"))
     assert wrong is not None
     assert wrong.top1 == 0.0
+
+
+class Heads(nn.Module):
+    """The scores of ``Bright`` under a name of their own, beside features; no weights at all."""
+
+    image_size = 4
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return {"features": image.flatten(2), "scores": Bright()(image)}
+
+
+def test_a_classifier_that_says_no_number_of_classes_is_judged_by_those_it_has(insects: str, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"data": insects, "labels": ("bee", "ant"), "image_size": (4, 4), "preprocess": STEPS}
+    for name, model in (("alone", Bright()), ("heads", Heads())):
+        made = export(model, "onnx", out=tmp_path / name, task="classify", threads=1, **asked)
+        assert made.manifest.model.classes == 2
+        assert made.manifest.accuracy is not None
+        assert made.manifest.accuracy.top1 == 1.0
+        assert verify(made.path, data=insects, threads=1).accuracy.top1 == 1.0
+    again = export(
+        str(made.path / "model.onnx"), "onnx", out=tmp_path / "file", task="classify",
+        data=insects, labels=("bee", "ant"), threads=1,
+    )  # fmt: skip
+    assert again.manifest.accuracy == made.manifest.accuracy
 
 
 def test_export_records_the_accuracy_that_verify_measures(insects: str, tmp_path: Path) -> None:

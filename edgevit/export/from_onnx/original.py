@@ -45,6 +45,15 @@ Rows = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
+class Scored:
+    """Which of the outputs tells ``classes`` apart, and what those are called."""
+
+    output: int
+    classes: int
+    labels: Sequence[str] | None
+
+
+@dataclass(frozen=True)
 class Original:
     """The file, asked in a worker process.
 
@@ -97,14 +106,14 @@ class Original:
         return worst((levels, _levels(dict(zip(outputs, found.values(), strict=True)), outputs)))
 
     def accuracy(
-        self, data: str, preprocess: Preprocess, classes: int, labels: Sequence[str] | None, group: int
+        self, data: str, preprocess: Preprocess, scored: Scored, group: int
     ) -> RecordedAccuracy | None:
         """Top-1 on labelled data; None where its labels are not this model's classes."""
         with tempfile.TemporaryDirectory(prefix="edgevit-accuracy-") as folder:
             path, weights = self._source(Path(folder))
             payload = {
                 "path": path, "folder": weights, "threads": checked_threads(self.threads), "group": group, "data": data,
-                "preprocess": preprocess.model_dump_json(), "classes": classes, "labels": labels and list(labels),
+                "preprocess": preprocess.model_dump_json(), **vars(scored),
             }  # fmt: skip
             found = _called("accuracy_in_worker", payload)["accuracy"]
         return RecordedAccuracy.model_validate(found) if found else None

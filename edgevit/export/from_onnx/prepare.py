@@ -8,10 +8,10 @@ from pathlib import Path
 
 from edgevit.cpu import checked_threads
 from edgevit.errors import Unsupported, UsageError
-from edgevit.export.accuracy import are_classes
+from edgevit.export.accuracy import logits_among
 from edgevit.export.base import Progress, silent
 from edgevit.export.from_onnx.file import check_there
-from edgevit.export.from_onnx.original import Original
+from edgevit.export.from_onnx.original import Original, Scored
 from edgevit.export.from_onnx.source import read_source
 from edgevit.export.prepared import Levels, Prepared
 from edgevit.request import ExportRequest, ModelChoice
@@ -77,9 +77,11 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
     if source.preprocess is not None and request.data is not None:
         bench = Bench(source.meaning(classes).task, capture.outputs, source.preprocess, labels)
         quality = original.quality(request.data, bench, reference.group)
-    if source.preprocess and request.data is not None and classes is not None and are_classes(capture.outputs):
+    logits = logits_among(capture.outputs)
+    if source.preprocess and request.data is not None and classes is not None and logits is not None:
         say(f"accuracy on {request.data}", None)
-        accuracy = original.accuracy(request.data, source.preprocess, classes, labels, reference.group)
+        scores = Scored(capture.outputs.index(logits), classes, labels)
+        accuracy = original.accuracy(request.data, source.preprocess, scores, reference.group)
     return Prepared(
         request=request,
         info=source.info(original, classes),

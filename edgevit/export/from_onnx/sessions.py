@@ -158,8 +158,8 @@ def accuracy_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
     group, (name,) = payload["group"], model.inputs
 
     def logits_of(rows: Array) -> Array:
-        (found,) = model.grouped({name: rows}, group, len(rows)).values()
-        return np.asarray(found)
+        found = list(model.grouped({name: rows}, group, len(rows)).values())
+        return np.asarray(found[payload["output"]])
 
     labels = payload["labels"]
     preprocess = Preprocess.model_validate_json(payload["preprocess"])

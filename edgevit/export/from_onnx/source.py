@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx import ModelProto, NodeProto
 
-from edgevit.artifact.manifest import ModelInfo, WeightsInfo
+from edgevit.artifact.manifest import BatchRange, ModelInfo, TensorSpec, WeightsInfo
 from edgevit.artifact.shelf import Named
 from edgevit.errors import UsageError
 from edgevit.export.base import Graph
@@ -86,7 +86,11 @@ class Source:
         return read_graph(self.file.path, pinned, self.cut)
 
     def classes(self, reference: Answers) -> int | None:
-        """How many classes a model of images tells apart: its one output is a row of scores; None for anything else."""
+        """How many classes a model of images tells apart: its one output is a row of scores, or one of several is where
+        that is said; None for anything else."""
+        if self.image is not None and self.request.task == "classify":
+            outputs = self.meaning(None).named(_specs(reference, self.request.batch))
+            return next(spec.rows(1)[1] for spec in outputs if spec.role == "logits")
         first, *others = reference.whole.outputs.values()
         scores = not others and first.ndim == 2 and first.dtype == np.float32 and first.shape[1] > 1
         squashed = maker(self.file.model, "Sigmoid") is not None  # each class alone: predict would compare them
@@ -120,9 +124,7 @@ class Source:
         return Graph(
             model=original.graph,
             inputs=tuple(input_spec(name, array, batch, image=image) for name, array in rows.inputs.items()),
-            outputs=self.meaning(classes).named(
-                [output_spec(name, array, batch) for name, array in reference.whole.outputs.items()]
-            ),
+            outputs=self.meaning(classes).named(_specs(reference, batch)),
             batch=batch,
             calibration=rows.inputs,
             metadata=self._metadata(labels),
@@ -209,3 +211,7 @@ def maker(model: ModelProto, op_type: str) -> NodeProto | None:
     while node is not None and node.op_type == "Identity":
         node = made.get(node.input[0])
     return node if node is not None and node.op_type == op_type else None
+
+
+def _specs(reference: Answers, batch: BatchRange) -> list[TensorSpec]:
+    return [output_spec(name, array, batch) for name, array in reference.whole.outputs.items()]

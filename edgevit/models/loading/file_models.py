@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edgevit.errors import UnknownName, UsageError
 from edgevit.foreign import TEXT_BYTES, read_bounded
+from edgevit.models.eager.faults import contained, require_tree
 from edgevit.models.eager.heads import ends_in_head
 from edgevit.models.loading.choice import file_of
 from edgevit.models.loading.visiting import visiting
@@ -52,6 +53,7 @@ def file_model(name: str, *, num_classes: int | None, image_size: Size | None) -
             made = found(**options)
     if not isinstance(made, nn.Module):
         raise UsageError(f"{name} returned {_kind(made)}, not a torch.nn.Module", hint=_instead(made))
+    require_tree(made)
     default = getattr(parameters.get("image_size"), "default", None)
     if image_size is None and default is not None and default is not inspect.Parameter.empty:
         image_size = as_size(default, f"the default image_size of {name}")
@@ -68,7 +70,7 @@ def give_shapes(module: nn.Module, size: Size, channels: int | None = None) -> N
     """Lazy layers take their shapes from one image of so many ``channels`` (None: 3): before weights are loaded into
     them, or they are copied."""
     if any(nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
-        with suppress(Exception), torch.no_grad():  # whoever runs it next says why it cannot
+        with suppress(Exception), torch.no_grad(), contained():  # whoever runs it next says why it cannot
             module.eval()(torch.zeros(1, channels or 3, *(declared_size(module, "the model") or size)))
 
 

@@ -20,6 +20,7 @@ from edgevit import registry
 from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 from edgevit.models import zoo
+from edgevit.models.eager.faults import require_tree
 from edgevit.models.eager.wrappers import in_float32, plain, unwrapped
 from edgevit.models.loading import file_models
 from edgevit.models.loading.checkpoint import Checkpoint, CheckpointMeta, read_checkpoint
@@ -64,6 +65,7 @@ def create_model(
 def load(model: ModelChoice) -> nn.Module:
     """The module that was chosen, in eval mode; one that was given, out of its wrappers. Errors of ``create_model``."""
     if not isinstance(model.source, str):
+        require_tree(model.source)
         return plain(model.source.eval())
     check(model)
     source, name = named(model.source)

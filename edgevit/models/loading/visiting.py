@@ -16,7 +16,8 @@ from types import ModuleType
 
 import torch
 
-from edgevit.errors import EdgeVitError, UsageError, first_line
+from edgevit.errors import EdgeVitError, UsageError
+from edgevit.models.eager.faults import named, raised_on_purpose
 from edgevit.models.loading.torchvision_ops import declare_torchvision_ops
 
 _BESIDE: dict[str, Path] = {}  # modules that came from a folder of the user's, and which
@@ -37,9 +38,11 @@ def visiting(path: Path, doing: str, heard: io.StringIO | None = None) -> Iterat
             yield
     except SystemExit as exc:
         raise _ended(exc, path, doing, heard) from exc
-    except (EdgeVitError, KeyboardInterrupt):
+    except EdgeVitError:
         raise
     except BaseException as exc:
+        if isinstance(exc, KeyboardInterrupt) and not raised_on_purpose(exc):
+            raise
         raise UsageError(f"{doing} raised {_described(exc, path)}", hint="EDGEVIT_DEBUG=1 shows where") from exc
     finally:
         _remember(path.parent, set(sys.modules) - before)
@@ -135,7 +138,7 @@ def _ended(exc: SystemExit, path: Path, doing: str, heard: io.StringIO | None) -
 
 def _described(exc: BaseException, path: Path) -> str:
     """Its type and first line, and the line of the user's file (or of one beside it) where it was."""
-    said = f"{type(exc).__name__}: {first_line(exc)}" if str(exc).strip() else type(exc).__name__
+    said = named(exc)
     if isinstance(exc, SyntaxError):  # names its file and line itself
         return said
     frames = [frame for frame in traceback.extract_tb(exc.__traceback__) if Path(frame.filename).parent == path.parent]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgevit.errors import UnknownName, Unsupported, UsageError
+from edgevit.errors import ExportFailed, UnknownName, Unsupported, UsageError
+from edgevit.export.capture import run
 from edgevit.models import create_model
 from edgevit.models.spec import spec_of
 from edgevit.steps import Steps
@@ -93,6 +94,31 @@ def test_whatever_a_file_raises_when_imported_is_one_sentence(write, statement, 
 def test_the_factory_too_may_end_the_program(write):
     with pytest.raises(UsageError, match=r"mine\.py:build ended the program"):
         create_model(write("def build(): import sys; sys.exit(1)"))
+
+
+def test_a_factory_that_interrupts_is_no_ctrl_c(write):
+    with pytest.raises(UsageError, match=r"mine\.py:build raised KeyboardInterrupt \(mine\.py, line \d+\)"):
+        create_model(write("def build(): raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        create_model(write("import os, signal\ndef build():\n    os.kill(os.getpid(), signal.SIGINT)\n    return net()"))
+
+
+@pytest.mark.parametrize("raised", ["SystemExit(0)", "KeyboardInterrupt", "GeneratorExit", "Odd('x')", "RecursionError"])
+def test_whatever_a_forward_raises_it_ends_no_more_than_the_model(write, raised):
+    text = f"class Odd(BaseException): pass\nclass build(nn.Module):\n    def forward(self, x): raise {raised}\n"
+    module = create_model(write(text))
+    with pytest.raises(ExportFailed, match="the model does not run on inputs of shape .*: ") as caught:
+        run(module, (torch.zeros(1, 3, 4, 4),))
+    assert raised.partition("(")[0] in str(caught.value) or "forward ends the process (exit 0)" in str(caught.value)
+
+
+def test_a_module_inside_itself_is_refused(write):
+    text = "def build():\n    made = nn.Sequential(net())\n    made[0].parent = made\n    return made"
+    with pytest.raises(UsageError, match="the model holds itself: parent of ") as caught:
+        create_model(write(text))
+    assert caught.value.hint
+    shared = create_model(write("def build():\n    one = nn.Conv2d(3, 3, 1)\n    return nn.Sequential(one, one)"))
+    assert len(shared) == 2
 
 
 def test_arguments_are_the_files_own_and_ours_come_back(write, monkeypatch):
