@@ -105,9 +105,7 @@ class Original:
         outputs = want.whole.outputs
         return worst((levels, _levels(dict(zip(outputs, found.values(), strict=True)), outputs)))
 
-    def accuracy(
-        self, data: str, preprocess: Preprocess, scored: Scored, group: int
-    ) -> RecordedAccuracy | None:
+    def accuracy(self, data: str, preprocess: Preprocess, scored: Scored, group: int) -> RecordedAccuracy | None:
         """Top-1 on labelled data; None where its labels are not this model's classes."""
         with tempfile.TemporaryDirectory(prefix="edgevit-accuracy-") as folder:
             path, weights = self._source(Path(folder))
