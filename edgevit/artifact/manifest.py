@@ -109,6 +109,12 @@ class TensorSpec(Strict):
         shape = tuple(sides.get(axis, side) for axis, side in enumerate(self.shape))
         return TensorSpec(name=self.name, dtype=self.dtype, shape=shape, role=self.role, sides=self.sides)
 
+    def spans(self, batch: tuple[int, int], sizes: SizeRange | None) -> list[tuple[int, int]]:
+        """The lowest and the highest that each side may be."""
+        ends = [self, self] if sizes is None else [self.at(sizes.lowest), self.at(sizes.highest)]
+        both = zip(*(end.shape for end in ends), strict=True)
+        return [batch if low == "batch" or high == "batch" else (low, high) for low, high in both]
+
     def taken(self, shape: tuple[int, ...], sizes: SizeRange) -> Sides:
         """The size of the images in an array of that shape, if it is an input; UsageError unless it is in the range."""
         known = {formula: shape[int(axis)] for axis, formula in self.sides.items() if len(shape) == len(self.shape)}
@@ -244,6 +250,7 @@ class Kernels(Strict):
         description="operators that ran in integers, by kind; null where the runtime is not the device's engine"
     )
     floats: dict[str, int] = Field(description="convolutions and matrix products that ran in floats, by kind")
+    unmet: tuple[str, ...] = Field(default=(), description="operators of integers that ran in floats all the same")
 
     def sentence(self) -> str:
         """``23 of 23 operators ran in integers (23 QGemm); in floats 1 Conv, 9 MatMul``."""
@@ -253,7 +260,9 @@ class Kernels(Strict):
             ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
             for kinds in (self.kernels, self.floats)
         )
-        return f"{sum(self.kernels.values())} of {self.operators} operators ran in integers ({ran}); in floats {floats}"
+        unmet = f", and of the plan {', '.join(self.unmet)}" if self.unmet else ""
+        count = sum(self.kernels.values())
+        return f"{count} of {self.operators} operators ran in integers ({ran}); in floats {floats}{unmet}"
 
 
 class LayerProof(Kernels):
@@ -262,7 +271,9 @@ class LayerProof(Kernels):
 
     rows: int = Field(ge=1)
     worst: Error = Field(description="error of a float result, as a share of its largest value")
-    steps: Fraction = Field(description="share of the results on a grid that are one step from the plan's, none is two")
+    steps: Fraction = Field(
+        description="share of the results that are one step from the plan's, or made of such an input"
+    )
 
 
 class Parity(Strict):

@@ -24,7 +24,7 @@ def bounds_of(levels: Mapping[str, Noise], precision: str) -> dict[str, OutputBo
         noise = level.error if math.isfinite(level.error) else _OVERFLOW
         tolerance = tolerance_for(noise, precision)
         hanging = None if level.free is None else tolerance_for(max(level.free, level.error), precision)
-        median = None if level.median is None else median_tolerance(level.median)
+        median = None if level.median is None else min(median_tolerance(level.median), tolerance)
         found[name] = OutputBound(
             tolerance=tolerance, noise=noise, decided=level.margin is not None, hanging=hanging, median=median
         )

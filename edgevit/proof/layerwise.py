@@ -51,7 +51,10 @@ def kernels_of(session: Session) -> Kernels:
     inputs, _ = session.artifact.golden()
     feeds = {name: np.resize(rows, (manifest.batch.min, *rows.shape[1:])) for name, rows in inputs.items()}
     kernels, floats = session.kernels(feeds)
-    return Kernels(operators=manifest.integers.operators, kernels=kernels, floats=floats)
+    unmet: tuple[str, ...] = ()
+    if sum(kernels.values()) < manifest.integers.operators:
+        unmet = session.in_floats(feeds, operators_of(session)[0])
+    return Kernels(operators=manifest.integers.operators, kernels=kernels, floats=floats, unmet=unmet)
 
 
 def operators_of(session: Session) -> tuple[Sequence[Operator], QuantPlan]:

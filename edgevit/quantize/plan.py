@@ -52,6 +52,12 @@ class Grid(Strict):
         found: Array = np.clip(scaled, 0, LEVELS).astype(np.uint8)
         return found
 
+    def nearest(self, values: Array) -> Array:
+        """The float32 numbers of the grid in place of values."""
+        steps = self.integers(values).astype(np.float32) - np.float32(self.zero_point)
+        found: Array = steps * np.float32(self.scale)
+        return found
+
 
 class Range(Strict):
     """Smallest and largest value that a grid has to hold; zero is always between them.
@@ -116,6 +122,8 @@ class Encoding(Strict):
                  in that: the nearest to the model's own
     floats       type of scales, and of what stays float
     weights      bits of a weight: 7 for a processor that adds two products up in 16 bits, which those of 8 overflow
+    rounding     own where the engine finds an activation's step by other products of floats than a division by the
+                 scale: what lies within a float's rounding of the border of two steps then goes to either
     """
 
     activations: Literal["uint8", "int8", "float"]
@@ -124,12 +132,15 @@ class Encoding(Strict):
     biases: Literal["int32", "float32", "float16"]
     floats: Literal["float32", "float16"] = "float32"
     weights: WeightBits = 8
+    rounding: Literal["exact", "own"] = "exact"
 
 
 X86 = Encoding(activations="uint8", symmetric=False, results=True, biases="int32")
 AVX2 = X86.model_copy(update={"weights": 7})
 ARM = Encoding(activations="int8", symmetric=False, results=True, biases="int32")
 NVIDIA = Encoding(activations="int8", symmetric=True, results=False, biases="float32")
+# OpenVINO computes what it is written, as long as activations are unsigned and results are put on no grid of their own.
+INTEL = Encoding(activations="uint8", symmetric=False, results=False, biases="float32", rounding="own")
 APPLE = Encoding(activations="int8", symmetric=True, results=False, biases="float16", floats="float16")
 APPLE_SINGLE = Encoding(activations="int8", symmetric=True, results=False, biases="float32")
 

@@ -141,7 +141,7 @@ class _Running(fx.Interpreter):
         x = arguments[one.site.places[0]]
         result = one.sums(self.simulation.moved(x), arguments)
         if self.simulation.kept is not None:
-            self.simulation.kept[n.name] = (x, result)
+            self.simulation.kept[n.name] = (x.clone(), result.clone())  # what follows may write into either
         return self._end(n, result)
 
     def _end(self, n: fx.Node, result: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from typing_extensions import Self
 
-from edgevit import registry, signing
+from edgevit import cpu, registry, signing
 from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.cpu import checked_threads
@@ -110,6 +110,11 @@ class Session:
         floats. Unsupported where the engine is mute."""
         raise Unsupported(f"{self.runtime} does not tell which layers it runs in integers")
 
+    def in_floats(self, feeds: Mapping[str, Array], operators: Sequence[Operator]) -> tuple[str, ...]:
+        """Names of those of its operators of integers that one inference runs in floats; none where the engine is
+        mute."""
+        return ()
+
     def operators(self, plan: QuantPlan) -> Sequence[Operator]:
         """Those of its integers as the file has them. BadArtifact unless each is as ``plan`` says, Unsupported where
         the file cannot be read here."""
@@ -185,6 +190,19 @@ def open_session(
 def _rebuilds(runtime: str) -> bool:
     """Whether a runtime makes the source model anew and compares its weights, instead of opening a file."""
     return "*" in registry.row("runtime", runtime).formats
+
+
+def require_whole_sums(artifact: Artifact) -> None:
+    """Unsupported where two products of its integers do not fit in the 16 bits that this processor adds them up in."""
+    if not cpu.saturating():
+        return
+    plan = artifact.plan()
+    if plan is not None and plan.encoding.weights == 8:
+        raise Unsupported(
+            "needs a processor that adds 8-bit products without cutting them off: x86 with VNNI, which this is not",
+            hint=f"for this one export with --option {artifact.manifest.target}.encoding=avx2, whose weights have 7 "
+            "bits, or --precision fp32",
+        )
 
 
 def default_runtime(artifact: Artifact, *, timed: bool = False) -> str:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
-from edgevit import cpu
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import (
@@ -30,7 +29,7 @@ from edgevit.module_paths import module_of
 from edgevit.quantize.operators import Operator
 from edgevit.quantize.plan import QuantPlan
 from edgevit.registry import absent
-from edgevit.runtimes.base import LayerTime, Session
+from edgevit.runtimes.base import LayerTime, Session, require_whole_sums
 from edgevit.runtimes.limit import Limit, limit_of
 
 if TYPE_CHECKING:
@@ -190,8 +189,8 @@ class OnnxRuntime:
         """A session on exactly the provider that was asked for. Raises as ``provider_name``; BadArtifact when ONNX
         Runtime refuses the file or its inputs and outputs are not the manifest's."""
         wanted = provider_name(provider)
-        if wanted == CPU and cpu.saturating():
-            _require_whole_sums(artifact)
+        if wanted == CPU:
+            require_whole_sums(artifact)
         made = session_options(threads, options)
         try:
             # Without enable_fallback=0 the Python wrapper prints a line and goes on with the CPU.
@@ -207,16 +206,6 @@ class OnnxRuntime:
             )
         _check_names(artifact, session)
         return OnnxRuntimeSession(artifact, threads, session, options)
-
-
-def _require_whole_sums(artifact: Artifact) -> None:
-    """Unsupported where two products of its integers do not fit in the 16 bits that this processor adds them up in."""
-    plan = artifact.plan()
-    if plan is not None and plan.encoding.weights == 8:
-        raise Unsupported(
-            "needs a processor that adds 8-bit products without cutting them off: x86 with VNNI, which this is not",
-            hint="for this one export with --option onnx.encoding=avx2, whose weights have 7 bits, or --precision fp32",
-        )
 
 
 def _refused(artifact: Artifact, wanted: str, exc: Exception) -> EdgeVitError:

@@ -18,7 +18,7 @@ from edgevit.errors import ParityFailed
 from edgevit.export.cache.findings import NOISE
 from edgevit.export.described import bounds_of
 from edgevit.export.noise import noise
-from edgevit.export.prepared import Answers, Levels
+from edgevit.export.prepared import Answers, Levels, Noise
 from edgevit.export.reference import answers
 from edgevit.proof.parity import judge
 from edgevit.proof.reference import Reference
@@ -184,3 +184,8 @@ def test_an_artifact_that_hangs_on_a_coin_stays_unverified_whatever_four_rows_sa
     found = edgevit.verify(artifact.path)
     assert any("the export itself compared 16 rows" in doubt for doubt in found.unchecked)
     assert Artifact.open(artifact.path).manifest.parity.status == "unverified"
+
+
+def test_the_median_row_is_never_allowed_more_than_any_row() -> None:
+    (bound,) = bounds_of({"output": Noise(0.2, None, None, 0.2)}, "int8").values()
+    assert bound.median == bound.tolerance == 0.1

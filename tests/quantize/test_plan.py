@@ -151,3 +151,15 @@ def test_a_bias_in_half_is_the_nearest_float16_and_not_a_number_of_steps() -> No
     found = added(made, bias, APPLE) * sum_scales(made)
     np.testing.assert_allclose(found, np.float16(0.1), rtol=1e-12)
     assert float(added(made, bias, X86)[0]).is_integer()
+
+
+@given(st.floats(-1e6, 0, width=32), st.floats(0, 1e6, width=32), st.integers(0, 2**32 - 1))
+def test_the_nearest_numbers_of_a_grid_are_of_the_same_integers_and_stay_where_they_are(
+    low: float, high: float, seed: int
+) -> None:
+    grid = Range(low=low, high=high).grid()
+    values = np.random.default_rng(seed).uniform(low, high, 64).astype(np.float32)
+    found = grid.nearest(values)
+    assert found.dtype == np.float32
+    assert (grid.integers(found) == grid.integers(values)).all()
+    assert (grid.nearest(found) == found).all()

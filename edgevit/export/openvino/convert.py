@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgevit import worker
-from edgevit.engines.intel import ov
+from edgevit.engines.intel import bound, mark, ov
 from edgevit.export.fp16 import FP16_MAX, weight_trouble
 from edgevit.export.onnx.places import Places
 from edgevit.export.openvino.counts import layer_counts
-from edgevit.export.openvino.job import Job, Side
+from edgevit.export.openvino.job import Job
 from edgevit.export.openvino.refusals import refusal
 from edgevit.module_paths import module_of
 from edgevit.registry import version_of
@@ -28,25 +28,16 @@ def convert(payload: dict[str, Any]) -> dict[str, Any]:
     worker.report("read the graph", None)
     try:
         model = core.read_model(job.onnx)
-        _reshape(model, job.shapes)
+        bound(model, job.shapes)
     except Exception as exc:
         raise refusal(exc, job.kinds, Places(job.modules, job.lines)) from exc
+    if job.marks:
+        mark(model, job.marks)
     worker.report("save", None)
     kept = _save_half(core, model, Path(job.xml)) if job.half else {}
     if not job.half:
         ov.save_model(model, job.xml, compress_to_fp16=False)
     return {"version": version_of("openvino"), "layers": layer_counts(core.read_model(job.xml)), "kept": kept}
-
-
-def _reshape(model: Any, shapes: Mapping[str, Sequence[Side]]) -> None:
-    """Free sides with their bounds: read from ONNX they have none."""
-    if shapes:
-        sides = {name: [_dimension(side) for side in given] for name, given in shapes.items()}
-        model.reshape({name: ov.PartialShape(given) for name, given in sides.items()})
-
-
-def _dimension(side: Side) -> Any:
-    return ov.Dimension(side) if isinstance(side, int) else ov.Dimension(*side)
 
 
 def _save_half(core: Any, model: Any, xml: Path) -> dict[str, str]:

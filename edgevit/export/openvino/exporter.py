@@ -7,23 +7,27 @@ import time
 from pathlib import Path
 
 from edgevit.artifact.manifest import PrecisionReport
+from edgevit.errors import ExportFailed
 from edgevit.export.base import Built, Capture, Context, Graph
 from edgevit.export.compiler import run_compiler
 from edgevit.export.onnx import ENTRY as ONNX_FILE
 from edgevit.export.onnx import OnnxExporter, OnnxOptions
 from edgevit.export.openvino.job import make_job
 from edgevit.export.openvino.options import OpenVinoOptions
+from edgevit.precisions import INTEGER_PRECISIONS
+from edgevit.quantize.plan import INTEL
 
 ENTRY = "model.xml"
 CONVERT = "edgevit.export.openvino.convert:convert"
-COMPUTES = {"fp32": "fp32", "fp16": "fp32"}  # precision -> what a session computes in, unless it is told otherwise
+COMPUTES = {"fp32": "fp32", "fp16": "fp32", "int8": "fp32"}  # precision -> what floats are computed in
+_ENCODINGS = {"x86": INTEL, "avx2": INTEL.model_copy(update={"weights": 7})}
 
 
 class OpenVinoExporter:
     """Captured program, or an ONNX file's graph -> IR."""
 
     name = "openvino"
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "int8")
     options = OpenVinoOptions
     one_size = ""
 
@@ -32,17 +36,31 @@ class OpenVinoExporter:
     ) -> Built:
         """Convert in a worker process, and count what was saved. Raises Unsupported, ExportFailed."""
         begun = time.monotonic()
+        exporter = OnnxExporter(lines=True, encoding=_ENCODINGS[options.encoding])
+        of_graph = precision if precision in INTEGER_PRECISIONS else "fp32"
         with tempfile.TemporaryDirectory(prefix="edgevit-onnx-") as scratch:
-            graph = OnnxExporter(lines=True).write(
-                capture, Path(scratch), precision="fp32", options=OnnxOptions(), context=context
-            )
+            graph = exporter.write(capture, Path(scratch), precision=of_graph, options=OnnxOptions(), context=context)
             job = make_job(Path(scratch) / ONNX_FILE, folder / ENTRY, capture, precision)
             answer = run_compiler(CONVERT, job, context, begun, title="OpenVINO")
-        return Built(
+        kept = {**graph.precision.kept_fp32, **answer["kept"]}
+        built = Built(
             entry=ENTRY,
-            precision=PrecisionReport(requested=precision, layers=answer["layers"], kept_fp32=answer["kept"]),
+            precision=PrecisionReport(requested=precision, layers=answer["layers"], kept_fp32=kept),
             versions={**graph.versions, "openvino": answer["version"]},
             notes=tuple(notes(precision)),
+            plan=graph.plan,
+            operators=graph.operators,
+        )
+        require_integers(built)
+        return built
+
+
+def require_integers(built: Built) -> None:
+    """ExportFailed where the saved file has fewer layers of integers than were put in."""
+    if (found := built.precision.layers.get("int8", 0)) < built.operators:
+        raise ExportFailed(
+            f"precision truth: {found} layers of the saved file have int8 weights, {built.operators} were put in",
+            hint="please report this model, or build with --precision fp32",
         )
 
 
@@ -52,6 +70,8 @@ def notes(precision: str) -> list[str]:
         f"edgevit has OpenVINO compute it in {COMPUTES[precision]}; a program of your own has to set "
         "INFERENCE_PRECISION_HINT, since OpenVINO's default is bf16 on a processor that has it"
     ]
+    if precision in INTEGER_PRECISIONS:
+        found.insert(0, "which layers run in integers, OpenVINO decides on the processor: edgevit verify counts them")
     if precision == "fp16":
         found.insert(0, "weights are stored in float16, and multiplied in float32")
     return found

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from edgevit.artifact.manifest import TensorSpec
 from edgevit.export.base import Capture, Graph
 from edgevit.export.onnx.places import Places
-from edgevit.sizes import SizeRange
-
-Side = int | tuple[int, int]
+from edgevit.quantize.pairs import LAYER
 
 
 @dataclass(frozen=True)
 class Job:
     """What the worker is asked.
 
-    shapes   dynamic input -> its sides, (lowest, highest) where they are free
+    shapes   input with free sides -> (lowest, highest) of each
     half     whether weights are stored in float16
     kinds    ONNX node -> its operator; ``modules`` -> PyTorch module, ``lines`` -> line of its forward
+    marks    ONNX node of integers -> which channels of which layer it computes
     """
 
     onnx: str
     xml: str
-    shapes: Mapping[str, Sequence[Side]]
+    shapes: Mapping[str, Sequence[tuple[int, int]]]
     half: bool
     kinds: Mapping[str, str]
     modules: Mapping[str, str]
     lines: Mapping[str, str]
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     def payload(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,25 +49,12 @@ def make_job(graph: Path, xml: Path, capture: Capture | Graph, precision: str) -
         kinds={node.name: node.op_type for node in model.graph.node},
         modules=places.modules,
         lines=places.lines,
+        marks={node.name: one.value for node in model.graph.node for one in node.metadata_props if one.key == LAYER},
     ).payload()
 
 
-def free_shapes(capture: Capture | Graph) -> dict[str, list[Side]]:
-    """Input -> its sides, the lowest and the highest of those that are free; nothing of inputs without any."""
+def free_shapes(capture: Capture | Graph) -> dict[str, list[tuple[int, int]]]:
+    """Input -> the lowest and the highest of each of its sides; nothing of inputs without free ones."""
     sizes = None if isinstance(capture, Graph) else capture.image_sizes
-    return {
-        spec.name: _sides(spec, sizes, (capture.batch.min, capture.batch.max))
-        for spec in capture.inputs
-        if "batch" in spec.shape or spec.sides
-    }
-
-
-def _sides(spec: TensorSpec, sizes: SizeRange | None, batch: tuple[int, int]) -> list[Side]:
-    ends = (spec, spec) if sizes is None else (spec.at(sizes.lowest), spec.at(sizes.highest))
-    found: list[Side] = []
-    for low, high in zip(*(end.shape for end in ends), strict=True):
-        if low == "batch" or high == "batch":
-            found.append(batch)
-        else:
-            found.append(low if low == high else (low, high))
-    return found
+    batch = capture.batch.min, capture.batch.max
+    return {spec.name: spec.spans(batch, sizes) for spec in capture.inputs if "batch" in spec.shape or spec.sides}

@@ -8,7 +8,8 @@ refuses. It sends no usage data and writes no cache.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -19,8 +20,12 @@ from edgevit.artifact.opened import Artifact
 from edgevit.engines.intel import ov, said_by, words_of
 from edgevit.errors import EdgeVitError, UnknownName, Unsupported
 from edgevit.module_paths import module_of
-from edgevit.runtimes.base import LayerTime, Session
-from edgevit.runtimes.openvino.reading import read_model
+from edgevit.quantize.operators import Operator
+from edgevit.quantize.plan import QuantPlan
+from edgevit.runtimes.base import LayerTime, Session, require_whole_sums
+from edgevit.runtimes.openvino.integers import Stored
+from edgevit.runtimes.openvino.kernels import Ran, ran
+from edgevit.runtimes.openvino.reading import IR, read_model
 
 DEVICES = ("cpu", "gpu", "npu")  # not AUTO, HETERO or MULTI: they choose the device themselves
 PRECISIONS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}  # hint, capability
@@ -45,16 +50,28 @@ def device_name(asked: str | None, available: Sequence[str]) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A model that was read, and how it is compiled: once to run, again to be timed, and its operators alone."""
+
+    core: Any
+    model: Any
+    device: str
+    settings: Mapping[str, Any]
+
+    def compiled(self, model: Any = None, **more: Any) -> Any:
+        """``model``, or the whole."""
+        return self.core.compile_model(self.model if model is None else model, self.device, {**self.settings, **more})
+
+
 class OpenVinoSession(Session):
     """One model compiled for one device, with one request: calls run one after another."""
 
     runtime = "openvino"
 
-    def __init__(
-        self, artifact: Artifact, threads: int, compiled: Any, device: str, traced: Any, words: Mapping[str, str]
-    ) -> None:
+    def __init__(self, artifact: Artifact, threads: int, opening: Opening, compiled: Any) -> None:
         super().__init__(artifact, threads)
-        self._traced, self.words = traced, dict(words)
+        self._opening, self.words, device = opening, dict(words_of(opening.model)), opening.device
         self._ports = {spec.name: compiled.input(spec.name) for spec in self.inputs}
         self._results = {spec.name: compiled.output(spec.name) for spec in self.outputs}
         self._request = compiled.create_infer_request()
@@ -84,7 +101,7 @@ class OpenVinoSession(Session):
 
     def layers(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[LayerTime]:
         """Medians over ``runs`` inferences from OpenVINO's own counters, by a second compilation that has them."""
-        request = self._traced().create_infer_request()
+        request = self._opening.compiled(PERF_COUNT=True).create_infer_request()
         times: dict[str, list[float]] = {}
         found: dict[str, Any] = {}
         for index in range(_UNTIMED_RUNS + runs):
@@ -98,6 +115,30 @@ class OpenVinoSession(Session):
             LayerTime(name, str(info.node_type), _module(name), unit, median(times[name][-runs:]))
             for name, info in found.items()
         ]
+
+    def kernels(self, feeds: Mapping[str, Array]) -> tuple[dict[str, int], dict[str, int]]:
+        found = self._ran(feeds)
+        return dict(found.integers), dict(found.floats)
+
+    def in_floats(self, feeds: Mapping[str, Array], operators: Sequence[Operator]) -> tuple[str, ...]:
+        floats = self._ran(feeds).in_floats
+        return tuple(one.node for one in operators if one.node in floats)
+
+    def _ran(self, feeds: Mapping[str, Array]) -> Ran:
+        compiled = self._opening.compiled()
+        self._infer(compiled.create_infer_request(), feeds)  # kernels are chosen when the first shapes are known
+        return ran(compiled, self._opening.model)
+
+    def operators(self, plan: QuantPlan) -> Sequence[Operator]:
+        return self._stored().operators(plan)
+
+    def pieces(self, places: Sequence[tuple[str, str]], given: Iterable[Array]) -> Iterator[Array]:
+        return self._stored().pieces(places, given, self._opening.compiled)
+
+    def _stored(self) -> Stored:
+        if self.artifact.manifest.target != IR:
+            raise Unsupported("what an ONNX file says of integers is held against its plan in ONNX Runtime alone")
+        return Stored.of(self._opening.model)
 
     def close(self) -> None:
         self._request = None
@@ -121,10 +162,13 @@ class OpenVinoRuntime:
         core = ov.Core()
         device = device_name(provider, core.available_devices)
         _check_precision(core, device, precision)
+        if device.startswith("CPU"):
+            require_whole_sums(artifact)
         settings = _settings(device, threads, precision)
         model = read_model(core, artifact)
+        opening = Opening(core, model, device, settings)
         try:
-            compiled = core.compile_model(model, device, settings)
+            compiled = opening.compiled()
         except Exception as exc:
             raise Unsupported(
                 f"OpenVINO {ov.__version__} cannot compile {artifact.named} for {device}: {said_by(exc)}",
@@ -132,11 +176,7 @@ class OpenVinoRuntime:
             ) from exc
         if (used := _shown(compiled.get_property("INFERENCE_PRECISION_HINT"))) != precision:
             raise Unsupported(f"OpenVINO would compute in {used} instead of {precision} on {device}", hint=_other(used))
-
-        def traced() -> Any:
-            return core.compile_model(model, device, {**settings, "PERF_COUNT": True})
-
-        return OpenVinoSession(artifact, threads, compiled, device, traced, words_of(model))
+        return OpenVinoSession(artifact, threads, opening, compiled)
 
 
 def _precision(options: Mapping[str, Any], artifact: Artifact) -> str:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from edgevit.artifact.manifest import Manifest
 from edgevit.artifact.opened import Artifact
-from edgevit.engines.intel import ov, said_by
+from edgevit.engines.intel import bound, ov, said_by
 from edgevit.errors import BadArtifact
 from edgevit.foreign import opened
 
 _NET = re.compile(rb'<net\b[^>]*?\bversion="(?P<version>\d+)"')
 _HEAD = 4096  # bytes that begin an IR file, in which it says its version
 _VERSIONS = ("10", "11")  # of IR, that OpenVINO reads; others it tries as the formats of other libraries
-_IR = "openvino"
+IR = "openvino"  # the target whose artifacts are IR
 
 
 def read_model(core: Any, artifact: Artifact) -> Any:
     """BadArtifact for a file that OpenVINO refuses or that is not the manifest's."""
-    if artifact.manifest.target == _IR:
+    if artifact.manifest.target == IR:
         _require_ir(artifact)
     try:
         model = core.read_model(str(artifact.entry))
@@ -27,7 +28,15 @@ def read_model(core: Any, artifact: Artifact) -> Any:
             f"OpenVINO {ov.__version__} cannot open {artifact.named}: {said_by(exc)}", hint=_way_out(artifact)
         ) from exc
     _check_names(artifact, model)
+    if artifact.manifest.target != IR:
+        bound(model, _free_sides(artifact.manifest))
     return model
+
+
+def _free_sides(manifest: Manifest) -> dict[str, list[tuple[int, int]]]:
+    batch = manifest.batch.min, manifest.batch.max
+    free = [spec for spec in manifest.inputs if "batch" in spec.shape or spec.sides]
+    return {spec.name: spec.spans(batch, manifest.image_sizes) for spec in free}
 
 
 def _require_ir(artifact: Artifact) -> None:
@@ -45,7 +54,7 @@ def _require_ir(artifact: Artifact) -> None:
 
 def _way_out(artifact: Artifact) -> str:
     """An older OpenVINO lacks operators of a newer one's files."""
-    written = artifact.manifest.versions.get(_IR)
+    written = artifact.manifest.versions.get(IR)
     if written is None or str(ov.__version__).startswith(written):
         return "export anew"
     return f"export anew, or install openvino {written}, which wrote it"
