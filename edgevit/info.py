@@ -90,6 +90,8 @@ def _integers(artifact: Artifact) -> Iterator[tuple[str, str]]:
         yield "" if number else "integers", sentence
     rows = plan.calibration
     yield "calibrated on", f"{rows.rows} rows of {rows.data} ({rows.observer}), {rows.sha256[:12]}; plan {QUANT}"
+    told = f", which corrected {len(plan.corrected)} of {len(plan.layers)} layers" if plan.corrected else ""
+    yield "found by", f"{plan.quantizer}{told}"
     if layers := manifest.parity.layers:
         yield "layers alone", f"error {layers.worst:.1e}, {layers.steps:.2%} on another step; {layers.sentence()}"
 

@@ -2,7 +2,8 @@
 when used.
 
 A third party adds a row from its own package with an entry point in the group ``edgevit.exporters``,
-``edgevit.runtimes`` or ``edgevit.sources`` whose object is a ``Row``. A plug-in cannot take the name of a built-in.
+``edgevit.runtimes``, ``edgevit.sources`` or ``edgevit.quantizers`` whose object is a ``Row``. A plug-in cannot take the
+name of a built-in.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from edgevit.engines import apple
 from edgevit.errors import EdgeVitError, MissingDependency, UnknownName, Unsupported
 
-Kind = Literal["exporter", "runtime", "source", "task"]
+Kind = Literal["exporter", "runtime", "source", "task", "quantizer"]
 Format = Literal["torch", "onnx"]  # what a model is given as: to be traced by torch, or as an ONNX file
 
 
@@ -31,11 +32,11 @@ class Here:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One target, runtime or source of models.
+    """One target, runtime, source of models or quantiser.
 
     name      of a source: the prefix of its models' names, "timm" of timm:resnet18
     path      ``module:attribute`` of the Exporter or Runtime class; of a source, the function that makes its models
-              (``edgevit.models.loading.published.Maker``)
+              (``edgevit.models.loading.published.Maker``); of a quantiser, an ``edgevit.quantize.methods.base.Method``
     install   what ``pip install`` needs to make it work, e.g. ``edgevit[export]``
     packages  the distributions it needs, "a|b" where either will do; ``edgevit targets`` shows the first one's version
     formats   for a runtime: the targets whose artifacts it opens, the preferred runtime of a target first in the table
@@ -259,6 +260,15 @@ TASKS: Mapping[str, Row] = {
     }.items()
 }
 
+QUANTIZERS: Mapping[str, Row] = {
+    name: Row(name, f"edgevit.quantize.methods.{path}", "edgevit[export]", ("torch",), summary)
+    for name, path, summary in (
+        ("plain", "base:Plain", "ranges as the observer finds them, weights as they are"),
+        ("bias", "ridge:Bias", "biases moved by what integers miss on average"),
+        ("ridge", "ridge:Ridge", "weights fitted by ridge regression to what integers miss, in order (ERQ's Aqer)"),
+    )
+}
+
 
 def version_of(package: str) -> str | None:
     """The installed version of a distribution (of the first that is there, for "a|b"), or None."""
@@ -323,7 +333,8 @@ def need_torch(what: str) -> None:
 
 def rows(kind: Kind) -> dict[str, Row]:
     """Built-in rows, then those of installed plug-ins."""
-    found = dict({"exporter": EXPORTERS, "runtime": RUNTIMES, "source": SOURCES, "task": TASKS}[kind])
+    tables = {"exporter": EXPORTERS, "runtime": RUNTIMES, "source": SOURCES, "task": TASKS, "quantizer": QUANTIZERS}
+    found = dict(tables[kind])
     for point in metadata.entry_points(group=f"edgevit.{kind}s"):
         if point.name in found:
             continue

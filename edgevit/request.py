@@ -18,7 +18,7 @@ from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import UnknownName, Unsupported, UsageError
 from edgevit.precisions import precision_row
-from edgevit.quantize.asked import MINMAX, Quantizing
+from edgevit.quantize.asked import ASKED, Quantizing
 from edgevit.registry import Format
 from edgevit.sizes import Sides, SizeRange, as_size, as_sizes
 from edgevit.steps import Steps
@@ -111,7 +111,7 @@ class ExportRequest:
     timeout_s: float | None = None
     max_size: int | None = None
     cache: bool = True
-    quantizing: Quantizing = MINMAX
+    quantizing: Quantizing = ASKED
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
@@ -134,11 +134,12 @@ class ExportRequest:
                 raise UsageError(f"there are options for {target}, which is not being built", hint=f"add -t {target}")
 
     def _check_quantizing(self) -> None:
-        if self.quantizing == MINMAX:
+        if self.quantizing == ASKED:
             return
         if self.precision is None or not precision_row(self.precision).integers:
             raise UsageError(
-                "--calibrate, --calibration-images, --max-drop, --keep-float and --observer are of integers",
+                "--calibrate, --calibration-images, --max-drop, --keep-float, --observer and --quantizer are of "
+                "integers",
                 hint="add --precision int8, or leave them out",
             )
         if self.quantizing.calibrate is not None and self.inputs is not None:

@@ -68,6 +68,10 @@ def _integers(prepared: Prepared, target: Target, folder: Path, context: Context
         context.progress(f"build {target.name} {target.precision}", None)
         built = _write(integral.planned(prepared, plan), target, folder, context)
         found = _plan_of(built)
+        if set(plan.corrected) - set(found.corrected):  # what stays float in this graph has the model's own weights
+            plan = found
+            _emptied(folder)
+            continue
         kept, loss = integral.gated(found, context.progress)
         if kept == found:
             break

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from edgevit import registry
 from edgevit.errors import UnknownName, UsageError
 
 Observer = Literal["minmax", "percentile", "mse"]
 OBSERVERS: tuple[Observer, ...] = get_args(Observer)
+QUANTIZER = "ridge"  # nearest to the float model in every case of benchmarks/quantizers.py, and takes seconds
 FEWEST = 16  # images or rows that ranges are found on
 
 
@@ -24,6 +26,7 @@ class Quantizing:
                 cost no more. None: whatever they cost
     keep_float  module paths, or weights, whose layers stay float
     observer    how a range follows from what was seen
+    quantizer   how weights make up for what integers miss: a row of ``registry.QUANTIZERS``. None: ``QUANTIZER``
     """
 
     calibrate: str | None = None
@@ -31,6 +34,7 @@ class Quantizing:
     max_drop: float | None = None
     keep_float: tuple[str, ...] = ()
     observer: Observer = "minmax"
+    quantizer: str | None = None
 
     def __post_init__(self) -> None:
         if self.images < FEWEST:
@@ -42,17 +46,19 @@ class Quantizing:
             raise UsageError(f"--max-drop must be 0 or more points, not {self.max_drop}", hint="for example 0.5")
         if self.observer not in OBSERVERS:
             raise UnknownName("observer", self.observer, OBSERVERS)
+        if self.quantizer is not None:
+            registry.row("quantizer", self.quantizer)
 
 
-MINMAX = Quantizing()
+ASKED = Quantizing()
 
 
 def quantizing_of(given: Quantizing | Mapping[str, Any] | None) -> Quantizing:
     """What a caller gives, as a mapping too: {"calibrate": "digits", "max_drop": 0.5}. UnknownName, UsageError."""
     if given is None or isinstance(given, Quantizing):
-        return given or MINMAX
+        return given or ASKED
     for name in given:
-        if name not in vars(MINMAX):
-            raise UnknownName("option of integers", name, vars(MINMAX))
+        if name not in vars(ASKED):
+            raise UnknownName("option of integers", name, vars(ASKED))
     kept = given.get("keep_float", ())
     return Quantizing(**{**given, "keep_float": (kept,) if isinstance(kept, str) else tuple(kept)})

@@ -6,19 +6,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
+from edgevit import registry
 from edgevit.artifact.goodness import IntegerReport, Loss
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.shelf import Named, error_of_rows
-from edgevit.errors import ParityFailed, UnknownName, Unsupported
+from edgevit.errors import ParityFailed
 from edgevit.export.base import Capture, Progress
 from edgevit.export.prepared import Levels, Prepared, Sized, worst
 from edgevit.precisions import tolerance_for
-from edgevit.quantize.asked import Quantizing
+from edgevit.quantize.asked import QUANTIZER, Quantizing
 from edgevit.quantize.calibration import Calibrating
 from edgevit.quantize.gate import Gate
 from edgevit.quantize.loss import Scales
+from edgevit.quantize.methods.base import Method, Quantized, Start
 from edgevit.quantize.plan import QuantPlan
-from edgevit.quantize.planning import plan_int8
 from edgevit.quantize.trial import Trial
 
 RANKED_ROWS = 16  # of calibration, that layers are ranked on
@@ -40,8 +41,16 @@ class Integral:
     scales: Scales
 
     @cached_property
+    def found(self) -> Quantized:
+        """What the quantiser makes of it."""
+        name = self.asked.quantizer or QUANTIZER
+        start = Start(self.capture, self.calibrating.inputs, self.calibrating.data, self.asked)
+        method: Method = registry.row("quantizer", name).load()()
+        return method.quantized(start).named(name)
+
+    @cached_property
     def trial(self) -> Trial:
-        return Trial(self.capture)
+        return Trial(self.found.capture, self.found.corrected)
 
     @cached_property
     def gate(self) -> Gate:
@@ -51,17 +60,11 @@ class Integral:
     @cached_property
     def plan(self) -> QuantPlan:
         """With every layer that may be an integer, but for those that were asked to stay float."""
-        found = plan_int8(
-            self.capture, self.calibrating.inputs, self.calibrating.data, self.asked.observer, self.trial.sites
-        )
-        kept = {name: f"--keep-float {path}" for path in self.asked.keep_float for name in _below(found, path)}
-        if len(kept) == len(found.layers):
-            raise Unsupported("--keep-float leaves no layer in integers", hint="use --precision fp32, or keep fewer")
-        return found.without(kept) if kept else found
+        return self.found.plan
 
     def planned(self, before: Prepared, plan: QuantPlan) -> Prepared:
         """``before`` for an exporter of the plan."""
-        return replace(before, capture=replace(self.capture, plan=plan))
+        return replace(before, capture=self.found.planned(plan))
 
     def prepared(self, before: Prepared, plan: QuantPlan) -> Prepared:
         """``before`` with what integers answer in place of what floats do."""
@@ -111,13 +114,3 @@ class Integral:
                     f"{bound:.1e}, before anything is an integer",
                     hint="export it with --precision fp32, and report the model",
                 )
-
-
-def _below(plan: QuantPlan, path: str) -> list[str]:
-    """Layers that ``--keep-float`` means by a weight's name, or by the path of a module or of one that holds it.
-    UnknownName for what is none."""
-    known = {name: (name, *layer.modules) for name, layer in plan.layers.items()}
-    found = [name for name, paths in known.items() if any(f"{one}.".startswith(f"{path}.") for one in paths)]
-    if not found and path not in plan.kept:
-        raise UnknownName("layer", path, {*plan.layers, *(one for paths in known.values() for one in paths)})
-    return found

@@ -153,11 +153,15 @@ class QuantPlan(Strict):
     layers: Mapping[str, Layer]
     kept: Mapping[str, str] = Field(description="weight that stays float -> why")
     calibration: Calibration
+    quantizer: str = Field(default="plain", description="registry row of what found it")
+    corrected: tuple[str, ...] = Field(default=(), description="layers whose integers are of another weight")
 
     @model_validator(mode="after")
     def _apart(self) -> QuantPlan:
         if both := set(self.layers) & set(self.kept):
             raise ValueError(f"{sorted(both)[0]} is an integer and stays float")
+        if other := set(self.corrected) - set(self.layers):
+            raise ValueError(f"{sorted(other)[0]} is corrected and is no integer")
         return self
 
     def text(self) -> str:
@@ -171,14 +175,15 @@ class QuantPlan(Strict):
     def encoded(self, encoding: Encoding) -> QuantPlan:
         """The same ranges on the grids of an engine; what its scales cannot hold stays float."""
         beyond = {name: _BEYOND for name, layer in self.layers.items() if _is_beyond(layer, encoding)}
-        layers = {name: _encoded(layer, encoding) for name, layer in self.layers.items() if name not in beyond}
-        kept = {**self.kept, **beyond}
-        return self.model_copy(update={"layers": layers, "kept": kept, "encoding": encoding})
+        left = self.without(beyond)
+        layers = {name: _encoded(layer, encoding) for name, layer in left.layers.items()}
+        return left.model_copy(update={"layers": layers, "encoding": encoding})
 
     def without(self, kept: Mapping[str, str]) -> QuantPlan:
         """The plan with those layers back in float, and why."""
         left = {name: layer for name, layer in self.layers.items() if name not in kept}
-        return self.model_copy(update={"layers": left, "kept": {**self.kept, **kept}})
+        corrected = tuple(name for name in self.corrected if name in left)
+        return self.model_copy(update={"layers": left, "kept": {**self.kept, **kept}, "corrected": corrected})
 
 
 def _levels(bits: int) -> int:

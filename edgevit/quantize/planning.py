@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgevit.errors import Unsupported
+from edgevit.errors import UnknownName, Unsupported
 from edgevit.export.base import Capture
 from edgevit.quantize.asked import Observer
 from edgevit.quantize.observe import Inputs, Seen, ranges
@@ -48,6 +48,14 @@ def plan_int8(
         raise Unsupported(f"no layer of this model can be int8: {why}", hint="use --precision fp32, or fp16")
     rows_found = Calibration(data=data, rows=len(next(iter(rows.values()))), sha256=_digest(rows), observer=observer)
     return QuantPlan(layers=layers, kept=kept, calibration=rows_found)
+
+
+def kept_float(plan: QuantPlan, paths: Sequence[str]) -> QuantPlan:
+    """The plan without what ``--keep-float`` means. UnknownName for no layer; Unsupported where none is left."""
+    kept = {name: f"--keep-float {path}" for path in paths for name in _below(plan, path)}
+    if len(kept) == len(plan.layers):
+        raise Unsupported("--keep-float leaves no layer in integers", hint="use --precision fp32, or keep fewer")
+    return plan.without(kept) if kept else plan
 
 
 def _refuse_quantised(capture: Capture) -> None:
@@ -94,3 +102,13 @@ def _digest(rows: Inputs) -> str:
     for name, array in rows.items():
         digest.update(f"{name} {array.dtype} {array.shape}|".encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _below(plan: QuantPlan, path: str) -> list[str]:
+    """Layers that ``--keep-float`` means by a weight's name, or by the path of a module or of one that holds it.
+    UnknownName for what is none."""
+    known = {name: (name, *layer.modules) for name, layer in plan.layers.items()}
+    found = [name for name, paths in known.items() if any(f"{one}.".startswith(f"{path}.") for one in paths)]
+    if not found and path not in plan.kept:
+        raise UnknownName("layer", path, {*plan.layers, *(one for paths in known.values() for one in paths)})
+    return found

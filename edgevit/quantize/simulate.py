@@ -107,10 +107,15 @@ class Simulation(nn.Module):
         self.generator = None if jitter is None else torch.Generator().manual_seed(jitter)
         self.step = JITTER[plan.encoding.floats]
         self.halved = self.generator is not None and plan.encoding.floats == "float16"
-        self._running = _Running(sites.module, self)
+        self.sites = sites
+        self._running = self.interpreter()
 
     def forward(self, *arguments: Tensor) -> Any:
         return self._running.run(*arguments)
+
+    def interpreter(self) -> fx.Interpreter:
+        """Of the program, with whatever ``layers`` holds when it meets one."""
+        return _Running(self.sites.module, self)
 
     def moved(self, x: Tensor) -> Tensor:
         """``x``, or a number next to each of it."""

@@ -56,6 +56,12 @@ class Site:
         return module_path(self.node)
 
     @property
+    def bias(self) -> str | None:
+        """Name of its bias in the program's state, where it has one."""
+        given = _argument(self.node, self.places[2])
+        return None if given is None else str(given.target)
+
+    @property
     def input(self) -> fx.Node:
         found: fx.Node = self.node.args[self.places[0]]  # type: ignore[assignment]
         return found

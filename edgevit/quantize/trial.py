@@ -20,17 +20,17 @@ from edgevit.models.eager.outputs import leaves
 from edgevit.precisions import largest, whole_numbers
 from edgevit.quantize.plan import QuantPlan
 from edgevit.quantize.simulate import Simulation
-from edgevit.quantize.sites import sites_of
+from edgevit.quantize.sites import Sites, sites_of
 
 Inputs = Mapping[str, Array]
 SEEDS = (0, 1, 2)  # of the jitter
 
 
 class Trial:
-    """One capture and its sites."""
+    """One capture and its sites, with the weights that integers are of."""
 
-    def __init__(self, capture: Capture) -> None:
-        self.capture, self.sites = capture, sites_of(capture.program)
+    def __init__(self, capture: Capture, sites: Sites | None = None) -> None:
+        self.capture, self.sites = capture, sites or sites_of(capture.program)
 
     def run(self, plan: QuantPlan | None, inputs: Inputs, *, jitter: int | None = None, decides: bool = False) -> Run:
         """All rows; without a plan the program as it is, in float32. ``decides`` asks for margins."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from edgevit import registry
-from edgevit.quantize.asked import MINMAX, quantizing_of
+from edgevit.quantize.asked import ASKED, QUANTIZER, quantizing_of
 from edgevit.sizes import Sides, as_size
 from edgevit.verbs.help import of_data, of_integers, of_model, of_output, of_running, of_target, taking
 
@@ -192,7 +192,7 @@ _QUANTIZING: dict[str, tuple[Any, Any]] = {
     ),
     "calibration_images": (
         Annotated[int, of_integers("--calibration-images", min=1, help="How many of them, at most.")],
-        MINMAX.images,
+        ASKED.images,
     ),
     "max_drop": (
         Annotated[
@@ -214,7 +214,18 @@ _QUANTIZING: dict[str, tuple[Any, Any]] = {
         Annotated[
             str, of_integers("--observer", help="How ranges follow from what is seen: minmax, percentile or mse.")
         ],
-        MINMAX.observer,
+        ASKED.observer,
+    ),
+    "quantizer": (
+        Annotated[
+            str | None,
+            of_integers(
+                "--quantizer",
+                metavar="NAME",
+                help=f"How weights make up for it: {', '.join(registry.QUANTIZERS)}. Default: {QUANTIZER}.",
+            ),
+        ],
+        None,
     ),
 }
 

@@ -31,11 +31,13 @@ from edgevit.quantize.plan import QuantPlan
 from edgevit.quantize.trial import Trial
 from edgevit.runtimes.base import open_session
 
+PLAIN = {"quantizer": "plain"}  # weights as the model has them
+
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory) -> Artifact:
     out = tmp_path_factory.mktemp("int8") / "mixed"
-    return build.export(mixed(), "onnx", out=out, precision="int8", inputs=rows_of(64), verify=False)
+    return build.export(mixed(), "onnx", out=out, precision="int8", inputs=rows_of(64), verify=False, quantizing=PLAIN)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ from edgevit.runtimes.base import open_session
 PROGRAM = "model.mlpackage/Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
 
+PLAIN = {"quantizer": "plain"}  # weights as the model has them
+
 
 class Package:
     """A saved package that can be changed: ``operations`` by the name of their result."""
@@ -63,7 +65,9 @@ Sabotage = Callable[[Package], None]
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory) -> Artifact:
     out = tmp_path_factory.mktemp("coreml") / "mixed"
-    return build.export(mixed(), "coreml", out=out, precision="int8", inputs=rows_of(64), verify=False)
+    return build.export(
+        mixed(), "coreml", out=out, precision="int8", inputs=rows_of(64), verify=False, quantizing=PLAIN
+    )
 
 
 @pytest.fixture(scope="module")

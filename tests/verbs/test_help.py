@@ -79,7 +79,7 @@ def test_an_export_s_options_are_where_one_looks_for_them() -> None:
     ]  # fmt: skip
     assert found["Target"] == ["--target", "--precision", "--batch", "--option", "--max-size"]
     assert found["Output"] == ["--out", "--force", "--json"]
-    integers = ["--calibrate", "--calibration-images", "--max-drop", "--keep-float", "--observer"]
+    integers = ["--calibrate", "--calibration-images", "--max-drop", "--keep-float", "--observer", "--quantizer"]
     assert found["Integers"] == integers
     assert list(found) == [
         "Arguments", "Model", "Target", "Integers", "Data and proof", "Running", "Output", "Everywhere",
