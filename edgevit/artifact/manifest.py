@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -440,13 +440,21 @@ class Manifest(Strict):
         return next((spec for spec in self.inputs if spec.role == "image"), None)
 
     def logits_output(self) -> TensorSpec | None:
-        return next((spec for spec in self.outputs if spec.role == "logits"), None)
+        """The output that has one score for each class of a row; those of many queries in a row are none."""
+        return next((spec for spec in self.outputs if spec.role == "logits" and len(spec.shape) == 2), None)
 
     def class_count(self) -> int | None:
-        """How many classes the logits tell apart; None for what gives none."""
-        logits = self.logits_output()
-        last = logits.shape[-1] if logits and logits.shape else None
-        return last if isinstance(last, int) else None
+        """How many classes the answers tell apart; None for what does not say."""
+        return count_classes(self.outputs, self.model.task)
+
+
+def count_classes(outputs: Sequence[TensorSpec], task: str) -> int | None:
+    """How many classes ``outputs`` give scores for; None for those that give none. The last score of each of many
+    queries is "nothing"."""
+    for spec in outputs:
+        if spec.role == "logits" and len(spec.shape) in (2, 3) and isinstance(count := spec.shape[-1], int):
+            return count - (len(spec.shape) == 3 and task != "tensors")
+    return next((spec.rows(1)[1] for spec in outputs if spec.role == "masks" and len(spec.shape) == 4), None)
 
 
 def parse_manifest(text: str, path: Path) -> Manifest:

@@ -41,8 +41,8 @@ def anew(decided: tuple[Any, ...], made: Callable[[], Measured], holds: Callable
 
 def logits_among(outputs: Sequence[TensorSpec]) -> TensorSpec | None:
     """The scores of classes; None where answers are no classes. Those of an embedding, though it may be of as many
-    numbers, are judged otherwise."""
-    return next((output for output in outputs if output.role == "logits"), None)
+    numbers, and those of many objects are judged otherwise."""
+    return next((output for output in outputs if output.role == "logits" and len(output.shape) == 2), None)
 
 
 def measure_accuracy(

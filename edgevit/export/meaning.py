@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgevit.artifact.manifest import BatchRange
+from edgevit.artifact.manifest import BatchRange, TensorSpec
 from edgevit.export.capture import output_spec, run
 from edgevit.export.rows import Rows
 from edgevit.models.eager.copying import copied
@@ -20,6 +20,7 @@ from edgevit.models.spec import ModelSpec
 from edgevit.request import ExportRequest
 from edgevit.tasks.base import load_task
 from edgevit.tasks.meaning import Meaning
+from edgevit.tasks.segments import queries_among
 
 
 def meaning_of(source: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRequest) -> Meaning:
@@ -27,10 +28,10 @@ def meaning_of(source: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRe
     asked = request.task or spec.task
     if asked is not None:
         return Meaning(load_task(asked), said=True)
-    if request.labels:
-        return Meaning(load_task("classify"), said=True)
     if spec.num_classes is not None:
-        return Meaning(load_task("classify"), said=_is_published(spec) or bool(spec.labels))
+        return Meaning(load_task("classify"), said=_is_published(spec) or bool(spec.labels or request.labels))
+    if request.inputs is not None and request.labels:
+        return Meaning(load_task("classify"), said=True)
     if request.inputs is not None:  # what is made of other things than images has no name here
         return Meaning(load_task("tensors"), said=True)
     arguments = tuple(torch.from_numpy(np.array(array[:1])) for array in rows.inputs.values())
@@ -38,24 +39,37 @@ def meaning_of(source: nn.Module, spec: ModelSpec, rows: Rows, request: ExportRe
         result = run(copied(source), arguments)
     outputs = named_outputs(result)
     task = "embed" if are_features(source, outputs) else _guess(outputs, isinstance(result, Tensor), arguments)
+    if request.labels:
+        return Meaning(load_task(_labelled(task, outputs, len(request.labels))), said=True)
     return Meaning(load_task(task), said=False)
+
+
+def _labelled(task: str, outputs: dict[str, Tensor], labels: int) -> str:
+    """What it is for somebody who has names for so many classes."""
+    if task in ("detect", "segment"):
+        return task
+    scores = [value for value in outputs.values() if value.is_floating_point() and value.ndim == 4]
+    return "segment" if len(outputs) == 1 and any(one.shape[1] == labels > 1 for one in scores) else "classify"
 
 
 def with_classes(source: nn.Module, spec: ModelSpec, request: ExportRequest) -> ModelSpec:
     """``spec`` with as many classes as an image gets scores, of a model that is said to be a classifier and says no
     number: its head may have no weights, or give its scores beside other outputs."""
-    asked = request.task or spec.task or ("classify" if request.labels else None)
+    asked = request.task or spec.task
     if asked != "classify" or spec.num_classes is not None or spec.image_size is None:
         return spec
     result = dry_run(source, spec.image_size, spec.channels)
     if isinstance(result, Exception):  # the run on real rows says what it is
         return spec
     task = load_task(asked)
-    named = named_outputs(result, task.alone)
-    outputs = [output_spec(name, value, BatchRange(min=1, max=1)) for name, value in named.items()]
+    outputs = _specs(named_outputs(result, task.alone))
     roles = task.roles(outputs)
     scores = next(one for one in outputs if roles[one.name] == "logits")
     return replace(spec, num_classes=scores.rows(1)[1])
+
+
+def _specs(outputs: dict[str, Tensor]) -> list[TensorSpec]:
+    return [output_spec(name, value, BatchRange(min=1, max=1)) for name, value in outputs.items()]
 
 
 def _is_published(spec: ModelSpec) -> bool:
@@ -67,6 +81,8 @@ def _guess(outputs: dict[str, Tensor], alone: bool, arguments: tuple[Tensor, ...
     names, first = set(outputs), next(iter(outputs.values()))
     if {"boxes", "scores", "labels"} <= names or {"pred_boxes", "pred_logits"} <= names:
         return "detect"
+    if names - {f"output_{index}" for index in range(len(names))} and queries_among(_specs(outputs)):
+        return "segment"
     if alone and first.is_floating_point() and first.ndim == 2:
         return "embed"
     if alone and not first.is_floating_point() and first.dtype is not torch.bool and first.ndim == 3:

@@ -25,9 +25,9 @@ def read_labels(path: Path | None) -> tuple[str, ...] | None:
     return tuple(label.strip() for label in found)
 
 
-def check_labels(labels: Sequence[str] | None, classes: int | str) -> None:
-    """UsageError where ``labels`` are of another number."""
-    if labels is not None and len(labels) != classes:
+def check_labels(labels: Sequence[str] | None, classes: int | str | None) -> None:
+    """UsageError where ``labels`` are of another number; what does not say one takes any."""
+    if labels is not None and classes is not None and len(labels) != classes:
         raise UsageError(
             f"{render.counted(len(labels), 'label')} for {classes} classes", hint="one label per class, in order"
         )
@@ -37,10 +37,7 @@ def check_labels_of(manifest: Manifest, labels: Sequence[str] | None) -> None:
     """UsageError where ``labels`` are of another number than a model's classes, or it names none."""
     if labels is None:
         return
-    shapes = {spec.role: spec.shape for spec in manifest.outputs}
-    if not shapes.keys() & {"logits", "masks", "labels"}:
+    if not {spec.role for spec in manifest.outputs} & {"logits", "masks", "labels"}:
         raise UsageError(f"answers of the task {manifest.model.task} name no classes", hint="leave the labels out")
-    if len(shapes.get("logits", ())) == 2:
-        check_labels(labels, shapes["logits"][1])
-    elif len(shapes.get("masks", ())) == 4:
-        check_labels(labels, shapes["masks"][1])
+    classes = manifest.class_count()
+    check_labels(labels, len(manifest.labels) if classes is None and manifest.labels else classes)

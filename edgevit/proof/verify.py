@@ -298,15 +298,9 @@ class _Checks:
             self.say(sentence, problem=wrong)
             return
         found = spread(whole, MAX_IMAGES)
-        if found.labels is None:
+        if found.labels is None or self.artifact.manifest.logits_output() is None:
             if not self.payload["against"]:
-                self._unlabelled(session, spread(found, MAX_COMPARED))
-            return
-        if self.artifact.manifest.logits_output() is None:
-            if not self.payload["against"]:
-                raise Unsupported(
-                    f"{self.artifact.path} is not a classifier, so it has no accuracy", hint="add --against ARTIFACT"
-                )
+                self._unjudged(session, spread(found, MAX_COMPARED))
             return
         names = self.artifact.manifest.labels
         shares = shares_on(session, found)
@@ -337,17 +331,17 @@ class _Checks:
         report = self.artifact.manifest.integers
         return abs(report.loss.floats - report.loss.integers) if report and report.loss.metric == metric else 0.0
 
-    def _unlabelled(self, session: Session, found: LabelledData) -> None:
-        """Without labels or another artifact, outputs can only be absurd or not."""
+    def _unjudged(self, session: Session, found: LabelledData) -> None:
+        """Without a truth of their kind or another artifact, outputs can only be absurd or not."""
         rows = preprocessed(self.artifact, found.images)
         wrong: dict[str, None] = {}
         for _, outputs in rows_in_turn(session, rows, self.artifact.manifest.batch.max):
             wrong |= {name: None for name, values in outputs.items() if not np.isfinite(values).all()}
         for name in wrong:
             self.say(f"{name} holds NaN or infinity on images of {self.payload['data']}", problem=True)
-        lacking = "they have no labels"
-        if found.targets is not None:
-            lacking = f"their {found.targets.kind} say nothing that {self.artifact.manifest.model.task} is judged by"
+        kind = found.targets.kind if found.targets is not None else "classes" if found.labels is not None else None
+        task = self.artifact.manifest.model.task
+        lacking = f"their {kind} say nothing that {task} is judged by" if kind else "they have no labels"
         self.say(
             f"{render.counted(len(found), 'image')} of {self.payload['data']} ran; {lacking}, so nothing "
             "says whether the outputs are right: add --against to compare them"

@@ -121,7 +121,10 @@ def load_task(name: str) -> Task:
 def unfit(task: str, outputs: Sequence[TensorSpec], wanted: str) -> Unsupported:
     """The error for outputs that are no answer of a task."""
     found = ", ".join(f"{spec.name} {spec.dtype} {'×'.join(map(str, spec.shape))}" for spec in outputs)
-    return Unsupported(f"{task} needs {wanted}; the model gives {found}", hint="say what it does with --task")
+    return Unsupported(
+        f"{task} needs {wanted}; the model gives {found}",
+        hint="choose the --task that they are answers of; tensors takes any",
+    )
 
 
 def is_flat(spec: TensorSpec) -> bool:

@@ -14,6 +14,7 @@ from edgevit.data.rle import encoded
 from edgevit.tasks.base import Apart, Asked, Row, is_flat, named, unfit
 from edgevit.tasks.palette import blended, colours, marked
 from edgevit.tasks.places import back_to_image
+from edgevit.tasks.segments import Segments, classes_of, queries_among, segments_of
 
 _NOTHING = frozenset({"background", "bg", "unlabeled", "unlabelled", "void"})
 
@@ -63,7 +64,8 @@ class ClassMap:
 
 
 class Segment:
-    """Semantic segmentation: (B, classes, H, W) scores, or a (B, H, W) or (B, 1, H, W) map of whole numbers."""
+    """Semantic segmentation: (B, classes, H, W) scores, or a (B, H, W) or (B, 1, H, W) map of whole numbers. Panoptic
+    and instance segmentation: queries with scores (B, n, classes + 1), the last "nothing", and (B, n, H, W) masks."""
 
     name = "segment"
     alone = "masks"
@@ -74,22 +76,34 @@ class Segment:
     }
 
     def roles(self, outputs: Sequence[TensorSpec]) -> dict[str, Role]:
-        """A map of labels where there is one, else the scores with the most values; the others are for training."""
+        """A map of labels where there is one, else queries, else the first scores; the others are for training."""
         maps = [spec for spec in outputs if _is_map(spec)]
+        if not maps and (queries := queries_among(outputs)):
+            return named(outputs, queries)
         scores = [spec for spec in outputs if len(spec.shape) == 4 and spec.dtype.startswith("float")]
         if not maps and not scores:
             raise unfit(self.name, outputs, "(batch, classes, height, width) scores or a map of whole numbers")
         known: dict[str, Role] = {spec.name: "masks" for spec in scores[:1]}
         return named(outputs, known | {spec.name: "labels" for spec in maps[:1]})
 
-    def decode(self, row: Row, asked: Asked) -> ClassMap:
-        labels = asked.one(row, "labels")
-        decided = asked.need(self.name, row, "masks", "scores or labels").argmax(axis=0) if labels is None else labels
+    def decode(self, row: Row, asked: Asked) -> ClassMap | Segments:
+        scores = asked.one(row, "logits")
+        if scores is not None:
+            return segments_of(scores, asked.need(self.name, row, "masks"), asked)
+        return ClassMap(self.classes(row, asked), asked)
+
+    def classes(self, row: Row, asked: Asked) -> Array:
+        """(H, W) int64 classes over the image, whatever segments they are of; -1 where the model saw nothing."""
+        decided, scores = asked.one(row, "labels"), asked.one(row, "logits")
+        if decided is None:
+            masks = asked.need(self.name, row, "masks", "scores or labels")
+            decided = masks.argmax(axis=0) if scores is None else classes_of(scores, masks)
         decided = decided.reshape(decided.shape[-2:]).astype(np.int64)
-        return ClassMap(back_to_image(decided, asked, outside=-1), asked)
+        return back_to_image(decided, asked, outside=-1)
 
     def columns(self, outputs: Sequence[TensorSpec], top: int) -> tuple[str, ...]:
-        return "label", "index", "share"
+        queries = any(spec.role == "logits" for spec in outputs)
+        return ("label", "index", "score", "share") if queries else ("label", "index", "share")
 
 
 def _is_nothing(label: str) -> bool:

@@ -28,7 +28,7 @@ class MeanIoU:
         self._both, self._true, self._said = (np.zeros(0, np.int64) for _ in range(3))
 
     def take(self, row: Row, target: Array, asked: Asked) -> None:
-        said = Segment().decode(row, asked).classes
+        said = Segment().classes(row, asked)
         if said.shape != target.shape:
             raise UsageError(
                 f"a mask has {_size(target)} pixels, its image {_size(said)}", hint="save masks in their images' size"

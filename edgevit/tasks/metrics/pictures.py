@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from edgevit.artifact.manifest import Array
+from edgevit.errors import UsageError
 from edgevit.tasks.base import Asked, Row
 from edgevit.tasks.metrics.base import nothing
 from edgevit.tasks.restore import Restore
@@ -36,6 +37,7 @@ class PeakNoise:
     def take(self, row: Row, target: Array, asked: Asked) -> None:
         made = Restore().decode(row, asked).picture
         whole = next(row[spec.name] for spec in asked.outputs if spec.role == "picture")
+        _require_scale(target, whole, asked)
         scale = max(1, round(whole.shape[1] / asked.steps.size[0]))
         border = scale if scale > 1 and min(made.shape[:2]) > 2 * scale else 0
         wanted = _as_seen(target, made.shape[:2], asked)
@@ -54,6 +56,19 @@ class PeakNoise:
 
     def allowed(self) -> float:
         return _DECIBELS
+
+
+def _require_scale(target: Array, whole: Array, asked: Asked) -> None:
+    """UsageError for a truth that is more times as large as its image than the model makes one: resized to fit, it would
+    be smoother than it is, and any model good."""
+    wanted = [side / taken for side, taken in zip(whole.shape[1:], asked.steps.size, strict=True)]
+    for true, side, times in zip(target.shape, asked.size, wanted, strict=False):
+        if abs(true - times * side) > times:
+            raise UsageError(
+                f"a true picture has {target.shape[1]}×{target.shape[0]} pixels, its image "
+                f"{asked.size[1]}×{asked.size[0]}; the model makes a picture {times:g} times as large",
+                hint="use pairs of the model's own scale",
+            )
 
 
 def brightness(picture: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -229,6 +231,14 @@ def restored(made: np.ndarray, true: np.ndarray, taken: tuple[int, int]) -> Peak
     meter = PeakNoise()
     meter.take({"picture": made.transpose(2, 0, 1)}, true, about)
     return meter
+
+
+@pytest.mark.parametrize(("true", "taken"), [(32, (8, 8)), (24, (16, 16)), (48, (16, 16))])
+def test_a_truth_of_another_scale_is_no_truth_of_the_model(true: int, taken: tuple[int, int]) -> None:
+    about = asked("restore", {"picture": ("uint8", (3, 2 * SIDE, 2 * SIDE))}, taken)
+    about = replace(about, steps=Preprocess(size=(SIDE, SIDE), crop="squash"))
+    with pytest.raises(UsageError, match=r"a true picture has .* pixels, its image .*; .* 2 times as large"):
+        PeakNoise().take({"picture": np.zeros((3, 16, 16), np.uint8)}, np.zeros((true, true, 3), np.uint8), about)
 
 
 def test_a_picture_twice_as_large_loses_two_pixels_at_each_edge() -> None:
