@@ -59,8 +59,8 @@ class PeakNoise:
 
 
 def _require_scale(target: Array, whole: Array, asked: Asked) -> None:
-    """UsageError for a truth that is more times as large as its image than the model makes one: resized to fit, it would
-    be smoother than it is, and any model good."""
+    """UsageError for a truth that is other times as large as its image than the model makes one: resized to fit, it
+    would be smoother than it is, and any model good."""
     wanted = [side / taken for side, taken in zip(whole.shape[1:], asked.steps.size, strict=True)]
     for true, side, times in zip(target.shape, asked.size, wanted, strict=False):
         if abs(true - times * side) > times:
