@@ -21,6 +21,7 @@ from edgevit.amounts import parse_bytes
 from edgevit.artifact.claim import check_room, claimed
 from edgevit.artifact.files import hash_tree, write_atomically
 from edgevit.artifact.golden import GOLDEN_ROWS, golden_at, write_arrays, write_golden
+from edgevit.artifact.goodness import Loss
 from edgevit.artifact.manifest import MANIFEST as MANIFEST_FILE
 from edgevit.artifact.manifest import Array, Manifest, Parity
 from edgevit.artifact.opened import Artifact
@@ -37,6 +38,8 @@ from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
 from edgevit.export.weight import bytes_in, check_weight, notes_on_weight
 from edgevit.export.written import Written, written
+from edgevit.precisions import precision_row
+from edgevit.proof.answering import answering
 from edgevit.proof.failure import failure
 from edgevit.proof.parity import batches_to_prove
 from edgevit.proof.reference import Reference, write_reference
@@ -273,7 +276,8 @@ def _tried(
     remember(prepared.request, build.target, shared + seconds)
     heavy = notes_on_weight(artifact.size_bytes(), prepared.info.params)
     integers = artifact.manifest.integers
-    said = (*heavy, *(integers.sentences() if integers else ()))
+    loss = artifact.manifest.loss
+    said = (*heavy, *(integers.sentences() if integers else ()), *((loss.sentence(),) if loss else ()))
     notes = (*_notes(prepared), *(f"{name}: {note}" for note in said))
     done = Outcome(name, artifact, seconds=seconds, notes=notes, reused=tuple(dict.fromkeys(prepared.reused)))
     return _judged(prepared, done)
@@ -338,6 +342,7 @@ def build_target(
         if prepared.request.verify:
             say("prove", None)
         manifest = manifest.model_copy(update={"parity": proof(done, scratch, due, levels, prover)})
+        manifest = manifest.model_copy(update={"loss": weighed(prepared, scratch, manifest, say)})
         _write_manifest(scratch, manifest)
         if manifest.parity.status == "failed":
             raise _kept_aside(scratch, out, manifest)
@@ -383,6 +388,16 @@ def proof(
         except WorkerFailed as exc:
             raise ExportFailed(f"the built artifact could not be run: {exc}", hint=exc.hint) from exc
         return _at_all_sizes(prepared, folder, Parity.model_validate(found, strict=False), levels)
+
+
+def weighed(prepared: Prepared, folder: Path, manifest: Manifest, say: Progress) -> Loss | None:
+    """What the built folder's own answers cost on data, in a precision where that is asked; None where it cannot run
+    here."""
+    if not precision_row(manifest.precision).weighed or manifest.parity.status != "verified" or prepared.weigh is None:
+        return None
+    say("what the precision costs", None)
+    with answering(folder, prepared.request.threads, PROOF_TIMEOUT_S) as ask:
+        return prepared.weigh(ask)
 
 
 def _at_all_sizes(prepared: Prepared, folder: Path, own: Parity, levels: Levels) -> Parity:

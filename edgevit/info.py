@@ -42,6 +42,8 @@ def describe(artifact: Artifact) -> Iterator[tuple[str, str]]:
         yield "accuracy", manifest.accuracy.sentence("source model")
     if manifest.quality:
         yield "quality", manifest.quality.sentence("source model")
+    if manifest.loss:
+        yield "cost", manifest.loss.sentence()
     yield from _inside(artifact)
     for note in manifest.notes:
         yield "note", note

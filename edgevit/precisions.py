@@ -26,7 +26,7 @@ MEDIAN_ROWS = 16  # of fewer rows more than half may meet a step by chance
 TINY = float(np.finfo(np.float32).tiny)  # what is smaller loses its digits, and engines take it for zero
 
 Array = np.ndarray[Any, Any]
-Emulation = Literal["eager", "rounded to fp16", "simulated integers"]
+Emulation = Literal["eager", "rounded to fp16", "rounded to bf16", "simulated integers"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Precision:
                a plan: then its reference is what these compute, and its noise how far they move with their inputs
     factor     times the noise, the tolerance is
     floor      the smallest tolerance
+    weighed    whether what an artifact costs on data is measured, with its own runtime
     """
 
     name: str
@@ -49,6 +50,12 @@ class Precision:
     emulation: Emulation
     factor: float = NOISE_FACTOR
     floor: float = FLOOR
+    weighed: bool = False
+
+    @property
+    def rounded_to(self) -> Literal["float16", "bfloat16"] | None:
+        """The type that every result and weight is rounded to when its noise is emulated."""
+        return {"rounded to fp16": "float16", "rounded to bf16": "bfloat16"}.get(self.emulation)  # type: ignore[return-value]
 
     @property
     def integers(self) -> bool:
@@ -61,6 +68,8 @@ _ROWS = {
     for row in (
         Precision("fp32", "float32", "float32", ceiling=1e-3, emulation="eager"),
         Precision("fp16", "float16", "float32", ceiling=2e-2, emulation="rounded to fp16"),
+        # Eight bits of a number are left: ten times that would let pass anything.
+        Precision("bf16", "bfloat16", "float32", ceiling=0.1, emulation="rounded to bf16", factor=3.0, weighed=True),
         # An activation that lies between two steps of its grid goes to either, and all that follows with it: outputs
         # then move by as much as integers cost at all.
         Precision("int8", "int8", "int32", ceiling=0.1, emulation="simulated integers", factor=3.0, floor=1e-3),

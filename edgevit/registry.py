@@ -141,7 +141,7 @@ EXPORTERS: Mapping[str, Row] = {
         "edgevit.export.openvino.exporter:OpenVinoExporter",
         "edgevit[export,openvino]",
         ("openvino", "onnx", "onnxscript", "torch"),
-        "OpenVINO IR, fp32, fp16 weights or int8, for Intel's processors and GPUs and any other CPU",
+        "OpenVINO IR, fp32, fp16 weights, bf16 or int8, for Intel's processors and GPUs and any other CPU",
         onnx=("openvino", *ONNX_FILE),
     ),
     "tvm": Row(

@@ -85,13 +85,14 @@ class RecordedQuality(Quality):
 
 
 class Loss(Strict):
-    """What integers cost on images that they were not calibrated on: the plan's answers beside the float model's."""
+    """What integers cost on images that they were not calibrated on: the plan's answers beside the float model's; or
+    another precision, of which these are the artifact's own."""
 
     data: str
     images: int = Field(ge=1)
     metric: str = Field(description="the task's, or agreement with the float model, or output difference")
     floats: float = Field(description="the metric of the float model")
-    integers: float = Field(description="the metric of the integers")
+    integers: float = Field(description="the metric of the integers, or of the artifact")
     drop: float = Field(description="how much worse: points of a share, else per cent of the metric")
     rms: Error = Field(description="root mean square of the outputs' difference, as a share of that of the outputs")
     kl: Error | None = Field(default=None, description="mean Kullback-Leibler divergence of the classes, in nats")

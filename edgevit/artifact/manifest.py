@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from edgevit.artifact.formulas import side_of
-from edgevit.artifact.goodness import IntegerReport, Quality, RecordedAccuracy, RecordedQuality, how_good
+from edgevit.artifact.goodness import IntegerReport, Loss, Quality, RecordedAccuracy, RecordedQuality, how_good
 from edgevit.artifact.schema import Error, Fraction, Strict
 from edgevit.errors import BadArtifact, UnknownName, UsageError
 from edgevit.foreign import parse_json
@@ -373,6 +373,7 @@ class Manifest(Strict):
     accuracy: RecordedAccuracy | None = None
     quality: RecordedQuality | None = None
     integers: IntegerReport | None = None
+    loss: Loss | None = Field(default=None, description="what the artifact's own answers cost on data, in bf16")
     sampled: dict[str, Sample] = Field(default={}, description="outputs of whose golden rows a sample is kept")
     versions: dict[str, str] = Field(default={}, description="packages that took part in the build")
     lock: dict[str, str | int | list[int]] = Field(
@@ -430,6 +431,10 @@ class Manifest(Strict):
         chosen = sizes.require(size, self.model.name)
         specs = {kind: tuple(spec.at(chosen) for spec in getattr(self, kind)) for kind in ("inputs", "outputs")}
         return self.model_copy(update={**specs, "preprocess": steps.at(chosen)})
+
+    def cost(self) -> Loss | None:
+        """What its precision costs on data, where somebody measured it."""
+        return self.integers.loss if self.integers else self.loss
 
     def how_good(self) -> Quality | None:
         """How good the source model's answers were at export, whatever their task; None where nobody measured it."""

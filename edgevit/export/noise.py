@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
 from edgevit.artifact.shelf import Named
@@ -30,10 +31,10 @@ def noise(
     ``keep_fp32`` are the paths of modules that an fp16 build computes in float32. A float32 reference has float32's
     own rounding on its side, which counts too.
     """
-    half, whole = precision_row(precision).emulation == "rounded to fp16", reference.whole
+    to, whole = precision_row(precision).rounded_to, reference.whole
     alone = next(iter(whole.outputs))  # what a single output is called; where there are several, they have names
     model = Eager(module, inputs, alone, HALVES in reference.notes, decides=bool(whole.margins))
-    ways = [rounded_way(frozenset(keep_fp32)) if half else model.single]
+    ways = [rounded_way(frozenset(keep_fp32), getattr(torch, to)) if to else model.single]
     if reference.computed == "float32":
         ways.append(JITTERED)
     if not reference.inside:

@@ -38,6 +38,7 @@ from edgevit.prediction.labels import check_labels
 from edgevit.quantize.calibration import Held, calibration_images, calibration_rows
 from edgevit.quantize.integral import Integral
 from edgevit.quantize.loss import Scales
+from edgevit.quantize.trial import Trial
 from edgevit.registry import own_version
 from edgevit.request import MIN_ROWS, ExportRequest
 from edgevit.sizes import Sides
@@ -107,6 +108,9 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         sizes=sizing.sizes if sizing else None,
         sized=sized,
         integers=cache(lambda: _integral(captured, spec, rows, request, meaning)),
+        weigh=lambda answering: _scales(captured, spec, rows, request, meaning).weigh(
+            lambda given: Trial(captured).run(None, given).outputs, answering
+        ),
     )
 
 
@@ -262,18 +266,24 @@ def _model_info(
 
 def _integral(captured: Capture, spec: ModelSpec, rows: Rows, request: ExportRequest, meaning: Meaning) -> Integral:
     """The model in integers: found on rows that it is not proved on, weighed on those that it was not trained on."""
-    captured = replace(captured, program=unstacked(captured.program))
+    captured, asked = replace(captured, program=unstacked(captured.program)), request.quantizing
+    scales = _scales(captured, spec, rows, request, meaning)
+    if scales.held is None or scales.preprocess is None:
+        return Integral(captured, asked, calibration_rows(request), scales)
+    wanted = max(MIN_ROWS, request.batch.max)
+    found = calibration_images(asked.calibrate or rows.data, asked.images, scales.held, scales.preprocess, wanted)
+    return Integral(captured, asked, found, scales)
+
+
+def _scales(captured: Capture, spec: ModelSpec, rows: Rows, request: ExportRequest, meaning: Meaning) -> Scales:
+    """What it is weighed on: images that it was not trained on, or the rows of the proof where it takes no images."""
     logits = next((one.name for one in captured.outputs if one.role == "logits"), None)
     steps = _stored_preprocess(spec.preprocess, request) if request.inputs is None else None
     if steps is None:
-        scales = Scales(rows.inputs, rows.data, None, None, logits, None, spec.num_classes)
-        return Integral(captured, request.quantizing, calibration_rows(request), scales)
+        return Scales(rows.inputs, rows.data, None, None, logits, None, spec.num_classes)
     held = Held.of(rows.data, len(rows))
     bench = Bench(meaning.task, captured.outputs, steps, _labels(spec, request))
-    scales = Scales(rows.inputs, held.data, held, steps, logits, bench, spec.num_classes)
-    asked, wanted = request.quantizing, max(MIN_ROWS, request.batch.max)
-    found = calibration_images(asked.calibrate or rows.data, asked.images, held, steps, wanted)
-    return Integral(captured, asked, found, scales)
+    return Scales(rows.inputs, held.data, held, steps, logits, bench, spec.num_classes)
 
 
 def _data(spec: ModelSpec, request: ExportRequest) -> str | None:

@@ -171,6 +171,9 @@ class Sized:
         return {**{name: rows[:1] for name, rows in self.inputs.items()}, **answers, **clear}
 
 
+Answering = Callable[[Mapping[str, Array]], Named]  # rows -> what is answered
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A model ready for any target that takes its format, with what its source answers on the same rows.
@@ -183,6 +186,7 @@ class Prepared:
     sizes      of images that the model takes, where that is a range
     sized      those of them that are proved, beside its own
     integers   finds the model in integers; None where it cannot be had so
+    weigh      what one that answers rows so costs on data beside the model; None where nothing tells
     """
 
     request: ExportRequest
@@ -201,6 +205,7 @@ class Prepared:
     sizes: SizeRange | None = None
     sized: Mapping[Sides, Sized] = field(default_factory=dict)
     integers: Callable[[], InIntegers] | None = None
+    weigh: Callable[[Answering], Loss] | None = None
 
 
 class InIntegers(Protocol):

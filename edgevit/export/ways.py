@@ -1,8 +1,8 @@
-"""Ways to run a module: as it is, in float64, with rounding errors made on purpose, rounded to fp16.
+"""Ways to run a module: as it is, in float64, with rounding errors made on purpose, rounded to fp16 or bf16.
 
-fp16 noise is emulated, not run with CPU half kernels: those accumulate in their own ways, lack operators and are slow,
+Their noise is emulated, not run with CPU half kernels: those accumulate in their own ways, lack operators and are slow,
 so they would measure the CPU instead of the format. Every operator is computed in float32 and its result rounded to
-fp16, as an engine with fp16 storage and fp32 accumulation does; weights are rounded once; what the precision plan
+the type, as an engine with that storage and fp32 accumulation does; weights are rounded once; what the precision plan
 keeps stays unrounded.
 """
 
@@ -74,16 +74,16 @@ class _Jitter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             part.copy_(part.double() * torch.from_numpy(np.asarray(moved)))
 
 
-def rounded_way(keep: frozenset[str]) -> Way:
-    """In fp16, but for the modules whose paths are in ``keep``."""
+def rounded_way(keep: frozenset[str], to: torch.dtype) -> Way:
+    """In fp16 or bf16, but for the modules whose paths are in ``keep``."""
 
     @contextmanager
     def mode(made: nn.Module) -> Iterator[None]:
         kept = keep | {""} if "model" in keep else keep  # how reports name the module whose path is ""
         if isinstance(made, Baked):
             kept = frozenset(path for path, _ in made.named_modules() if unbaked(path) in kept)
-        _round_weights(made, kept)
-        rounding = _Rounding(kept)
+        _round_weights(made, kept, to)
+        rounding = _Rounding(kept, to)
         hooks = []
         for path, child in made.named_modules():
             hooks.append(child.register_forward_pre_hook(rounding.enter(path)))
@@ -96,24 +96,24 @@ def rounded_way(keep: frozenset[str]) -> Way:
     return Way(single, torch.float32, mode)
 
 
-def _round_weights(module: nn.Module, keep: frozenset[str]) -> None:
+def _round_weights(module: nn.Module, keep: frozenset[str], to: torch.dtype) -> None:
     for path, child in module.named_modules():
         if path in keep:
             continue
         for value in [*child.parameters(recurse=False), *child.buffers(recurse=False)]:
             if value.is_floating_point():
-                value.data = value.data.half().to(value.dtype)
+                value.data = value.data.to(to).to(value.dtype)
 
 
 class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Rounds what every operator returns to fp16, but inside kept modules.
+    """Rounds what every operator returns to fp16 or bf16, but inside kept modules.
 
     A normalisation or softmax kept in float32 still hands its result on through a cast to fp16.
     """
 
-    def __init__(self, keep: frozenset[str]) -> None:
+    def __init__(self, keep: frozenset[str], to: torch.dtype) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.keep = keep
+        self.keep, self.to = keep, to
         self.path: list[str] = [""]
 
     def enter(self, path: str) -> Callable[..., None]:
@@ -131,5 +131,5 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         for value in result if isinstance(result, tuple | list) else [result]:
             if isinstance(value, Tensor) and value.dtype is torch.float32:
-                value.copy_(value.half())  # in place: the result of an in-place operator is its argument
+                value.copy_(value.to(self.to))  # in place: the result of an in-place operator is its argument
         return result

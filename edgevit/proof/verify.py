@@ -327,9 +327,9 @@ class _Checks:
         )
 
     def _lost(self, metric: str) -> float:
-        """How far integers took the artifact from its model at export, either way."""
-        report = self.artifact.manifest.integers
-        return abs(report.loss.floats - report.loss.integers) if report and report.loss.metric == metric else 0.0
+        """How far its precision took the artifact from its model at export, either way."""
+        loss = self.artifact.manifest.cost()
+        return abs(loss.floats - loss.integers) if loss and loss.metric == metric else 0.0
 
     def _unjudged(self, session: Session, found: LabelledData) -> None:
         """Without a truth of their kind or another artifact, outputs can only be absurd or not."""
@@ -396,13 +396,13 @@ class _Checks:
         }
 
     def _rounded_away(self, other: Artifact, name: str) -> float:
-        """How far integers may lie from floats, or from integers of another plan: ten times their loss, at most half
-        of the largest output."""
-        plans = [one.manifest.files.get(QUANT) for one in (self.artifact, other)]
-        if name != "source" and plans[0] == plans[1]:
+        """How far integers may lie from floats, or from integers of another plan, and bf16 from either: ten times their
+        loss, at most half of the largest output."""
+        both = (self.artifact.manifest, other.manifest)
+        plans = [one.files.get(QUANT) for one in both]
+        if name != "source" and plans[0] is not None and plans[0] == plans[1]:
             return 0.0
-        reports = (one.manifest.integers for one in (self.artifact, other))
-        return min(0.5, 10 * max((report.loss.rms for report in reports if report), default=0.0))
+        return min(0.5, 10 * max((loss.rms for one in both if (loss := one.cost())), default=0.0))
 
     def _images(self) -> Callable[[Artifact], dict[str, Array]]:
         """Rows to compare on, preprocessed by the artifact they are for: --data, else the golden pair."""

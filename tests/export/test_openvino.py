@@ -21,6 +21,7 @@ from edgevit.engines.intel import ov
 from edgevit.errors import BadArtifact, EdgeVitError, ExportFailed, Unsupported
 from edgevit.export.openvino.convert import convert
 from edgevit.export.openvino.job import Job
+from edgevit.info import describe
 from edgevit.runtimes.base import Session
 from edgevit.runtimes.openvino.device import OpenVinoRuntime
 
@@ -89,6 +90,33 @@ def test_float16_weights_are_counted_in_the_file_and_what_it_would_cut_is_kept_a
         assert session.precision == "fp32"
 
 
+def test_bf16_is_computed_in_bf16_and_what_it_costs_is_measured_with_its_own_answers(tmp_path: Path) -> None:
+    model = edgevit.create_model("vit_nano", weights="digits")
+    manifest = edgevit.export(model, "openvino", out=tmp_path / "x", precision="bf16", threads=1).manifest
+    assert manifest.precision_report.layers == {"bfloat16": 26, "float32": 8}  # attention multiplies two activations
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert manifest.parity.reason is not None
+        assert manifest.parity.reason.startswith("needs bf16 arithmetic")
+        assert manifest.loss is None
+        return
+    assert manifest.parity.status == "verified"
+    assert manifest.parity.max_rel is not None
+    assert 1e-4 < manifest.parity.max_rel <= manifest.parity.tolerance < 0.1
+    assert manifest.loss is not None
+    assert (manifest.loss.metric, manifest.loss.images, manifest.loss.data) == ("top-1", 360, "digits")
+    assert 1e-3 < manifest.loss.rms < 0.02
+    artifact = Artifact.open(tmp_path / "x")
+    with opened(artifact) as session:
+        assert session.precision == "bf16"
+    with opened(artifact, precision="fp32") as session:
+        assert session.precision == "fp32"
+    assert ("cost", manifest.loss.sentence()) in list(describe(artifact))
+
+
+def test_an_fp32_artifact_has_no_loss(exported: Artifact) -> None:
+    assert exported.manifest.cost() is None
+
+
 def test_a_range_of_image_sizes_is_proved_at_its_ends_and_between(tmp_path: Path) -> None:
     model = edgevit.create_model("sesr_nano_x2")
     built = edgevit.export(model, "openvino", out=tmp_path / "x", image_size="16-48", threads=1)
@@ -96,10 +124,14 @@ def test_a_range_of_image_sizes_is_proved_at_its_ends_and_between(tmp_path: Path
     assert {"16", "48"} <= set(built.manifest.parity.sizes)
 
 
-def test_an_onnx_file_becomes_ir_too(make_artifact: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_an_onnx_file_becomes_ir_too(make_artifact: Callable[..., Path], tmp_path: Path, precision: str) -> None:
     source = make_artifact() / "model.onnx"
-    built = edgevit.export(str(source), "openvino", out=tmp_path / "x", threads=1)
-    assert (built.manifest.entry, built.manifest.parity.status) == ("model.xml", "verified")
+    built = edgevit.export(str(source), "openvino", out=tmp_path / "x", precision=precision, threads=1)
+    has_bf16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    due = "verified" if has_bf16 or precision != "bf16" else "unverified"
+    assert (built.manifest.entry, built.manifest.parity.status) == ("model.xml", due)
+    assert (built.manifest.parity.noise or 0) > {"fp32": 0, "fp16": 1e-5, "bf16": 1e-4}[precision]
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -152,7 +184,7 @@ def _converted(tmp_path: Path, operator: str) -> EdgeVitError:
     graph = helper.make_graph([node], "g", ends[:1], ends[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), tmp_path / "x.onnx")
     places = {"modules": {node.name: "blocks.0"}, "lines": {node.name: "net.py:7"}}
-    job = Job(str(tmp_path / "x.onnx"), str(tmp_path / "x.xml"), {}, False, {node.name: operator}, **places)
+    job = Job(str(tmp_path / "x.onnx"), str(tmp_path / "x.xml"), {}, "float32", {node.name: operator}, **places)
     with pytest.raises(EdgeVitError) as caught:
         convert(job.payload())
     return caught.value

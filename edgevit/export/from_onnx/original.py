@@ -97,10 +97,10 @@ class Original:
 
     def noise(self, rows: Rows, want: Answers, levels: Levels, precision: str, keep: Collection[str]) -> Levels:
         """The error of every output of the graph in ``precision``; ``levels`` are those in fp32."""
-        if precision_row(precision).emulation != "rounded to fp16":
+        if (to := precision_row(precision).rounded_to) is None:
             return levels
         with tempfile.TemporaryDirectory(prefix="edgevit-rounded-") as folder:
-            trial = _saved(rounded(self.graph, keep), Path(folder) / "rounded.onnx")
+            trial = _saved(rounded(self.graph, keep, to), Path(folder) / "rounded.onnx")
             (found,) = _asked(rows, [_run(*trial, want.group, _count(rows), trial=True)], self.threads, Path(folder))
         outputs = want.whole.outputs
         return worst((levels, _levels(dict(zip(outputs, found.values(), strict=True)), outputs)))

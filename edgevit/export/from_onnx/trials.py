@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -33,21 +34,21 @@ def jittered(model: ir.Model) -> ir.Model:
     return copy
 
 
-def rounded(model: ir.Model, keep: Collection[str]) -> ir.Model:
-    """A copy in which every operator's result and every weight is rounded to fp16, but inside the modules ``keep``.
+def rounded(model: ir.Model, keep: Collection[str], to: Literal["float16", "bfloat16"]) -> ir.Model:
+    """A copy in which every operator's result and every weight is rounded to a type, but inside the modules ``keep``.
 
-    As an engine with fp16 storage and float32 accumulation computes. A normalisation or softmax that is computed in
-    float32 still hands its result on through a cast to fp16.
+    As an engine with that storage and float32 accumulation computes. A normalisation or softmax that is computed in
+    float32 still hands its result on through a cast.
     """
     copy = copied(model)
     seen: dict[int, ir.Value] = {}
     for node, value in _results(copy, keep):
-        half = ir.node("Cast", [value], {"to": ir.DataType.FLOAT16.value})
+        half = ir.node("Cast", [value], {"to": ir.DataType[to.upper()].value})
         _behind(copy.graph, node, value, [half, ir.node("Cast", [half.outputs[0]], {"to": ir.DataType.FLOAT.value})])
-        half.outputs[0].dtype = ir.DataType.FLOAT16
+        half.outputs[0].dtype = ir.DataType[to.upper()]
     for node in copy.graph:
         if module_of(node) not in keep and node.op_type != "Cast":
-            _round_weights(copy.graph, node, seen)
+            _round_weights(copy.graph, node, seen, to)
     return copy
 
 
@@ -92,7 +93,7 @@ def _behind(graph: ir.Graph, node: ir.Node, value: ir.Value, steps: list[ir.Node
             graph.outputs[index] = last
 
 
-def _round_weights(graph: ir.Graph, node: ir.Node, seen: dict[int, ir.Value]) -> None:
+def _round_weights(graph: ir.Graph, node: ir.Node, seen: dict[int, ir.Value], to: str) -> None:
     for index, value in enumerate(node.inputs):
         array = constant_of(value)
         if value is None or array is None or value.dtype != ir.DataType.FLOAT:
@@ -100,13 +101,13 @@ def _round_weights(graph: ir.Graph, node: ir.Node, seen: dict[int, ir.Value]) ->
         if index in FLOAT32_ONLY_INPUTS.get(node.op_type, ()):
             continue
         if id(value) not in seen:
-            seen[id(value)] = _constant(graph, f"{value.name}_rounded", array)
+            seen[id(value)] = _constant(graph, f"{value.name}_rounded", array, ir.DataType[to.upper()].numpy())
         node.replace_input_with(index, seen[id(value)])
 
 
-def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+def _constant(graph: ir.Graph, name: str, array: Array, dtype: Any) -> ir.Value:
     with np.errstate(over="ignore"):
-        near = array.astype(np.float16).astype(np.float32)
+        near = array.astype(dtype).astype(np.float32)
     value = ir.Value(
         name=name,
         type=ir.TensorType(ir.DataType.FLOAT),

@@ -12,7 +12,7 @@ from edgevit import worker
 from edgevit.engines.intel import bound, mark, ov
 from edgevit.export.fp16 import FP16_MAX, weight_trouble
 from edgevit.export.onnx.places import Places
-from edgevit.export.openvino.counts import layer_counts
+from edgevit.export.openvino.counts import layer_counts, weights_of
 from edgevit.export.openvino.job import Job
 from edgevit.export.openvino.refusals import refusal
 from edgevit.module_paths import module_of
@@ -34,10 +34,25 @@ def convert(payload: dict[str, Any]) -> dict[str, Any]:
     if job.marks:
         mark(model, job.marks)
     worker.report("save", None)
-    kept = _save_half(core, model, Path(job.xml)) if job.half else {}
-    if not job.half:
+    kept: dict[str, str] = {}
+    if job.weights == "float16":
+        kept = _save_half(core, model, Path(job.xml))
+    else:
+        if job.weights == "bfloat16":
+            _round_weights(model)
         ov.save_model(model, job.xml, compress_to_fp16=False)
     return {"version": version_of("openvino"), "layers": layer_counts(core.read_model(job.xml)), "kept": kept}
+
+
+def _round_weights(model: Any) -> None:
+    """Those of layers in bfloat16, as they are multiplied: what rounds them again changes nothing."""
+    for node in weights_of(model):
+        if node.get_output_element_type(0) == ov.Type.f32:
+            rounded = ov.op.Constant(ov.Type.bf16, node.get_output_shape(0), node.data.ravel())
+            rounded.set_friendly_name(f"{node.get_friendly_name()}_bf16")
+            whole = ov.opset13.convert(rounded, "f32", name=node.get_friendly_name())
+            for reader in node.output(0).get_target_inputs():
+                reader.replace_source_output(whole.output(0))
 
 
 def _save_half(core: Any, model: Any, xml: Path) -> dict[str, str]:

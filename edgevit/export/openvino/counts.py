@@ -20,6 +20,13 @@ def layer_counts(model: Any) -> dict[str, int]:
     return {_TYPES.get(kind, kind): count for kind, count in sorted(kinds.items())}
 
 
+def weights_of(model: Any) -> list[Any]:
+    """The constants that layers multiply by, each once."""
+    layers = [node for node in model.get_ops() if node.get_type_name() in _LAYERS]
+    found = [_stored(node.input_value(place).get_node()) for node in layers for place in (1, 0)]
+    return list({node.get_friendly_name(): node for node in found if node is not None}.values())
+
+
 def _stored_type(node: Any) -> str:
     found = [constant for place in (1, 0) if (constant := _stored(node.input_value(place).get_node())) is not None]
     return str((found[0].output(0) if found else node.input_value(0)).get_element_type().get_type_name())

@@ -19,7 +19,12 @@ from edgevit.quantize.plan import INTEL
 
 ENTRY = "model.xml"
 CONVERT = "edgevit.export.openvino.convert:convert"
-COMPUTES = {"fp32": "fp32", "fp16": "fp32", "int8": "fp32"}  # precision -> what floats are computed in
+COMPUTES = {"fp32": "fp32", "fp16": "fp32", "bf16": "bf16", "int8": "fp32"}  # precision -> what floats are computed in
+_SAID = {
+    "fp16": "weights are stored in float16, and multiplied in float32",
+    "bf16": "weights of layers are stored in bfloat16; products of two activations are in it too, sums in float32",
+    "int8": "which layers run in integers, OpenVINO decides on the processor: edgevit verify counts them",
+}
 _ENCODINGS = {"x86": INTEL, "avx2": INTEL.model_copy(update={"weights": 7})}
 
 
@@ -27,7 +32,7 @@ class OpenVinoExporter:
     """Captured program, or an ONNX file's graph -> IR."""
 
     name = "openvino"
-    precisions = ("fp32", "fp16", "int8")
+    precisions = ("fp32", "fp16", "bf16", "int8")
     options = OpenVinoOptions
     one_size = ""
 
@@ -66,12 +71,13 @@ def require_integers(built: Built) -> None:
 
 def notes(precision: str) -> list[str]:
     """What a reader of the manifest should know about this build."""
+    own = "which is also OpenVINO's default on a processor that has it, and needs one"
+    if COMPUTES[precision] != "bf16":
+        own = "since OpenVINO's default is bf16 on a processor that has it"
     found = [
         f"edgevit has OpenVINO compute it in {COMPUTES[precision]}; a program of your own has to set "
-        "INFERENCE_PRECISION_HINT, since OpenVINO's default is bf16 on a processor that has it"
+        f"INFERENCE_PRECISION_HINT, {own}"
     ]
-    if precision in INTEGER_PRECISIONS:
-        found.insert(0, "which layers run in integers, OpenVINO decides on the processor: edgevit verify counts them")
-    if precision == "fp16":
-        found.insert(0, "weights are stored in float16, and multiplied in float32")
+    if said := _SAID.get(precision):
+        found.insert(0, said)
     return found

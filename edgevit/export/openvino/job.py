@@ -13,13 +13,15 @@ from edgevit.export.base import Capture, Graph
 from edgevit.export.onnx.places import Places
 from edgevit.quantize.pairs import LAYER
 
+WEIGHTS = {"fp16": "float16", "bf16": "bfloat16"}  # precision -> type of stored floats, else float32
+
 
 @dataclass(frozen=True)
 class Job:
     """What the worker is asked.
 
     shapes   input with free sides -> (lowest, highest) of each
-    half     whether weights are stored in float16
+    weights  type that they are stored in
     kinds    ONNX node -> its operator; ``modules`` -> PyTorch module, ``lines`` -> line of its forward
     marks    ONNX node of integers -> which channels of which layer it computes
     """
@@ -27,7 +29,7 @@ class Job:
     onnx: str
     xml: str
     shapes: Mapping[str, Sequence[tuple[int, int]]]
-    half: bool
+    weights: str
     kinds: Mapping[str, str]
     modules: Mapping[str, str]
     lines: Mapping[str, str]
@@ -45,7 +47,7 @@ def make_job(graph: Path, xml: Path, capture: Capture | Graph, precision: str) -
         onnx=str(graph),
         xml=str(xml),
         shapes=free_shapes(capture),
-        half=precision == "fp16",
+        weights=WEIGHTS.get(precision, "float32"),
         kinds={node.name: node.op_type for node in model.graph.node},
         modules=places.modules,
         lines=places.lines,
