@@ -42,7 +42,7 @@ def coloured_plane(path: Path, what: str) -> Array:
 
 def _values(path: Path, what: str) -> tuple[str, Array, str]:
     """(mode, values, how the file packs them)."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     data = read_bounded(path, MAX_BYTES, what, error=ImageError)
     try:
@@ -57,6 +57,5 @@ def _values(path: Path, what: str) -> tuple[str, Array, str]:
     except ImageError:
         raise
     except Exception as exc:  # a broken file makes Pillow's decoder raise anything
-        raise ImageError(
-            f"{path}: not a PNG that can be read ({first_line(exc)})", hint="is the file complete?"
-        ) from exc
+        said = "its bytes are those of none" if isinstance(exc, UnidentifiedImageError) else first_line(exc)
+        raise ImageError(f"{path}: not a PNG that can be read ({said})", hint="is the file complete?") from exc

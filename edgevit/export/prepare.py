@@ -85,6 +85,8 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         found = recall.found(NOISE, asked, lambda: noise(*asked))
         return replace(found, hanging={size: found.hanging[None]} if found.hanging else {})
 
+    lacking: list[str] = []
+    quality = _quality(source, captured, spec, request, meaning, lacking)
     return Prepared(
         request=request,
         info=_model_info(source, form, spec, meaning, rows, request, recall),
@@ -96,10 +98,11 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         labels=_labels(spec, request),
         reparam=reparam,
         accuracy=_accuracy(source, captured, spec, request, recall, say),
-        quality=_quality(source, captured, spec, request, meaning),
+        quality=quality,
         notes=(
             *spec.notes,
             *meaning.notes,
+            *lacking,
             *reference.notes,
             *reference.whole.vanishing(),
             *(sizing.notes if sizing else ()),
@@ -309,10 +312,15 @@ def _accuracy(
 
 
 def _quality(
-    source: nn.Module, captured: Capture, spec: ModelSpec, request: ExportRequest, meaning: Meaning
+    source: nn.Module,
+    captured: Capture,
+    spec: ModelSpec,
+    request: ExportRequest,
+    meaning: Meaning,
+    notes: list[str],
 ) -> RecordedQuality | None:
     data = _data(spec, request)
     if data is None or spec.preprocess is None:
         return None
     bench = Bench(meaning.task, captured.outputs, spec.preprocess, _labels(spec, request))
-    return measure_quality(outputs_of(source, meaning.task.alone), data, bench)
+    return measure_quality(outputs_of(source, meaning.task.alone), data, bench, notes)

@@ -10,12 +10,14 @@ from edgevit.tasks.metrics.base import NothingToJudge
 from edgevit.tasks.metrics.measuring import IMAGES, Answers, Bench
 
 
-def measure_quality(answers: Answers, data: str, bench: Bench) -> RecordedQuality | None:
+def measure_quality(answers: Answers, data: str, bench: Bench, notes: list[str]) -> RecordedQuality | None:
     """The task's metric on the held-out part, at most 500 images; None where the data says nothing that it is judged
-    by. UsageError for data that does not fit the model: its classes, its sizes, a broken file."""
+    by, and where that is of its kind but empty, one of the ``notes`` more. UsageError for data that does not fit the
+    model: its classes, its sizes, a broken file."""
     held = spread(open_data(data, split="held-out"), IMAGES)
     try:
         found = bench.measure(answers, held)
-    except NothingToJudge:
+    except NothingToJudge as reason:
+        notes.append(f"how good it is on {data} was not measured: {reason}")
         return None
     return RecordedQuality(**found.quality.model_dump(), content=content_of(held)) if found else None

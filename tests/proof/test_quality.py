@@ -121,3 +121,31 @@ def test_data_that_says_other_things_than_a_task_is_judged_by_has_no_lack_of_lab
     found = verify(exported("depth")[0], data=exported("segment")[1], threads=1)
     assert found.quality is None
     assert any("their masks say nothing that depth is judged by" in sentence for sentence in found.checks)
+
+
+def test_the_scores_of_many_objects_are_no_classes_of_an_image(exported) -> None:
+    found = verify(exported("detect")[0], data=exported("embed")[1], threads=1)
+    assert (found.accuracy, found.quality) == (None, None)
+    assert any("their classes say nothing that detect is judged by" in sentence for sentence in found.checks)
+
+
+def test_a_class_that_the_model_does_not_tell_apart_is_refused(exported, tmp_path: Path) -> None:
+    path, data = exported("segment")
+    moved = Path(shutil.copytree(data.removeprefix("masks:"), tmp_path / "moved"))
+    (moved / "classes.txt").unlink()
+    saved(moved / "masks/3.png", np.full((SIDE, SIDE), 77, np.uint8))
+    with pytest.raises(UsageError, match="holds class 77; the model tells 2 apart, 0 to 1") as caught:
+        verify(path, data=f"masks:{moved}", threads=1)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("source", ["module", "file"])
+def test_a_model_that_could_not_be_judged_says_why(exported, tmp_path: Path, source: str) -> None:
+    data = masks(tmp_path / "data")
+    for mask in (tmp_path / "data/masks").iterdir():
+        saved(mask, np.full((SIDE, SIDE), 255, np.uint8))
+    spec = ModelSpec("segment", "module", (SIDE, SIDE), STEPS, None, task="segment")
+    model = attach_spec(Brightness(), spec) if source == "module" else str(exported("segment")[0] / "model.onnx")
+    made = export(model, "onnx", out=tmp_path / "out", data=data, task="segment", threads=1).manifest
+    assert made.quality is None
+    assert f"how good it is on {data} was not measured: no image of the data holds a pixel with a class" in made.notes

@@ -116,8 +116,8 @@ class Original:
             found = _called("accuracy_in_worker", payload)["accuracy"]
         return RecordedAccuracy.model_validate(found) if found else None
 
-    def quality(self, data: str, bench: Bench, group: int) -> RecordedQuality | None:
-        """The task's metric; None where the data says nothing that it is judged by."""
+    def quality(self, data: str, bench: Bench, group: int, notes: list[str]) -> RecordedQuality | None:
+        """The task's metric; None where the data says nothing that it is judged by, as ``notes`` then may tell."""
         if meter_for(bench.task, open_data(data)) is None:
             return None
         with tempfile.TemporaryDirectory(prefix="edgevit-quality-") as folder:
@@ -127,8 +127,9 @@ class Original:
                 "task": bench.task.name, "outputs": [spec.model_dump(mode="json") for spec in bench.outputs],
                 "preprocess": bench.steps.model_dump_json(), "labels": bench.labels and list(bench.labels),
             }  # fmt: skip
-            found = _called("quality_in_worker", payload)["quality"]
-        return RecordedQuality.model_validate(found) if found else None
+            answer = _called("quality_in_worker", payload)
+        notes.extend(answer["notes"])
+        return RecordedQuality.model_validate(answer["quality"]) if answer["quality"] else None
 
     def sentence(self) -> str:
         """What the reference is, for the record."""

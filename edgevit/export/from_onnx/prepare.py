@@ -74,9 +74,10 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         return Levels(dict(zip(reference.whole.outputs, found.outputs.values(), strict=True)))
 
     accuracy = quality = None
+    lacking: list[str] = []
     if source.preprocess is not None and request.data is not None:
         bench = Bench(source.meaning(classes).task, capture.outputs, source.preprocess, labels)
-        quality = original.quality(request.data, bench, reference.group)
+        quality = original.quality(request.data, bench, reference.group, lacking)
     logits = logits_among(capture.outputs)
     if source.preprocess and request.data is not None and classes is not None and logits is not None:
         say(f"accuracy on {request.data}", None)
@@ -94,5 +95,5 @@ def prepare(request: ExportRequest, say: Progress = silent) -> Prepared:
         reparam=None,
         accuracy=accuracy,
         quality=quality,
-        notes=(*source.notes, *notes, *reference.notes, *reference.whole.vanishing()),
+        notes=(*source.notes, *notes, *lacking, *reference.notes, *reference.whole.vanishing()),
     )

@@ -168,7 +168,7 @@ def accuracy_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def quality_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
-    """Worker target. The task's metric on data, as a RecordedQuality in JSON, or None."""
+    """Worker target. The task's metric on data, as a RecordedQuality in JSON, or None, and notes on it."""
     model = Model(payload["path"], payload["folder"], payload["threads"])
     group, (name,) = payload["group"], model.inputs
     outputs = tuple(TensorSpec.model_validate_json(json.dumps(spec)) for spec in payload["outputs"])
@@ -179,5 +179,6 @@ def quality_in_worker(payload: dict[str, Any]) -> dict[str, Any]:
 
     labels, steps = payload["labels"], Preprocess.model_validate_json(payload["preprocess"])
     bench = Bench(load_task(payload["task"]), outputs, steps, labels and tuple(labels))
-    found = measure_quality(answers, payload["data"], bench)
-    return {"quality": found.model_dump(mode="json") if found else None}
+    notes: list[str] = []
+    found = measure_quality(answers, payload["data"], bench, notes)
+    return {"quality": found.model_dump(mode="json") if found else None, "notes": notes}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from edgevit.artifact.goodness import Quality
-from edgevit.artifact.manifest import Array, TensorSpec
+from edgevit.artifact.manifest import Array, TensorSpec, count_classes
 from edgevit.data.classes import in_the_order_of
 from edgevit.data.labelled import LabelledData
+from edgevit.data.targets import Objects
+from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 from edgevit.tasks.base import Asked, Row, Task
 from edgevit.tasks.metrics.base import Meter, meter_for
@@ -67,7 +70,20 @@ class Bench:
             sizes = [(int(height), int(width)) for height, width in data.sizes[start:stop]]
         for index, size, row in zip(range(start, stop), sizes, _rows(outputs), strict=True):
             asked = Asked(self.outputs, size=size, steps=self.steps, labels=self.labels)
-            meter.take(row, _truth(data, index), asked)
+            meter.take(row, self._known(_truth(data, index), data), asked)
+
+    def _known(self, truth: Any, data: LabelledData) -> Any:
+        """The truth; UsageError where it holds a class that the model does not tell from others."""
+        count = count_classes(self.outputs, self.task.name) or len(self.labels or ())
+        if not count or data.targets is None or data.targets.kind not in ("masks", "objects"):
+            return truth
+        highest = int((truth.classes if isinstance(truth, Objects) else truth).max(initial=-1))
+        if highest >= count:
+            raise UsageError(
+                f"{data.name} holds class {highest}; the model tells {count} apart, 0 to {count - 1}",
+                hint="number the classes as the model does; in a mask, 255 is what counts for nothing",
+            )
+        return truth
 
     def _at_once(self) -> int:
         size = sum(math.prod(spec.rows(1)) for spec in self.outputs) * 4
