@@ -36,7 +36,7 @@ from edgevit.export.prepared import Levels, Prepared, check, way_of
 from edgevit.export.rehearsal import REHEARSED as REHEARSED
 from edgevit.export.rehearsal import rehearse as rehearse
 from edgevit.export.targets import Build, Target, builds
-from edgevit.export.weight import bytes_in, check_weight, notes_on_weight
+from edgevit.export.weight import bytes_in, check_weight, notes_on_weight, said_of_weight
 from edgevit.export.written import Written, written
 from edgevit.precisions import precision_row
 from edgevit.proof.answering import answering
@@ -274,7 +274,7 @@ def _tried(
         return Outcome(name, error=error, seconds=time.perf_counter() - started, notes=_notes(prepared))
     seconds = time.perf_counter() - started
     remember(prepared.request, build.target, shared + seconds)
-    heavy = notes_on_weight(artifact.size_bytes(), prepared.info.params)
+    heavy = said_of_weight(artifact.manifest.notes)
     integers = artifact.manifest.integers
     loss = artifact.manifest.loss
     said = (*heavy, *(integers.sentences() if integers else ()), *((loss.sentence(),) if loss else ()))
@@ -325,8 +325,9 @@ def build_target(
         say(f"build {target.name} {target.precision}", None)
         done = written(prepared, target, scratch, context)
         prepared, found = done.prepared, bytes_in(scratch)
-        check_weight(target.name, found, prepared.request.max_size)
-        done = done.noting(notes_on_weight(found, prepared.info.params))
+        check_weight(target.name, found, prepared.request.max_size, done.built.constants)
+        heavy = notes_on_weight(found, prepared.info.params, done.built.constants)
+        done = done.noting(heavy)
         done.write_plan(scratch)
         say("noise of the precision", None)
         levels = prepared.noise(target.precision, done.built.precision.kept_fp32)

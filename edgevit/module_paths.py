@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Place(NamedTuple):
+    """``path`` of the module, "" for the model itself; ``line`` of the source, "model.py:42", "" where not known."""
+
+    path: str = ""
+    line: str = ""
+
+    def __str__(self) -> str:
+        """ "in blocks.0.attn, model.py:42"; "in the model" where nothing more is known."""
+        where = f"in {self.path or 'the model'}"
+        return f"{where}, {self.line}" if self.line else where
 
 
 def shared_module(modules: Sequence[str]) -> str:

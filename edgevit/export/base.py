@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange, PrecisionReport, TensorSpec
 from edgevit.errors import UnknownName, UsageError
+from edgevit.export.weight import Constant
 from edgevit.quantize.plan import QuantPlan
 from edgevit.sizes import SizeRange
 
@@ -97,6 +98,7 @@ class Built:
 
     plan       of the integers that are in it: the capture's, without the layers that the target could not have
     operators  of its graph, that multiply by the plan's weights
+    constants  the largest that the graph holds
     """
 
     entry: str
@@ -106,6 +108,7 @@ class Built:
     lock: Mapping[str, str | int | list[int]] = field(default_factory=dict)
     plan: QuantPlan | None = None
     operators: int = 0
+    constants: tuple[Constant, ...] = ()
 
 
 Own = TypeVar("Own", bound=Options)

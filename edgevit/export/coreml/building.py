@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgevit.errors import ExportFailed, Unsupported
 from edgevit.export.base import Built, Capture, Context
 from edgevit.export.coreml.convert import convert
@@ -21,11 +23,13 @@ from edgevit.export.coreml.precision import (
     find_islands,
     is_exact,
     module_of,
+    place_of,
     read_layers,
     selector,
     truthful_report,
 )
 from edgevit.export.coreml.program import Source, prepare
+from edgevit.export.weight import Constant, largest
 from edgevit.foreign import parse_json
 from edgevit.quantize.plan import APPLE, APPLE_SINGLE
 from edgevit.quantize.sites import sites_of
@@ -56,7 +60,8 @@ def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions
     if options.ane_layout:
         plain = convert(source, capture, options.model_copy(update={"ane_layout": False}), half, context)
         found.append(layout_effect(operation_counts(plain), Counter(layer.op for layer in layers)))
-    built = Built(entry=ENTRY, precision=report, versions=versions, notes=tuple(found))
+    constants = constants_of(model, source)
+    built = Built(entry=ENTRY, precision=report, versions=versions, notes=tuple(found), constants=constants)
     return replace(built, plan=emission.plan, operators=held(emission, layers)) if emission else built
 
 
@@ -130,6 +135,15 @@ def modules_of_results(model: Any, source: Source) -> dict[str, str]:
     return {
         value.name: module_of(operation, source) for operation in function.operations for value in operation.outputs
     }
+
+
+def constants_of(model: Any, source: Source) -> tuple[Constant, ...]:
+    """The largest constants of the converted program, each of the first operation that reads it."""
+    return largest(
+        Constant(operation.outputs[0].val.nbytes, place_of(operation.outputs[0].child_ops[0], source))
+        for operation in model._mil_program.functions["main"].operations
+        if isinstance(getattr(operation.outputs[0], "val", None), np.ndarray) and operation.outputs[0].child_ops
+    )
 
 
 def places_of(model: Any, source: Source) -> frozenset[str]:

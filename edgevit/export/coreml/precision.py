@@ -24,6 +24,7 @@ from edgevit.export.coreml.places import WHY
 from edgevit.export.coreml.program import Source
 from edgevit.export.fp16 import RANGE_LIMIT
 from edgevit.export.precision import ActivationRanges, module_path, plan_fp16, scan_activations
+from edgevit.module_paths import Place
 
 COMPUTE = frozenset({"conv", "conv_transpose", "linear", "matmul", "einsum", "scaled_dot_product_attention"})
 _MEANS = frozenset({torch.ops.aten.mean.dim, torch.ops.aten.mean.default, torch.ops.aten.adaptive_avg_pool2d.default})
@@ -90,8 +91,12 @@ def is_exact(operation: Any, source: Source) -> bool:
 
 def module_of(operation: Any, source: Source) -> str:
     """Path of the PyTorch module that a MIL operation came from, "" for the model itself."""
+    return place_of(operation, source).path
+
+
+def place_of(operation: Any, source: Source) -> Place:
     handle = handle_of(operation)
-    return "" if handle is None else source.modules[handle]
+    return Place() if handle is None else source.places[handle]
 
 
 @dataclass(frozen=True)

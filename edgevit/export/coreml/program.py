@@ -18,17 +18,17 @@ from torch.export.graph_signature import InputKind
 from edgevit.artifact.manifest import TensorSpec
 from edgevit.errors import Unsupported
 from edgevit.export.base import Capture
-from edgevit.export.capture import Baked, unbaked
+from edgevit.export.capture import Baked
 from edgevit.export.coreml.operators import is_known
 from edgevit.export.coreml.places import exact_nodes
 from edgevit.export.coreml.quiet import silence
 from edgevit.export.legalise import calls_of, in_known_operators
 from edgevit.export.legalise.complexes import in_real_numbers
 from edgevit.export.legalise.ranks import axes_of, name_outputs, within_ranks
-from edgevit.export.legalise.refusals import named
+from edgevit.export.legalise.refusals import named, place_of
 from edgevit.export.legalise.scales import SCALE_RULES, follows
 from edgevit.export.legalise.targets import RULES
-from edgevit.export.precision import module_path
+from edgevit.module_paths import Place
 
 _ALIASES = (torch.ops.aten.alias.default, torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.detach.default)
 _TAKES = ("float32", "int32", "uint8")
@@ -40,12 +40,12 @@ _GIVES = ("float32", "int32", "int64", "bool")
 class Source:
     """What is handed to coremltools.
 
-    modules  ``debug_handle`` -> path of the module in the model ("" is the model itself)
+    places   ``debug_handle`` -> module in the model, and line of the source
     exact    handles of what stays in float32 whatever the precision: it computes places
     """
 
     program: ExportedProgram
-    modules: Mapping[int, str]
+    places: Mapping[int, Place]
     exact: frozenset[int]
 
 
@@ -64,12 +64,11 @@ def prepare(capture: Capture) -> Source:
     _own_outputs(program)
     _apart_from_words(program)
     baked = isinstance(capture.module, Baked)
-    modules: dict[int, str] = {}
+    places: dict[int, Place] = {}
     for handle, node in enumerate(program.graph_module.graph.nodes):
         node.meta["debug_handle"] = handle
-        path = module_path(node)
-        modules[handle] = unbaked(path) if baked else path
-    return Source(program, modules, frozenset(node.meta["debug_handle"] for node in exact_nodes(program.graph)))
+        places[handle] = place_of(node, baked=baked)
+    return Source(program, places, frozenset(node.meta["debug_handle"] for node in exact_nodes(program.graph)))
 
 
 def _in_known_operators(captured: ExportedProgram) -> ExportedProgram:

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import fx
 
 from edgevit.export.capture import unbaked
 from edgevit.export.precision import module_path
 from edgevit.models.eager.frames import line_in
-
-
-class Place(NamedTuple):
-    """``path`` of the module, "" for the model itself; ``line`` of the source, "model.py:42", "" where not known."""
-
-    path: str = ""
-    line: str = ""
-
-    def __str__(self) -> str:
-        """ "in blocks.0.attn, model.py:42"; "in the model" where nothing more is known."""
-        where = f"in {self.path or 'the model'}"
-        return f"{where}, {self.line}" if self.line else where
+from edgevit.module_paths import Place
 
 
 def place_of(node: fx.Node, *, baked: bool = False) -> Place:

@@ -18,7 +18,7 @@ from edgevit.artifact.manifest import PrecisionReport
 from edgevit.errors import ExportFailed, Unsupported, UsageError, first_line
 from edgevit.export.base import Built, Capture, Context, Graph, Options
 from edgevit.export.fp16 import PrecisionPlan
-from edgevit.export.onnx.graph import forget_lines, name_nodes, separate_outputs, tidy
+from edgevit.export.onnx.graph import constants_of, forget_lines, name_nodes, separate_outputs, tidy
 from edgevit.export.onnx.half import COMPUTE, count_compute, is_island, to_half
 from edgevit.quantize.plan import ARM, AVX2, X86, Encoding
 from edgevit.registry import ONNX_FILE
@@ -73,10 +73,11 @@ class OnnxExporter:
         else:
             built = _floats(model, capture, precision)
         separate_outputs(model, [spec.name for spec in capture.outputs])
+        constants = constants_of(model)
         if not self.lines:
             forget_lines(model)
         save(model, folder, options.external_limit)
-        return replace(built, versions=_versions(capture), notes=tuple(_notes(model, options)))
+        return replace(built, versions=_versions(capture), notes=tuple(_notes(model, options)), constants=constants)
 
 
 def _floats(model: ir.Model, capture: Capture | Graph, precision: str) -> Built:

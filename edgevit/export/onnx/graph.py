@@ -16,7 +16,9 @@ from onnx_ir.passes import common as passes
 
 from edgevit.export.base import Capture, Graph
 from edgevit.export.onnx import rewrites
+from edgevit.export.weight import Constant, largest
 from edgevit.models.eager.frames import line_in
+from edgevit.module_paths import Place
 
 NO_MODULE = "_empty_nn_module_stack"  # how torch's word for "no module made this node" begins
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -110,6 +112,20 @@ def scope(node: ir.Node) -> str:
 def module_of(node: ir.Node) -> str:
     """Path of the PyTorch module that a node came from, "" for the model itself."""
     return str(node.metadata_props.get(MODULE, ""))
+
+
+def constants_of(model: ir.Model) -> tuple[Constant, ...]:
+    """The largest initializers, each of the first node that reads it."""
+    return largest(
+        Constant(value.const_value.nbytes, _place(next(iter(value.uses())).node))
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None and value.uses()
+    )
+
+
+def _place(node: ir.Node) -> Place:
+    return Place(module_of(node), str(node.metadata_props.get(LINE, "")))
 
 
 def finish(model: ir.Model, metadata: Mapping[str, str], *, optimize: bool) -> None:

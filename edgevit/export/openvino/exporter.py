@@ -55,6 +55,7 @@ class OpenVinoExporter:
             notes=tuple(notes(precision)),
             plan=graph.plan,
             operators=graph.operators,
+            constants=graph.constants,
         )
         require_integers(built)
         return built

@@ -68,6 +68,7 @@ class TensorRtExporter:
             precision=report,
             plan=graph.plan,
             operators=graph.operators,
+            constants=graph.constants,
             versions={**graph.versions, flavor.module.replace("_", "-"): answer["version"]},
             notes=tuple(notes(flavor, sms, options, gpu, answer)),
             lock=make_lock(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import tvm
+from tvm.ir import GenericConst
 from tvm.target import codegen
 
 from edgevit import worker
@@ -22,6 +23,7 @@ from edgevit.export.tvm.link import find_linker, link
 from edgevit.export.tvm.origins import Origin
 from edgevit.export.tvm.records.database import Database
 from edgevit.export.tvm.schedules.stages import loads, read
+from edgevit.export.weight import Constant, largest
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi")
 
@@ -43,7 +45,18 @@ def build_in_worker(job: dict[str, Any]) -> dict[str, Any]:
         "versions": _versions(),
         "notes": [f"compiled for {target.describe()} in {seconds:.1f} s", *notes],
         "lock": target.lock(),
+        "constants": [(size, *place) for size, place in constants_of(module, origins)],
     }
+
+
+def constants_of(module: Any, origins: list[Origin]) -> tuple[Constant, ...]:
+    """The largest constants that ``main`` hands to its kernels; of one in several calls the first counts."""
+    found: dict[Any, Constant] = {}
+    for call, origin in zip(calls_of(module), origins, strict=True):
+        for each in call.args[1].fields:
+            if isinstance(each, GenericConst):
+                found.setdefault(each.value, Constant(each.value.numpy().nbytes, origin.place))
+    return largest(found.values())
 
 
 def _compiled(module: Any, origins: list[Origin], target: targets.BuildTarget, records: str) -> tuple[Any, list[str]]:

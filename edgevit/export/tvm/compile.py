@@ -13,7 +13,6 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from edgevit.errors import EdgeVitError, Unsupported
-from edgevit.export.legalise.refusals import Place
 from edgevit.export.tvm import culprits, origins
 from edgevit.export.tvm.channels import channels_last
 from edgevit.export.tvm.importing import imported
@@ -22,6 +21,7 @@ from edgevit.export.tvm.operators import legalizations
 from edgevit.export.tvm.origins import Modules, Origin
 from edgevit.export.tvm.schedules.stages import CONSTANTS
 from edgevit.export.tvm.targets import BuildTarget
+from edgevit.module_paths import Place
 
 if TYPE_CHECKING:
     import torch

@@ -15,6 +15,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from edgevit.artifact.manifest import PrecisionReport
 from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.export.compiler import run_compiler
+from edgevit.export.weight import Constant
+from edgevit.module_paths import Place
 
 ENTRY = "model.so"
 LAYERS = "layers.json"  # the PyTorch module of every kernel call
@@ -71,6 +73,7 @@ class TvmExporter:
             versions={"torch": torch.__version__, **answer["versions"]},
             notes=(*notes, *answer["notes"]),
             lock=answer["lock"],
+            constants=tuple(Constant(size, Place(*place)) for size, *place in answer["constants"]),
         )
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from tvm import relax, tirx
 from tvm.ir import GenericConst
 
-from edgevit.export.legalise.refusals import Place, place_of
+from edgevit.export.legalise.refusals import place_of
 from edgevit.export.tvm.kinds import REDUCES
-from edgevit.module_paths import shared_module
+from edgevit.module_paths import Place, shared_module
 
 if TYPE_CHECKING:
     from torch import fx
@@ -41,8 +41,12 @@ class Origin:
     modules: tuple[str, ...]
     line: str = ""
 
+    @property
+    def place(self) -> Place:
+        return Place(self.module or "", self.line)
+
     def __str__(self) -> str:
-        return str(Place(self.module or "", self.line))
+        return str(self.place)
 
     def record(self) -> dict[str, Any]:
         """A row of ``layers.json``."""
