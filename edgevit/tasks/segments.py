@@ -123,10 +123,10 @@ def segments_of(scores: Array, masks: Array, asked: Asked) -> Segments:
     whose = (shares * best[kept, None, None]).argmax(axis=0)
     parts = []
     for place, query in enumerate(kept):
-        inside = shares[place] >= 0.5
-        own = inside & (whose == place)
+        inside, taken = shares[place] >= 0.5, whose == place
+        own = inside & taken
         mask = back_to_image(own.astype(np.int64), asked, outside=0) > 0
-        if own.any() and own.sum() >= LEFT * inside.sum() and mask.any():
+        if mask.any() and taken.sum() >= LEFT * inside.sum():  # what it takes, sure or not, as its authors count
             index = int(classes[query])
             parts.append(Part(asked.label(index), index, float(best[query]), mask))
     return Segments(tuple(sorted(parts, key=lambda part: -int(part.mask.sum()))), asked)

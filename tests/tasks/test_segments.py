@@ -83,6 +83,33 @@ def test_a_pixel_is_of_the_likeliest_and_what_is_mostly_another_s_is_no_segment(
     assert load_task("segment").decode(row(), asked()).words() == "no segment"
 
 
+def authors(scores: np.ndarray, masks: np.ndarray) -> list[tuple[int, int]]:
+    """(class, pixels) of the segments, as Mask2Former's authors fuse them: nothing is stuff."""
+    scores_of, masks_of = torch.tensor(scores).softmax(-1), torch.tensor(masks).sigmoid()
+    best, labels = scores_of.max(-1)
+    keep = labels.ne(CLASSES) & (best >= 0.5)
+    if not keep.any():
+        return []
+    which = (best[keep].view(-1, 1, 1) * masks_of[keep]).argmax(0)
+    found = []
+    for place, (label, mask) in enumerate(zip(labels[keep], masks_of[keep], strict=True)):
+        area, original = int((which == place).sum()), int((mask >= 0.5).sum())
+        pixels = int(((which == place) & (mask >= 0.5)).sum())
+        if area and original and pixels and area / original >= 0.8:
+            found.append((int(label), pixels))
+    return sorted(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31))
+def test_segments_are_those_of_the_authors_own_fusion(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.normal(0, 3, (QUERIES, CLASSES + 1)).astype(np.float32)
+    masks = random.normal(0, 6, (QUERIES, 2, 2)).astype(np.float32).repeat(4, 1).repeat(4, 2)
+    answer = load_task("segment").decode(dict(zip(NAMES, (scores, masks), strict=True)), asked())
+    assert sorted((part.index, int(part.mask.sum())) for part in answer.parts) == authors(scores, masks)
+
+
 def test_masks_go_back_to_the_image_past_the_padding() -> None:
     answer = load_task("segment").decode(row((0, 0.9, columns(0, 4))), asked((16, 32), crop="letterbox"))
     (part,) = answer.parts
