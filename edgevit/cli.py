@@ -28,6 +28,7 @@ from edgevit.verbs import (
     measuring,
     models,
     predicting,
+    quantizing,
     serving,
     settings,
     splitting,
@@ -44,7 +45,7 @@ app = Verbs(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (models, exporting, predicting, measuring, splitting, serving, authority):
+for group in (models, quantizing, exporting, predicting, measuring, splitting, serving, authority):
     for verb, short_help in group.VERBS:
         app.command(short_help=short_help)(verb)
 fleet.fleet.add_typer(authority.ca, short_help="The fleet's private certificate authority.")

@@ -38,6 +38,7 @@ from edgevit.prediction.labels import check_labels
 from edgevit.quantize.calibration import Held, calibration_images, calibration_rows
 from edgevit.quantize.integral import Integral
 from edgevit.quantize.loss import Scales
+from edgevit.quantize.stored import Kept
 from edgevit.quantize.trial import Trial
 from edgevit.registry import own_version
 from edgevit.request import MIN_ROWS, ExportRequest
@@ -270,12 +271,17 @@ def _model_info(
 def _integral(captured: Capture, spec: ModelSpec, rows: Rows, request: ExportRequest, meaning: Meaning) -> Integral:
     """The model in integers: found on rows that it is not proved on, weighed on those that it was not trained on."""
     captured, asked = replace(captured, program=unstacked(captured.program)), request.quantizing
+    kept = None if spec.integers is None else Kept(*spec.integers)
+    if kept is not None:
+        kept.require_unasked(asked)
     scales = _scales(captured, spec, rows, request, meaning)
     if scales.held is None or scales.preprocess is None:
-        return Integral(captured, asked, calibration_rows(request), scales)
+        return Integral(captured, asked, calibration_rows(request), scales, kept)
+    if kept is not None:
+        kept.require_apart(scales.held)
     wanted = max(MIN_ROWS, request.batch.max)
     found = calibration_images(asked.calibrate or rows.data, asked.images, scales.held, scales.preprocess, wanted)
-    return Integral(captured, asked, found, scales)
+    return Integral(captured, asked, found, scales, kept)
 
 
 def _scales(captured: Capture, spec: ModelSpec, rows: Rows, request: ExportRequest, meaning: Meaning) -> Scales:

@@ -24,6 +24,7 @@ class ModelSpec:
     data     the labelled data source the weights were trained on, e.g. "digits", or None
     accuracy held-out top-1 recorded in the checkpoint, as a fraction, or None
     task     what the outputs mean, where the model says so
+    integers the checkpoint that holds integers of its weights, and what it says of them (``edgevit.quantize.stored``)
     notes    sentences on what was assumed or chosen while it was loaded
     """
 
@@ -39,6 +40,7 @@ class ModelSpec:
     channels: int = 3
     task: str | None = None
     notes: tuple[str, ...] = ()
+    integers: tuple[str, str] | None = None
 
     def require_pictures(self) -> None:
         """Unsupported unless pictures can have as many channels as the model takes."""

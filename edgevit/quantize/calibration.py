@@ -22,10 +22,11 @@ JUDGED = 500  # images, at most, that the loss is measured on
 
 @dataclass(frozen=True)
 class Calibrating:
-    """Rows of every input, and the name of the data that they are from."""
+    """Rows of every input, and the name of the data that they are from; images by their content, in hex."""
 
     inputs: Mapping[str, Array]
     data: str
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,13 @@ def calibration_images(source: str, count: int, held: Held, preprocess: Preproce
     """At most ``count`` images of the part of ``source`` that models are trained on, none of which any proof or figure
     is of, wherever it lies. UsageError for fewer than ``FEWEST``."""
     pool = open_data(source, split="train")
-    taken = _digests(held.images) | _digests(images_of_proof(held.data, wanted))
+    taken = digests(held.images) | digests(images_of_proof(held.data, wanted))
     chosen = list(_others(pool, taken, count))
     if len(chosen) < FEWEST:
         raise _too_few(source, len(pool), len(chosen))
     pictures = [pool.images[index] for index in sorted(chosen)]
-    return Calibrating({"image": pool.steps(preprocess).batch(pictures)}, source)
+    known = tuple(pool.images.digest(index).hex() for index in sorted(chosen))
+    return Calibrating({"image": pool.steps(preprocess).batch(pictures)}, source, known)
 
 
 def calibration_rows(request: ExportRequest) -> Calibrating:
@@ -67,7 +69,8 @@ def calibration_rows(request: ExportRequest) -> Calibrating:
     return Calibrating({name: array[:count] for name, array in left.items()}, "given inputs")
 
 
-def _digests(data: LabelledData) -> set[bytes]:
+def digests(data: LabelledData) -> set[bytes]:
+    """Of all its images: what each is known by, wherever it lies."""
     return {data.images.digest(index) for index in range(len(data))}
 
 

@@ -20,6 +20,8 @@ from edgevit.quantize.gate import Gate
 from edgevit.quantize.loss import Scales
 from edgevit.quantize.methods.base import Method, Quantized, Start
 from edgevit.quantize.plan import QuantPlan
+from edgevit.quantize.planning import kept_float
+from edgevit.quantize.stored import Kept
 from edgevit.quantize.trial import Trial
 
 RANKED_ROWS = 16  # of calibration, that layers are ranked on
@@ -33,16 +35,21 @@ class Integral:
     capture      what was captured, of the float model
     calibrating  rows of its own
     scales       what the loss is weighed on
+    kept         integers that the model's checkpoint has already
     """
 
     capture: Capture
     asked: Quantizing
     calibrating: Calibrating
     scales: Scales
+    kept: Kept | None = None
 
     @cached_property
     def found(self) -> Quantized:
-        """What the quantiser makes of it."""
+        """What the quantiser makes of it, or made of it before."""
+        if self.kept is not None:
+            found = self.kept.onto(self.capture)
+            return replace(found, plan=kept_float(found.plan, self.asked.keep_float))
         name = self.asked.quantizer or QUANTIZER
         start = Start(self.capture, self.calibrating.inputs, self.calibrating.data, self.asked)
         method: Method = registry.row("quantizer", name).load()()
@@ -61,6 +68,11 @@ class Integral:
     def plan(self) -> QuantPlan:
         """With every layer that may be an integer, but for those that were asked to stay float."""
         return self.found.plan
+
+    def only(self, plan: QuantPlan) -> Quantized:
+        """What was found, with what is left of its plan."""
+        weights = {name: one for name, one in self.found.weights.items() if name in plan.layers}
+        return replace(self.found, plan=plan, weights=weights)
 
     def planned(self, before: Prepared, plan: QuantPlan) -> Prepared:
         """``before`` for an exporter of the plan."""

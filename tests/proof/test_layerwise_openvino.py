@@ -31,7 +31,8 @@ Sabotage = Callable[[Any], None]
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     out = tmp_path_factory.mktemp("openvino") / "mixed"
-    return build.export(mixed(), "openvino", out=out, precision="int8", inputs=rows_of(64), verify=False)
+    rows, plain = rows_of(64), {"quantizer": "plain"}  # weights as the model has them
+    return build.export(mixed(), "openvino", out=out, precision="int8", inputs=rows, verify=False, quantizing=plain)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from edgevit.artifact.files import replaced
 from edgevit.errors import UsageError
 from edgevit.images import Preprocess
 from edgevit.models.loading.choice import existing
-from edgevit.models.loading.weights_file import METADATA_CHARS, METADATA_KEY, State, read_weights
+from edgevit.models.loading.weights_file import HIDDEN, METADATA_CHARS, METADATA_KEY, State, read_weights
 
 Side = Annotated[int, Field(ge=1, le=1 << 14)]
 
@@ -37,6 +37,7 @@ class CheckpointMeta(BaseModel):
     accuracy: float | None = Field(default=None, description="top-1 on the held-out part, as a fraction")
     epochs: int | None = None
     command: str | None = Field(default=None, description="the command line that made it")
+    integers: str | None = Field(default=None, description="JSON of ``edgevit.quantize.stored``, where it has them")
     edgevit: str = Field(default="", description="version that wrote it")
 
 
@@ -47,8 +48,11 @@ class Checkpoint(NamedTuple):
     meta: CheckpointMeta | None
 
 
-def save_checkpoint(path: Path | str, state_dict: Mapping[str, Tensor], meta: CheckpointMeta) -> None:
-    """Write tensors and ``meta`` to ``path`` (.safetensors, or .pt/.pth); a killed write leaves no half file there."""
+def save_checkpoint(
+    path: Path | str, state_dict: Mapping[str, Tensor], meta: CheckpointMeta, hidden: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write tensors and ``meta`` to ``path`` (.safetensors, or .pt/.pth); a killed write leaves no half file there.
+    ``hidden`` are tensors that are no weights of the model (``read_hidden``), of .safetensors alone."""
     path = Path(path)
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise UsageError(f"{path} is not a kind of weights file made here", hint="use .safetensors, .pt or .pth")
@@ -59,7 +63,8 @@ def save_checkpoint(path: Path | str, state_dict: Mapping[str, Tensor], meta: Ch
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
 
-            save_file(state, scratch, metadata={"format": "pt", METADATA_KEY: meta.model_dump_json()})
+            aside = {f"{HIDDEN}{name}": value.contiguous() for name, value in (hidden or {}).items()}
+            save_file({**state, **aside}, scratch, metadata={"format": "pt", METADATA_KEY: meta.model_dump_json()})
         else:
             torch.save({"state_dict": state, METADATA_KEY: meta.model_dump_json()}, scratch)
 

@@ -128,7 +128,7 @@ def _from_zoo(name: str, asked: ModelChoice) -> nn.Module:
         row.name, "zoo", size, _zoo_preprocess(row, size, meta), classes,
         origin=origin, task=row.task, notes=taken.notes,
     )  # fmt: skip
-    return attach_spec(module, _with_meta(spec, meta))
+    return attach_spec(module, _with_meta(spec, weights, meta))
 
 
 def build(row: zoo.ZooRow, *, num_classes: int | None, image_size: ImageSize) -> nn.Module:
@@ -158,11 +158,12 @@ def _zoo_preprocess(row: zoo.ZooRow, size: tuple[int, int], meta: CheckpointMeta
     )
 
 
-def _with_meta(spec: ModelSpec, meta: CheckpointMeta | None) -> ModelSpec:
+def _with_meta(spec: ModelSpec, weights: Weights, meta: CheckpointMeta | None) -> ModelSpec:
     if meta is None:
         return spec
     task = spec.task or meta.task
-    return replace(spec, labels=meta.labels, data=meta.data, accuracy=meta.accuracy, task=task)
+    integers = None if meta.integers is None else (str(weights.file), meta.integers)
+    return replace(spec, labels=meta.labels, data=meta.data, accuracy=meta.accuracy, task=task, integers=integers)
 
 
 # --- libraries and files -----------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ def _from_library(row: registry.Row, name: str, asked: ModelChoice) -> nn.Module
     )  # fmt: skip
     if meta is not None and meta.labels is None:
         meta = meta.model_copy(update={"labels": labels})
-    return attach_spec(model.module, _with_meta(spec, meta))
+    return attach_spec(model.module, _with_meta(spec, weights, meta))
 
 
 def _from_file(name: str, asked: ModelChoice) -> nn.Module:
@@ -216,7 +217,7 @@ def _from_file(name: str, asked: ModelChoice) -> nn.Module:
         channels=channels,
         notes=(*notes, *taken.notes),
     )
-    return attach_spec(module, _with_meta(spec, meta))
+    return attach_spec(module, _with_meta(spec, weights, meta))
 
 
 def _of_factory(module: nn.Module, drawn: Drawn) -> Taken:
@@ -237,11 +238,13 @@ class Weights:
     """The asked-for weights before they are in a model; without any, what is loaded is nothing.
 
     wanted   which set of the file, by the key that it lies under
+    file     that they are in
     """
 
     path: str = RANDOM
     wanted: str | None = None
     checkpoint: Checkpoint | None = None
+    file: Path | None = None
 
     @property
     def meta(self) -> CheckpointMeta | None:
@@ -258,7 +261,8 @@ def _weights(asked: ModelChoice, model: str) -> Weights:
     if asked.weights is None:
         return Weights()
     given, wanted = file_and_set(asked.weights)
-    return Weights(given, wanted, read_checkpoint(weights_path(given, model)))
+    file = weights_path(given, model)
+    return Weights(given, wanted, read_checkpoint(file), file)
 
 
 def _classes(asked: ModelChoice, known: int | None) -> int | None:

@@ -21,6 +21,7 @@ from edgevit.models.loading.inert import NumpyArray, stand_ins
 State = dict[str, Tensor]
 
 METADATA_KEY = "edgevit"
+HIDDEN = "edgevit.integers/"  # begins names of tensors that are no weights, in safetensors of ours
 METADATA_CHARS = 16 << 20  # labels of a million classes; more is no description of a model
 _DEPTH = 6  # of dicts in dicts: Lightning's callbacks keep averaged weights in the fourth
 
@@ -98,9 +99,22 @@ def _read_safetensors(path: Path) -> Content:
 
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [name for name in file.keys() if not name.startswith(HIDDEN)]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
             return Content({"": tensors} if tensors else {}, (file.metadata() or {}).get(METADATA_KEY))
     except (SafetensorError, OSError, ValueError, AttributeError, TypeError) as exc:
+        raise UsageError(f"{path} cannot be read as safetensors: {exc}", hint="is the file complete?") from exc
+
+
+def read_hidden(path: Path) -> State:
+    """Tensors of a checkpoint of ours that are no weights of its model, by name. UsageError as ``read_weights``."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(HIDDEN)]  # noqa: SIM118
+            return {name.removeprefix(HIDDEN): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError) as exc:
         raise UsageError(f"{path} cannot be read as safetensors: {exc}", hint="is the file complete?") from exc
 
 

@@ -55,12 +55,14 @@ class Quantized:
     sites    of the capture
     plan     of every layer that may be an integer
     weights  layer -> what its integers are of, where that is not the capture's weight; in float it keeps that
+    folded   weights of the capture's program that are not the model's own, though it computes the same
     """
 
     capture: Capture
     sites: Sites
     plan: QuantPlan
     weights: Mapping[str, Weight] = field(default_factory=dict)
+    folded: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def corrected(self) -> Sites:
