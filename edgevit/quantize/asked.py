@@ -12,7 +12,7 @@ from edgevit.errors import UnknownName, UsageError
 
 Observer = Literal["minmax", "percentile", "mse"]
 OBSERVERS: tuple[Observer, ...] = get_args(Observer)
-QUANTIZER = "ridge"  # nearest to the float model in every case of benchmarks/quantizers.py, and takes seconds
+QUANTIZER = "ridge"  # what benchmarks/quantizers.py says, and it takes seconds
 FEWEST = 16  # images or rows that ranges are found on
 
 
