@@ -3,9 +3,10 @@
     python benchmarks/quantizers.py [--models …] [--weights digits fashion]
 
 Each row of ``edgevit.registry.QUANTIZERS`` finds the integers of a model whose weights ship with the package, on 128
-rows that it was trained on, and is judged on held-out rows (1,000 of Fashion-MNIST where Debian's dataset-fashion-mnist
-is installed): top-1, the share whose first class changes, and the root mean square of the difference from the float logits
-as a share of the largest of them. The plan is computed eagerly, in the integers that an artifact is proved to have.
+rows that it was trained on, and is judged on held-out rows (1,000 of Fashion-MNIST where Debian's package
+dataset-fashion-mnist is installed): top-1, the share whose first class changes, and the root mean square of the
+difference from the float logits as a share of the largest of them. The plan is computed eagerly, in the integers that
+an artifact is proved to have.
 Writes results/quantizers.json.
 """
 
