@@ -138,6 +138,7 @@ class Encoding(Strict):
 X86 = Encoding(activations="uint8", symmetric=False, results=True, biases="int32")
 AVX2 = X86.model_copy(update={"weights": 7})
 ARM = Encoding(activations="int8", symmetric=False, results=True, biases="int32")
+TVM = Encoding(activations="uint8", symmetric=False, results=False, biases="int32")
 NVIDIA = Encoding(activations="int8", symmetric=True, results=False, biases="float32")
 # OpenVINO computes what it is written, as long as activations are unsigned and results are put on no grid of their own.
 INTEL = Encoding(activations="uint8", symmetric=False, results=False, biases="float32", rounding="own")

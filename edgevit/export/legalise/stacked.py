@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from edgevit.export.legalise import calls_of, decomposed
+from edgevit.export.legalise.weights import Constants
 
 _aten = torch.ops.aten
 _PRODUCTS = (_aten.matmul.default, _aten.bmm.default)
@@ -67,13 +66,6 @@ def _call(like: fx.Node, target: Any, *arguments: Any) -> fx.Node:
     return made
 
 
-def _other(name: str, taken: Container[str]) -> str:
-    """``name``, or one like it that is not taken."""
-    while name in taken:
-        name += "_"
-    return name
-
-
 class _Unstacking:
     """Edits a program in place.
 
@@ -81,16 +73,14 @@ class _Unstacking:
     """
 
     def __init__(self, program: ExportedProgram) -> None:
-        self.program, self.graph = program, program.graph
-        self.specs, self.values = program.graph_signature.input_specs, program.state_dict
+        self.program, self.graph, self.constants = program, program.graph, Constants(program)
         self.made: dict[fx.Node, list[fx.Node]] = {}
 
     def run(self) -> None:
         for node in calls_of(self.program):
             if (stack := _stack_of(self.program, node)) is not None:
                 self.split(node, stack)
-        for stored in self.made:
-            self.forget(stored)
+        self.constants.forget(self.made)
         self.program.graph_module.recompile()
 
     def split(self, node: fx.Node, stack: _Stack) -> None:
@@ -110,28 +100,8 @@ class _Unstacking:
     def weights(self, stored: fx.Node, count: int) -> list[fx.Node]:
         if stored not in self.made:
             name, value = str(_parameter(self.program, stored)), stored.meta["val"]
-            matrices = self.values[name].detach().reshape(count, *value.shape[-2:])
-            fakes = value.reshape(count, *value.shape[-2:])
-            with self.graph.inserting_before(stored):
-                self.made[stored] = [
-                    self.weight(stored, f"{name}_{place}", matrix, fakes[place])
-                    for place, matrix in enumerate(matrices)
-                ]
+            matrices = self.constants.values[name].detach().reshape(count, *value.shape[-2:])
+            self.made[stored] = [
+                self.constants.add(stored, f"{name}_{place}", matrix) for place, matrix in enumerate(matrices)
+            ]
         return self.made[stored]
-
-    def weight(self, stored: fx.Node, name: str, matrix: Tensor, fake: Any) -> fx.Node:
-        name = _other(name, self.values)
-        self.values[name] = torch.nn.Parameter(matrix.clone(), requires_grad=False)
-        node: fx.Node = self.graph.placeholder(_other(f"{stored.name}_", {one.name for one in self.graph.nodes}))
-        node.meta["val"] = fake
-        at = next(place for place, spec in enumerate(self.specs) if spec.arg.name == stored.name)
-        self.specs.insert(at, InputSpec(InputKind.PARAMETER, TensorArgument(name=node.name), name))
-        return node
-
-    def forget(self, stored: fx.Node) -> None:
-        """A stack that nothing multiplies by any more."""
-        if not stored.users:
-            spec = next(one for one in self.specs if one.arg.name == stored.name)
-            self.graph.erase_node(stored)
-            self.specs.remove(spec)
-            del self.values[str(spec.target)]

@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 import tvm
 from tvm.ir import GenericConst
 from tvm.target import codegen
@@ -19,6 +18,7 @@ from edgevit.cpu import usable_cores
 from edgevit.errors import EdgeVitError
 from edgevit.export.tvm import cuda, culprits, schedules, targets, tuning
 from edgevit.export.tvm.compile import build, calls_of, lower_with_origins
+from edgevit.export.tvm.integers import loaded
 from edgevit.export.tvm.link import find_linker, link
 from edgevit.export.tvm.origins import Origin
 from edgevit.export.tvm.records.database import Database
@@ -107,7 +107,7 @@ def target_of(job: dict[str, Any]) -> targets.BuildTarget:
 
 def _lowered(job: dict[str, Any]) -> tuple[Any, list[Origin]]:
     worker.report("import", None)
-    return lower_with_origins(torch.export.load(job["program"]), baked=job["baked"])
+    return lower_with_origins(loaded(job["program"]), baked=job["baked"])
 
 
 def schedule(module: Any, target: targets.BuildTarget, records: str = "all") -> tuple[Any, list[str]]:

@@ -79,6 +79,7 @@ class _Rewrite:
         """What writes the calls of an operator; None from it, or no rule, leaves a call as it is."""
         return {
             "relax.nn.conv2d": self.convolution,
+            "relax.nn.pad": self.padding,
             "relax.nn.avg_pool2d": self.pooling,
             "relax.nn.max_pool2d": self.pooling,
             "relax.nn.adaptive_avg_pool2d": self.adaptive_pooling,
@@ -191,8 +192,17 @@ class _Rewrite:
                 groups=int(call.attrs.groups),
                 data_layout="NHWC",
                 kernel_layout="HWIO",
+                out_dtype="int32" if str(call.attrs.out_dtype) == "int32" else None,
             )
         )
+
+    def padding(self, call: Any) -> Value | None:
+        """Around the picture only."""
+        data, widths = self.of(call.args[0]), _numbers(call.attrs.pad_width)
+        if data.last is None or len(widths) != 8 or any(widths[:4]) or call.attrs.pad_mode != "constant":
+            return None
+        turned = [0, 0, *widths[4:], 0, 0]
+        return self.emit_last(relax.op.nn.pad(data.last, turned, pad_value=float(call.attrs.pad_value)))
 
     def pooling(self, call: Any) -> Value:
         operator = relax.op.nn.avg_pool2d if call.op.name.endswith("avg_pool2d") else relax.op.nn.max_pool2d

@@ -13,10 +13,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from edgevit.artifact.manifest import PrecisionReport
+from edgevit.errors import ExportFailed, Unsupported
 from edgevit.export.base import Built, Capture, Context, Options
 from edgevit.export.compiler import run_compiler
 from edgevit.export.weight import Constant
 from edgevit.module_paths import Place
+from edgevit.quantize.plan import TVM, QuantPlan
 
 ENTRY = "model.so"
 LAYERS = "layers.json"  # the PyTorch module of every kernel call
@@ -45,10 +47,10 @@ class TvmOptions(Options):
 
 
 class TvmExporter:
-    """Captured program -> ``model.so``. CPUs have no float16 arithmetic worth compiling for, so fp32 it is."""
+    """Captured program -> ``model.so``. CPUs have no float16 arithmetic worth compiling for: fp32 it is, or int8."""
 
     name = "tvm"
-    precisions = ("fp32",)
+    precisions = ("fp32", "int8")
     options = TvmOptions
     one_size = "its kernels are scheduled for the sizes of their loops"
 
@@ -61,19 +63,54 @@ class TvmExporter:
         begun = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="edgevit-tvm-") as scratch:
             program = Path(scratch) / PROGRAM
-            torch.export.save(capture.program, program)
+            plan, operators, exported = None, 0, capture.program
+            if precision == "int8":
+                exported, plan, operators = planned(capture)
+            torch.export.save(exported, program)
             paths = {"program": str(program), "library": str(folder / ENTRY), "layers": str(folder / LAYERS)}
             baked = isinstance(capture.module, Baked)
             job = {**paths, "baked": baked, "threads": context.threads, **options.model_dump()}
             notes = tune(job, context, begun) if options.trials or options.minutes else []
             answer = run_compiler(BUILD, job, context, begun, title="TVM")
+        require_integers(answer["layers"], operators)
         return Built(
             entry=ENTRY,
-            precision=PrecisionReport(requested=precision, layers=answer["layers"]),
+            precision=PrecisionReport(
+                requested=precision, layers=counted(answer["layers"]), kept_fp32=dict(plan.kept) if plan else {}
+            ),
             versions={"torch": torch.__version__, **answer["versions"]},
             notes=(*notes, *answer["notes"]),
             lock=answer["lock"],
             constants=tuple(Constant(size, Place(*place)) for size, *place in answer["constants"]),
+            plan=plan,
+            operators=operators,
+        )
+
+
+def planned(capture: Capture) -> tuple[Any, QuantPlan, int]:
+    """The program in the integers of the capture's plan, that plan on TVM's grids, and how many operators there are.
+    Unsupported where none is left."""
+    from edgevit.export.tvm.integers import in_integers
+
+    if capture.plan is None:
+        raise ValueError("integers are of a capture with a plan")
+    program, plan, operators = in_integers(capture.program, capture.plan.encoded(TVM))
+    if not plan.layers:
+        raise Unsupported("TVM is given no layer of the plan", hint="use --precision fp32, or int8 for onnx")
+    return program, plan, operators
+
+
+def counted(layers: dict[str, int]) -> dict[str, int]:
+    """Of products, by what they multiply: sums of integers of 8 bits are of 32."""
+    return {"int8" if name == "int32" else name: count for name, count in layers.items()}
+
+
+def require_integers(layers: dict[str, int], planned: int) -> None:
+    """ExportFailed unless as many products are of integers in the built program as were written into it."""
+    if (found := layers.get("int32", 0)) != planned:
+        raise ExportFailed(
+            f"precision truth: {found} products are of integers in the built program, {planned} were planned",
+            hint="please report this model",
         )
 
 

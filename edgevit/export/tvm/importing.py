@@ -15,7 +15,7 @@ from edgevit.export.legalise import calls_of, in_known_operators
 from edgevit.export.legalise.complexes import in_real_numbers
 from edgevit.export.legalise.refusals import named
 from edgevit.export.legalise.targets import RULES
-from edgevit.export.tvm import attention, origins, ranking
+from edgevit.export.tvm import attention, dots, origins, ranking
 from edgevit.export.tvm.misread import check_type, misread
 from edgevit.export.tvm.origins import Modules
 from edgevit.export.tvm.reading import READ_ANEW, constant_of, is_constant
@@ -23,7 +23,12 @@ from edgevit.export.tvm.reading import READ_ANEW, constant_of, is_constant
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-OURS: Mapping[str, Callable[[fx.Node, Any], Any]] = {attention.OPERATOR: attention.convert, **READ_ANEW, **ranking.READ}
+OURS: Mapping[str, Callable[[fx.Node, Any], Any]] = {
+    attention.OPERATOR: attention.convert,
+    **READ_ANEW,
+    **ranking.READ,
+    **dots.READ,
+}
 
 
 def imported(program: ExportedProgram, *, baked: bool) -> tuple[Any, Modules]:

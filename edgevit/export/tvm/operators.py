@@ -14,6 +14,7 @@ from edgevit.export.tvm.kinds import ELEMENTWISE, OPAQUE, REDUCES
 
 Expr = Any
 Builder = Any
+INTEGER = "int8_"
 
 
 def legalizations() -> Mapping[str, Callable[[Builder, Any], Expr]]:
@@ -94,11 +95,31 @@ def _full(builder: Builder, call: Any) -> Expr:
 
 
 def _matmul(builder: Builder, call: Any) -> Expr:
-    return builder.call_te(matmul, *call.args, primfunc_name_hint="matmul", primfunc_attrs={"op_pattern": REDUCES})
+    made = str(call.ty.dtype)
+    return builder.call_te(
+        lambda first, second: matmul(first, second, made),
+        *call.args,
+        primfunc_name_hint=f"{_integer(call)}matmul",
+        primfunc_attrs={"op_pattern": REDUCES},
+    )
 
 
-def matmul(first: Any, second: Any) -> Any:
-    """(… M, K) × (… K, N), batch axes broadcast; a one-dimensional operand is a row, or a column."""
+def _integer(call: Any) -> str:
+    """What the names of kernels that multiply integers of 8 bits begin with."""
+    return INTEGER if str(call.args[1].ty.dtype) == "int8" else ""
+
+
+def _product(first: Expr, second: Expr, made: str) -> Expr:
+    """Of two numbers, each in the type of the result first."""
+    return _as(first, made) * _as(second, made)
+
+
+def _as(value: Expr, dtype: str) -> Expr:
+    return value if str(value.ty.dtype) == dtype else tirx.Cast(dtype, value)
+
+
+def matmul(first: Any, second: Any, made: str = "float32") -> Any:
+    """(… M, K) × (… K, N), batch axes broadcast; a one-dimensional operand is a row, or a column. Sums of type ``made``."""
     a, b = list(first.shape), list(second.shape)
     if len(a) < 2 or len(b) < 2:
         return topi.matmul(first, second)
@@ -107,7 +128,8 @@ def matmul(first: Any, second: Any) -> Any:
 
     def element(*at: Expr) -> Expr:
         *lead, m, n = at
-        return te.sum(first(*_batch(lead, a[:-2]), m, k) * second(*_batch(lead, b[:-2]), k, n), axis=k)
+        one, other = first(*_batch(lead, a[:-2]), m, k), second(*_batch(lead, b[:-2]), k, n)
+        return te.sum(_product(one, other, made), axis=k)
 
     return te.compute([*batch, a[-2], b[-1]], element, name="matmul")
 
@@ -136,17 +158,26 @@ def _convolution(builder: Builder, call: Any) -> Expr:
     )
     groups = int(attributes.groups)
 
+    made = str(call.ty.dtype)
+
     def compute(data: Any, kernel: Any) -> Any:
-        return convolution(data, kernel, strides, pads, dilation, groups)
+        return convolution(data, kernel, strides, pads, dilation, groups, made)
 
     name = (
         "conv2d" if groups == 1 else "depthwise" if groups == int(call.args[0].ty.shape.values[3]) else "group_conv2d"
     )
-    return builder.call_te(compute, *call.args, primfunc_name_hint=name, primfunc_attrs={"op_pattern": REDUCES})
+    return builder.call_te(
+        compute,
+        *call.args,
+        primfunc_name_hint=f"{_integer(call)}{name}",
+        primfunc_attrs={"op_pattern": REDUCES},
+    )
 
 
-def convolution(data: Any, kernel: Any, strides: list[int], pads: list[int], dilation: list[int], groups: int) -> Any:
-    """(B, H, W, C) by (KH, KW, C / groups, O); ``pads`` is top, left, bottom, right."""
+def convolution(
+    data: Any, kernel: Any, strides: list[int], pads: list[int], dilation: list[int], groups: int, made: str = "float32"
+) -> Any:
+    """(B, H, W, C) by (KH, KW, C / groups, O); ``pads`` is top, left, bottom, right. Sums of type ``made``."""
     padded = pad(data, pads)
     batch, high, wide, _ = padded.shape
     kh, kw, inputs, outputs = kernel.shape
@@ -161,7 +192,9 @@ def convolution(data: Any, kernel: Any, strides: list[int], pads: list[int], dil
     if int(inputs) == 1 and groups > 1 and multiplier == 1:
         return te.compute(
             (batch, oh, ow, outputs),
-            lambda b, y, x, o: te.sum(padded(b, *at(y, x), o) * kernel(down, along, 0, o), axis=[down, along]),
+            lambda b, y, x, o: te.sum(
+                _product(padded(b, *at(y, x), o), kernel(down, along, 0, o), made), axis=[down, along]
+            ),
             name="depthwise",
         )
     channel = te.reduce_axis((0, inputs), "channel")
@@ -169,14 +202,17 @@ def convolution(data: Any, kernel: Any, strides: list[int], pads: list[int], dil
         return te.compute(
             (batch, oh, ow, outputs),
             lambda b, y, x, o: te.sum(
-                padded(b, *at(y, x), channel) * kernel(down, along, channel, o), axis=[down, along, channel]
+                _product(padded(b, *at(y, x), channel), kernel(down, along, channel, o), made),
+                axis=[down, along, channel],
             ),
             name="conv2d",
         )
     whole = te.compute(
         (batch, groups, oh, ow, multiplier),
         lambda b, g, y, x, o: te.sum(
-            padded(b, *at(y, x), g * inputs + channel) * kernel(down, along, channel, g * multiplier + o),
+            _product(
+                padded(b, *at(y, x), g * inputs + channel), kernel(down, along, channel, g * multiplier + o), made
+            ),
             axis=[down, along, channel],
         ),
         name="group_conv2d",

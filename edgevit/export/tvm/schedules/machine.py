@@ -16,11 +16,13 @@ class Machine:
     """lanes       float32 values in a vector register
     registers   vector registers
     threads     that the work is divided among
+    dots        whether it adds up four products of integers of 8 bits at once, in 32: VNNI
     """
 
     lanes: int
     registers: int
     threads: int
+    dots: bool = False
 
     def parallel(self, work: int | None) -> bool:
         """Whether a loop over ``work`` (None: unknown at build time) multiply-adds is worth the threads' start."""
@@ -36,4 +38,5 @@ def machine_of(target: BuildTarget) -> Machine:
         lanes, registers = 8, 16
     else:
         lanes, registers = 4, 32 if target.arch == "aarch64" else 16
-    return Machine(lanes, registers, max(1, target.cores))
+    dots = ("avx512_vnni" if lanes == 16 else "avx_vnni") in features
+    return Machine(lanes, registers, max(1, target.cores), dots)

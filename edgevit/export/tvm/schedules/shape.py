@@ -78,6 +78,11 @@ def _smallest_factor(operand: Expr) -> Expr:
     return min(sized, key=lambda pair: pair[0])[1] if len(sized) == 2 else None
 
 
+def uncast(operand: Expr) -> Expr:
+    """What is loaded, of a load that is turned into the type of the sums."""
+    return operand.value if isinstance(operand, tirx.Cast) else operand
+
+
 def contiguous(operand: Expr, column: Any) -> bool:
     found = [each for each in loads(operand) if any(uses(at, column) for at in each.indices)]
     return bool(found) and all(uses(each.indices[-1], column) for each in found)

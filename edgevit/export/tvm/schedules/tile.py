@@ -20,6 +20,7 @@ from typing import Any
 from tvm import tirx
 from tvm.tirx import AllocBuffer, BufferStore, ForKind
 
+from edgevit.export.tvm.schedules import dots
 from edgevit.export.tvm.schedules.choosing import Choice
 from edgevit.export.tvm.schedules.epilogue import Epilogue, heavy
 from edgevit.export.tvm.schedules.loops import (
@@ -38,7 +39,7 @@ from edgevit.export.tvm.schedules.loops import (
 )
 from edgevit.export.tvm.schedules.machine import Machine
 from edgevit.export.tvm.schedules.packing import Packing
-from edgevit.export.tvm.schedules.shape import Shape, contiguous
+from edgevit.export.tvm.schedules.shape import Shape, contiguous, uncast
 from edgevit.export.tvm.schedules.stages import COMBINERS, Axis, Stage, replace_loads, substitute
 
 UNROLLED_STEPS = (
@@ -62,6 +63,11 @@ class Reduction:
     machine: Machine
     packed: Buffer = None
     packing: Packing | None = None
+
+    @property
+    def dots(self) -> bool:
+        """Whether a step multiplies and adds up several integers of 8 bits at once."""
+        return self.packing is not None and self.packing.depth > 1
 
     @property
     def steps(self) -> int:
@@ -159,7 +165,8 @@ def _task(reduction: Reduction, point: Point, panel: Expr, resident: bool, tiles
     first = _start(panel, reduction.choice.columns, reduction.shape.columns)
     if not resident:
         return tiles(Panel(reduction, point, first, _constant_column(reduction, panel)))
-    scratch = tirx.decl_buffer([index(reduction.steps), index(reduction.choice.columns)], "float32", "panel")
+    dtype = str(reduction.anchor.buffer.dtype)
+    scratch = tirx.decl_buffer([index(reduction.steps), index(reduction.choice.columns)], dtype, "panel")
     made = Panel(reduction, point, first, lambda at, lane: load_of(scratch, [reduction.step(at), lane]))
     return sequence(AllocBuffer(scratch), _pack(made, scratch), tiles(made))
 
@@ -177,12 +184,13 @@ def _constant_column(reduction: Reduction, panel: Expr) -> Column | None:
     """How a column operand that was packed with the model is read; None where it was not."""
     if reduction.packing is None:
         return None
-    load = reduction.shape.vector
+    load, dtype = uncast(reduction.shape.vector), str(reduction.anchor.buffer.dtype)
     batch = [load.indices[axis] for axis in reduction.packing.order[: reduction.packing.batch]]
 
     def packed(at: Point, lane: Expr) -> Expr:
         leading = [substitute(each, at) for each in batch]
-        return load_of(reduction.packed, [*leading, panel, reduction.step(at), lane])
+        found = load_of(reduction.packed, [*leading, panel, reduction.step(at), lane])
+        return found if reduction.dots or load is reduction.shape.vector else tirx.Cast(dtype, found)
 
     return packed
 
@@ -268,6 +276,8 @@ def _update(tile: Tile, acc: Buffer, at: Point) -> Stmt:
     compiler loads a row's value once for its vectors, and a vector of the panel once for all rows.
     """
     anchor, column = tile.reduction.anchor, tile.panel.column
+    if tile.reduction.dots:
+        return _dots(tile, acc, at)
 
     def one(row: int, lane: Expr, slot: Expr) -> Stmt:
         here = {**tile.rows[row], **at, **tile.panel.at(lane)}
@@ -278,6 +288,24 @@ def _update(tile: Tile, acc: Buffer, at: Point) -> Stmt:
         return BufferStore(acc, COMBINERS[anchor.combiner](load_of(acc, [slot]), operand), [slot])
 
     return _cells(tile.reduction.choice, one)
+
+
+def _dots(tile: Tile, acc: Buffer, at: Point) -> Stmt:
+    """The same, four steps at once."""
+    reduction, column = tile.reduction, tile.panel.column
+    choice, last, load = reduction.choice, reduction.anchor.reduced[-1].variable, uncast(reduction.shape.scalar)
+    if column is None:
+        raise ValueError("integers are read from packed panels")
+    here = {**tile.panel.point, **at}
+
+    def row(number: int) -> Expr:
+        return dots.four_of(load, last, {**here, **tile.rows[number]})
+
+    def vector(number: int) -> Expr:
+        first, count = number * choice.lanes * dots.DEPTH, choice.lanes * dots.DEPTH
+        return column(here, tirx.Ramp(index(first), index(1), count))
+
+    return dots.update(choice, row, vector, acc)
 
 
 def _stored(tile: Tile, acc: Buffer) -> Stmt:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm.ir import TensorLoad
 from tvm.tirx import AllocBuffer, PrimFunc
 
-from edgevit.export.tvm.schedules import choosing, elementwise, generic, packing, rows, tile
+from edgevit.export.tvm.schedules import choosing, dots, elementwise, generic, packing, rows, tile
 from edgevit.export.tvm.schedules.epilogue import Epilogue, alone, epilogue_of
 from edgevit.export.tvm.schedules.loops import Expr, Stmt, sequence
 from edgevit.export.tvm.schedules.machine import Machine
@@ -26,6 +26,7 @@ class Tiled:
     before  stages that are computed into memory first, with their values
     after   the stage that the reduction's tile is finished by (the reduction itself where none can be), and those that
             follow in loops of their own
+    depth   products that a step adds up
     """
 
     kernel: Kernel
@@ -35,11 +36,12 @@ class Tiled:
     before: tuple[tuple[Stage, Expr], ...]
     epilogue: Epilogue
     after: tuple[tuple[Stage, Expr], ...]
+    depth: int = 1
 
 
 def tunables(function: Any, machine: Machine) -> dict[str, tuple[int, ...]]:
     kernel = read(function)
-    tiled = _tiled(kernel) if kernel else None
+    tiled = _tiled(kernel, machine) if kernel else None
     return choosing.choices(tiled.shape, tiled.anchor, machine) if tiled else {}
 
 
@@ -48,7 +50,7 @@ def write(function: Any, machine: Machine, choice: Mapping[str, int] | None) -> 
     if kernel is None:
         _refuse_choice(choice)
         return generic.schedule(function, machine)
-    if tiled := _tiled(kernel):
+    if tiled := _tiled(kernel, machine):
         return _write_tiled(tiled, machine, choice)
     _refuse_choice(choice)
     if not any(stage.reduced for stage in kernel.stages):
@@ -109,7 +111,7 @@ def _cheap(stage: Stage, value: Expr, readers: tuple[Stage, ...]) -> bool:
     return len(reading) <= 1 and not any(reader.reduced for reader in reading)
 
 
-def _tiled(kernel: Kernel) -> Tiled | None:
+def _tiled(kernel: Kernel, machine: Machine) -> Tiled | None:
     at = [number for number, stage in enumerate(kernel.stages) if stage.reduced]
     if len(at) != 1 or kernel.results > 1 or kernel.stages[at[0]].combiner not in COMBINERS:
         return None
@@ -120,7 +122,18 @@ def _tiled(kernel: Kernel) -> Tiled | None:
     if shape is None:
         return None
     epilogue, after = _epilogue(kernel.stages[at[0] + 1 :], anchor, cheap, [stage.buffer for stage, _ in before])
-    return Tiled(kernel, anchor, operand, shape, tuple(before), epilogue, after)
+    found = Tiled(kernel, anchor, operand, shape, tuple(before), epilogue, after)
+    return _dotted(found, machine) or found
+
+
+def _dotted(tiled: Tiled, machine: Machine) -> Tiled | None:
+    """The same in steps of several products of integers, where the machine and the model have them."""
+    by_four = dots.by_four(tiled.anchor, tiled.shape) if machine.dots and tiled.shape.vector is not None else None
+    if by_four is None or tiled.shape.columns < machine.lanes:
+        return None
+    if packing.packing_of(tiled.kernel, by_four, tiled.shape, machine.lanes) is None:
+        return None
+    return replace(tiled, anchor=by_four, depth=dots.DEPTH)
 
 
 def _epilogue(
@@ -163,7 +176,7 @@ def _extents(stage: Stage) -> list[str]:
 def _write_tiled(tiled: Tiled, machine: Machine, given: Mapping[str, int] | None) -> Any:
     kernel, anchor = tiled.kernel, tiled.anchor
     choice = choosing.chosen(tiled.shape, anchor, machine, given)
-    laid_out = packing.packing_of(kernel, anchor, tiled.shape, choice.columns)
+    laid_out = packing.packing_of(kernel, anchor, tiled.shape, choice.columns, tiled.depth)
     parameters, packed, attributes = list(kernel.parameters), None, {}
     if laid_out is not None:
         packed = packing.packed_buffer(laid_out, parameters[laid_out.parameter])
