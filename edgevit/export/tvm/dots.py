@@ -21,24 +21,22 @@ def _linear(node: fx.Node, importer: Any) -> Any:
 
 def _convolution(node: fx.Node, importer: Any) -> Any:
     x, weight, steps, added = (importer.env[each] for each in node.args[:4])
-    stride, padding, dilation, groups = node.args[6:]
+    stride, padding, dilation, groups = node.args[6:10]
     emit, zero = importer.block_builder.emit, node.args[5]
-    left, right, top, bottom = padding  # type: ignore[misc]
+    left, right, top, bottom = (int(one) for one in padding)  # type: ignore[arg-type, union-attr]
     given = _on_grid(node, x, emit)
     if any((left, right, top, bottom)):  # what lies around a picture is a real zero
         given = emit(relax.op.nn.pad(given, [0, 0, 0, 0, top, bottom, left, right], pad_value=zero))
-    sums = relax.op.nn.conv2d(
-        given, weight, strides=stride, dilation=dilation, groups=groups, out_dtype="int32"
-    )  # fmt: skip
-    sides = [emit(relax.op.reshape(each, [1, -1, 1, 1])) for each in (steps, added)]
-    return _of_sums(emit(sums), *sides, emit)
+    sums = relax.op.nn.conv2d(given, weight, strides=stride, dilation=dilation, groups=groups, out_dtype="int32")
+    steps, added = (emit(relax.op.reshape(each, [1, -1, 1, 1])) for each in (steps, added))
+    return _of_sums(emit(sums), steps, added, emit)
 
 
 def _on_grid(node: fx.Node, x: Any, emit: Callable[[Any], Any]) -> Any:
     """Divided, rounded half to even and clamped, as float32 does it everywhere."""
-    scale, zero = node.args[4:6]
-    steps = emit(relax.op.round(emit(relax.op.divide(x, relax.const(np.float32(scale))))))
-    moved = emit(relax.op.add(steps, relax.const(np.float32(zero)))) if zero else steps
+    scale, zero = (np.float32(each) for each in node.args[4:6])  # type: ignore[arg-type]
+    steps = emit(relax.op.round(emit(relax.op.divide(x, relax.const(scale)))))
+    moved = emit(relax.op.add(steps, relax.const(zero))) if zero else steps
     return emit(relax.op.astype(emit(relax.op.clip(moved, 0, LEVELS)), "uint8"))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from tvm import relax, te, tirx, topi
 from tvm.ir import GenericConst
 
+from edgevit.artifact.manifest import Array
 from edgevit.export.tvm import ranking, scanning
 from edgevit.export.tvm.kinds import ELEMENTWISE, OPAQUE, REDUCES
 
@@ -119,7 +120,8 @@ def _as(value: Expr, dtype: str) -> Expr:
 
 
 def matmul(first: Any, second: Any, made: str = "float32") -> Any:
-    """(… M, K) × (… K, N), batch axes broadcast; a one-dimensional operand is a row, or a column. Sums of type ``made``."""
+    """(… M, K) × (… K, N), batch axes broadcast; a one-dimensional operand is a row, or a column. Sums are of type
+    ``made``."""
     a, b = list(first.shape), list(second.shape)
     if len(a) < 2 or len(b) < 2:
         return topi.matmul(first, second)
@@ -158,7 +160,9 @@ def _convolution(builder: Builder, call: Any) -> Expr:
     )
     groups = int(attributes.groups)
 
-    made = str(call.ty.dtype)
+    made, (data, kernel) = str(call.ty.dtype), call.args
+    if groups > 1 and isinstance(kernel, GenericConst):
+        kernel = relax.const(by_group(kernel.value.numpy(), groups))
 
     def compute(data: Any, kernel: Any) -> Any:
         return convolution(data, kernel, strides, pads, dilation, groups, made)
@@ -168,7 +172,8 @@ def _convolution(builder: Builder, call: Any) -> Expr:
     )
     return builder.call_te(
         compute,
-        *call.args,
+        data,
+        kernel,
         primfunc_name_hint=f"{_integer(call)}{name}",
         primfunc_attrs={"op_pattern": REDUCES},
     )
@@ -177,10 +182,13 @@ def _convolution(builder: Builder, call: Any) -> Expr:
 def convolution(
     data: Any, kernel: Any, strides: list[int], pads: list[int], dilation: list[int], groups: int, made: str = "float32"
 ) -> Any:
-    """(B, H, W, C) by (KH, KW, C / groups, O); ``pads`` is top, left, bottom, right. Sums of type ``made``."""
+    """(B, H, W, C) by (KH, KW, C / groups, O), or as ``by_group`` has it; ``pads`` is top, left, bottom, right. Sums of
+    type ``made``."""
     padded = pad(data, pads)
     batch, high, wide, _ = padded.shape
-    kh, kw, inputs, outputs = kernel.shape
+    grouped = len(kernel.shape) == 5
+    kh, kw, inputs = kernel.shape[1:4] if grouped else kernel.shape[:3]
+    outputs = groups * kernel.shape[4] if grouped else kernel.shape[3]
     oh = (high - (kh - 1) * dilation[0] - 1) // strides[0] + 1
     ow = (wide - (kw - 1) * dilation[1] - 1) // strides[1] + 1
     down, along = te.reduce_axis((0, kh), "kh"), te.reduce_axis((0, kw), "kw")
@@ -207,12 +215,15 @@ def convolution(
             ),
             name="conv2d",
         )
+
+    def weight(g: Expr, o: Expr) -> Expr:
+        place = (down, along, channel)
+        return kernel(g, *place, o) if grouped else kernel(*place, g * multiplier + o)
+
     whole = te.compute(
         (batch, groups, oh, ow, multiplier),
         lambda b, g, y, x, o: te.sum(
-            _product(
-                padded(b, *at(y, x), g * inputs + channel), kernel(down, along, channel, g * multiplier + o), made
-            ),
+            _product(padded(b, *at(y, x), g * inputs + channel), weight(g, o), made),
             axis=[down, along, channel],
         ),
         name="group_conv2d",
@@ -220,6 +231,15 @@ def convolution(
     return te.compute(
         (batch, oh, ow, outputs), lambda b, y, x, o: whole(b, o // multiplier, y, x, o % multiplier), name="ungroup"
     )
+
+
+def by_group(kernel: Array, groups: int) -> Array:
+    """(KH, KW, C / groups, O) -> (groups, KH, KW, C / groups, O / groups): each group's own lies together. A depthwise
+    one, of one number for each of its channels, as it is."""
+    kh, kw, inputs, outputs = kernel.shape
+    if inputs == 1 and outputs == groups:
+        return kernel
+    return kernel.reshape(kh, kw, inputs, groups, outputs // groups).transpose(3, 0, 1, 2, 4)
 
 
 def pad(data: Any, pads: list[int], value: float = 0.0) -> Any:

@@ -6,16 +6,17 @@ of each column, which lie beside each other in the packed panel. Sums of integer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tvm import tirx
 from tvm.ir import TensorLoad
+from tvm.sym.analyzer import Analyzer
 from tvm.tirx import Broadcast, BufferLoad, BufferStore, Ramp
 
 from edgevit.export.tvm.schedules.choosing import Choice
-from edgevit.export.tvm.schedules.loops import Buffer, Expr, Stmt, index, sequence
+from edgevit.export.tvm.schedules.loops import Buffer, Expr, Stmt, index, sequence, static
 from edgevit.export.tvm.schedules.shape import Shape, uncast
 from edgevit.export.tvm.schedules.stages import Stage, substitute, uses
 
@@ -38,6 +39,14 @@ def by_four(anchor: Stage, shape: Shape) -> Stage | None:
     if not lies_together or last.size is None or last.size % DEPTH:
         return None
     return replace(anchor, reduced=(*outer, replace(last, extent=index(last.size // DEPTH))))
+
+
+def _lies_together(indices: Sequence[Expr], variable: Any) -> bool:
+    """Whether the next step is the next byte."""
+    *outer, inner = indices
+    first, second = (substitute(inner, {variable: index(step)}) for step in (0, 1))
+    step = Analyzer().simplify(second - first)
+    return static(step) == 1 and not any(uses(at, variable) for at in outer)
 
 
 def update(choice: Choice, row: Callable[[int], Expr], column: Callable[[int], Expr], acc: Buffer) -> Stmt:

@@ -164,6 +164,25 @@ class _Partial:
         """``body(slot)`` for all of them, a vector at a time."""
         return unrolled(self.vectors, lambda vector: lanes(self.width, lambda lane: body(vector * self.width + lane)))
 
+    def folded(self, merge: Callable[[Expr, Expr], Stmt]) -> list[Stmt]:
+        """All of them into the first, half into half: one after another each would wait for the one before."""
+        count, found = self.chunk, []
+        while count > 1:
+            half, odd = divmod(count, 2)
+            if odd:
+                found.append(merge(index(0), index(count - 1)))
+            found += self._halved(half, merge)
+            count = half
+        return found
+
+    def _halved(self, half: int, merge: Callable[[Expr, Expr], Stmt]) -> list[Stmt]:
+        step = min(self.width, half) if half % self.width == 0 or half < self.width else 1
+
+        def some(first: int) -> Stmt:
+            return lanes(step, lambda lane: merge(lane + first, lane + (first + half)))
+
+        return [some(first) for first in range(0, half, step)]
+
 
 def _reduction(stage: Stage, value: Expr, result: Buffer, machine: Machine) -> Stmt:
     """Partial results in vectors, the columns that are left over one by one, and all of them combined.
@@ -188,7 +207,8 @@ def _reduction(stage: Stage, value: Expr, result: Buffer, machine: Machine) -> S
         loop("k", turns, lambda turn: partial.each(lambda at: column(partial.buffer, at, turn * partial.chunk + at))),
         BufferStore(result, stage.initial, [index(0)]),
         loop("rest", rest, lambda each: column(result, index(0), done + each)) if rest else None,
-        unrolled(partial.chunk, lambda at: merge(result, index(0), tirx.BufferLoad(partial.buffer, [index(at)]))),
+        *partial.folded(lambda at, other: merge(partial.buffer, at, tirx.BufferLoad(partial.buffer, [index(other)]))),
+        merge(result, index(0), tirx.BufferLoad(partial.buffer, [index(0)])),
     )
 
 
