@@ -13,7 +13,7 @@ import numpy as np
 
 from edgevit.artifact.manifest import Kernels, LayerProof, Parity
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported
-from edgevit.quantize.alone import Layers, held_alone, read_layers
+from edgevit.quantize.alone import Layers, read_layers
 from edgevit.quantize.operators import Operator
 from edgevit.quantize.plan import QuantPlan
 from edgevit.runtimes.base import Session
@@ -34,7 +34,7 @@ def prove_layers(session: Session, layers: Layers) -> LayerProof:
     """Every operator of the artifact's integers, run alone on what it is given. ParityFailed names the first that is
     not what the plan says; Unsupported where the engine cannot run it so."""
     operators, plan = operators_of(session)
-    tally = held_alone(operators, plan, layers, session.pieces)
+    tally = session.held(operators, plan, layers)
     rows = max(len(x) for x, _ in layers.values())
     try:
         kernels = kernels_of(session)

@@ -21,7 +21,7 @@ ASTRAY = 1e-3
 # make one result. Rounding otherwise altogether (down, not to the nearest) moves them all.
 MOVED = 0.25
 
-Layers = Mapping[str, tuple[Array, Array]]
+Layers = Mapping[str, tuple[Array, Array]]  # "NAME#2" is the second operator that multiplies by NAME
 # places (x, y) of a file and what is given to each -> what the engine makes of it between them
 Pieces = Callable[[Sequence[tuple[str, str]], Iterable[Array]], Iterator[Array]]
 
@@ -92,6 +92,17 @@ class Tally:
         if moved > max(1, MOVED * off.size):
             raise _other(node, f"{moved:,} of {off.size:,} results are of other steps of what it is given")
         self.astray, self.counted = self.astray + moved, self.counted + off.size
+
+    def take_integers(self, node: str, got: Array, want: Array) -> None:
+        """What an operator is given on its grid: one in a thousand may be on the next step."""
+        apart = np.abs(got.astype(np.int64) - want)
+        astray = int((apart > 0).sum())
+        if apart.max(initial=0) > 1 or astray > max(1, ASTRAY * apart.size):
+            raise ParityFailed(
+                f"{node} is given other integers than the plan gives it: {astray:,} of {apart.size:,} lie on another "
+                f"step, {apart.max():.0f} away"
+            )
+        self.astray, self.counted = self.astray + astray, self.counted + apart.size
 
     def _floats(self, node: str, got: Array, want: Array) -> None:
         off = float(np.abs(got.astype(np.float64) - want).max(initial=0.0)) / (float(np.abs(want).max()) or 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -56,17 +57,21 @@ class Trial:
         }
 
     def layers(self, plan: QuantPlan, inputs: Inputs) -> dict[str, tuple[Array, Array]]:
-        """Weight -> what the first operator of it is given, and what it makes of that, on the first rows."""
+        """Weight -> what the first operator of it is given, and what it makes of that, on the first rows; "WEIGHT#2" ->
+        that of the second one."""
         simulation = Simulation(self.sites, plan, keep=True)
         for _ in self._parts(simulation, inputs, decides=False):
             break
         if simulation.kept is None:
             raise ValueError("nothing was kept")
         found: dict[str, tuple[Array, Array]] = {}
+        uses: Counter[str] = Counter()
         for site in self.sites.taken:
-            if site.node.name in simulation.kept and site.name not in found:
+            if site.node.name in simulation.kept:
+                uses[site.name] += 1
                 x, y = simulation.kept[site.node.name]
-                found[site.name] = x.numpy(), y.numpy()
+                name = site.name if uses[site.name] == 1 else f"{site.name}#{uses[site.name]}"
+                found[name] = x.numpy(), y.numpy()
         return found
 
     @property

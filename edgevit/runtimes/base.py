@@ -16,6 +16,7 @@ from edgevit.artifact.manifest import Array, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.cpu import checked_threads
 from edgevit.errors import Unsupported, UsageError
+from edgevit.quantize.alone import Layers, Tally, held_alone
 from edgevit.quantize.operators import Operator
 from edgevit.quantize.plan import QuantPlan
 
@@ -124,6 +125,11 @@ class Session:
         """What the file makes of each of ``given`` between two of its values, as a model of its own. Unsupported where
         the engine cannot run a part of a file."""
         raise Unsupported(f"{self.runtime} does not run a part of a model")
+
+    def held(self, operators: Sequence[Operator], plan: QuantPlan, layers: Layers) -> Tally:
+        """How far its operators of integers are from ``plan``, each given what that gives it. ParityFailed names the
+        first that is not what the plan says; Unsupported where the engine cannot run it so."""
+        return held_alone(operators, plan, layers, self.pieces)
 
     def working_memory(self, feeds: Mapping[str, Array]) -> int:
         """Bytes that the engine allocates for one inference besides weights, inputs and outputs; Unsupported where it

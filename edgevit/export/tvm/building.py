@@ -22,6 +22,7 @@ from edgevit.export.tvm.integers import loaded
 from edgevit.export.tvm.link import find_linker, link
 from edgevit.export.tvm.origins import Origin
 from edgevit.export.tvm.records.database import Database
+from edgevit.export.tvm.schedules.machine import machine_of
 from edgevit.export.tvm.schedules.stages import loads, read
 from edgevit.export.weight import Constant, largest
 
@@ -40,10 +41,11 @@ def build_in_worker(job: dict[str, Any]) -> dict[str, Any]:
     rows = [origin.record() for origin in origins]
     Path(job["layers"]).write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     seconds = time.monotonic() - begun
+    layers = compute_layers(module)
     return {
-        "layers": compute_layers(module),
+        "layers": layers,
         "versions": _versions(),
-        "notes": [f"compiled for {target.describe()} in {seconds:.1f} s", *notes],
+        "notes": [f"compiled for {target.describe()} in {seconds:.1f} s", *notes, *slow(layers, target)],
         "lock": target.lock(),
         "constants": [(size, *place) for size, place in constants_of(module, origins)],
     }
@@ -57,6 +59,13 @@ def constants_of(module: Any, origins: list[Origin]) -> tuple[Constant, ...]:
             if isinstance(each, GenericConst):
                 found.setdefault(each.value, Constant(each.value.numpy().nbytes, origin.place))
     return largest(found.values())
+
+
+def slow(layers: dict[str, int], target: targets.BuildTarget) -> list[str]:
+    """What is to be said of integers where the target cannot add up products of 8 bits in 32."""
+    if "int32" not in layers or machine_of(target).dots:
+        return []
+    return ["the target has no VNNI: its integers are multiplied one by one in 32 bits, exactly, and not fast"]
 
 
 def _compiled(module: Any, origins: list[Origin], target: targets.BuildTarget, records: str) -> tuple[Any, list[str]]:

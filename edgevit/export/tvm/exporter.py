@@ -65,6 +65,7 @@ class TvmExporter:
             program = Path(scratch) / PROGRAM
             plan, operators, exported = None, 0, capture.program
             if precision == "int8":
+                require_cpu(options)
                 exported, plan, operators = planned(capture)
             torch.export.save(exported, program)
             paths = {"program": str(program), "library": str(folder / ENTRY), "layers": str(folder / LAYERS)}
@@ -84,6 +85,14 @@ class TvmExporter:
             constants=tuple(Constant(size, Place(*place)) for size, *place in answer["constants"]),
             plan=plan,
             operators=operators,
+        )
+
+
+def require_cpu(options: TvmOptions) -> None:
+    """Unsupported for integers on a GPU: TVM's own rules have no products of them that were ever proved."""
+    if options.target.strip() == "cuda":
+        raise Unsupported(
+            "TVM's integers are for CPUs", hint="use -t tensorrt, or --precision fp32 with tvm.target=cuda"
         )
 
 

@@ -18,19 +18,25 @@ from torch.nn import functional
 
 from edgevit.export.legalise import arguments, calls_of, decomposed
 from edgevit.export.legalise.weights import Constants
-from edgevit.quantize.plan import LEVELS, QuantPlan, Weight, bias_integers, sum_scales, weight_integers
+from edgevit.quantize.plan import LEVELS, Grid, QuantPlan, Weight, bias_integers, sum_scales, weight_integers
 from edgevit.quantize.sites import Site, sites_of
 
 NOT_HERE = "TVM has no schedule for such a product of integers"
 
 
+@torch.library.custom_op("edgevit::on_grid", mutates_args=())
+def on_grid(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    """Float32 as the uint8 of a grid: divided, rounded half to even, clamped."""
+    return (torch.round(x / scale) + zero_point).clamp(0, LEVELS).to(torch.uint8)
+
+
 @torch.library.custom_op("edgevit::integer_linear", mutates_args=())
-def integer_linear(x: Tensor, weight: Tensor, steps: Tensor, added: Tensor, scale: float, zero_point: int) -> Tensor:
-    """(…, K) float32 on a grid, by (N, K) int8: ``(q(x) · weightᵀ + added) · steps``, sums in int32.
+def integer_linear(x: Tensor, weight: Tensor, steps: Tensor, added: Tensor) -> Tensor:
+    """(…, K) uint8 by (N, K) int8: ``(x · weightᵀ + added) · steps``, sums in int32.
 
     ``added`` (N,) int32 holds the bias and what the zero point makes of the weights; ``steps`` (N,) float32.
     """
-    sums = functional.linear(_integers(x, scale, zero_point).double(), weight.double()) + added
+    sums = functional.linear(x.double(), weight.double()) + added
     return sums.float() * steps
 
 
@@ -40,26 +46,26 @@ def integer_conv2d(
     weight: Tensor,
     steps: Tensor,
     added: Tensor,
-    scale: float,
     zero_point: int,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """(B, C, H, W) float32 on a grid, by (O, C / groups, KH, KW) int8; ``padding`` is left, right, top, bottom."""
-    padded = functional.pad(_integers(x, scale, zero_point), padding, value=zero_point)
-    sums = functional.conv2d(padded.double(), weight.double(), None, stride, 0, dilation, groups)
+    """(B, C, H, W) uint8 by (O, C / groups, KH, KW) int8; ``padding`` is left, right, top, bottom."""
+    padded = functional.pad(x.double(), padding, value=zero_point)
+    sums = functional.conv2d(padded, weight.double(), None, stride, 0, dilation, groups)
     return (sums + added.view(-1, 1, 1)).float() * steps.view(-1, 1, 1)
 
 
-def _integers(x: Tensor, scale: float, zero_point: int) -> Tensor:
-    return (torch.round(x / scale) + zero_point).clamp(0, LEVELS)
+@on_grid.register_fake
+def _(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    return torch.empty_like(x, dtype=torch.uint8)
 
 
 @integer_linear.register_fake
-def _(x: Tensor, weight: Tensor, steps: Tensor, added: Tensor, scale: float, zero_point: int) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+def _(x: Tensor, weight: Tensor, steps: Tensor, added: Tensor) -> Tensor:
+    return steps.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 @integer_conv2d.register_fake
@@ -68,17 +74,17 @@ def _(
     weight: Tensor,
     steps: Tensor,
     added: Tensor,
-    scale: float,
     zero_point: int,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    padded = functional.pad(x, padding)
-    return functional.conv2d(padded, weight.to(x.dtype), None, stride, 0, dilation, groups)
+    padded = functional.pad(x.to(steps.dtype), padding)
+    return functional.conv2d(padded, weight.to(steps.dtype), None, stride, 0, dilation, groups)
 
 
+ON_GRID = torch.ops.edgevit.on_grid.default
 LINEAR, CONVOLUTION = torch.ops.edgevit.integer_linear.default, torch.ops.edgevit.integer_conv2d.default
 
 
@@ -141,6 +147,7 @@ class _Writing:
         self.program, self.plan, self.weights = program, plan, weights
         self.constants = Constants(program)
         self.known: dict[str, tuple[fx.Node, ...]] = {}
+        self.grids: dict[tuple[Any, Grid], fx.Node] = {}
         self.replaced: list[fx.Node] = []
         self.operators = 0
 
@@ -151,10 +158,12 @@ class _Writing:
             raise ValueError(f"{site.name} is no layer of integers")
         if site.name not in self.known:
             self.known[site.name] = self._constants(site.name, stored)
-        target: Any = CONVOLUTION if site.kind == "conv" else LINEAR
-        given = (x, *self.known[site.name], grid.scale, grid.zero_point, *further)
+        given: tuple[Any, ...] = (self._on_grid(x, grid, node), *self.known[site.name])
         with self.program.graph.inserting_before(node):
-            made = self.program.graph.call_function(target, given)
+            if site.kind == "conv":
+                made = self.program.graph.call_function(CONVOLUTION, (*given, grid.zero_point, *further))
+            else:
+                made = self.program.graph.call_function(LINEAR, given)
         made.meta = dict(node.meta)
         node.replace_all_uses_with(made)
         for spec in self.program.graph_signature.output_specs:
@@ -163,6 +172,15 @@ class _Writing:
         self.replaced += [one for one in node.all_input_nodes if one.op == "placeholder"]
         self.program.graph.erase_node(node)
         self.operators += 1
+
+    def _on_grid(self, x: Any, grid: Grid, before: fx.Node) -> fx.Node:
+        """``x`` in integers: once for all that read it on the same grid."""
+        if (x, grid) not in self.grids:
+            with self.program.graph.inserting_before(before):
+                made = self.program.graph.call_function(ON_GRID, (x, grid.scale, grid.zero_point))
+            made.meta = {**before.meta, "val": x.meta["val"].new_empty(x.meta["val"].shape, dtype=torch.uint8)}
+            self.grids[x, grid] = made
+        return self.grids[x, grid]
 
     def _constants(self, name: str, stored: fx.Node) -> tuple[fx.Node, ...]:
         """The integers of a weight, their steps, and what is added to their sums."""

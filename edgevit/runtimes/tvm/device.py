@@ -16,8 +16,11 @@ import numpy as np
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
 from edgevit.errors import BadArtifact, EdgeVitError, UnknownName, Unsupported, first_line
+from edgevit.quantize.alone import Layers, Tally
+from edgevit.quantize.operators import Operator
+from edgevit.quantize.plan import QuantPlan
 from edgevit.runtimes.base import LayerTime, Session
-from edgevit.runtimes.tvm import library, lock
+from edgevit.runtimes.tvm import integers, library, lock
 
 ENTRY_FUNCTION = "main"
 PROVIDERS = ("cpu", "cuda")
@@ -90,6 +93,34 @@ class TvmSession(Session):
         traced.calls(self._bound(feeds))
         return traced.allocated
 
+    def kernels(self, feeds: Mapping[str, Array]) -> tuple[dict[str, int], dict[str, int]]:
+        symbols: list[str] = []
+        self._watched(feeds, lambda symbol, before, _: symbols.append(symbol) if before else None)
+        return integers.counted(symbols)
+
+    def operators(self, plan: QuantPlan) -> Sequence[Operator]:
+        reading = integers.Reading(plan)
+        self._watched(self._golden(), reading.take)
+        return reading.operators()
+
+    def held(self, operators: Sequence[Operator], plan: QuantPlan, layers: Layers) -> Tally:
+        holding = integers.Holding(operators, plan, layers)
+        self._watched(self._golden(), holding.take)
+        return holding.tally
+
+    def _golden(self) -> dict[str, Array]:
+        """The first golden rows, as many as the function takes."""
+        inputs, _ = self.artifact.golden()
+        return {
+            name: np.resize(rows, (self.artifact.manifest.batch.max, *rows.shape[1:])) for name, rows in inputs.items()
+        }
+
+    def _watched(self, feeds: Mapping[str, Array], hook: integers.Hook) -> None:
+        """One inference with ``hook`` before and after every kernel; what it raises ends no call of TVM's."""
+        self.check(feeds)
+        library.use_threads(self.threads)
+        self._opened().watched(hook)(*self._bound(feeds))
+
     def close(self) -> None:
         self._machine = None
         self._main = None
@@ -145,6 +176,28 @@ class _Machine:
     def traced(self) -> _Traced:
         """Another virtual machine of the same library, so that timing never slows the session's own calls."""
         return _Traced(self._start(), self.synchronise)
+
+    def watched(self, hook: integers.Hook) -> Callable[..., None]:
+        """The compiled function in a virtual machine of its own that calls ``hook``; the first thing it raises is
+        raised when the function is done, since TVM would make an error of its own of it."""
+        machine = self._start()
+        raised: list[Exception] = []
+
+        def instrument(_function: Any, symbol: str, before: bool, _result: Any, *arguments: Any) -> None:
+            if raised or symbol.startswith(BUILTIN):
+                return
+            try:
+                hook(str(symbol), before, arguments)
+            except Exception as exc:
+                raised.append(exc)
+
+        def run(*inputs: Any) -> None:
+            machine.set_instrument(instrument)
+            machine[ENTRY_FUNCTION](*inputs)
+            if raised:
+                raise raised[0]
+
+        return run
 
     def details(self) -> dict[str, str]:
         """Versions and settings, for the record."""
