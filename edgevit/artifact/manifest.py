@@ -390,7 +390,8 @@ class Manifest(Strict):
             raise ValueError("a model has inputs and outputs, each with a name of its own")
         if not set(self.sampled) <= {spec.name for spec in self.outputs if spec.shape[1:]}:
             raise ValueError("a sample is kept of an output with rows")
-        count = self.class_count()
+        logits = self.logits_output()
+        count = logits.shape[-1] if logits else None  # of queries, earlier versions counted "nothing" as a class
         if self.labels is not None and count is not None and len(self.labels) != count:
             raise ValueError(f"there are {len(self.labels)} labels for {count} classes")
         if self.labels is not None and not all(label.strip() for label in self.labels):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgevit.artifact.goodness import RecordedAccuracy, RecordedQuality
-from edgevit.artifact.manifest import ModelInfo, ReparamSummary, WeightsInfo, count_classes
+from edgevit.artifact.manifest import ModelInfo, ReparamSummary, WeightsInfo
 from edgevit.errors import UsageError
 from edgevit.export.accuracy import logits_among, measure_accuracy
 from edgevit.export.asking import logits_of, outputs_of
@@ -34,7 +34,7 @@ from edgevit.models.loading.source import load, state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.spec import ModelSpec, spec_of
 from edgevit.models.threads import torch_threads
-from edgevit.prediction.labels import check_labels
+from edgevit.prediction.labels import check_labels_for
 from edgevit.quantize.calibration import Held, calibration_images, calibration_rows
 from edgevit.quantize.integral import Integral
 from edgevit.quantize.loss import Scales
@@ -223,7 +223,7 @@ def _captured(
     else:
         found = capture(form, rows.inputs, request.batch, alone=alone, image=image, metadata=metadata)
     outputs = meaning.named(found.outputs)
-    check_labels(_labels(spec, request), count_classes(outputs, meaning.task.name))
+    check_labels_for(outputs, meaning.task.name, _labels(spec, request))
     return replace(found, outputs=outputs)
 
 

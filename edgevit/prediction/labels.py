@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgevit import render
-from edgevit.artifact.manifest import Manifest
+from edgevit.artifact.manifest import Manifest, TensorSpec, count_classes
 from edgevit.errors import UsageError
 from edgevit.foreign import read_json, read_text
 
@@ -33,11 +33,20 @@ def check_labels(labels: Sequence[str] | None, classes: int | str | None) -> Non
         )
 
 
+def check_labels_for(outputs: Sequence[TensorSpec], task: str, labels: Sequence[str] | None) -> None:
+    """The same for what gives ``outputs``. Of queries "nothing" may have a name, too, or be none of the scores."""
+    classes = count_classes(outputs, task)
+    queries = any(spec.role == "logits" and len(spec.shape) == 3 for spec in outputs)
+    if not (queries and classes is not None and labels is not None and len(labels) == classes + 1):
+        check_labels(labels, classes)
+
+
 def check_labels_of(manifest: Manifest, labels: Sequence[str] | None) -> None:
     """UsageError where ``labels`` are of another number than a model's classes, or it names none."""
     if labels is None:
         return
     if not {spec.role for spec in manifest.outputs} & {"logits", "masks", "labels"}:
         raise UsageError(f"answers of the task {manifest.model.task} name no classes", hint="leave the labels out")
-    classes = manifest.class_count()
-    check_labels(labels, len(manifest.labels) if classes is None and manifest.labels else classes)
+    if manifest.class_count() is None and manifest.labels is not None:
+        check_labels(labels, len(manifest.labels))
+    check_labels_for(manifest.outputs, manifest.model.task, labels)

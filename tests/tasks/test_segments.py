@@ -184,8 +184,10 @@ class Queries(nn.Module):
 
 
 def test_queries_are_exported_as_segments_with_as_many_labels_as_classes(tmp_path) -> None:
-    with pytest.raises(UsageError, match="3 labels for 2 classes"):
-        export(Queries(), "onnx", out=tmp_path / "wrong", image_size=SIDE, labels=("a", "b", "c"), threads=1)
+    with pytest.raises(UsageError, match="1 label for 2 classes"):
+        export(Queries(), "onnx", out=tmp_path / "wrong", image_size=SIDE, labels=("a",), threads=1)
+    sigmoids = ("a", "b", "c")  # where no score is of "nothing"
+    assert export(Queries(), "onnx", out=tmp_path / "all", image_size=SIDE, labels=sigmoids, threads=1).manifest.labels
     made = export(Queries(), "onnx", out=tmp_path / "right", image_size=SIDE, labels=("a", "b"), threads=1)
     assert made.manifest.model.task == "segment"
     assert verify(made.path, threads=1).parity.status == "verified"

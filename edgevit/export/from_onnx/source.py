@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx import ModelProto, NodeProto
 
-from edgevit.artifact.manifest import BatchRange, ModelInfo, TensorSpec, WeightsInfo, count_classes
+from edgevit.artifact.manifest import BatchRange, ModelInfo, TensorSpec, WeightsInfo
 from edgevit.artifact.shelf import Named
 from edgevit.errors import UsageError
 from edgevit.export.base import Graph
@@ -33,7 +33,7 @@ from edgevit.export.from_onnx.original import Original
 from edgevit.export.prepared import Answers, Run
 from edgevit.export.rows import DEFAULT_DATA, MAX_ROWS, Rows, image_rows, labels_in
 from edgevit.images import Preprocess
-from edgevit.prediction.labels import check_labels
+from edgevit.prediction.labels import check_labels_for
 from edgevit.printable import printable
 from edgevit.registry import own_version
 from edgevit.request import MIN_ROWS, ExportRequest
@@ -124,7 +124,7 @@ class Source:
         image = self.image is not None
         meaning = self.meaning(classes)
         outputs = meaning.named(_specs(reference, batch))
-        check_labels(labels, count_classes(outputs, meaning.task.name))
+        check_labels_for(outputs, meaning.task.name, labels)
         return Graph(
             model=original.graph,
             inputs=tuple(input_spec(name, array, batch, image=image) for name, array in rows.inputs.items()),

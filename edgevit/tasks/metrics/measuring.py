@@ -74,7 +74,7 @@ class Bench:
 
     def _known(self, truth: Any, data: LabelledData) -> Any:
         """The truth; UsageError where it holds a class that the model does not tell from others."""
-        count = count_classes(self.outputs, self.task.name) or len(self.labels or ())
+        count = max(count_classes(self.outputs, self.task.name) or 0, len(self.labels or ()))
         if not count or data.targets is None or data.targets.kind not in ("masks", "objects"):
             return truth
         highest = int((truth.classes if isinstance(truth, Objects) else truth).max(initial=-1))
