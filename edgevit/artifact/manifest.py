@@ -390,8 +390,8 @@ class Manifest(Strict):
             raise ValueError("a model has inputs and outputs, each with a name of its own")
         if not set(self.sampled) <= {spec.name for spec in self.outputs if spec.shape[1:]}:
             raise ValueError("a sample is kept of an output with rows")
-        logits = self.logits_output()
-        count = logits.shape[-1] if logits else None  # of queries, earlier versions counted "nothing" as a class
+        logits = self.logits_output()  # of queries, earlier versions counted "nothing" as a class
+        count = logits.shape[-1] if logits else None
         if self.labels is not None and count is not None and len(self.labels) != count:
             raise ValueError(f"there are {len(self.labels)} labels for {count} classes")
         if self.labels is not None and not all(label.strip() for label in self.labels):
@@ -455,8 +455,7 @@ class Manifest(Strict):
 
 
 def count_classes(outputs: Sequence[TensorSpec], task: str) -> int | None:
-    """How many classes ``outputs`` give scores for; None for those that give none. The last score of each of many
-    queries is "nothing"."""
+    """How many classes have scores; None where none has. The last score of each of many queries is "nothing"."""
     for spec in outputs:
         if spec.role == "logits" and len(spec.shape) in (2, 3) and isinstance(count := spec.shape[-1], int):
             return count - (len(spec.shape) == 3 and task != "tensors")
