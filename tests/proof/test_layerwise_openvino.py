@@ -88,6 +88,7 @@ def test_a_right_file_passes_and_every_operator_of_its_plan_runs_in_integers(
     proved(artifact, layers, lambda model: None, tmp_path / "right")
     with open_session(artifact, threads=1) as session:
         found = prove_layers(session, layers)
+        assert (session.precision, session.details["inference_precision_hint"]) == ("int8", "fp32")
     assert artifact.manifest.integers is not None
     assert artifact.manifest.integers.operators == found.operators
     assert sum((found.kernels or {}).values()) == found.operators

@@ -20,6 +20,7 @@ from edgevit.artifact.opened import Artifact
 from edgevit.engines.intel import ov, said_by, words_of
 from edgevit.errors import EdgeVitError, UnknownName, Unsupported
 from edgevit.module_paths import module_of
+from edgevit.precisions import INTEGER_PRECISIONS
 from edgevit.quantize.operators import Operator
 from edgevit.quantize.plan import QuantPlan
 from edgevit.runtimes.base import LayerTime, Session, require_whole_sums
@@ -81,7 +82,9 @@ class OpenVinoSession(Session):
             "device": f"{device}: {ov.Core().get_property(device, 'FULL_DEVICE_NAME')}",
             **{key.lower(): _shown(compiled.get_property(key)) for key in _settings(device, threads, "fp32")},
         }
-        self.precision = self.details["inference_precision_hint"]
+        floats = self.details["inference_precision_hint"]
+        own = artifact.manifest.precision
+        self.precision = own if own in INTEGER_PRECISIONS and floats == "fp32" else floats
         self.threads = int(self.details.get("inference_num_threads", threads))  # never more than there are cores
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
