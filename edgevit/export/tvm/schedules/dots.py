@@ -33,10 +33,7 @@ def by_four(anchor: Stage, shape: Shape) -> Stage | None:
     if (str(row.source.dtype), str(column.source.dtype)) != ("uint8", "int8"):
         return None
     *outer, last = anchor.reduced
-    lies_together = row.indices[-1].same_as(last.variable) and not any(
-        uses(at, last.variable) for at in row.indices[:-1]
-    )
-    if not lies_together or last.size is None or last.size % DEPTH:
+    if not _lies_together(row.indices, last.variable) or last.size is None or last.size % DEPTH:
         return None
     return replace(anchor, reduced=(*outer, replace(last, extent=index(last.size // DEPTH))))
 
