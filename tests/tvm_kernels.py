@@ -17,8 +17,8 @@ from edgevit.export.tvm.schedules.writing import PACKED
 GUARD = 1024  # values kept around every result, to see that nothing is written outside
 
 
-def tensor(name: str, *shape: int) -> Any:
-    return te.placeholder([tirx.const(size, "int64") for size in shape], name=name, dtype="float32")
+def tensor(name: str, *shape: int, dtype: str = "float32") -> Any:
+    return te.placeholder([tirx.const(size, "int64") for size in shape], name=name, dtype=dtype)
 
 
 def function(inputs: Sequence[Any], output: Any, constants: Sequence[int] = ()) -> Any:
@@ -54,7 +54,7 @@ def run_function(
     room = aligned(count + 2 * GUARD)
     room[:] = 7.0
     room[GUARD : GUARD + count] = np.nan
-    result = room[GUARD : GUARD + count].reshape(shape)
+    result = room[GUARD : GUARD + count].view(str(func.params[-1].dtype)).reshape(shape)  # float32 or int32
     library["main"](*[tvm.runtime.tensor(each) for each in given], tvm.runtime.from_dlpack(result))
     assert (room[:GUARD] == 7).all()
     assert (room[GUARD + count :] == 7).all()
