@@ -59,7 +59,7 @@ class Precision:
 
     @property
     def integers(self) -> bool:
-        """Whether layers are computed in the integers of a plan."""
+        """Whether layers are computed in the integers of a plan, or their weights alone stored so."""
         return self.emulation == "simulated integers"
 
 
@@ -73,11 +73,15 @@ _ROWS = {
         # An activation that lies between two steps of its grid goes to either, and all that follows with it: outputs
         # then move by as much as integers cost at all.
         Precision("int8", "int8", "int32", ceiling=0.1, emulation="simulated integers", factor=3.0, floor=1e-3),
+        # Weights alone, computed in floats: no grid is met, so that nothing but these floats' own rounding is left.
+        Precision("w8", "int8", "float32", ceiling=2e-2, emulation="simulated integers", floor=1e-4),
+        Precision("w4", "int4", "float32", ceiling=2e-2, emulation="simulated integers", floor=1e-4),
     )
 }
 
 
 INTEGER_PRECISIONS = tuple(row.name for row in _ROWS.values() if row.integers)
+WEIGHT_PRECISIONS = tuple(row.name for row in _ROWS.values() if row.integers and row.compute == "float32")
 
 
 def precision_row(name: str) -> Precision:

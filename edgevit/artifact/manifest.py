@@ -251,9 +251,12 @@ class Kernels(Strict):
     )
     floats: dict[str, int] = Field(description="convolutions and matrix products that ran in floats, by kind")
     unmet: tuple[str, ...] = Field(default=(), description="operators of integers that ran in floats all the same")
+    alone: bool = Field(default=False, description="whether weights alone are integers, which run in floats")
 
     def sentence(self) -> str:
         """``23 of 23 operators ran in integers (23 QGemm); in floats 1 Conv, 9 MatMul``."""
+        if self.alone:
+            return f"{self.operators} operators multiply floats by weights that are stored as integers"
         if self.kernels is None:
             return f"{self.operators} operators of integers; which of them a device computes so was never run by us"
         ran, floats = (

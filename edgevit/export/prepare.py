@@ -34,6 +34,7 @@ from edgevit.models.loading.source import load, state_sha256
 from edgevit.models.macs import count_macs, count_params
 from edgevit.models.spec import ModelSpec, spec_of
 from edgevit.models.threads import torch_threads
+from edgevit.precisions import WEIGHT_PRECISIONS
 from edgevit.prediction.labels import check_labels_for
 from edgevit.quantize.calibration import Held, calibration_images, calibration_rows
 from edgevit.quantize.integral import Integral
@@ -271,17 +272,18 @@ def _model_info(
 def _integral(captured: Capture, spec: ModelSpec, rows: Rows, request: ExportRequest, meaning: Meaning) -> Integral:
     """The model in integers: found on rows that it is not proved on, weighed on those that it was not trained on."""
     captured, asked = replace(captured, program=unstacked(captured.program)), request.quantizing
-    kept = None if spec.integers is None else Kept(*spec.integers)
+    alone = request.precision in WEIGHT_PRECISIONS  # of the float model, whatever integers its checkpoint has
+    kept = None if spec.integers is None or alone else Kept(*spec.integers)
     if kept is not None:
         kept.require_unasked(asked)
     scales = _scales(captured, spec, rows, request, meaning)
     if scales.held is None or scales.preprocess is None:
-        return Integral(captured, asked, calibration_rows(request), scales, kept)
+        return Integral(captured, asked, calibration_rows(request), scales, kept, alone)
     if kept is not None:
         kept.require_apart(scales.held)
     wanted = max(MIN_ROWS, request.batch.max)
     found = calibration_images(asked.calibrate or rows.data, asked.images, scales.held, scales.preprocess, wanted)
-    return Integral(captured, asked, found, scales, kept)
+    return Integral(captured, asked, found, scales, kept, alone)
 
 
 def _scales(captured: Capture, spec: ModelSpec, rows: Rows, request: ExportRequest, meaning: Meaning) -> Scales:

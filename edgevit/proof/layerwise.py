@@ -13,6 +13,7 @@ import numpy as np
 
 from edgevit.artifact.manifest import Kernels, LayerProof, Parity
 from edgevit.errors import BadArtifact, ParityFailed, Unsupported
+from edgevit.precisions import WEIGHT_PRECISIONS
 from edgevit.quantize.alone import Layers, read_layers
 from edgevit.quantize.operators import Operator
 from edgevit.quantize.plan import QuantPlan
@@ -48,6 +49,8 @@ def kernels_of(session: Session) -> Kernels:
     manifest = session.artifact.manifest
     if manifest.integers is None:
         raise Unsupported(f"{session.artifact.path} has no integers")
+    if manifest.precision in WEIGHT_PRECISIONS:
+        return Kernels(operators=manifest.integers.operators, kernels=None, floats={}, alone=True)
     inputs, _ = session.artifact.golden()
     feeds = {name: np.resize(rows, (manifest.batch.min, *rows.shape[1:])) for name, rows in inputs.items()}
     kernels, floats = session.kernels(feeds)

@@ -36,6 +36,7 @@ class Integral:
     calibrating  rows of its own
     scales       what the loss is weighed on
     kept         integers that the model's checkpoint has already
+    alone        whether weights alone are to be integers
     """
 
     capture: Capture
@@ -43,6 +44,7 @@ class Integral:
     calibrating: Calibrating
     scales: Scales
     kept: Kept | None = None
+    alone: bool = False
 
     @cached_property
     def found(self) -> Quantized:
@@ -50,8 +52,10 @@ class Integral:
         if self.kept is not None:
             found = self.kept.onto(self.capture)
             return replace(found, plan=kept_float(found.plan, self.asked.keep_float))
+        start = Start(self.capture, self.calibrating.inputs, self.calibrating.data, self.asked, self.alone)
+        if self.alone:
+            return start.plain()
         name = self.asked.quantizer or QUANTIZER
-        start = Start(self.capture, self.calibrating.inputs, self.calibrating.data, self.asked)
         method: Method = registry.row("quantizer", name).load()()
         return method.quantized(start).named(name)
 

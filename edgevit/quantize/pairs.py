@@ -15,6 +15,7 @@ import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgevit.errors import BadArtifact
+from edgevit.quantize.narrow import checks
 from edgevit.quantize.operators import Mark, Operator, wrong
 from edgevit.quantize.plan import Array, Encoding, Grid, Layer, QuantPlan, sum_scales, zero_point
 
@@ -70,12 +71,47 @@ class Pairs:
         layer = plan.layers.get(mark.name)
         if layer is None or not 0 <= mark.start < mark.stop <= len(layer.scales):
             raise wrong(f"{node.name} computes {mark.name} in integers, which the plan does not")
+        if plan.encoding.weights_alone:
+            return self._alone(node, mark, plan)
         x = self._pair(node.input[0], layer.input.grid(), plan.encoding, f"the input of {node.name}")
         cut = slice(mark.start, mark.stop)
         self._weight(node, np.array(layer.scales, np.float32)[cut])
         if len(node.input) > 2 and node.input[2] and plan.encoding.biases == "int32":
             self._constant(node.input[2], np.int32, sum_scales(layer)[cut], 0, f"the bias of {node.name}")
         return Operator(mark, node.name, node.op_type, x, self._result(node, mark, layer, plan.encoding))
+
+    def _alone(self, node: NodeProto, mark: Mark, plan: QuantPlan) -> Operator:
+        """An operator whose weight alone is integers, which stand for the numbers of the plan."""
+        what, maker = f"the weight of {node.name}", self.made.get(node.input[1])
+        turned = node.op_type != "Conv" and not _attribute(node, "transB", 0)
+        if turned and maker is not None and maker.op_type == "Transpose":
+            maker = self.made.get(maker.input[0])
+        if maker is None or maker.op_type != "DequantizeLinear":
+            raise wrong(f"{what} is made by no DequantizeLinear: it is not stored as integers")
+        values = self._dequantised(maker, what)
+        cut = slice(mark.start, mark.stop)
+        if checks(values) != (plan.layers[mark.name].checks or ())[cut]:
+            raise wrong(f"{what} stands for other numbers than the plan has")
+        result = self._result(node, mark, plan.layers[mark.name], plan.encoding)
+        return Operator(mark, node.name, node.op_type, node.input[0], result)
+
+    def _dequantised(self, node: NodeProto, what: str) -> Array:
+        """What a weight of integers stands for, in float32."""
+        stored, scales = (self._array(name) for name in node.input[:2])
+        zero = self._array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        if stored is None or scales is None or stored.dtype.kind not in "iV":
+            raise wrong(f"{what} is no constant of integers")
+        if zero is not None and zero.astype(np.int8).any():
+            raise wrong(f"{what} has another zero point than the plan")
+        axis, size = _attribute(node, "axis", 1), _attribute(node, "block_size", 0)
+        if size:
+            over = np.repeat(scales, size, axis)
+        else:
+            over = scales.reshape([-1 if place == axis else 1 for place in range(stored.ndim)])
+        if size and over.shape != stored.shape:
+            raise wrong(f"{what} has scales of {scales.shape} for integers of {stored.shape}")
+        found: Array = stored.astype(np.int8).astype(np.float32) * over
+        return found
 
     def _pair(self, name: str, grid: Grid, encoding: Encoding, what: str) -> str:
         """The float value before a pair of a grid."""

@@ -27,7 +27,7 @@ SMALLEST_HALF, LARGEST_HALF = 2.0**-24, 65504.0  # of float16
 _BIAS_LIMIT = 2.0**30  # of an int32 bias, half of what it holds, so that the sums added to it fit too
 
 Array = np.ndarray[Any, Any]
-WeightBits = Literal[7, 8]
+WeightBits = Literal[4, 7, 8]
 
 
 def _single(value: float) -> float:
@@ -89,8 +89,11 @@ class Layer(Strict):
     input    what they are given
     output   what they return, where that is put on a grid too: of convolutions, whose integer kernels give integers
     relu     whether ``output`` is behind a ReLU, which the grid's lower end then is
-    scales   of the weight, one for every output channel; float32 numbers
+    scales   of the weight, one for every output channel; float32 numbers. Where groups have their own, the largest
     bits     of the weight's integers
+    group    how many inputs of an output channel share a scale; None: all
+    palette  the numbers that the weight is made of, where its integers are places among them
+    checks   CRC-32 of each output channel's float32 numbers as they are stored, where weights alone are
     """
 
     operator: Literal["conv", "linear"]
@@ -100,6 +103,9 @@ class Layer(Strict):
     relu: bool = False
     scales: tuple[Scale, ...]
     bits: WeightBits = 8
+    group: int | None = Field(default=None, ge=2)
+    palette: tuple[float, ...] | None = None
+    checks: tuple[int, ...] | None = None
 
 
 class Calibration(Strict):
@@ -124,6 +130,7 @@ class Encoding(Strict):
     weights      bits of a weight: 7 for a processor that adds two products up in 16 bits, which those of 8 overflow
     rounding     own where the engine finds an activation's step by other products of floats than a division by the
                  scale: what lies within a float's rounding of the border of two steps then goes to either
+    palettes     whether weights of 4 bits are places in a table, in place of steps of groups
     """
 
     activations: Literal["uint8", "int8", "float"]
@@ -133,6 +140,12 @@ class Encoding(Strict):
     floats: Literal["float32", "float16"] = "float32"
     weights: WeightBits = 8
     rounding: Literal["exact", "own"] = "exact"
+    palettes: bool = False
+
+    @property
+    def weights_alone(self) -> bool:
+        """Whether everything is computed in floats, and weights are stored smaller."""
+        return self.activations == "float"
 
 
 X86 = Encoding(activations="uint8", symmetric=False, results=True, biases="int32")
@@ -144,6 +157,7 @@ NVIDIA = Encoding(activations="int8", symmetric=True, results=False, biases="flo
 INTEL = Encoding(activations="uint8", symmetric=False, results=False, biases="float32", rounding="own")
 APPLE = Encoding(activations="int8", symmetric=True, results=False, biases="float16", floats="float16")
 APPLE_SINGLE = Encoding(activations="int8", symmetric=True, results=False, biases="float32")
+STORED = Encoding(activations="float", symmetric=True, results=False, biases="float32")
 
 
 class QuantPlan(Strict):
@@ -187,7 +201,7 @@ class QuantPlan(Strict):
         return self.model_copy(update={"layers": left, "kept": {**self.kept, **kept}, "corrected": corrected})
 
 
-def _levels(bits: int) -> int:
+def levels(bits: int) -> int:
     """Of a weight on either side of zero."""
     return int(2 ** (bits - 1) - 1)
 
@@ -195,7 +209,7 @@ def _levels(bits: int) -> int:
 def _encoded(layer: Layer, encoding: Encoding) -> Layer:
     half = encoding.floats == "float16"
     grid = {"symmetric": encoding.symmetric, "half": half}
-    coarser = _levels(layer.bits) / _levels(encoding.weights)
+    coarser = levels(layer.bits) / levels(encoding.weights)
     scales = np.array([_single(scale * coarser) for scale in layer.scales])
     changed: dict[str, Any] = {
         "input": layer.input.model_copy(update=grid),
@@ -259,7 +273,7 @@ def sum_scales(layer: Layer) -> Array:
 def weight_integers(layer: Layer, values: Array) -> Array:
     """(O, …) int8 of a layer's weight."""
     scales = np.array(layer.scales, np.float32).reshape(-1, *[1] * (values.ndim - 1))
-    most = _levels(layer.bits)
+    most = levels(layer.bits)
     found: Array = np.clip(np.rint(values / scales), -most, most).astype(np.int8)
     return found
 
@@ -274,7 +288,15 @@ def added(layer: Layer, bias: Array, encoding: Encoding) -> Array:
     """(O,) float64: what a layer's bias adds to its integer sums, in steps of ``sum_scales``."""
     if encoding.biases != "float16":
         return bias_integers(layer, bias).astype(np.float64)
-    with np.errstate(over="ignore"):  # what float16 does not hold is computed in float32
+    found: Array = as_stored(bias, encoding) / sum_scales(layer).astype(np.float64)
+    return found
+
+
+def as_stored(bias: Array, encoding: Encoding) -> Array:
+    """(O,) float64: a bias in the floats of an encoding; what float16 does not hold is computed in float32."""
+    if encoding.biases != "float16":
+        return bias.astype(np.float64)
+    with np.errstate(over="ignore"):
         halved = bias.astype(np.float16).astype(np.float64)
-    found: Array = np.where(np.isfinite(halved), halved, bias) / sum_scales(layer).astype(np.float64)
+    found: Array = np.where(np.isfinite(halved), halved, bias)
     return found

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from edgevit.quantize.narrow import stored
 from edgevit.quantize.plan import (
     LEVELS,
     WEIGHT_LEVELS,
@@ -21,6 +22,7 @@ from edgevit.quantize.plan import (
     Layer,
     QuantPlan,
     added,
+    as_stored,
     sum_scales,
     weight_integers,
 )
@@ -40,31 +42,49 @@ class Integers:
         values = torch.from_numpy(weight_integers(layer, weight.values))
         values = values if site.axis == 0 else values.transpose(0, 1)
         self.site, self.layer, self.grid = site, layer, layer.input.grid()
-        self.whole = encoding.activations != "float"  # numbers of its input; else they keep what is between two steps
-        self.digits = _digits(values, math.prod(weight.values.shape[1:])) if self.whole else [(1, values.double())]
+        self.digits = _digits(values, math.prod(weight.values.shape[1:]))
         self.bias = None if weight.bias is None else torch.from_numpy(added(layer, weight.bias, encoding))
         self.steps = torch.from_numpy(sum_scales(layer).astype(np.float64))
 
     def sums(self, x: Tensor, arguments: tuple[Any, ...]) -> Tensor:
         """What the layer makes of float32 ``x``, in float32, before that is put on a grid of its own."""
-        given = integers(x, self.grid) if self.whole else x.double() / self.grid.scale
-        parts = [worth * self._product(given, digit, arguments).double() for worth, digit in self.digits]
+        given = integers(x, self.grid)
+        parts = [worth * _product(self.site, given, digit, arguments).double() for worth, digit in self.digits]
         total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
         if self.bias is not None:
-            total = total + self._along(self.bias, total)
-        return (total * self._along(self.steps, total)).float()
+            total = total + _along(self.site, self.bias, total)
+        return (total * _along(self.site, self.steps, total)).float()
 
-    def _product(self, x: Tensor, values: Tensor, arguments: tuple[Any, ...]) -> Tensor:
-        place, weight, bias = self.site.places
-        changed = list(arguments)
-        changed[place], changed[weight] = x.to(values.dtype), values
-        if bias is not None and bias < len(changed):
-            changed[bias] = None if bias > place else values.new_zeros(())
-        found: Tensor = self.site.node.target(*changed)  # type: ignore[operator]
-        return found
 
-    def _along(self, channels: Tensor, total: Tensor) -> Tensor:
-        return channels.reshape(-1, *[1] * (total.ndim - 2)) if self.site.kind == "conv" else channels
+class Floats:
+    """One layer of a plan of weights alone at one site: floats times the numbers that its weight is stored as, in sums
+    that nothing is lost of."""
+
+    def __init__(self, site: Site, sites: Sites, layer: Layer, encoding: Encoding) -> None:
+        weight = sites.weights[site.name]
+        values = torch.from_numpy(stored(layer, weight.values, encoding).values).double()
+        self.site, self.layer = site, layer
+        self.values = values if site.axis == 0 else values.transpose(0, 1)
+        self.bias = None if weight.bias is None else torch.from_numpy(as_stored(weight.bias, encoding))
+
+    def sums(self, x: Tensor, arguments: tuple[Any, ...]) -> Tensor:
+        """What the layer makes of float32 ``x``, in float32."""
+        total = _product(self.site, x, self.values, arguments)
+        return (total if self.bias is None else total + _along(self.site, self.bias, total)).float()
+
+
+def _product(site: Site, x: Tensor, values: Tensor, arguments: tuple[Any, ...]) -> Tensor:
+    place, weight, bias = site.places
+    changed = list(arguments)
+    changed[place], changed[weight] = x.to(values.dtype), values
+    if bias is not None and bias < len(changed):
+        changed[bias] = None if bias > place else values.new_zeros(())
+    found: Tensor = site.node.target(*changed)  # type: ignore[operator]
+    return found
+
+
+def _along(site: Site, channels: Tensor, total: Tensor) -> Tensor:
+    return channels.reshape(-1, *[1] * (total.ndim - 2)) if site.kind == "conv" else channels
 
 
 def _digits(values: Tensor, terms: int) -> list[tuple[int, Tensor]]:
@@ -98,8 +118,9 @@ class Simulation(nn.Module):
 
     def __init__(self, sites: Sites, plan: QuantPlan, *, jitter: int | None = None, keep: bool = False) -> None:
         super().__init__()
-        self.layers = {
-            site.node.name: Integers(site, sites, plan.layers[site.name], plan.encoding)
+        kind = Floats if plan.encoding.weights_alone else Integers
+        self.layers: dict[str, Integers | Floats] = {
+            site.node.name: kind(site, sites, plan.layers[site.name], plan.encoding)
             for site in sites.taken
             if site.name in plan.layers
         }

@@ -88,15 +88,16 @@ class Sites:
     weights: Mapping[str, Weight]
 
 
-def sites_of(program: torch.export.ExportedProgram) -> Sites:
-    """Every operator with a weight; a weight that one operator cannot have in integers stays float for all."""
+def sites_of(program: torch.export.ExportedProgram, *, alone: bool = False) -> Sites:
+    """Every operator with a weight; a weight that one operator cannot have in integers stays float for all. Where
+    weights alone are integers, the first layer's may be too: what it is given is not."""
     module = program_module(program)
     found: list[Site] = []
     kept: dict[str, str] = {}
     behind: set[fx.Node] = set()
     for node in module.graph.nodes:
         if node.op == "call_function" and (names := _weights_read(node)):
-            why = _why_not(module, node, first=not any(one in behind for one in node.all_input_nodes))
+            why = _why_not(module, node, first=not alone and not any(one in behind for one in node.all_input_nodes))
             kept |= dict.fromkeys(names, why) if why else {}
             found += [] if why else [_site(node)]
             behind.add(node)

@@ -20,12 +20,14 @@ from edgevit.export.base import Built, Capture, Context, Graph, Options
 from edgevit.export.fp16 import PrecisionPlan
 from edgevit.export.onnx.graph import constants_of, forget_lines, name_nodes, separate_outputs, tidy
 from edgevit.export.onnx.half import COMPUTE, count_compute, is_island, to_half
-from edgevit.quantize.plan import ARM, AVX2, X86, Encoding
+from edgevit.precisions import precision_row
+from edgevit.quantize.narrow import encoded
+from edgevit.quantize.plan import ARM, AVX2, STORED, X86, Encoding
 from edgevit.registry import ONNX_FILE
 
 ENTRY = "model.onnx"
 EXTERNAL = "model.onnx.data"
-GELU_OPSET = 20
+GELU_OPSET, INT4_OPSET = 20, 21
 _ENCODINGS = {"x86": X86, "avx2": AVX2, "arm": ARM}
 PROTOBUF_LIMIT = 2_000_000_000  # bytes; protobuf refuses messages of 2 GiB, and the graph itself needs some
 
@@ -45,16 +47,25 @@ class OnnxOptions(Options):
     )
 
     def require(self, precision: str) -> None:
-        """UsageError for what only integers have."""
+        """UsageError for what only integers have, Unsupported for an opset without the integers of a precision."""
         if precision != "int8" and "encoding" in self.model_fields_set:
             raise UsageError("onnx.encoding is of integers", hint="add --precision int8, or leave it out")
+        if precision == "w4" and "opset" in self.model_fields_set and self.opset < INT4_OPSET:
+            raise Unsupported(
+                f"opset {self.opset} has no integers of 4 bits: they came with {INT4_OPSET}",
+                hint=f"use --option onnx.opset={INT4_OPSET}, or --precision w8",
+            )
+
+    def opset_of(self, precision: str) -> int:
+        """What a graph is written in."""
+        return max(self.opset, INT4_OPSET) if precision == "w4" else self.opset
 
 
 class OnnxExporter:
     """Captured program, or an ONNX file's graph -> ``model.onnx``."""
 
     name = "onnx"
-    precisions = ("fp32", "fp16", "int8")
+    precisions = ("fp32", "fp16", "int8", "w8", "w4")
     options = OnnxOptions
     one_size = ""
 
@@ -67,9 +78,10 @@ class OnnxExporter:
         self, capture: Capture | Graph, folder: Path, *, precision: str, options: OnnxOptions, context: Context
     ) -> Built:
         """Build, check and save. Raises Unsupported, ExportFailed."""
+        options = options.model_copy(update={"opset": options.opset_of(precision)})
         model = _graph(capture, options)
-        if precision == "int8":
-            built = _integers(model, capture, self.encoding or _ENCODINGS[options.encoding])
+        if precision_row(precision).integers:
+            built = _integers(model, capture, precision, self.encoding or _encoding(precision, options))
         else:
             built = _floats(model, capture, precision)
         separate_outputs(model, [spec.name for spec in capture.outputs])
@@ -85,21 +97,28 @@ def _floats(model: ir.Model, capture: Capture | Graph, precision: str) -> Built:
     return Built(entry=ENTRY, precision=report, versions={})
 
 
-def _integers(model: ir.Model, capture: Capture | Graph, encoding: Encoding) -> Built:
+def _encoding(precision: str, options: OnnxOptions) -> Encoding:
+    alone = {"w8": STORED, "w4": STORED.model_copy(update={"weights": 4})}
+    return alone.get(precision) or _ENCODINGS[options.encoding]
+
+
+def _integers(model: ir.Model, capture: Capture | Graph, precision: str, encoding: Encoding) -> Built:
     """The graph in the integers of the capture's plan. Unsupported where it has none of its layers."""
     from edgevit.export.onnx.integers import to_integers
     from edgevit.quantize.sites import sites_of
 
     if isinstance(capture, Graph) or capture.plan is None:
         raise ValueError("integers are of a capture with a plan")
-    plan, found = to_integers(model, capture.plan.encoded(encoding), sites_of(capture.program))
+    sites = sites_of(capture.program, alone=encoding.weights_alone)
+    plan, found = to_integers(model, encoded(capture.plan, sites.weights, encoding), sites)
     if not found:
         raise Unsupported("the ONNX graph has no layer of the plan", hint="use --precision fp32, or fp16")
     tidy(model)
     name_nodes(model)
-    floats = sum(node.op_type in COMPUTE for node in model.graph.all_nodes()) - len(found)
-    layers = {"int8": len(found), "float32": floats}
-    report = PrecisionReport(requested="int8", layers=layers, kept_fp32=dict(plan.kept))
+    floats = sum(node.op_type in COMPUTE for node in model.graph.all_nodes())
+    computed = {} if encoding.weights_alone else {"int8": len(found)}
+    layers = {**computed, "float32": floats - sum(computed.values())}
+    report = PrecisionReport(requested=precision, layers=layers, kept_fp32=dict(plan.kept))
     return Built(entry=ENTRY, precision=report, versions={}, plan=plan, operators=len(found))
 
 

@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from edgevit.export.onnx.edit import Array, constant_of, initializer, int_attribute, new_node, shape_of, sole_user
 from edgevit.export.onnx.graph import module_of
+from edgevit.quantize.narrow import Stored, stored
 from edgevit.quantize.operators import Mark
 from edgevit.quantize.pairs import LAYER
 from edgevit.quantize.parts import computed_all, first_channel
@@ -64,7 +66,8 @@ def to_integers(model: ir.Model, plan: QuantPlan, sites: Sites) -> tuple[QuantPl
     held = {name for name in cuts if computed_all(cuts[name], len(plan.layers[name].scales), uses[name])}
     left = {name: NOT_IN_GRAPH for name in plan.layers if name not in held}
     pairs = _Pairs(model.graph, plan.encoding)
-    found = [_emit(pairs, node, part) for node, part in parts if part.name in held]
+    emit = _emit_weight if plan.encoding.weights_alone else _emit
+    found = [emit(pairs, node, part) for node, part in parts if part.name in held]
     return (plan.without(left) if left else plan), found
 
 
@@ -196,6 +199,23 @@ class _Pairs:
         made.dtype = ir.DataType.FLOAT
         return made
 
+    def weight(self, part: _Part, own: Stored, before: ir.Node) -> ir.Value:
+        """A weight that alone is integers: (O, I, …) with scales of channels, or of groups of inputs."""
+        if own.scales is None:
+            raise ValueError(f"{part.name} has no scales")
+        four = part.layer.bits == 4
+        name = f"{part.name}_int{part.layer.bits}"
+        whole = own.integers.astype(ml_dtypes.int4) if four else own.integers
+        inputs: list[ir.Value | None] = [initializer(self.graph, name, whole)]
+        inputs.append(initializer(self.graph, f"{name}_scale", own.scales))
+        if part.layer.group is None:
+            made = new_node(before, "DequantizeLinear", inputs, list(own.values.shape), axis=0)
+        else:
+            blocks = {"axis": 1, "block_size": part.layer.group}
+            made = new_node(before, "DequantizeLinear", inputs, list(own.values.shape), **blocks)
+        made.dtype = ir.DataType.FLOAT
+        return made
+
     def _scalars(self, grid: Grid) -> tuple[ir.Value, ir.Value]:
         scale = initializer(self.graph, "scale", np.array(grid.scale, np.float32))
         return scale, initializer(self.graph, "zero_point", np.array(zero_point(grid, self.encoding)))
@@ -218,6 +238,21 @@ def _emit(pairs: _Pairs, node: ir.Node, part: _Part) -> Emitted:
     y = _on_grid(pairs, node, layer) if layer.output is not None else (part.added or node).outputs[0]
     node.metadata_props[LAYER] = Mark(part.name, part.start, stop, part.added is not None).text()
     return Emitted(part.name, part.start, stop, node, x, y)
+
+
+def _emit_weight(pairs: _Pairs, node: ir.Node, part: _Part) -> Emitted:
+    """The weight alone, its output channels first: behind a transpose where the operator wants them last, since ONNX
+    Runtime takes a MatMul by such a weight as leave to round what it is multiplied with to int8."""
+    x, layer = node.inputs[0], part.layer
+    if x is None:
+        raise ValueError(f"{node.name} multiplies nothing")
+    value = pairs.weight(part, stored(layer, part.values, pairs.encoding), node)
+    if node.op_type != "Conv" and not int_attribute(node, "transB", 0):
+        value = new_node(node, "Transpose", [value], list(reversed(part.values.shape)), perm=[1, 0])
+        value.dtype = ir.DataType.FLOAT
+    node.replace_input_with(1, value)
+    node.metadata_props[LAYER] = Mark(part.name, part.start, part.stop, part.added is not None).text()
+    return Emitted(part.name, part.start, part.stop, node, x, (part.added or node).outputs[0])
 
 
 def _emit_bias(pairs: _Pairs, node: ir.Node, part: _Part, bias: Array, steps: Array) -> None:

@@ -27,17 +27,19 @@ class Start:
     rows   of calibration, by input
     data   where they are from
     asked  observer, and what stays float
+    alone  whether weights alone are to be integers
     """
 
     capture: Capture
     rows: Mapping[str, Array]
     data: str
     asked: Quantizing = ASKED
+    alone: bool = False
 
     def plain(self) -> Quantized:
         """Every layer that can be an integer and need not stay float, its weights as they are. Errors of ``plan_int8``
         and ``kept_float``."""
-        sites = sites_of(self.capture.program)
+        sites = sites_of(self.capture.program, alone=self.alone)
         plan = plan_int8(self.capture, self.rows, self.data, self.asked.observer, sites)
         return Quantized(self.capture, sites, kept_float(plan, self.asked.keep_float))
 
