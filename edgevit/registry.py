@@ -114,7 +114,7 @@ EXPORTERS: Mapping[str, Row] = {
         "edgevit.export.onnx:OnnxExporter",
         "edgevit[export]",
         ("onnx", "onnxscript", "torch"),
-        "ONNX graph, fp32, fp16 or int8, for ONNX Runtime and most other engines",
+        "ONNX graph, floats or integers, for ONNX Runtime and most other engines",
         onnx=ONNX_FILE,
     ),
     "tensorrt": Row(

@@ -251,7 +251,7 @@ class Kernels(Strict):
     )
     floats: dict[str, int] = Field(description="convolutions and matrix products that ran in floats, by kind")
     unmet: tuple[str, ...] = Field(default=(), description="operators of integers that ran in floats all the same")
-    alone: bool = Field(default=False, description="whether weights alone are integers, which run in floats")
+    alone: bool = Field(default=False, description="weights alone are integers, which run in floats")
 
     def sentence(self) -> str:
         """``23 of 23 operators ran in integers (23 QGemm); in floats 1 Conv, 9 MatMul``."""
@@ -259,13 +259,10 @@ class Kernels(Strict):
             return f"{self.operators} operators multiply floats by weights that are stored as integers"
         if self.kernels is None:
             return f"{self.operators} operators of integers; which of them a device computes so was never run by us"
-        ran, floats = (
-            ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
-            for kinds in (self.kernels, self.floats)
-        )
+        both = (self.kernels, self.floats)
+        ran, floats = (", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "none" for kinds in both)
         unmet = f", and of the plan {', '.join(self.unmet)}" if self.unmet else ""
-        count = sum(self.kernels.values())
-        return f"{count} of {self.operators} operators ran in integers ({ran}); in floats {floats}{unmet}"
+        return f"{sum(both[0].values())} of {self.operators} operators ran in integers ({ran}); in floats {floats}{unmet}"
 
 
 class LayerProof(Kernels):

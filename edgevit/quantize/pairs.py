@@ -82,36 +82,28 @@ class Pairs:
 
     def _alone(self, node: NodeProto, mark: Mark, plan: QuantPlan) -> Operator:
         """An operator whose weight alone is integers, which stand for the numbers of the plan."""
-        what, maker = f"the weight of {node.name}", self.made.get(node.input[1])
+        what, name = f"the weight of {node.name}", node.input[1]
         turned = node.op_type != "Conv" and not _attribute(node, "transB", 0)
-        if turned and maker is not None and maker.op_type == "Transpose":
-            maker = self.made.get(maker.input[0])
-        if maker is None or maker.op_type != "DequantizeLinear":
-            raise wrong(f"{what} is made by no DequantizeLinear: it is not stored as integers")
-        values = self._dequantised(maker, what)
+        if turned:
+            name = self._maker(name, "Transpose", what).input[0]
         cut = slice(mark.start, mark.stop)
-        if checks(values) != (plan.layers[mark.name].checks or ())[cut]:
+        if checks(self._multiplied(name, what)) != (plan.layers[mark.name].checks or ())[cut]:
             raise wrong(f"{what} stands for other numbers than the plan has")
         result = self._result(node, mark, plan.layers[mark.name], plan.encoding)
         return Operator(mark, node.name, node.op_type, node.input[0], result)
 
-    def _dequantised(self, node: NodeProto, what: str) -> Array:
-        """What a weight of integers stands for, in float32."""
-        stored, scales = (self._array(name) for name in node.input[:2])
-        zero = self._array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    def _multiplied(self, name: str, what: str) -> Array:
+        """Integers times their scales, in float32, and in the shape of the weight."""
+        made, shape = self.made.get(name), None
+        if made is not None and made.op_type == "Reshape":
+            name, shape = made.input[0], self._array(made.input[1])
+        product = self._maker(name, "Mul", what)
+        stored = self._array(self._maker(product.input[0], "Cast", what).input[0])
+        scales = self._array(product.input[1])
         if stored is None or scales is None or stored.dtype.kind not in "iV":
             raise wrong(f"{what} is no constant of integers")
-        if zero is not None and zero.astype(np.int8).any():
-            raise wrong(f"{what} has another zero point than the plan")
-        axis, size = _attribute(node, "axis", 1), _attribute(node, "block_size", 0)
-        if size:
-            over = np.repeat(scales, size, axis)
-        else:
-            over = scales.reshape([-1 if place == axis else 1 for place in range(stored.ndim)])
-        if size and over.shape != stored.shape:
-            raise wrong(f"{what} has scales of {scales.shape} for integers of {stored.shape}")
-        found: Array = stored.astype(np.int8).astype(np.float32) * over
-        return found
+        found: Array = stored.astype(np.int8).astype(np.float32) * scales
+        return found if shape is None else found.reshape(shape)
 
     def _pair(self, name: str, grid: Grid, encoding: Encoding, what: str) -> str:
         """The float value before a pair of a grid."""

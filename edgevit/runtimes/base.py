@@ -203,7 +203,7 @@ def require_whole_sums(artifact: Artifact) -> None:
     if not cpu.saturating():
         return
     plan = artifact.plan()
-    if plan is not None and plan.encoding.weights == 8:
+    if plan is not None and plan.encoding.weights == 8 and not plan.encoding.weights_alone:
         raise Unsupported(
             "needs a processor that adds 8-bit products without cutting them off: x86 with VNNI, which this is not",
             hint=f"for this one export with --option {artifact.manifest.target}.encoding=avx2, whose weights have 7 "

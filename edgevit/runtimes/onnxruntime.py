@@ -26,7 +26,6 @@ from edgevit.errors import (
     first_line,
 )
 from edgevit.module_paths import module_of
-from edgevit.precisions import WEIGHT_PRECISIONS
 from edgevit.quantize.operators import Operator
 from edgevit.quantize.plan import QuantPlan
 from edgevit.registry import absent
@@ -135,7 +134,7 @@ class OnnxRuntimeSession(Session):
     def layers(self, feeds: Sequence[Mapping[str, Array]], runs: int) -> list[LayerTime]:
         """Medians over ``runs`` inferences from ONNX Runtime's own trace, by a second session that writes it."""
         with tempfile.TemporaryDirectory(prefix="edgevit-trace-") as folder:
-            made = session_options(self.threads, self._options, alone=_weights_alone(self.artifact))
+            made = session_options(self.threads, self._options)
             made.enable_profiling = True
             made.profile_file_prefix = str(Path(folder) / "onnxruntime")
             with self.artifact.privately() as private:
@@ -156,7 +155,7 @@ class OnnxRuntimeSession(Session):
 
     def pieces(self, places: Sequence[tuple[str, str]], given: Iterable[Array]) -> Iterator[Array]:
         pairs = self._pairs()
-        made = session_options(self.threads, self._options, alone=_weights_alone(self.artifact))
+        made = session_options(self.threads, self._options)
         for (x, y), piece, value in zip(places, pairs.pieces(places), given, strict=True):
             alone = ort.InferenceSession(
                 piece.SerializeToString(), made, providers=self._session.get_providers(), enable_fallback=0
@@ -251,12 +250,8 @@ def _is_true(options: Mapping[str, Any]) -> bool:
     return value == "true"
 
 
-def session_options(threads: int, options: Mapping[str, Any], *, alone: bool = False) -> Any:
-    """ort.SessionOptions with ``threads`` for the work inside a node; UsageError for an option we do not have.
-
-    ``alone``: integers are of weights alone. They are made floats once, when the session is opened; ONNX Runtime does
-    so for every inference unless it is told to look for no pairs.
-    """
+def session_options(threads: int, options: Mapping[str, Any]) -> Any:
+    """ort.SessionOptions with ``threads`` for the work inside a node; UsageError for an option we do not have."""
     level = str(options.get("graph_optimization", "all"))
     for key in options:
         if key not in _OPTIONS:
@@ -268,8 +263,6 @@ def session_options(threads: int, options: Mapping[str, Any], *, alone: bool = F
     made.inter_op_num_threads = 1
     made.log_severity_level = _QUIET
     made.graph_optimization_level = _LEVELS[level]
-    if alone:
-        made.add_session_config_entry("session.disable_quant_qdq", "1")
     if _is_true(options):
         made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return made

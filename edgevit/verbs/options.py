@@ -181,7 +181,9 @@ def prepares(verb: Callable[..., None]) -> Callable[..., None]:
     return taking(verb, _STEPS, called, instead_of="steps")
 
 
-Precision = Annotated[str | None, of_target("--precision", help="fp32, fp16 or int8. Default: the target's own.")]
+Precision = Annotated[
+    str | None, of_target("--precision", help="fp32, fp16, int8, w8 or w4. Default: the target's own.")
+]
 _QUANTIZING: dict[str, tuple[Any, Any]] = {
     "calibrate": (
         Annotated[

@@ -19,7 +19,9 @@ from edgevit.export.coreml.building import build
 from edgevit.export.coreml.integers import NOT_IN_PROGRAM
 from edgevit.export.coreml.options import CoreMlOptions
 from edgevit.export.targets import choose
-from edgevit.quantize.plan import APPLE_SINGLE, QuantPlan
+from edgevit.precisions import WEIGHT_PRECISIONS
+from edgevit.quantize.narrow import encoded
+from edgevit.quantize.plan import STORED, QuantPlan
 from edgevit.quantize.planning import plan_int8
 from edgevit.quantize.simulate import Simulation
 from edgevit.quantize.sites import sites_of
@@ -28,11 +30,14 @@ from edgevit.runtimes.coreml.program import load
 RANGE = BatchRange(min=1, max=4)
 
 
-def built(module: torch.nn.Module, folder: Path, batch: BatchRange, **options: Any) -> tuple[Built, Any]:
+def built(
+    module: torch.nn.Module, folder: Path, batch: BatchRange, precision: str = "int8", **options: Any
+) -> tuple[Built, Any]:
     capture = captured(module, batch)
-    plan = plan_int8(capture, rows_of(32, 1), "rows")
-    found = build(replace(capture, plan=plan), folder, "int8", CoreMlOptions(**options), Context())
-    return found, sites_of(capture.program)
+    sites = sites_of(capture.program, alone=precision in WEIGHT_PRECISIONS)
+    plan = plan_int8(capture, rows_of(32, 1), "rows", sites=sites)
+    found = build(replace(capture, plan=plan), folder, precision, CoreMlOptions(**options), Context())
+    return found, sites
 
 
 def errors(folder: Path, sites: Any, plan: QuantPlan | None) -> np.ndarray:
@@ -71,14 +76,39 @@ def test_in_half_it_is_as_far_from_the_plan_as_half_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ios", ["16", "17", "18"])
-def test_weights_alone_are_integers_where_that_is_asked_for(ios: str, tmp_path: Path) -> None:
-    found, sites = built(mixed(), tmp_path, ONE, floats="fp32", weights_only=True, ios=ios)
+@pytest.mark.parametrize("precision", ["w8", "w4"])
+def test_weights_alone_are_integers_where_that_is_asked_for(precision: str, ios: str, tmp_path: Path) -> None:
+    found, sites = built(mixed(), tmp_path, ONE, precision, floats="fp32", ios=ios)
     layers = (tmp_path / "layers.json").read_text()
     assert '"quantize"' not in layers
-    assert (found.operators, found.precision.layers) == (7, {"float32": 10})
+    assert (found.operators, found.precision.layers) == (8, {"float32": 10})
+    assert found.plan is not None
+    assert "first.weight" in found.plan.layers
+    assert errors(tmp_path, sites, found.plan).max() < 1e-6
+    other = STORED if precision == "w4" else STORED.model_copy(update={"weights": 4})
+    assert errors(tmp_path, sites, encoded(found.plan, sites.weights, other)).max() > 1e-3
+
+
+@pytest.mark.parametrize("ane_layout", [False, True], ids=["as it is", "in the Neural Engine's layout"])
+@pytest.mark.parametrize(
+    ("weights", "kind"),
+    [("groups", "constexpr_blockwise_shift_scale"), ("palette", "constexpr_lut_to_dense")],
+)
+def test_weights_of_four_bits_are_steps_of_groups_or_places_in_a_table(
+    weights: str, kind: str, ane_layout: bool, tmp_path: Path
+) -> None:
+    found, sites = built(
+        mixed(), tmp_path, RANGE, "w4", floats="fp32", ios="18", weights=weights, ane_layout=ane_layout
+    )
+    assert f'"{kind}"' in (tmp_path / "layers.json").read_text()
     assert errors(tmp_path, sites, found.plan).max() < 1e-6
     assert found.plan is not None
-    assert errors(tmp_path, sites, found.plan.encoded(APPLE_SINGLE)).max() > 1e-4
+    assert {layer.palette is None for layer in found.plan.layers.values()} == {weights == "groups"}
+
+
+def test_weights_alone_in_half_are_as_far_from_the_plan_as_half_is(tmp_path: Path) -> None:
+    found, sites = built(mixed(), tmp_path, ONE, "w4")
+    assert errors(tmp_path, sites, found.plan).max() < 5e-3
 
 
 def test_weights_have_one_byte_each_and_a_shared_one_is_stored_once(tmp_path: Path) -> None:
@@ -114,14 +144,17 @@ def test_layers_that_read_one_value_share_its_pair(tmp_path: Path) -> None:
 def test_a_package_for_an_ios_without_quantised_activations_is_refused_before_any_work_is_done() -> None:
     with pytest.raises(Unsupported, match="packages for iOS 16 compute nothing in int8") as refused:
         choose("coreml", "int8", {"ios": "16"})
-    assert refused.value.hint == "use --option coreml.ios=17, or --option coreml.weights_only=true"
-    assert choose("coreml", "int8", {"ios": "16", "weights_only": "true"}).precision == "int8"
+    assert refused.value.hint == "use --option coreml.ios=17, or --precision w8, which stores weights alone so"
+    assert choose("coreml", "w8", {"ios": "16"}).precision == "w8"
+    with pytest.raises(Unsupported, match="packages for iOS 17 have no integers of 4 bits"):
+        choose("coreml", "w4", {"weights": "groups"})
 
 
-@pytest.mark.parametrize("option", [{"floats": "fp32"}, {"weights_only": "true"}], ids=["floats", "weights_only"])
-def test_what_is_of_integers_is_not_taken_by_another_precision(option: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=f"coreml.{next(iter(option))} is of integers"):
-        choose("coreml", "fp16", option)
+def test_what_is_of_integers_is_not_taken_by_another_precision() -> None:
+    with pytest.raises(UsageError, match=r"coreml\.floats is of integers"):
+        choose("coreml", "fp16", {"floats": "fp32"})
+    with pytest.raises(UsageError, match=r"coreml\.weights is of weights in 4 bits"):
+        choose("coreml", "w8", {"weights": "palette"})
 
 
 class Large(torch.nn.Module):

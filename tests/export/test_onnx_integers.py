@@ -14,28 +14,30 @@ import torch
 from integer_models import captured, mixed, rows_of
 
 from edgevit.artifact.manifest import Array, BatchRange
-from edgevit.errors import BadArtifact, UsageError
+from edgevit.errors import BadArtifact, Unsupported, UsageError
 from edgevit.export.base import Capture
 from edgevit.export.onnx import OnnxOptions
 from edgevit.export.onnx.edit import constant_of, initializer
 from edgevit.export.onnx.graph import name_nodes, tidy
 from edgevit.export.onnx.integers import NOT_IN_GRAPH, Emitted, to_integers
 from edgevit.export.onnx.traced import build_graph
+from edgevit.quantize.narrow import encoded
 from edgevit.quantize.pairs import Pairs
-from edgevit.quantize.plan import ARM, AVX2, NVIDIA, X86, Encoding, QuantPlan
+from edgevit.quantize.plan import ARM, AVX2, NVIDIA, STORED, X86, Encoding, QuantPlan
 from edgevit.quantize.planning import plan_int8
 from edgevit.quantize.simulate import Simulation
 from edgevit.quantize.sites import Sites, sites_of
 
 RANGE = BatchRange(min=1, max=4)
+FOUR = STORED.model_copy(update={"weights": 4})
 
 
 def emitted(
     capture: Capture, path: Path, optimize: bool = True, encoding: Encoding = X86
 ) -> tuple[Sites, QuantPlan, list[Emitted]]:
-    sites = sites_of(capture.program)
-    plan = plan_int8(capture, rows_of(32, 1), "rows", sites=sites).encoded(encoding)
-    model = build_graph(capture, 20, optimize=optimize)
+    sites = sites_of(capture.program, alone=encoding.weights_alone)
+    plan = encoded(plan_int8(capture, rows_of(32, 1), "rows", sites=sites), sites.weights, encoding)
+    model = build_graph(capture, 21 if encoding.weights_alone else 20, optimize=optimize)
     plan, found = to_integers(model, plan, sites)
     tidy(model)
     name_nodes(model)
@@ -81,6 +83,38 @@ def test_the_graph_of_another_engine_computes_what_its_grids_say(encoding: Encod
     assert len(Pairs(tmp_path / "model.onnx").operators(plan)) == len(found)
     with pytest.raises(BadArtifact, match=r"another (scale|zero point)"):
         Pairs(tmp_path / "model.onnx").operators(plan.encoded(X86))
+
+
+@pytest.mark.parametrize("optimize", [True, False], ids=["rewritten", "as traced"])
+@pytest.mark.parametrize("encoding", [STORED, FOUR], ids=["w8", "w4"])
+def test_weights_alone_are_integers_and_any_session_computes_in_floats(
+    encoding: Encoding, optimize: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    sites, plan, found = emitted(captured(mixed(), RANGE), path, optimize, encoding)
+    assert {one.name for one in found} == set(plan.layers)
+    assert "first.weight" in plan.layers
+    rows = rows_of(16)["image"]
+    got, want = run(path, rows, tmp_path / "run.onnx"), simulated(sites, plan, rows)
+    assert np.abs(got - want).max() < 1e-6 * np.abs(want).max()
+    kernels = {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+    assert not kernels & {"MatMulNBits", "QGemm", "MatMulIntegerToFloat", "DynamicQuantizeLinear", "Cast", "Mul"}
+    assert len(Pairs(path).operators(plan)) == len(found)
+
+
+def test_weights_of_four_bits_have_half_a_byte_each_unless_their_inputs_are_few(tmp_path: Path) -> None:
+    emitted(captured(mixed()), tmp_path / "model.onnx", encoding=FOUR)
+    types = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    few = {"first.weight_int8", "deep.weight_int8", "head.weight_int8"}
+    assert {name for name in types if name.endswith("_int8")} == few
+    assert {kind for name, kind in types.items() if name.endswith("_int4")} == {onnx.TensorProto.INT4}
+
+
+def test_four_bits_are_not_had_of_an_opset_before_them() -> None:
+    with pytest.raises(Unsupported, match="opset 20 has no integers of 4 bits"):
+        OnnxOptions(opset=20).require("w4")
+    assert OnnxOptions().opset_of("w4") == 21
+    assert OnnxOptions().opset_of("w8") == 20
 
 
 def test_no_two_products_overflow_16_bits_where_a_processor_adds_them_up_in_so_many(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ from edgevit.export.coreml.precision import (
 from edgevit.export.coreml.program import Source, prepare
 from edgevit.export.weight import Constant, largest
 from edgevit.foreign import parse_json
-from edgevit.quantize.plan import APPLE, APPLE_SINGLE
+from edgevit.precisions import WEIGHT_PRECISIONS, precision_row
+from edgevit.quantize.narrow import encoded
+from edgevit.quantize.plan import Encoding
 from edgevit.quantize.sites import sites_of
 
 
@@ -40,10 +42,11 @@ def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions
     check_image_input(capture, options)
     context.progress("prepare the program", None)
     source = prepare(capture)
-    floats = options.floats if precision == "int8" else precision
+    integers = precision_row(precision).integers
+    floats = options.floats if integers else precision
     islands = find_islands(capture) if floats == "fp16" else None
     half = selector(source, islands) if islands else None
-    emission = emission_of(capture, source, options) if precision == "int8" else None
+    emission = emission_of(capture, source, options, options.encoding(precision)) if integers else None
     last = {PASS: emission.emit} if emission else {}
     model = convert(source, capture, options, half, context, last)
     spec = model.get_spec()
@@ -53,7 +56,7 @@ def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions
     saved = read_spec(package)
     check_names(saved, capture)
     layers = read_layers(saved, modules_of_results(model, source), emission.marks() if emission else None)
-    report = truthful_report(layers, precision, islands, places_of(model, source), options.weights_only)
+    report = truthful_report(layers, precision, islands, places_of(model, source), precision in WEIGHT_PRECISIONS)
     write_layers(folder, layers)
     versions = {name: metadata.version(name) for name in ("torch", "coremltools")}
     found = notes(capture, options, layers)
@@ -65,13 +68,12 @@ def build(capture: Capture, folder: Path, precision: str, options: CoreMlOptions
     return replace(built, plan=emission.plan, operators=held(emission, layers)) if emission else built
 
 
-def emission_of(capture: Capture, source: Source, options: CoreMlOptions) -> Emission:
+def emission_of(capture: Capture, source: Source, options: CoreMlOptions, encoding: Encoding) -> Emission:
     """The capture's plan on Core ML's grids, to be put into its program."""
     if capture.plan is None:
         raise ValueError("integers are of a capture with a plan")
-    encoding = {"fp16": APPLE, "fp32": APPLE_SINGLE}[options.floats]
-    encoding = encoding.model_copy(update={"activations": "float"}) if options.weights_only else encoding
-    return Emission(capture.plan.encoded(encoding), sites_of(capture.program), source, int(options.ios))
+    sites = sites_of(capture.program, alone=encoding.weights_alone)
+    return Emission(encoded(capture.plan, sites.weights, encoding), sites, source, int(options.ios))
 
 
 def held(emission: Emission, layers: Sequence[Layer]) -> int:

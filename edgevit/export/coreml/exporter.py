@@ -12,7 +12,7 @@ class CoreMlExporter:
     """Captured program -> ``model.mlpackage``: mlprogram packages, fp16 by default."""
 
     name = "coreml"
-    precisions = ("fp16", "fp32", "int8")
+    precisions = ("fp16", "fp32", "int8", "w8", "w4")
     options = CoreMlOptions
     one_size = ""
 

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from edgevit.artifact.manifest import Array
+from edgevit.export.coreml.narrow import Narrow
 from edgevit.export.coreml.precision import module_of
 from edgevit.export.coreml.program import Source
 from edgevit.export.coreml.quiet import AbstractGraphPass, block_context_manager, mb, register_pass, types
+from edgevit.quantize.narrow import stored
 from edgevit.quantize.operators import Mark
 from edgevit.quantize.parts import computed_all, first_channel
-from edgevit.quantize.plan import Grid, Layer, QuantPlan, added, sum_scales, weight_integers
+from edgevit.quantize.plan import Grid, Layer, QuantPlan, added, as_stored, sum_scales, weight_integers
 from edgevit.quantize.sites import Sites
 
 PASS = "edgevit::in_integers"
@@ -134,9 +136,13 @@ class Emission:
     def _replace(self, block: Any, operation: Any, part: _Part) -> None:
         place = "y" if operation.op_type == "matmul" else "weight"
         given = {name: value for name, value in operation.inputs.items() if value is not None}
-        if self.plan.encoding.activations != "float":
+        if self.plan.encoding.weights_alone:
+            given[place] = Narrow(operation, operation.inputs[place], part.turned, self.ios).weight(
+                stored(part.layer, part.values, self.plan.encoding), part.layer.bits
+            )
+        else:
             given["x"] = self._pair(operation.x, part.layer.input.grid(), operation)
-        given[place] = self._stored(operation, operation.inputs[place], part)
+            given[place] = self._stored(operation, operation.inputs[place], part)
         if part.bias is not None:
             given["bias"] = self._bias(operation, part)
         result = operation.outputs[0]
@@ -175,8 +181,13 @@ class Emission:
     def _bias(self, operation: Any, part: _Part) -> Array:
         """The numbers that the plan adds, in the program's type."""
         cut = slice(part.start, part.stop)
-        own = part.layer.model_copy(update={"scales": part.layer.scales[cut]})
-        numbers = added(own, part.bias, self.plan.encoding) * sum_scales(own)  # type: ignore[arg-type]
+        own, encoding = part.layer.model_copy(update={"scales": part.layer.scales[cut]}), self.plan.encoding
+        if part.bias is None:
+            raise ValueError(f"{part.name} adds nothing")
+        if encoding.weights_alone:
+            numbers = as_stored(part.bias, encoding)
+        else:
+            numbers = added(own, part.bias, encoding) * sum_scales(own)
         found: Array = numbers.astype(types.nptype_from_builtin(operation.outputs[0].dtype))
         return found
 

@@ -9,8 +9,10 @@ from pydantic import Field
 from edgevit.engines import apple
 from edgevit.errors import Unsupported, UsageError
 from edgevit.export.base import Options
+from edgevit.precisions import precision_row
+from edgevit.quantize.plan import APPLE, APPLE_SINGLE, STORED, Encoding
 
-INTEGERS_SINCE = 17  # iOS, of activations
+INTEGERS_SINCE, GROUPS_SINCE = 17, 18  # iOS, of activations, and of weights in 4 bits with scales of groups
 ComputeUnits = Literal["all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"]
 
 
@@ -31,10 +33,12 @@ class CoreMlOptions(Options):
         default=False, description="token streams as (B, C, 1, N) with 1x1 convolutions, for the Neural Engine"
     )
     floats: Literal["fp16", "fp32"] = Field(
-        default="fp16", description="of int8: what everything else is computed in; the Neural Engine has no fp32"
+        default="fp16", description="of int8, w8 and w4: what else is computed in; the Neural Engine has no fp32"
     )
-    weights_only: bool = Field(
-        default=False, description="of int8: weights are stored in one byte each, and everything is computed in floats"
+    weights: Literal["auto", "groups", "palette"] = Field(
+        default="auto",
+        description="of w4: integers with a scale for each group of inputs (from iOS 18 on, then auto), or a table of "
+        "16 numbers for each weight (auto below it)",
     )
     author: str = Field(default="", description="author in the package's metadata")
     license: str = Field(default="", description="licence in the package's metadata")
@@ -42,12 +46,29 @@ class CoreMlOptions(Options):
 
     def require(self, precision: str) -> None:
         """Unsupported where the packages of an iOS have no integers, UsageError for what only integers have."""
-        if precision != "int8":
-            if given := sorted({"floats", "weights_only"} & self.model_fields_set):
-                raise UsageError(f"coreml.{given[0]} is of integers", hint="add --precision int8, or leave it out")
-        elif int(self.ios) < INTEGERS_SINCE and not self.weights_only:
+        if not precision_row(precision).integers and "floats" in self.model_fields_set:
+            raise UsageError("coreml.floats is of integers", hint="add --precision int8, w8 or w4, or leave it out")
+        if precision != "w4" and "weights" in self.model_fields_set:
+            raise UsageError("coreml.weights is of weights in 4 bits", hint="add --precision w4, or leave it out")
+        if precision == "int8" and int(self.ios) < INTEGERS_SINCE:
             raise Unsupported(
                 f"packages for iOS {self.ios} compute nothing in int8: activations are quantised from iOS "
                 f"{INTEGERS_SINCE} on",
-                hint=f"use --option coreml.ios={INTEGERS_SINCE}, or --option coreml.weights_only=true",
+                hint=f"use --option coreml.ios={INTEGERS_SINCE}, or --precision w8, which stores weights alone so",
             )
+        if self.weights == "groups" and int(self.ios) < GROUPS_SINCE:
+            raise Unsupported(
+                f"packages for iOS {self.ios} have no integers of 4 bits: they came with iOS {GROUPS_SINCE}",
+                hint=f"use --option coreml.ios={GROUPS_SINCE}, or --option coreml.weights=palette",
+            )
+
+    def encoding(self, precision: str) -> Encoding:
+        """What a plan is to be in such packages."""
+        if precision == "int8":
+            return {"fp16": APPLE, "fp32": APPLE_SINGLE}[self.floats]
+        floats = {"fp16": "float16", "fp32": "float32"}[self.floats]
+        found = {"floats": floats, "biases": floats, "weights": {"w8": 8, "w4": 4}[precision]}
+        return STORED.model_copy(update={**found, "palettes": precision == "w4" and self._has_palettes()})
+
+    def _has_palettes(self) -> bool:
+        return self.weights == "palette" or (self.weights == "auto" and int(self.ios) < GROUPS_SINCE)

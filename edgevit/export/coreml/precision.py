@@ -137,9 +137,9 @@ def truthful_report(
     precision: str,
     islands: Islands | None,
     places: frozenset[str] = frozenset(),
-    weights_only: bool = False,
+    weights_alone: bool = False,
 ) -> PrecisionReport:
-    """Counts of compute operations by type; ``places`` are results that were to stay in float32, ``weights_only`` says
+    """Counts of compute operations by type; ``places`` are results that were to stay in float32, ``weights_alone`` says
     that operations whose weights are integers compute in floats.
 
     ExportFailed when an operation that was to be fp16 is not.
@@ -148,7 +148,7 @@ def truthful_report(
     kept = islands.report() if islands is not None else {}
     for layer in layers:
         if layer.op in COMPUTE:
-            stored = "int8" if layer.integers and not weights_only else layer.dtype
+            stored = "int8" if layer.integers and not weights_alone else layer.dtype
             counts[stored] = counts.get(stored, 0) + 1
         if islands is None or layer.dtype != "float32" or layer.op == "cast":
             continue

@@ -200,21 +200,26 @@ class _Pairs:
         return made
 
     def weight(self, part: _Part, own: Stored, before: ir.Node) -> ir.Value:
-        """A weight that alone is integers: (O, I, …) with scales of channels, or of groups of inputs."""
+        """A weight that alone is integers, (O, I, …) times scales of channels, or of groups of inputs."""
         if own.scales is None:
             raise ValueError(f"{part.name} has no scales")
-        four = part.layer.bits == 4
-        name = f"{part.name}_int{part.layer.bits}"
-        whole = own.integers.astype(ml_dtypes.int4) if four else own.integers
-        inputs: list[ir.Value | None] = [initializer(self.graph, name, whole)]
-        inputs.append(initializer(self.graph, f"{name}_scale", own.scales))
-        if part.layer.group is None:
-            made = new_node(before, "DequantizeLinear", inputs, list(own.values.shape), axis=0)
-        else:
-            blocks = {"axis": 1, "block_size": part.layer.group}
-            made = new_node(before, "DequantizeLinear", inputs, list(own.values.shape), **blocks)
-        made.dtype = ir.DataType.FLOAT
-        return made
+        group, sides, name = part.layer.group, own.values.shape, f"{part.name}_int{part.layer.bits}"
+        inner = sides if group is None else (sides[0], sides[1] // group, group, *sides[2:])
+        scales = own.scales.reshape(-1, *[1] * (len(sides) - 1)) if group is None else own.scales[:, :, None]
+        whole = own.integers.reshape(inner)
+        stored = initializer(self.graph, name, whole.astype(ml_dtypes.int4) if part.layer.bits == 4 else whole)
+        cast = self._float(new_node(before, "Cast", [stored], list(inner), to=ir.DataType.FLOAT))
+        scale = initializer(self.graph, f"{name}_scale", scales)
+        made = self._float(new_node(before, "Mul", [cast, scale], list(inner)))
+        if group is None:
+            return made
+        shape = initializer(self.graph, f"{name}_shape", np.array(sides, np.int64))
+        return self._float(new_node(before, "Reshape", [made, shape], list(sides)))
+
+    @staticmethod
+    def _float(value: ir.Value) -> ir.Value:
+        value.dtype = ir.DataType.FLOAT
+        return value
 
     def _scalars(self, grid: Grid) -> tuple[ir.Value, ir.Value]:
         scale = initializer(self.graph, "scale", np.array(grid.scale, np.float32))
@@ -241,8 +246,9 @@ def _emit(pairs: _Pairs, node: ir.Node, part: _Part) -> Emitted:
 
 
 def _emit_weight(pairs: _Pairs, node: ir.Node, part: _Part) -> Emitted:
-    """The weight alone, its output channels first: behind a transpose where the operator wants them last, since ONNX
-    Runtime takes a MatMul by such a weight as leave to round what it is multiplied with to int8."""
+    """The weight alone, as a product of constants, which every session computes once, when it is opened. ONNX Runtime
+    takes a MatMul by a DequantizeLinear as leave to round what it is multiplied with to int8 too, and dequantises for
+    every inference where it does not."""
     x, layer = node.inputs[0], part.layer
     if x is None:
         raise ValueError(f"{node.name} multiplies nothing")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,23 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
+from edgevit.quantize.narrow import checks
 from edgevit.quantize.operators import Mark, Operator, wrong
 from edgevit.quantize.parts import computed_all
 from edgevit.quantize.plan import Encoding, Grid, Layer, QuantPlan, zero_point
+from edgevit.runtimes.coreml.ops.quantisation import (
+    constexpr_affine_dequantize,
+    constexpr_blockwise_shift_scale,
+    constexpr_lut_to_dense,
+)
 from edgevit.runtimes.coreml.plan import read_marks
 from edgevit.runtimes.coreml.program import piece, read
 
+_STORED: Mapping[str, Callable[..., Array]] = {
+    "constexpr_affine_dequantize": constexpr_affine_dequantize,
+    "constexpr_blockwise_shift_scale": constexpr_blockwise_shift_scale,
+    "constexpr_lut_to_dense": constexpr_lut_to_dense,
+}
 _KINDS = {"conv": "Conv", "linear": "Linear", "matmul": "MatMul"}
 
 
@@ -77,9 +88,13 @@ def _operator(operation: Any, mark: Mark, plan: QuantPlan) -> Operator:
     if layer is None or not 0 <= mark.start < mark.stop <= len(layer.scales):
         raise wrong(f"{name} computes {mark.name} in integers, which the plan does not")
     what = f"the input of {name}"
-    weights_only = plan.encoding.activations == "float"
-    x = _bare(operation.x, what) if weights_only else _pair(operation.x, layer.input.grid(), plan.encoding, what)
-    _weight(operation, np.array(layer.scales, np.float32)[mark.start : mark.stop], f"the weight of {name}")
+    cut = slice(mark.start, mark.stop)
+    if plan.encoding.weights_alone:
+        x = _bare(operation.x, what)
+        _alone(operation, (layer.checks or ())[cut], f"the weight of {name}")
+    else:
+        x = _pair(operation.x, layer.input.grid(), plan.encoding, what)
+        _weight(operation, np.array(layer.scales, np.float32)[cut], f"the weight of {name}")
     return Operator(mark, name, _kind(operation, layer), x, name)
 
 
@@ -109,6 +124,18 @@ def _pair(value: Any, grid: Grid, encoding: Encoding, what: str) -> str:
         if one.axis is not None and one.axis.val is not None:
             raise wrong(f"{what} has scales along an axis")
     return str(first.input.name)
+
+
+def _alone(operation: Any, due: tuple[int, ...], what: str) -> None:
+    """A weight that alone is integers, or places in a table, which stand for the numbers of the plan."""
+    turned = operation.op_type == "matmul" and not operation.transpose_y.val
+    stored = operation.y.op if operation.op_type == "matmul" else operation.weight.op
+    if stored is None or stored.op_type not in _STORED:
+        raise wrong(f"{what} is not stored as integers")
+    given = {name: None if value is None else value.val for name, value in stored.inputs.items()}
+    values = _STORED[stored.op_type](**given).astype(np.float32)
+    if checks(values.T if turned else values) != due:
+        raise wrong(f"{what} stands for other numbers than the plan has")
 
 
 def _weight(operation: Any, scales: Array, what: str) -> None:
