@@ -17,7 +17,7 @@ import numpy as np
 from edgevit import registry
 from edgevit.artifact.manifest import Array, BatchRange
 from edgevit.errors import UnknownName, Unsupported, UsageError
-from edgevit.precisions import precision_row
+from edgevit.precisions import WEIGHT_PRECISIONS, precision_row
 from edgevit.quantize.asked import ASKED, Quantizing
 from edgevit.registry import Format
 from edgevit.sizes import Sides, SizeRange, as_size, as_sizes
@@ -141,6 +141,11 @@ class ExportRequest:
                 "--calibrate, --calibration-images, --max-drop, --keep-float, --observer and --quantizer are of "
                 "integers",
                 hint="add --precision int8, or leave them out",
+            )
+        if self.precision in WEIGHT_PRECISIONS and (said := self.quantizing.of_activations()):
+            raise UsageError(
+                f"{said} is of activations, which --precision {self.precision} leaves in floats",
+                hint="leave it out, or use --precision int8",
             )
         if self.quantizing.calibrate is not None and self.inputs is not None:
             raise UsageError(

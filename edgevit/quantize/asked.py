@@ -36,6 +36,11 @@ class Quantizing:
     observer: Observer = "minmax"
     quantizer: str | None = None
 
+    def of_activations(self) -> str:
+        """Options that weights alone have no use for, "" for none."""
+        found = {"--observer": self.observer != "minmax", "--quantizer": self.quantizer is not None}
+        return ", ".join(name for name, given in found.items() if given)
+
     def __post_init__(self) -> None:
         if self.images < FEWEST:
             raise UsageError(

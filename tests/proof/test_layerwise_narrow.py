@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from edgevit.runtimes.base import open_session
 
 WEIGHTS = "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
 PROGRAM = "model.mlpackage/Data/com.apple.CoreML/model.mlmodel"
+
+NAMES = {"integers": ("quantized_data", "data", "indices"), "floats": ("scale", "lut")}
 
 
 @pytest.fixture(scope="module", params=["w8", "w4"])
@@ -109,44 +113,39 @@ def test_a_wrong_weight_is_found(sabotage: Callable[[ModelProto], None], artifac
         proved(artifact, tmp_path / "wrong", of_graph(sabotage))
 
 
-def flipped(folder: Path) -> None:
-    """One bit of what is stored first."""
-    raw = bytearray((folder / WEIGHTS).read_bytes())
-    raw[128] ^= 1
-    (folder / WEIGHTS).write_bytes(bytes(raw))
+def flipped(name: str) -> Callable[[Path], None]:
+    """One bit of a part of the largest weight that is stored as integers, or as places in a table."""
+
+    def changed(folder: Path) -> None:
+        spec = Model_pb2.Model()
+        spec.ParseFromString((folder / PROGRAM).read_bytes())
+        function = spec.mlProgram.functions["main"]
+        operations = function.block_specializations[function.opset].operations
+        made = {one.outputs[0].name: one for one in operations}
+        stored = [one for one in operations if one.type.startswith("constexpr_")]
+        largest = max(stored, key=lambda one: math.prod(side.constant.size for side in _sides(one)))
+        key = next(one for one in NAMES[name] if one in (*largest.attributes, *largest.inputs))
+        if key in largest.attributes:
+            value = largest.attributes[key]
+        else:
+            value = made[largest.inputs[key].arguments[0].name].attributes["val"]
+        raw = bytearray((folder / WEIGHTS).read_bytes())
+        _, _, size, place = struct.unpack_from("<IIQQ", raw, value.blobFileValue.offset)
+        raw[place + size // 2] ^= 1
+        (folder / WEIGHTS).write_bytes(bytes(raw))
+
+    return changed
 
 
-def without_a_table(folder: Path) -> None:
-    """One weight is said to be stored in another axis, or in another order."""
-    spec = Model_pb2.Model()
-    spec.ParseFromString((folder / PROGRAM).read_bytes())
-    function = spec.mlProgram.functions["main"]
-    stored = [
-        one
-        for one in function.block_specializations[function.opset].operations
-        if one.type.startswith("constexpr_")
-        and [side.constant.size for side in one.outputs[0].type.tensorType.dimensions] == [12, 12]
-    ]
-    consumers = [
-        one
-        for one in function.block_specializations[function.opset].operations
-        for given in one.inputs.values()
-        for argument in given.arguments
-        if argument.name == stored[0].outputs[0].name
-    ]
-    other = next(one for one in stored[1:] if one.outputs[0].name != stored[0].outputs[0].name)
-    for given in consumers[0].inputs.values():
-        for argument in given.arguments:
-            if argument.name == stored[0].outputs[0].name:
-                argument.name = other.outputs[0].name
-    (folder / PROGRAM).write_bytes(spec.SerializeToString())
+def _sides(operation: Any) -> Any:
+    return operation.outputs[0].type.tensorType.dimensions
 
 
 def test_a_right_package_passes(package: Artifact, tmp_path: Path) -> None:
     assert proved(package, tmp_path / "right").worst < 1e-6
 
 
-@pytest.mark.parametrize("sabotage", [flipped, without_a_table], ids=["a flipped bit", "another layer's weight"])
+@pytest.mark.parametrize("sabotage", [flipped("integers"), flipped("floats")], ids=["integers", "floats"])
 def test_a_wrong_weight_of_a_package_is_found(
     sabotage: Callable[[Path], None], package: Artifact, tmp_path: Path
 ) -> None:
