@@ -128,7 +128,8 @@ def flipped(name: str) -> Callable[[Path], None]:
         if key in largest.attributes:
             value = largest.attributes[key]
         else:
-            value = made[largest.inputs[key].arguments[0].name].attributes["val"]
+            given = largest.inputs[key].arguments[0]
+            value = made[given.name].attributes["val"] if given.name else given.value
         raw = bytearray((folder / WEIGHTS).read_bytes())
         _, _, size, place = struct.unpack_from("<IIQQ", raw, value.blobFileValue.offset)
         raw[place + size // 2] ^= 1
