@@ -246,9 +246,7 @@ class Kernels(Strict):
     """What an engine made of an artifact's integers, after its fusion."""
 
     operators: int = Field(ge=1, description="of the graph that are integers")
-    kernels: dict[str, int] | None = Field(
-        description="operators that ran in integers, by kind; null where the runtime is not the device's engine"
-    )
+    kernels: dict[str, int] | None = Field(description="that ran in integers, by kind; null off the device's engine")
     floats: dict[str, int] = Field(description="convolutions and matrix products that ran in floats, by kind")
     unmet: tuple[str, ...] = Field(default=(), description="operators of integers that ran in floats all the same")
     alone: bool = Field(default=False, description="weights alone are integers, which run in floats")
@@ -262,7 +260,9 @@ class Kernels(Strict):
         both = (self.kernels, self.floats)
         ran, floats = (", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "none" for kinds in both)
         unmet = f", and of the plan {', '.join(self.unmet)}" if self.unmet else ""
-        return f"{sum(both[0].values())} of {self.operators} operators ran in integers ({ran}); in floats {floats}{unmet}"
+        return (
+            f"{sum(both[0].values())} of {self.operators} operators ran in integers ({ran}); in floats {floats}{unmet}"
+        )
 
 
 class LayerProof(Kernels):
