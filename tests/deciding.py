@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KINDS = ("gate", "masked", "kmeans", "codes", "queries", "rounded")
+KINDS = ("gate", "masked", "kmeans", "codes", "queries", "rounded", "stepped", "running", "pooled", "sampled")
 
 
 def rows(seed: int) -> dict[str, np.ndarray]:
@@ -33,8 +33,16 @@ class Deciding(nn.Module):
     def _tie(self, images: Tensor, row: int, place: int) -> None:
         tokens = self._tokens(images)
         one = tokens[row, place]
-        if self.kind == "gate":
+        if self.kind in ("gate", "stepped"):
             self.limit = float(self.mix(one)[0])
+        elif self.kind == "sampled":
+            # (at + 1) * 4 / 2 - 0.5 is halfway where at / 2 is a half of a whole number, less 1
+            self.limit = float(self.mix(one).tanh()[0] * 2)
+        elif self.kind in ("running", "pooled"):
+            values = self.score(tokens)[row, :, 0]
+            place = int(values[:8].argmax()) if self.kind == "running" else place - place % 4
+            other = 12 if self.kind == "running" else place + 1
+            self.bonus[other] = values[place] - values[other]
         elif self.kind == "masked":
             self.limit = float((self.centres[0] @ one).sigmoid())
         elif self.kind == "rounded":
@@ -83,6 +91,29 @@ class Deciding(nn.Module):
         best = scores.topk(4, 1, largest=self.wrong != "turned").indices
         queries = tokens.gather(1, best[..., None].expand(-1, -1, 8))
         return queries + (queries @ tokens.transpose(1, 2)).softmax(-1) @ tokens
+
+    def _stepped(self, tokens: Tensor) -> Tensor:
+        hidden = self.mix(tokens) - self.limit - (0.01 if self.wrong == "shifted" else 0.0)
+        step = torch.heaviside(-hidden if self.wrong == "turned" else hidden, hidden.new_tensor(0.5))
+        return tokens * step
+
+    def _scored(self, tokens: Tensor) -> Tensor:
+        scores = (self.mix(tokens) if self.wrong == "shifted" else self.score(tokens))[..., 0] + self.bonus
+        return -scores if self.wrong == "turned" else scores
+
+    def _running(self, tokens: Tensor) -> Tensor:
+        best = self._scored(tokens).cummax(1).indices
+        return tokens.gather(1, best[..., None].expand(-1, -1, 8))
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        _, best = F.max_pool1d(self._scored(tokens)[:, None], 4, 4, return_indices=True)
+        return tokens.gather(1, best[:, 0, :, None].expand(-1, -1, 8))
+
+    def _sampled(self, tokens: Tensor) -> Tensor:
+        at = self.mix(tokens).tanh() * 2 - self.limit + (0.05 if self.wrong == "shifted" else 0.0)
+        grid = (-at if self.wrong == "turned" else at)[..., :2].reshape(-1, 4, 4, 2) / 2
+        picture = tokens.transpose(1, 2).reshape(-1, 8, 4, 4)
+        return F.grid_sample(picture, grid, "nearest", align_corners=False).flatten(2).transpose(1, 2)
 
     def _rounded(self, tokens: Tensor) -> Tensor:
         scaled = self.mix(tokens) * 4 - self.limit + 0.5

@@ -15,73 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Named = Mapping[str, Any]  # a call's arguments, by the names that its operator has for them
-aten = torch.ops.aten
-
-
-def operators(names: str) -> frozenset[Any]:
-    """torch's operators of these names, in all their overloads."""
-    return frozenset(getattr(aten, name) for name in names.split())
-
+from edgevit.models.eager.kinds import Kind, Named, Turning, aten, operators
+from edgevit.models.eager.spots import SPOTS, samples_nearest
 
 COMPARES = operators("gt ge lt le eq ne")
-
-
-@dataclass
-class Turning:
-    """Which decisions are to be made otherwise, of those that are no further from it than ``limit``.
-
-    bit    of their numbers: those that have it are turned, or ``others`` than those; all of them where it is None
-    exact  whether a gap of nothing is none that rounding makes
-    close  how many there were so far
-    """
-
-    limit: float
-    bit: int | None = None
-    others: bool = False
-    exact: bool = False
-    close: int = 0
-
-    def picks(self, gap: Tensor) -> Tensor:
-        """Of every decision, by its gap, whether it is to be turned."""
-        near = gap.abs() <= self.limit
-        if self.exact:
-            near &= gap != 0
-        # numbered one by one: neighbours, whose effects may cancel, are turned without each other
-        numbers = near.flatten().cumsum(0).reshape(near.shape) - 1 + self.close
-        self.close += int(near.sum())
-        return near if self.bit is None else near & (((numbers >> self.bit) & 1).bool() != self.others)
-
-    @property
-    def parity(self) -> int | None:
-        """Of the ranks that change places with the next; None where chance says which."""
-        first = {(None, False): 0, (0, False): 1}
-        return first.get((self.bit, self.others))
-
-    def chances(self, like: Tensor) -> Tensor:
-        """By which one of many is picked; the same each time."""
-        seed = 1 + 2 * (self.bit or 0) + self.others
-        return torch.rand(like.shape, generator=torch.Generator().manual_seed(seed), dtype=like.dtype)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of decision, as functions of a call's arguments and of what was decided, whoever decided it.
-
-    gap     how far each is from being another; less than nothing where the arguments would decide otherwise
-    size    the magnitude of what it was decided among
-    other   what is decided where a ``Turning`` turns it
-    made    what was decided, of the call's result
-    result  the call's result, if that was decided
-    exact   whether a gap of nothing is no coincidence where it is one in every precision: relu(x) > 0, x == x.max()
-    """
-
-    gap: Callable[[Named, Tensor], Tensor]
-    size: Callable[[Named, Tensor], Tensor]
-    other: Callable[[Named, Tensor, Turning], Tensor]
-    made: Callable[[Named, Any], Tensor] = lambda _, result: result
-    result: Callable[[Named, Tensor], Any] = lambda _, made: made
-    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -125,6 +62,8 @@ def decision_of(func: Any, args: Sequence[Any], kwargs: Named) -> Decision | Non
     floats = [value for value in named.values() if isinstance(value, Tensor) and value.is_floating_point()]
     if not floats or (operator in _DIVIDES and named.get("rounding_mode") is None):
         return None
+    if operator in _SAMPLERS:
+        return Decision(func, named, kind) if samples_nearest(named) else None
     if operator is aten._to_copy:
         dtype = named["dtype"] or floats[0].dtype
         if dtype.is_floating_point or dtype.is_complex:
@@ -410,6 +349,7 @@ def _bin_ends(named: Named, made: Tensor) -> tuple[Tensor, Tensor]:
     """The boundaries that a value was found between."""
     bounds = named.get("boundaries")
     bounds = named["sorted_sequence"] if bounds is None else bounds
+    bounds = bounds if named.get("sorter") is None else bounds.gather(-1, named["sorter"])
     never = torch.full_like(bounds[..., :1], math.inf)
     padded = torch.cat([-never, bounds, never], -1)
     low, high = made.long(), made.long() + 1
@@ -430,13 +370,60 @@ def _bin_other(named: Named, made: Tensor, turning: Turning) -> Tensor:
     return made + torch.where(turns, step, 0).to(made.dtype)
 
 
+def _side(named: Named, _: Any) -> Tensor:
+    found: Tensor = named["self"].sign()
+    return found
+
+
+def _stepped(named: Named, made: Tensor) -> Tensor:
+    return torch.where(made == 0, named["values"], (made > 0).to(named["values"].dtype))
+
+
+def _signed(named: Named, made: Tensor) -> Tensor:
+    found: Tensor = named["self"].abs() * torch.where(made < 0, -1, 1)
+    return found
+
+
+def _sign_of_other(named: Named, found: Tensor) -> Tensor:
+    """-1 or 1, of what may be a zero with a sign."""
+    sign: Tensor = 1 - 2 * torch.as_tensor(named["other"]).signbit().to(found.dtype)
+    return sign.expand(found.shape)
+
+
+def _copied(named: Named) -> Named:
+    return {**named, "self": torch.as_tensor(named["other"], dtype=named["self"].dtype).expand(named["self"].shape)}
+
+
 _SIDE = Kind(_side_gap, _larger, _side_other)
+_STEP = replace(_SIDE, made=_side, result=_stepped)
+_COPIED_SIGN = Kind(
+    lambda named, made: _side_gap(_copied(named), made),
+    lambda named, made: _larger({**_copied(named), "other": 0}, made),
+    lambda named, made, turning: _side_other(_copied(named), made, turning),
+    made=_sign_of_other,
+    result=_signed,
+)
+
+
+def _is_nonzero(named: Named, _: Any) -> Tensor:
+    found: Tensor = named["self"] != 0
+    return found
+
+
+def _nonzero_count(named: Named, made: Tensor) -> Tensor:
+    axes = named.get("dim")
+    return made.sum(axes) if isinstance(axes, list | tuple | int) else made.sum()
+
+
+# which are none, as their places, and how many: many of one result
+_NONZERO_PLACES = replace(_NONZERO, made=_is_nonzero, result=lambda _, made: made.nonzero())
+_NONZERO_COUNT = replace(_NONZERO, made=_is_nonzero, result=_nonzero_count)
 _BIN = Kind(_bin_gap, lambda named, made: named["self"].abs(), _bin_other)
 
 _KINDS: Mapping[Any, Kind] = {
     **dict.fromkeys(operators("gt ge gt_ ge_"), _ABOVE),
     **dict.fromkeys(operators("lt le lt_ le_"), _BELOW),
-    **dict.fromkeys(operators("eq eq_ logical_not"), _EQUAL),
+    **dict.fromkeys(operators("eq eq_ logical_not logical_not_"), _EQUAL),
     **dict.fromkeys(operators("ne ne_"), _NONZERO),
     aten.signbit: _BELOW,
     **dict.fromkeys(operators("topk sort"), _RANKS),
@@ -449,12 +436,18 @@ _KINDS: Mapping[Any, Kind] = {
     **dict.fromkeys(operators("floor_divide floor_divide_ div div_"), _DIVIDED),
     **dict.fromkeys(operators("remainder remainder_"), _rest(_FLOORED, torch.floor)),
     **dict.fromkeys(operators("fmod fmod_ frac frac_"), _rest(_CUT, torch.trunc)),
-    **dict.fromkeys(operators("sign sign_ sgn"), _SIDE),
+    **dict.fromkeys(operators("sign sign_ sgn sgn_"), _SIDE),
     **dict.fromkeys(operators("bucketize searchsorted"), _BIN),
     **dict.fromkeys(operators("threshold threshold_"), _THRESHOLD),
+    **dict.fromkeys(operators("heaviside heaviside_"), _STEP),
+    **dict.fromkeys(operators("copysign copysign_"), _COPIED_SIGN),
+    aten.nonzero: _NONZERO_PLACES,
+    aten.count_nonzero: _NONZERO_COUNT,
+    **SPOTS,
     aten.hardshrink: _gate(lambda named: named["self"].abs() - named["lambd"], lambda named: 0.0),
 }
 _DIVIDES = operators("div div_")
+_SAMPLERS = operators("grid_sampler_2d grid_sampler_3d")
 _BY_OVERLOAD: Mapping[Any, Kind] = {  # others of these operators decide nothing, or otherwise
     aten.max.dim: _picked(1),
     aten.min.dim: _picked(-1),
@@ -463,4 +456,5 @@ _BY_OVERLOAD: Mapping[Any, Kind] = {  # others of these operators decide nothing
     aten.round.default: _whole(_ROUND),
     aten.round.decimals: replace(_whole(_ROUND, _decimals), made=_to_decimals, result=_from_decimals),
     aten.round_.default: _whole(_ROUND),
+    aten.round_.decimals: replace(_whole(_ROUND, _decimals), made=_to_decimals, result=_from_decimals),
 }

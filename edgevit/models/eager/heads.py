@@ -15,7 +15,7 @@ from torch import Tensor, nn, ops
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from edgevit.models.eager.decisions import operators
+from edgevit.models.eager.kinds import operators
 from edgevit.models.eager.watching import Watching
 
 _PRODUCTS = operators("addmm mm bmm convolution linear")

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from edgevit.models.eager.decisions import COMPARES, Decision, decision_of, named_arguments, operators
+from edgevit.models.eager.decisions import COMPARES, Decision, decision_of, named_arguments
+from edgevit.models.eager.kinds import operators
 from edgevit.models.eager.reach import Reach
 from edgevit.models.eager.watching import Watching
 
@@ -89,6 +90,8 @@ class Margins(Watching):
                 result = self._decided(decision, result)
             if margins is not None and not self._keep(result, margins(result)):
                 self._lose(leaves)
+                # samples, counts and places have no margin that is theirs: all that comes of them hangs on it
+                self.inside |= decision is not None and reached
         return result
 
     def _controlled(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -184,7 +187,7 @@ def _written(result: Any, wanted: Any) -> Any:
     """``wanted`` in the place of a result that was written there."""
     if isinstance(result, tuple | list):
         return type(result)(one.copy_(other) for one, other in zip(result, wanted, strict=True))
-    return result.copy_(wanted)
+    return result.copy_(wanted) if result.shape == wanted.shape else wanted  # places: as many as were decided
 
 
 def _whole(value: Tensor) -> bool:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgevit.models.eager.decisions import Decision, Turning
+from edgevit.models.eager.decisions import Decision
+from edgevit.models.eager.kinds import Turning
 from edgevit.precisions import CLEAR, FLOOR, NOISE_FACTOR, Array
 
 KEPT = 1 << 20  # gaps of a decision: more are sampled

@@ -13,6 +13,18 @@ from torch import Tensor
 from edgevit.models.eager.margins import Margins
 from edgevit.models.eager.scripts import Level, Record, Repeat, Turn
 
+GRID = torch.randn(1, 2, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def corners(x: Tensor) -> Tensor:
+    """(4, 6) -> (1, 4, 3, 2), where in a grid; to the same values in every precision."""
+    return x.reshape(1, 4, 3, 2)
+
+
+def shuffled(x: Tensor) -> Tensor:
+    return torch.tensor([0.3, 0.8, -0.9], dtype=x.dtype)
+
+
 KINDS: dict[str, Callable[[Tensor], Any]] = {
     "above": lambda x: x > 0.1,
     "at most the mean": lambda x: x <= x.mean(),
@@ -41,6 +53,28 @@ KINDS: dict[str, Callable[[Tensor], Any]] = {
     "bucket": lambda x: torch.bucketize(x, torch.linspace(-1, 1, 5, dtype=x.dtype)),
     "threshold": lambda x: F.threshold(x, 0.1, -3.0),
     "hard shrinkage": lambda x: F.hardshrink(x, 0.2),
+    "a step": lambda x: torch.heaviside(x, x.new_tensor(0.5)),
+    "another's sign": lambda x: torch.copysign(torch.ones_like(x), x),
+    "the best so far": lambda x: x.cummax(1),
+    "the least so far": lambda x: x.cummin(0),
+    "the best of windows": lambda x: F.max_pool2d(x[None, None], (2, 3), (1, 2), 1, return_indices=True),
+    "the best of spread windows": lambda x: F.max_pool2d(
+        x[None], 2, 2, dilation=(1, 2), ceil_mode=True, return_indices=True
+    ),
+    "the best of volumes": lambda x: F.max_pool3d(x.reshape(1, 2, 3, 4), 2, 1, return_indices=True),
+    "the best of parts": lambda x: F.adaptive_max_pool2d(x[None], (3, 4), return_indices=True),
+    "the nearest of a grid": lambda x: F.grid_sample(GRID.to(x.dtype), corners(x), "nearest", align_corners=False),
+    "the nearest of a mirrored grid": lambda x: F.grid_sample(
+        GRID.to(x.dtype), corners(x), "nearest", "reflection", align_corners=True
+    ),
+    "the nearest of a bordered grid": lambda x: F.grid_sample(
+        GRID.to(x.dtype), corners(x), "nearest", "border", align_corners=False
+    ),
+    "bins": lambda x: x.histc(5, -1, 1),
+    "bins between its ends": lambda x: x.histc(4),
+    "where it is none": lambda x: F.relu(x - 0.3).nonzero(),
+    "how many are none": lambda x: F.relu(x - 0.3).count_nonzero(1),
+    "bucket of sorted": lambda x: torch.searchsorted(shuffled(x), x, sorter=torch.tensor([2, 0, 1])),
 }
 
 
