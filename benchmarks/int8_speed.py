@@ -2,13 +2,14 @@
 
     python benchmarks/int8_speed.py [--threads 1 2] [--quick] [--artifacts FOLDER] [MODEL …]
 
-Every model is exported for ONNX and for OpenVINO, its weights random (seed 0), and all sessions run interleaved (ABBA
+Every model is exported for ONNX, OpenVINO and TVM, its weights random (seed 0), and all sessions run interleaved (ABBA
 blocks) on the same image, in a process of its own for each number of threads: where a session's memory lies follows
 from what ran in the process before, and two threads were seen to take 1.8 times as long after a session of one. A
 figure is the ratio of p50s, to ONNX Runtime's fp32, with its 95 % interval; ``ratio`` is that of int8 on ONNX Runtime,
 beside its goal, the ratio of sizes, and how many operators ran in integers after the engine's fusion; ``best`` is the
-fastest artifact that was verified, beside a goal of its own. ``--artifacts`` keeps what was exported, and takes it
-again. Writes benchmarks/results/int8_speed.json (``--quick``: int8_speed-quick.json) and prints the lines.
+fastest artifact that was verified, beside a goal of its own, as TVM's int8 has one. ``--artifacts`` keeps what was
+exported, and takes it again. Writes benchmarks/results/int8_speed.json (``--quick``: int8_speed-quick.json) and prints
+the lines.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from edgevit.profiles.interleave import Interleaved, Schedule, interleave
 from edgevit.registry import version_of
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("edgevit", "onnxruntime", "openvino", "torch", "numpy")
+PACKAGES = ("edgevit", "onnxruntime", "openvino", "apache-tvm", "torch", "numpy")
 FULL = Schedule(blocks=21, turn_s=0.5, turn_runs=5, warm_runs=2)
 QUICK = Schedule(blocks=9, turn_s=0.1, turn_runs=3, warm_runs=1)
 # name in the results -> target and precision
@@ -40,8 +41,11 @@ BUILDS = {
     "openvino fp32": ("openvino", "fp32"),
     "openvino bf16": ("openvino", "bf16"),
     "openvino int8": ("openvino", "int8"),
+    "tvm fp32": ("tvm", "fp32"),
+    "tvm int8": ("tvm", "int8"),
 }
 BEST = 0.32  # of one thread, that the best artifact is to reach
+TVM = 0.40  # and that of TVM in int8
 # model -> threads -> the ratio it is to reach
 GOALS = {
     "efficientformer_l1": {1: 0.45, 2: 0.55},
@@ -105,6 +109,7 @@ def row(name: str, threads: int, built: dict[str, Any], seconds: dict[str, float
         "ratio": asdict(ratios["int8"]),
         "ratios": {which: asdict(ratio) for which, ratio in ratios.items()},
         "best": {"artifact": best, "reached": ratios[best].value <= BEST if threads == 1 else None},
+        "tvm": {"reached": ratios["tvm int8"].value <= TVM if threads == 1 else None},
         "goal": goal,
         "reached": None if goal is None else ratios["int8"].value <= goal,
         "size": built["int8"].size_bytes() / built["fp32"].size_bytes(),
