@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from edgevit import render
 from edgevit.artifact.manifest import QUANT, Manifest, Parity, ReparamSummary, TensorSpec
 from edgevit.artifact.opened import Artifact
 from edgevit.bundle.manifest import BundleAccuracy, Remaining
 from edgevit.bundle.opened import Bundle
+from edgevit.quantize.plan import Layer
 from edgevit.steps import cut_in_words
 
 
@@ -90,12 +92,27 @@ def _integers(artifact: Artifact) -> Iterator[tuple[str, str]]:
         return
     for number, sentence in enumerate(manifest.integers.sentences()):
         yield "" if number else "integers", sentence
-    rows = plan.calibration
-    yield "calibrated on", f"{rows.rows} rows of {rows.data} ({rows.observer}), {rows.sha256[:12]}; plan {QUANT}"
+    if plan.encoding.weights_alone:
+        yield "stored as", f"{stored_as(plan.layers.values())}; plan {QUANT}"
+    else:
+        rows = plan.calibration
+        yield "calibrated on", f"{rows.rows} rows of {rows.data} ({rows.observer}), {rows.sha256[:12]}; plan {QUANT}"
     told = f", which corrected {len(plan.corrected)} of {len(plan.layers)} layers" if plan.corrected else ""
     yield "found by", f"{plan.quantizer}{told}"
     if layers := manifest.parity.layers:
         yield "layers alone", f"error {layers.worst:.1e}, {layers.steps:.2%} on another step; {layers.sentence()}"
+
+
+def stored_as(layers: Iterable[Layer]) -> str:
+    """How many weights are stored in which way, the most frequent first."""
+    return ", ".join(f"{count} weights {way}" for way, count in Counter(map(_way, layers)).most_common())
+
+
+def _way(layer: Layer) -> str:
+    if layer.palette is not None:
+        return f"by a table of {len(layer.palette)} numbers"
+    shared = "each output channel" if layer.group is None else f"every {layer.group} inputs of an output channel"
+    return f"in {layer.bits} bits with a scale for {shared}"
 
 
 def _inside(artifact: Artifact) -> Iterator[tuple[str, str]]:
