@@ -124,6 +124,26 @@ def test_a_range_of_image_sizes_is_proved_at_its_ends_and_between(tmp_path: Path
     assert {"16", "48"} <= set(built.manifest.parity.sizes)
 
 
+class Sampled(nn.Module):
+    """Reads its input at places between pixels, which are constants."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.register_buffer("places", torch.linspace(-1.1, 1.1, 2 * 5 * 6).reshape(1, 5, 6, 2).sin())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = self.places.expand(x.shape[0], -1, -1, -1)
+        return nn.functional.grid_sample(x, places, mode=self.mode, align_corners=False)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+def test_samples_between_pixels_are_in_words_that_openvino_reads(mode: str, tmp_path: Path) -> None:
+    rows = {"x": np.random.default_rng(0).normal(size=(16, 2, 7, 9)).astype(np.float32)}
+    built = edgevit.export(Sampled(mode).eval(), "openvino", out=tmp_path / "x", inputs=rows, threads=1)
+    assert built.manifest.parity.status == "verified"
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_an_onnx_file_becomes_ir_too(make_artifact: Callable[..., Path], tmp_path: Path, precision: str) -> None:
     source = make_artifact() / "model.onnx"

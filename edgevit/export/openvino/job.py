@@ -40,8 +40,10 @@ class Job:
 
 
 def make_job(graph: Path, xml: Path, capture: Capture | Graph, precision: str) -> dict[str, Any]:
-    """The worker's payload."""
+    """The worker's payload. The graph's file is put in words that OpenVINO reads."""
     model = onnx.load(graph, load_external_data=False)
+    if _in_older_words(model):
+        onnx.save(model, graph)
     places = Places.of(model)
     return Job(
         onnx=str(graph),
@@ -53,6 +55,19 @@ def make_job(graph: Path, xml: Path, capture: Capture | Graph, precision: str) -
         lines=places.lines,
         marks={node.name: one.value for node in model.graph.node for one in node.metadata_props if one.key == LAYER},
     ).payload()
+
+
+_OLDER = {b"linear": b"bilinear", b"cubic": b"bicubic"}  # GridSample's modes since opset 20 -> before
+
+
+def _in_older_words(model: onnx.ModelProto) -> bool:
+    """Whether a sampling's mode had a name that OpenVINO does not know, which it now has no more."""
+    changed = False
+    for node in model.graph.node:
+        for one in node.attribute if node.op_type == "GridSample" else ():
+            if one.name == "mode" and one.s in _OLDER:
+                one.s, changed = _OLDER[one.s], True
+    return changed
 
 
 def free_shapes(capture: Capture | Graph) -> dict[str, list[tuple[int, int]]]:
