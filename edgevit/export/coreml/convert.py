@@ -141,7 +141,7 @@ class _Watch:
 
     def _passes(self, names: Iterable[Any], **_: Any) -> Iterator[Any]:
         listed = list(names)
-        self._pipelines += 1
+        self._pipelines, self.node = self._pipelines + 1, None
         for index, name in enumerate(listed):
             self._tick(min(1.0, (self._pipelines + index / len(listed)) / (1 + _OPTIMISED)))
             yield name
