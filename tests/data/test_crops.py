@@ -50,11 +50,11 @@ def data_of(kind: Kind, rows: list) -> LabelledData:
     return LabelledData("made", from_arrays(IMAGES), classes=("a", "b", "c"), targets=targets)
 
 
-def outputs_of(task: str) -> tuple[TensorSpec, ...]:
+def outputs_of(task: str, classes: int) -> tuple[TensorSpec, ...]:
     """Roles and shapes of what ``answers`` gives."""
     shapes = {
-        "segment": {"masks": (1, 3, 16, 16)}, "restore": {"picture": (1, 3, 32, 32)}, "depth": {"depth": (1, 16, 16)},
-        "detect": {"pred_boxes": (1, 9, 4), "pred_logits": (1, 9, 4)},
+        "segment": {"masks": (1, classes, 16, 16)}, "restore": {"picture": (1, 3, 32, 32)},
+        "depth": {"depth": (1, 16, 16)}, "detect": {"pred_boxes": (1, 9, 4), "pred_logits": (1, 9, 4)},
     }[task]  # fmt: skip
     specs = tuple(TensorSpec(name=name, dtype="float32", shape=shape, role="tensor") for name, shape in shapes.items())
     roles = load_task(task).roles(specs)
@@ -77,7 +77,7 @@ def test_answers_are_judged_there_as_they_are_here(what: str, steps: Preprocess,
     here = data_of(kind, rows)
     np.savez_compressed(tmp_path / "crops.npz", **arrays_of(here, steps))
     there = read(tmp_path / "crops.npz", "made", "all", 0)
-    outputs = outputs_of(task)
+    outputs = outputs_of(task, classes=300 if what == "classes of 300" else 3)
     bench = Bench(load_task(task), outputs, steps, ("a", "b", "c"))
     measured = [bench.measure(lambda rows: answers(outputs, rows), data) for data in (here, there)]
     assert measured[0] is not None

@@ -101,10 +101,10 @@ def test_images_that_the_model_is_judged_on_calibrate_nothing(tmp_path) -> None:
 
 
 def test_a_target_without_integers_says_which_has_them(tmp_path) -> None:
-    with pytest.raises(Unsupported, match="tvm artifacts cannot be int8 yet") as caught:
-        exported(tmp_path / "no", target="tvm")
+    with pytest.raises(Unsupported, match="tvm artifacts cannot be w8 yet") as caught:
+        build.export(mixed(), "tvm", out=tmp_path / "no", precision="w8", inputs=rows_of(64))
     assert caught.value.hint is not None
-    assert "-t onnx --precision int8" in caught.value.hint
+    assert "-t onnx --precision w8" in caught.value.hint
 
 
 class Explodes(nn.Module):

@@ -114,7 +114,7 @@ def test_a_weight_is_not_both_integer_and_float() -> None:
         QuantPlan(layers={"a": layer()}, kept={"a": "why"}, calibration=CALIBRATION)
 
 
-@pytest.mark.parametrize("wrong", [{"scales": (0.0,)}, {"input": {"low": 1.0, "high": 2.0}}, {"bits": 4}, {"x": 1}])
+@pytest.mark.parametrize("wrong", [{"scales": (0.0,)}, {"input": {"low": 1.0, "high": 2.0}}, {"bits": 5}, {"x": 1}])
 def test_a_layer_that_cannot_be_right_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         layer(**wrong)
