@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -62,25 +63,29 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, help="folder of artifacts, MODEL/TARGET-PRECISION in it")
     asked = parser.parse_args()
     machine = environment.collect().record()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in asked.models:
         for row in measure(name, asked.threads, QUICK if asked.quick else FULL, asked.artifacts):
             rows.append(row)
             print(lines(row), flush=True)
+            save(rows, machine, quick=asked.quick)
+
+
+def save(rows: list[dict[str, Any]], machine: dict[str, Any], *, quick: bool) -> None:
     record = {
         "environment": machine,
         "load_1min_after": environment.collect().load_1min,
         "versions": {name: version_of(name) for name in PACKAGES},
         "batch": 1,
-        "schedule": asdict(QUICK if asked.quick else FULL),
+        "schedule": asdict(QUICK if quick else FULL),
         "rows": rows,
     }
     RESULTS.mkdir(exist_ok=True)
-    file = "int8_speed-quick.json" if asked.quick else "int8_speed.json"
+    file = "int8_speed-quick.json" if quick else "int8_speed.json"
     (RESULTS / file).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def measure(name: str, threads: list[int], schedule: Schedule, kept: Path | None) -> list[dict[str, Any]]:
+def measure(name: str, threads: list[int], schedule: Schedule, kept: Path | None) -> Iterator[dict[str, Any]]:
     """A row for each number of threads."""
     with tempfile.TemporaryDirectory(prefix="edgevit-int8-speed-") as scratch:
         built, seconds = {}, {}
@@ -91,7 +96,7 @@ def measure(name: str, threads: list[int], schedule: Schedule, kept: Path | None
                 continue
             built[which] = edgevit.export(name, target, out=folder, precision=precision)
             seconds[which] = round(time.monotonic() - begun, 1)
-        return [row(name, count, built, seconds, schedule) for count in threads]
+        yield from (row(name, count, built, seconds, schedule) for count in threads)
 
 
 def row(name: str, threads: int, built: dict[str, Any], seconds: dict[str, float], plan: Schedule) -> dict[str, Any]:
