@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgevit.errors import BadArtifact
+from edgevit.quantize.parts import computed_all
+from edgevit.quantize.plan import QuantPlan
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,14 @@ class Operator:
     kind: str
     x: str
     y: str
+
+
+def require_whole(operators: Sequence[Operator], plan: QuantPlan) -> None:
+    """BadArtifact unless they compute all of every layer, each channel as often as the others."""
+    for name, layer in plan.layers.items():
+        cuts = [(one.mark.start, one.mark.stop) for one in operators if one.mark.name == name]
+        if not computed_all(cuts, len(layer.scales), uses=sum(start == 0 for start, _ in cuts)):
+            raise wrong(f"{name} is an integer in the plan, and the graph does not compute all of it so")
 
 
 def wrong(what: str) -> BadArtifact:

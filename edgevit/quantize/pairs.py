@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgevit.errors import BadArtifact
 from edgevit.quantize.narrow import checks
-from edgevit.quantize.operators import Mark, Operator, wrong
+from edgevit.quantize.operators import Mark, Operator, require_whole, wrong
 from edgevit.quantize.plan import Array, Encoding, Grid, Layer, QuantPlan, sum_scales, zero_point
 
 LAYER = "edgevit.layer"  # key of a node's metadata: JSON of a ``Mark``
@@ -41,13 +41,7 @@ class Pairs:
     def operators(self, plan: QuantPlan) -> list[Operator]:
         """All of them, in order. BadArtifact unless each is as the plan has it, and none is missing."""
         found = [self._operator(node, mark, plan) for node, mark in self._marked()]
-        for name, layer in plan.layers.items():
-            covered = np.zeros(len(layer.scales), np.int64)
-            for one in found:
-                if one.mark.name == name:
-                    covered[one.mark.start : one.mark.stop] += 1
-            if not covered.min() or covered.min() != covered.max():
-                raise wrong(f"{name} is an integer in the plan, and the graph does not compute all of it so")
+        require_whole(found, plan)
         return found
 
     def weights(self, operators: Sequence[Operator]) -> dict[str, Array]:

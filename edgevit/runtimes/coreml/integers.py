@@ -11,8 +11,7 @@ import numpy as np
 from edgevit.artifact.manifest import Array
 from edgevit.artifact.opened import Artifact
 from edgevit.quantize.narrow import checks
-from edgevit.quantize.operators import Mark, Operator, wrong
-from edgevit.quantize.parts import computed_all
+from edgevit.quantize.operators import Mark, Operator, require_whole, wrong
 from edgevit.quantize.plan import Encoding, Grid, Layer, QuantPlan, zero_point
 from edgevit.runtimes.coreml.ops.quantisation import (
     constexpr_affine_dequantize,
@@ -53,11 +52,7 @@ class Stored:
         if missing := self.marks.keys() - known.keys():
             raise wrong(f"it has no operation {min(missing)}")
         found = [_operator(one, Mark.of(self.marks[name]), plan) for name, one in known.items() if name in self.marks]
-        for name, layer in plan.layers.items():
-            cuts = [(one.mark.start, one.mark.stop) for one in found if one.mark.name == name]
-            uses = sum(start == 0 for start, _ in cuts)
-            if not computed_all(cuts, len(layer.scales), uses):
-                raise wrong(f"{name} is an integer in the plan, and the graph does not compute all of it so")
+        require_whole(found, plan)
         return found
 
     def pieces(self, places: Sequence[tuple[str, str]], given: Iterable[Array]) -> Iterator[Array]:

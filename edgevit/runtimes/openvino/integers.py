@@ -15,8 +15,7 @@ import numpy as np
 
 from edgevit.artifact.manifest import Array
 from edgevit.engines.intel import BIASED, marks_of, ov
-from edgevit.quantize.operators import Mark, Operator, wrong
-from edgevit.quantize.parts import computed_all
+from edgevit.quantize.operators import Mark, Operator, require_whole, wrong
 from edgevit.quantize.plan import LEVELS, Grid, QuantPlan
 
 _KINDS = {"Convolution": "Conv", "GroupConvolution": "Conv", "MatMul": "MatMul"}
@@ -56,11 +55,7 @@ class Stored:
         if missing := self.marks.keys() - known.keys():
             raise wrong(f"it has no operation {min(missing)}")
         found = [_operator(node, Mark.of(self.marks[name]), plan) for name, node in known.items() if name in self.marks]
-        for name, layer in plan.layers.items():
-            cuts = [(one.mark.start, one.mark.stop) for one in found if one.mark.name == name]
-            uses = sum(start == 0 for start, _ in cuts)
-            if not computed_all(cuts, len(layer.scales), uses):
-                raise wrong(f"{name} is an integer in the plan, and the graph does not compute all of it so")
+        require_whole(found, plan)
         return found
 
     def pieces(
