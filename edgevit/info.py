@@ -95,8 +95,7 @@ def _integers(artifact: Artifact) -> Iterator[tuple[str, str]]:
     if plan.encoding.weights_alone:
         yield "stored as", f"{stored_as(plan.layers.values())}; plan {QUANT}"
     else:
-        rows = plan.calibration
-        yield "calibrated on", f"{rows.rows} rows of {rows.data} ({rows.observer}), {rows.sha256[:12]}; plan {QUANT}"
+        yield "calibrated on", f"{plan.calibration.sentence()}; plan {QUANT}"
     told = f", which corrected {len(plan.corrected)} of {len(plan.layers)} layers" if plan.corrected else ""
     yield "found by", f"{plan.quantizer}{told}"
     if layers := manifest.parity.layers:

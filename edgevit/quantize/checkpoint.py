@@ -50,11 +50,11 @@ class QuantizeResult:
 
     def facts(self) -> Iterator[tuple[str, str]]:
         """Topics and sentences."""
-        layers, rows = len(self.plan.layers), self.plan.calibration
+        layers = len(self.plan.layers)
         yield "checkpoint", str(self.path)
         yield "integers", f"{layers} of {layers + len(self.plan.kept)} weights; {self.loss.sentence()}"
         yield "found by", f"{self.plan.quantizer}, which corrected {len(self.plan.corrected)}, in {self.seconds:.0f} s"
-        yield "calibrated on", f"{rows.rows} rows of {rows.data} ({rows.observer}), {rows.sha256[:12]}"
+        yield "calibrated on", self.plan.calibration.sentence()
 
 
 def quantize(request: ExportRequest, out: Path, *, force: bool, progress: Progress = silent) -> QuantizeResult:

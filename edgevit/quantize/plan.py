@@ -116,6 +116,10 @@ class Calibration(Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the rows' bytes")
     observer: Observer
 
+    def sentence(self) -> str:
+        """ "128 rows of digits (minmax), 0123456789ab"."""
+        return f"{self.rows} rows of {self.data} ({self.observer}), {self.sha256[:12]}"
+
 
 class Encoding(Strict):
     """What an engine wants of grids that hold the same ranges.
